@@ -1,0 +1,1 @@
+"""Everything that happens to pixels before the network."""

@@ -1,0 +1,40 @@
+"""What a training step is given: the contract between ``pipelines`` and ``models``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """Image ``i`` is ``lam[i]`` parts of a view's row ``i``, the rest is row ``partner[i]``.
+
+    ``view`` says which of the batch's views was mixed; ``partner`` counts this rank's rows;
+    ``lam`` is the share measured after clipping, in [0, 1].
+    """
+
+    view: int
+    image: Float[Tensor, "n c h w"]
+    partner: Int[Tensor, " n"]
+    lam: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's rows of one rank: on the device, normalised, in position order.
+
+    ``index`` holds the rows of the data set, ``position`` their places in the global batch,
+    ``label`` their classes (-1: none; never part of a loss), ``seed`` and ``step`` the key of
+    whatever a method draws itself.
+    """
+
+    views: tuple[Float[Tensor, "_ c _h _w"], ...]
+    index: Int[Tensor, " n"]
+    label: Int[Tensor, " n"]
+    position: Int[Tensor, " n"]
+    seed: int
+    step: int
+    mixed: tuple[Mixed, ...] = ()

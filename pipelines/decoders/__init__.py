@@ -1,0 +1,48 @@
+"""Bytes and boxes to uint8 crops: ``memory``, ``ffcv`` and ``dali`` under one contract.
+
+All three give the same crops (within 2 grey levels on average) for the same rows and boxes,
+decode each distinct image once per call, and fall back to PIL for a row they cannot read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Interpolation = Literal["antialias", "bicubic", "bilinear", "area"]
+OnBadImage = Literal["stop", "replace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """The windows of one view: crop ``j`` is ``box[j]`` of image ``rows[take[j]]``, resized.
+
+    ``size`` is the side of the square output in pixels; ``box`` is (k, 4) int32 of
+    ``top, left, height, width`` in the upright image's pixels.
+    """
+
+    size: int
+    take: NDArray[np.int64]  # (k,) into the rows of the call
+    box: NDArray[np.int32]  # (k, 4)
+
+
+class Decoder(Protocol):
+    """A loader's first half. ``decodes`` and ``replaced`` count images since it was made."""
+
+    decodes: int
+    replaced: int
+
+    def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
+        """Decode each of the distinct ``rows`` once; one uint8 (k, size, size, 3) tensor a view.
+
+        Raises:
+            BadImage: not even PIL reads an image and the decoder was told to stop.
+        """
+
+    def close(self) -> None:
+        """Release threads and pipelines."""

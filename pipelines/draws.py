@@ -1,0 +1,53 @@
+"""Every per-row random number: a counter-based hash, so nothing has a state to lose.
+
+``Draws(seed, epoch).uniform(rows, view, count)`` depends on its arguments alone. It is the same
+in any process, for any batch size, worker count or world size, and resuming is arithmetic.
+The hash is splitmix64 (Steele et al. 2014), seeded by the row and stepped by (view, slot).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLOTS = 64
+"""Numbers a view may draw for a row."""
+
+ORDER = 1 << 20
+"""The stream, counted like a view, from which ``Order`` shuffles."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return splitmix64's finaliser of each element; ``x`` is overwritten."""
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one epoch of one seed."""
+
+    seed: int
+    epoch: int
+
+    def bits(self, rows: NDArray[np.int64], view: int, count: int) -> NDArray[np.uint64]:
+        """Return ``count`` (at most 64) independent 64-bit words a row, (n, count)."""
+        key = np.array([self.seed & _MASK], np.uint64)
+        key = _mix(_mix(key) + np.uint64((self.epoch * _GOLDEN + 1) & _MASK))
+        row_key = _mix(key + rows.astype(np.uint64) * np.uint64(_GOLDEN))
+        slots = np.arange(1, count + 1, dtype=np.uint64) + np.uint64(view * SLOTS)
+        return _mix(row_key[:, None] + slots * np.uint64(_GOLDEN))
+
+    def uniform(self, rows: NDArray[np.int64], view: int, count: int) -> NDArray[np.float64]:
+        """Return ``count`` independent numbers in [0, 1) a row, (n, count)."""
+        words = self.bits(rows, view, count) >> np.uint64(11)
+        return words.astype(np.float64) * 2.0**-53

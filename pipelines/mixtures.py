@@ -1,0 +1,150 @@
+"""Un-Mix's mixtures: each row with the row mirrored in its group. Shen 2022, arXiv:2003.05438.
+
+``Mixture.__call__(view, rng)`` is pure: the view is left untouched and everything random comes
+from ``rng``. ``lam[i]`` is the share of row i measured after clipping, never the one drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipelines.batch import Mixed
+
+Images = Float[Tensor, "n c h w"]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Mixup with probability ``global_prob``, else a pasted box; one draw for all rows given.
+
+    Section 3 of the paper: a draw first decides the kind, then the share ~ Beta(beta, beta),
+    which is not folded to its larger half; a box's share is replaced by its pixels'.
+    """
+
+    global_prob: float
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.global_prob <= 1:
+            raise ValueError(f"--mix-prob {self.global_prob} is not a probability")
+        if not self.beta > 0:
+            raise ValueError(f"--mix-beta {self.beta} must be above 0")
+
+    def draw(self, rng: np.random.Generator) -> tuple[bool, float]:
+        """Draw whether the mixture is global, and its nominal share."""
+        is_global = rng.random() < self.global_prob
+        return is_global, float(rng.beta(self.beta, self.beta))
+
+    def __call__(
+        self,
+        view: Images,
+        rng: np.random.Generator,
+        *,
+        number: int = 0,
+        group: int | None = None,
+        share: tuple[bool, float] | None = None,
+    ) -> Mixed:
+        """Mix the batch's view ``number`` within groups of ``group`` rows (default: all rows).
+
+        ``share`` is an earlier ``draw``, so that several views agree on kind and nominal share.
+
+        Raises:
+            ValueError: a group is odd (its middle row would mix with itself) or does not divide.
+        """
+        partner = mirrored(len(view), group or len(view), view.device)
+        is_global, lam = share or self.draw(rng)
+        if is_global:
+            image = torch.lerp(view[partner], view, lam)
+        else:
+            top, bottom, left, right = region(view.shape[2], view.shape[3], lam, rng)
+            image = view.clone()
+            image[:, :, top:bottom, left:right] = view[partner, :, top:bottom, left:right]
+            area = (bottom - top) * (right - left)
+            lam = 1 - area / (view.shape[2] * view.shape[3])
+        return Mixed(number, image, partner, view.new_full((len(view),), lam))
+
+
+def mirrored(num_rows: int, group: int, device: torch.device) -> Tensor:
+    """Return each row's partner, the row mirrored in its group of consecutive rows, (n,)."""
+    if group % 2 or num_rows % group:
+        raise ValueError(f"mixtures need whole, even groups: {num_rows} rows in groups of {group}")
+    rows = torch.arange(num_rows, device=device)
+    within = rows % group
+    return rows - within + (group - 1 - within)
+
+
+def region(
+    height: int, width: int, lam: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Draw a box of relative area ``1 - lam``: ``top, bottom, left, right``, clipped to the image.
+
+    The centre is uniform over the pixels, rows first; the unclipped sides are even.
+    """
+    edges = []
+    for extent in (height, width):
+        half = int(extent * np.sqrt(1 - lam)) // 2
+        centre = int(rng.integers(extent))
+        edges += [max(centre - half, 0), min(centre + half, extent)]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def mix_views(
+    mixture: Mixture,
+    views: Sequence[Images],
+    which: Sequence[int],
+    *,
+    seed: int,
+    step: int,
+    group: int,
+    first_group: int | None,
+) -> tuple[Mixed, ...]:
+    """Mix the views ``which``; kind and nominal share are common to them, boxes are not.
+
+    One draw serves the whole global batch, keyed by (seed, step); with ``first_group`` (the
+    number of this rank's first group) each group draws its own, keyed by (seed, step, group).
+    """
+    if first_group is None:
+        return _mix_rows(mixture, views, which, np.random.default_rng([seed, step]), group)
+    parts = []
+    for start in range(0, len(views[which[0]]), group):
+        rng = np.random.default_rng([seed, step, first_group + start // group])
+        rows = [view[start : start + group] for view in views]
+        parts.append(_mix_rows(mixture, rows, which, rng, group))
+    return tuple(_join(pieces, group) for pieces in zip(*parts, strict=True))
+
+
+def _mix_rows(
+    mixture: Mixture,
+    views: Sequence[Images],
+    which: Sequence[int],
+    rng: np.random.Generator,
+    group: int,
+) -> tuple[Mixed, ...]:
+    share = mixture.draw(rng)
+    return tuple(mixture(views[v], rng, number=v, group=group, share=share) for v in which)
+
+
+def _join(pieces: Sequence[Mixed], group: int) -> Mixed:
+    return Mixed(
+        pieces[0].view,
+        torch.cat([piece.image for piece in pieces]),
+        torch.cat([piece.partner + i * group for i, piece in enumerate(pieces)]),
+        torch.cat([piece.lam for piece in pieces]),
+    )
+
+
+MixName = Literal["none", "global", "region", "unmix"]
+
+
+def create_mixture(name: MixName, prob: float, beta: float) -> Mixture | None:
+    """Return the mixture of ``--mix``; ``prob`` is the share of global steps in ``unmix``."""
+    if name == "none":
+        return None
+    return Mixture({"global": 1.0, "region": 0.0, "unmix": prob}[name], beta)
