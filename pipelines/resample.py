@@ -24,18 +24,13 @@ from typing import Final, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numba import njit
 from torch import Tensor
 
+from pipelines.compiled import compiled
 from pipelines.decoders import Interpolation
 
 LAWS: Final[dict[Interpolation, int]] = {"antialias": 0, "bicubic": 1, "bilinear": 2, "area": 3}
 """The number by which compiled code knows a filter."""
-
-compiled = njit(nogil=True, cache=True, fastmath={"nsz", "arcp", "contract", "afn", "reassoc"})
-"""Compiled once for each machine and kept beside the source; NaN keeps its meaning."""
-
-# Compiled functions carry ``no_type_check``: the run-time checker of the tests would wrap them.
 
 
 @compiled

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
 """Images beyond this many pixels are refused as decompression bombs (Pillow's own error limit)."""
@@ -21,6 +21,7 @@ class BadImage(Exception):
     """No decoder can read the image; the text names it and says why."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the bytes of the rows are."""
 
@@ -32,6 +33,9 @@ class Source(Protocol):
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The row decoded by the oracle (PIL), upright RGB, (h, w, 3); raises ``BadImage``."""
+
+    def take(self, rows: NDArray[np.int64]) -> Source:
+        """These rows alone, renumbered from 0."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,16 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def take(self, rows: NDArray[np.int64]) -> Table:
+        """These rows alone, renumbered from 0; the classes stay."""
+        return Table(
+            self.label[rows],
+            self.height[rows],
+            self.width[rows],
+            self.source.take(rows),
+            self.classes,
+        )
 
 
 def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
@@ -64,7 +78,16 @@ def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
     except BadImage:
         raise
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        raise BadImage(f"{name}: {error or type(error).__name__}") from error
+        raise BadImage(f"{name}: {reason(error, len(data))}") from error
+
+
+def reason(error: Exception, size: int) -> str:
+    """Why Pillow could not read ``size`` bytes, in words a person can use."""
+    if size == 0:
+        return "empty file"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows, or cut off in its header"
+    return str(error) or type(error).__name__
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -96,6 +119,10 @@ class Files:
         """The file decoded by PIL."""
         return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
 
+    def take(self, rows: NDArray[np.int64]) -> Files:
+        """These files alone."""
+        return Files(self.root, [self.names[row] for row in rows])
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -114,6 +141,10 @@ class Arrays:
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The stored image."""
         return self.images[row]
+
+    def take(self, rows: NDArray[np.int64]) -> Arrays:
+        """These images alone, copied."""
+        return Arrays(self.title, self.images[rows])
 
 
 @dataclass(frozen=True)
@@ -150,3 +181,14 @@ class Beton:
         if self.jpg[row]:
             return decode_with_pil(data.tobytes(), self.name(row))
         return data.reshape(int(self.height[row]), int(self.width[row]), 3)
+
+    def take(self, rows: NDArray[np.int64]) -> Beton:
+        """These rows of the same file."""
+        return Beton(
+            self.path,
+            self.offset[rows],
+            self.size[rows],
+            self.jpg[rows],
+            self.height[rows],
+            self.width[rows],
+        )

@@ -1,0 +1,314 @@
+"""The settings of a run: one frozen dataclass, from which the command line and its help derive.
+
+Order of precedence: flags, then ``--recipe FILE``, then the defaults below. ``None`` means
+"whatever the method or the data set was published with"; ``tools.run.setup.resolve`` fills it in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+from models.methods.byol import ByolConfig
+from models.methods.moco import MocoConfig
+from models.methods.simclr import SimclrConfig
+from models.methods.swav import SwavConfig
+from pipelines.decoders import Interpolation, OnBadImage
+from pipelines.mixtures import MixName
+
+MethodName = Literal["moco", "simclr", "byol", "swav"]
+PresetName = Literal[
+    "moco-v1", "moco-v2", "simclr", "byol", "swav", "cifar", "swav-cifar", "whitening"
+]
+
+
+def free(default: Any) -> Any:  # noqa: ANN401
+    """Declare a field that a resumed run may change; all others are its identity."""
+    return field(default=default, metadata={"free": True})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Learn an image representation without labels."""
+
+    method: MethodName = "swav"
+    """What is learnt from the views."""
+    mix: MixName = "none"
+    """Un-Mix's mixture: mixup (global), a pasted box (region), or either at each step (unmix)."""
+    data: str = "photos"
+    """Training images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
+    recipe: Path | None = free(None)
+    """YAML file of settings; flags override it."""
+    name: str | None = free(None)
+    """Folder of the run below --output (default: METHOD-MIX-DATA, numbered when taken)."""
+    output: Path = free(Path("runs"))
+    """Where run folders go."""
+    resume: str | None = free(None)
+    """'auto' continues the newest checkpoint of --name (or starts); a PATH continues that one."""
+    seed: int = 0
+    """Key of every random number."""
+
+    # data
+    val_data: str | None = free(None)
+    """Labelled images for kNN, in the grammar of --data, or 'none' (default: found beside --data)."""
+    data_dir: Path = free(Path("data"))
+    """Where published data sets lie or are downloaded to."""
+    classes: Path | None = None
+    """File of class names to keep, one a line (ImageNet-100)."""
+    loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
+    """What decodes. auto: memory if the decoded set fits, ffcv for .beton, dali for folders on GPUs."""
+    workers: int | None = free(None)
+    """Decoding threads of each process (default: its share of the cores)."""
+    memory_budget: float = free(4.0)
+    """GiB that --loader auto may spend on a decoded data set."""
+    on_bad_image: OnBadImage = "stop"
+    """An image that cannot be read stops the run, or the next row takes its place."""
+    interpolation: Interpolation = "antialias"
+    """Filter of the resize: antialias is PIL's, bicubic BYOL's and W-MSE's."""
+    views: PresetName | None = None
+    """Published augmentation (default: the method's, for this image size)."""
+    image_size: int | None = None
+    """Side of the large views in pixels (default: the data set's)."""
+    crops: tuple[int, ...] = ()
+    """Number of views of each size, as 2 6 (default: the preset's)."""
+    crop_sizes: tuple[int, ...] = ()
+    """Their sides in pixels, as 224 96."""
+    crop_scales: tuple[float, ...] = ()
+    """Their smallest and largest share of the area, pairwise, as 0.14 1 0.05 0.14."""
+
+    # mixture
+    mix_prob: float = 0.5
+    """Share of global steps in --mix unmix."""
+    mix_beta: float = 1.0
+    """Beta(b, b) draws the share."""
+    mix_draw: Literal["step", "group"] = "step"
+    """One mixture a step, or one a group."""
+    groups: int = 8
+    """Groups of a batch, inside which rows are mixed and group BN counts: published GPU count."""
+
+    # model
+    backbone: str = "auto"
+    """Any timm model (auto: resnet10t for photos, resnet18 up to 96 pixels, else resnet50)."""
+    stem: Literal["auto", "small", "standard"] = "auto"
+    """ResNet's first layers; small (3x3, stride 1, no pooling) up to 64 pixels."""
+    zero_init_last: bool = False
+    """Start each residual block as the identity (timm's habit, not the papers')."""
+    bn: Literal["group", "sync"] | None = None
+    """Batch statistics of each group, or of the whole batch (default: the method's)."""
+    moco: MocoConfig = MocoConfig()
+    simclr: SimclrConfig = SimclrConfig()
+    byol: ByolConfig = ByolConfig()
+    swav: SwavConfig = SwavConfig()
+
+    # optimisation
+    epochs: int = free(100)
+    """Passes over the data; sets the schedule's length."""
+    batch_size: int = 256
+    """Images per step over all processes."""
+    optimizer: str | None = None
+    """Any timm optimiser; SGD without Nesterov is 'momentum' (default: the method's)."""
+    lr: float | None = None
+    """Peak learning rate for the whole batch (default: the method's rate per 256 images, scaled)."""
+    final_lr: float = 0.0
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float | None = None
+    """Epochs of linear warm-up from 0 (default: the method's)."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Shares of the run at which --schedule step divides the rate by 10."""
+    weight_decay: float | None = None
+    """Weight decay (default: the method's)."""
+    momentum: float = 0.9
+    """Momentum of SGD and LARS."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Mixed precision (default: what accelerate was configured with)."""
+    compile: bool = free(False)
+    """Compile the backbone with torch.compile."""
+    channels_last: bool = free(True)
+    """Keep images and weights in NHWC memory."""
+
+    # records
+    log_every: int = free(50)
+    """Steps between log lines, the only points at which the host waits for the device."""
+    checkpoint_every: int = free(1000)
+    """Steps between checkpoints; one more is written at the end."""
+    knn_every: int = free(10)
+    """Epochs between kNN scores, the first before training (0: never)."""
+    log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
+    """Accelerate's trackers beside metrics.jsonl."""
+    limit_steps: int | None = free(None)
+    """Stop after this many steps of the run; the schedule is not shortened."""
+    dry_run: bool = free(False)
+    """Print the resolved settings, the steps and the memory, and stop."""
+
+    def __post_init__(self) -> None:
+        for name in ("groups", "epochs", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{flag(name)} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.mix_prob <= 1:
+            raise ValueError(f"--mix-prob {self.mix_prob} is not a probability")
+        if not self.mix_beta > 0:
+            raise ValueError(f"--mix-beta {self.mix_beta} must be above 0")
+        counts = (len(self.crops), len(self.crop_sizes), len(self.crop_scales) / 2)
+        if len(set(counts)) > 1:
+            raise ValueError(
+                "--crops, --crop-sizes and --crop-scales go together: as many sizes as counts, "
+                "and two scales for each"
+            )
+        if self.knn_every < 0:
+            raise ValueError(f"--knn-every {self.knn_every} must be 0 (never) or more")
+
+    @property
+    def chosen(self) -> MocoConfig | SimclrConfig | ByolConfig | SwavConfig:
+        """The numbers of the chosen method."""
+        return getattr(self, self.method)
+
+
+def flag(name: str) -> str:
+    """Return a field's flag."""
+    return "--" + name.replace("_", "-")
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Read flags (default: the program's), over the recipe if one is named.
+
+    Raises:
+        SystemExit: the flags do not parse; tyro has printed the flag and what it takes.
+        ValueError: settings contradict each other, or the recipe is not one.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    defaults = _recipe(argv)
+    config = tyro.cli(Config, args=argv, default=defaults)
+    return _refuse_other_methods(config, defaults)
+
+
+def _recipe(argv: Sequence[str]) -> Config:
+    for i, word in enumerate(argv):
+        name, _, value = word.partition("=")
+        if name == "--recipe":
+            path = Path(value or (argv[i + 1] if i + 1 < len(argv) else ""))
+            return from_dict(_read_yaml(path), f"--recipe {path}")
+    return Config()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"--recipe {path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--recipe {path} must hold one setting a line, 'name: value'")
+    return values
+
+
+def _refuse_other_methods(config: Config, defaults: Config) -> Config:
+    """Refuse flags of a method that is not chosen; a recipe's numbers for others are dropped."""
+    reset = {}
+    for method, default in METHOD_DEFAULTS.items():
+        if method == config.method:
+            continue
+        given, before = getattr(config, method), getattr(defaults, method)
+        for f in dataclasses.fields(given):
+            if getattr(given, f.name) != getattr(before, f.name):
+                raise ValueError(f"{flag(f'{method}.{f.name}')} needs --method {method}")
+        reset[method] = default
+    return dataclasses.replace(config, **reset)
+
+
+METHOD_DEFAULTS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
+
+
+def from_dict(values: dict[str, Any], origin: str) -> Config:
+    """Build settings from plain values, as YAML files and checkpoints hold them.
+
+    The command line's own parser checks them; ``origin`` is named in errors.
+
+    Raises:
+        ValueError: a key is unknown (the nearest is suggested) or a value is not allowed.
+    """
+    _refuse_unknown(Config(), values, origin, "")
+    words = _as_flags(values, "")
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return tyro.cli(Config, args=words)
+        except SystemExit as error:
+            raise ValueError(f"{origin}: {said.getvalue().strip()}") from error
+
+
+def _refuse_unknown(owner: Any, values: dict[str, Any], origin: str, prefix: str) -> None:
+    names = [f.name for f in fields(owner)]
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean '{prefix}{close[0].replace('_', '-')}'?" if close else ""
+            raise ValueError(f"{origin}: unknown setting '{prefix}{key}'{hint}")
+        if is_dataclass(getattr(owner, name)):
+            if not isinstance(value, dict):
+                raise ValueError(f"{origin}: '{prefix}{key}' must hold settings of its own")
+            _refuse_unknown(getattr(owner, name), value, origin, f"{prefix}{key}.")
+
+
+def _as_flags(values: dict[str, Any], prefix: str) -> list[str]:
+    words: list[str] = []
+    for key, value in values.items():
+        name = prefix + str(key)
+        if isinstance(value, dict):
+            words += _as_flags(value, f"{name}.")
+        elif isinstance(value, bool):
+            words.append(flag(name) if value else flag(_negated(name)))
+        elif isinstance(value, list | tuple):
+            words += [flag(name), *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"{flag(name)}={value}")
+    return words
+
+
+def _negated(name: str) -> str:
+    owner, dot, last = name.rpartition(".")
+    return f"{owner}{dot}no-{last}"
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return plain values that ``from_dict`` reads back: numbers, strings, lists, dicts."""
+
+    def plain(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    values = plain(dataclasses.asdict(config))
+    return {k: v for k, v in values.items() if k not in METHOD_DEFAULTS or k == config.method}
+
+
+def differences(now: Config, before: Config) -> list[str]:
+    """Return each identity setting that differs, as ``--flag: before -> now``."""
+    lines = []
+    for f in fields(now):
+        if f.metadata.get("free"):
+            continue
+        a, b = getattr(before, f.name), getattr(now, f.name)
+        if is_dataclass(a):
+            lines += [
+                f"{flag(f'{f.name}.{g.name}')}: {getattr(a, g.name)} -> {getattr(b, g.name)}"
+                for g in fields(a)
+                if getattr(a, g.name) != getattr(b, g.name)
+            ]
+        elif a != b:
+            lines.append(f"{flag(f.name)}: {a} -> {b}")
+    return lines
