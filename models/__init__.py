@@ -1,0 +1,1 @@
+"""Everything that has parameters or makes a loss."""

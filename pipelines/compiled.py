@@ -1,8 +1,8 @@
 """``compiled``: numba's ``njit`` without the interpreter's lock, kept on disk between runs.
 
 numba's own cache notices a change of the file a function stands in, but not of the files whose
-functions it calls, and would run old machine code. Here the folder's name is a digest of every
-source file of ``pipelines``.
+functions it calls, and would run old machine code. Here the folder's name is a digest of all
+files of ``pipelines`` that hold compiled functions.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
+from numba import config, njit
 
 
 def _cache_folder() -> Path:
-    """The compiled code of exactly these sources."""
+    """Where the machine code of exactly these sources is kept."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        digest.update(path.read_bytes())
+        text = path.read_bytes()
+        if b"pipelines.compiled" in text or path == Path(__file__):
+            digest.update(text)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "unmix" / "numba" / digest.hexdigest()[:16]
 
@@ -36,8 +38,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     numba its wrapper.
     """
     flags = {"nsz", "arcp", "contract", "afn", "reassoc"}
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(FOLDER)
+    before = vars(config)["CACHE_DIR"]
+    vars(config)["CACHE_DIR"] = str(FOLDER)
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=flags)(function)
+        return njit(nogil=True, cache=True, fastmath=flags)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        vars(config)["CACHE_DIR"] = before

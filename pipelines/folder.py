@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from pipelines.table import MAX_PIXELS, Files, Table, reason
 
 log = logging.getLogger(__name__)
 
-OnBad = Literal["stop", "replace"]
+OnBad = Literal["stop", "replace", "keep"]
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 )
@@ -64,7 +65,8 @@ def scan(
     Args:
         path: any depth; links are followed.
         cache_dir: sizes are kept below it, until a file's name, size or time changes.
-        on_bad: ``stop`` raises when a header cannot be read, ``replace`` leaves the file out.
+        on_bad: ``stop`` raises when a header cannot be read, ``replace`` leaves the file out,
+            ``keep`` lists it with height and width 0, for the writer to name.
         keep_classes: only these first-level folders, labelled in this order.
 
     Raises:
@@ -80,8 +82,9 @@ def scan(
     if not listing.names:
         raise ValueError(f"{path} holds no images ({' '.join(sorted(EXTENSIONS))})")
     measured = _remembered(root, listing, cache_dir)
-    report_bad(measured.bad, on_bad)
-    good = np.flatnonzero(measured.height > 0)
+    if on_bad != "keep":
+        report_bad(measured.bad, on_bad)
+    good = np.flatnonzero((measured.height > 0) | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{path}: not one of {len(listing.names)} images can be read")
     label, classes = _label(path, listing.names, keep_classes)
@@ -223,7 +226,7 @@ def _measure_file(path: Path) -> tuple[int, int] | str:
         return reason(error, path.stat().st_size if path.exists() else 1)
 
 
-def upright_size(file: BinaryIO) -> tuple[int, int]:
+def upright_size(file: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
     """Height and width after EXIF orientation, from an image's header.
 
     Raises:
@@ -239,7 +242,7 @@ def upright_size(file: BinaryIO) -> tuple[int, int]:
             return image.height, image.width
 
 
-def _turned(image: Image.Image, file: BinaryIO) -> bool:
+def _turned(image: Image.Image, file: io.BytesIO | io.BufferedReader) -> bool:
     """Whether showing the image upright exchanges its sides."""
     if image.format == "TIFF":
         return False  # Pillow has already exchanged them
@@ -250,7 +253,7 @@ def _turned(image: Image.Image, file: BinaryIO) -> bool:
     return exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
 
 
-def _metadata_after_pixels(file: BinaryIO) -> bool:
+def _metadata_after_pixels(file: io.BytesIO | io.BufferedReader) -> bool:
     """Whether a PNG has chunks behind its pixels that may hold an orientation."""
     before = file.tell()
     file.seek(8)

@@ -1,0 +1,1 @@
+"""Commands around a run, and (in ``tools.run``) the parts a run is made of."""

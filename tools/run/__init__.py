@@ -1,1 +1,1 @@
-"""The parts of a run that ``train.py`` and ``eval.py`` share: settings, folder, records, pictures."""
+"""The parts of a run that ``train.py`` and ``eval.py`` share."""

@@ -13,7 +13,7 @@ FORMAT = 1
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write ``folder/step-N.pt``, point ``folder/last`` at it, and drop all but the newest ``keep``.
+    """Write ``folder/step-N.pt``, point ``folder/last`` at it, keep the newest ``keep`` files.
 
     Whatever happens while writing, the checkpoints before stay whole.
 
@@ -31,7 +31,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     return path
 
 
-def _replace(path: Path, write: Any) -> None:  # noqa: ANN401
+def _replace(path: Path, write: Any) -> None:
     aside = path.with_name(f".{path.name}.tmp")
     try:
         with open(aside, "wb") as file:

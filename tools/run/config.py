@@ -32,7 +32,7 @@ PresetName = Literal[
 ]
 
 
-def free(default: Any) -> Any:  # noqa: ANN401
+def free(default: Any) -> Any:
     """Declare a field that a resumed run may change; all others are its identity."""
     return field(default=default, metadata={"free": True})
 
@@ -46,7 +46,7 @@ class Config:
     mix: MixName = "none"
     """Un-Mix's mixture: mixup (global), a pasted box (region), or either at each step (unmix)."""
     data: str = "photos"
-    """Training images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
+    """Images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
     recipe: Path | None = free(None)
     """YAML file of settings; flags override it."""
     name: str | None = free(None)
@@ -60,13 +60,13 @@ class Config:
 
     # data
     val_data: str | None = free(None)
-    """Labelled images for kNN, in the grammar of --data, or 'none' (default: found beside --data)."""
+    """Labelled images for kNN, as --data, or 'none' (default: what belongs to --data)."""
     data_dir: Path = free(Path("data"))
     """Where published data sets lie or are downloaded to."""
     classes: Path | None = None
     """File of class names to keep, one a line (ImageNet-100)."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
-    """What decodes. auto: memory if the decoded set fits, ffcv for .beton, dali for folders on GPUs."""
+    """What decodes (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: int | None = free(None)
     """Decoding threads of each process (default: its share of the cores)."""
     memory_budget: float = free(4.0)
@@ -98,9 +98,9 @@ class Config:
 
     # model
     backbone: str = "auto"
-    """Any timm model (auto: resnet10t for photos, resnet18 up to 96 pixels, else resnet50)."""
+    """Any timm model (auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos)."""
     stem: Literal["auto", "small", "standard"] = "auto"
-    """ResNet's first layers; small (3x3, stride 1, no pooling) up to 64 pixels."""
+    """ResNet's first layers (auto: small, 3x3 at stride 1 without pooling, up to 64 pixels)."""
     zero_init_last: bool = False
     """Start each residual block as the identity (timm's habit, not the papers')."""
     bn: Literal["group", "sync"] | None = None
@@ -118,19 +118,19 @@ class Config:
     optimizer: str | None = None
     """Any timm optimiser; SGD without Nesterov is 'momentum' (default: the method's)."""
     lr: float | None = None
-    """Peak learning rate for the whole batch (default: the method's rate per 256 images, scaled)."""
-    final_lr: float = 0.0
-    """Learning rate at the end of the cosine."""
+    """Peak learning rate for the whole batch (default: the method's per 256 images, scaled)."""
+    final_lr: float | None = None
+    """Learning rate at the end of the cosine (default: the method's share of the peak)."""
     warmup_epochs: float | None = None
     """Epochs of linear warm-up from 0 (default: the method's)."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up."""
+    schedule: Literal["cosine", "step", "constant"] | None = None
+    """Course of the learning rate after the warm-up (default: the method's)."""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Shares of the run at which --schedule step divides the rate by 10."""
     weight_decay: float | None = None
     """Weight decay (default: the method's)."""
-    momentum: float = 0.9
-    """Momentum of SGD and LARS."""
+    momentum: float | None = None
+    """Momentum of SGD and LARS (default: the method's)."""
     precision: Literal["no", "bf16", "fp16"] | None = None
     """Mixed precision (default: what accelerate was configured with)."""
     compile: bool = free(False)
@@ -139,6 +139,8 @@ class Config:
     """Keep images and weights in NHWC memory."""
 
     # records
+    keep_checkpoints: int = free(2)
+    """Newest checkpoints that stay."""
     log_every: int = free(50)
     """Steps between log lines, the only points at which the host waits for the device."""
     checkpoint_every: int = free(1000)
@@ -153,9 +155,10 @@ class Config:
     """Print the resolved settings, the steps and the memory, and stop."""
 
     def __post_init__(self) -> None:
-        for name in ("groups", "epochs", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{flag(name)} must be at least 1, not {getattr(self, name)}")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{flag(name)} must be at least 1, not {value}")
         if not 0 <= self.mix_prob <= 1:
             raise ValueError(f"--mix-prob {self.mix_prob} is not a probability")
         if not self.mix_beta > 0:
@@ -216,7 +219,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _refuse_other_methods(config: Config, defaults: Config) -> Config:
     """Refuse flags of a method that is not chosen; a recipe's numbers for others are dropped."""
-    reset = {}
+    reset: dict[str, Any] = {}
     for method, default in METHOD_DEFAULTS.items():
         if method == config.method:
             continue
@@ -228,6 +231,10 @@ def _refuse_other_methods(config: Config, defaults: Config) -> Config:
     return dataclasses.replace(config, **reset)
 
 
+POSITIVE = (
+    *("groups", "epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
+    *("workers", "image_size", "limit_steps"),
+)
 METHOD_DEFAULTS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
 
 
@@ -285,7 +292,7 @@ def _negated(name: str) -> str:
 def to_dict(config: Config) -> dict[str, Any]:
     """Return plain values that ``from_dict`` reads back: numbers, strings, lists, dicts."""
 
-    def plain(value: Any) -> Any:  # noqa: ANN401
+    def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: plain(v) for k, v in value.items()}
         if isinstance(value, list | tuple):

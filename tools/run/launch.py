@@ -1,14 +1,18 @@
-"""Start a process of a run: one Accelerator for plain python, ``accelerate launch`` and torchrun."""
+"""Start a process of a run under plain python, ``accelerate launch`` or torchrun."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
 import psutil
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import DistributedDataParallelKwargs
 
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -52,6 +56,17 @@ def start(precision: str | None) -> Accelerator:
     return accelerator
 
 
+def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str]) -> None:
+    """Let ``accelerator.log`` write to Accelerate's trackers, for the run in ``folder``."""
+    makers: dict[str, Callable[[], GeneralTracker]] = {
+        "tensorboard": lambda: TensorBoardTracker("tensorboard", folder),
+        "wandb": lambda: WandBTracker(folder.name, dir=str(folder)),
+    }
+    accelerator.trackers = [makers[name]() for name in names]
+    for tracker in accelerator.trackers:
+        tracker.start()
+
+
 def cores_per_process() -> int:
     """Return this process's share of the cores it may run on."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
@@ -62,20 +77,38 @@ def cores_per_process() -> int:
 class StopSignal:
     """Turns SIGTERM, SIGINT and SIGUSR1 into a wish to stop after the current step.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once. Several processes agree where the host waits for
+    the device anyway, at the log lines.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-    def __init__(self) -> None:
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
         self.received: str | None = None
-        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+
+    def __enter__(self) -> StopSignal:
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = self.SIGNALS if in_main else ()  # Python allows handlers nowhere else
+        self._before = {number: signal.signal(number, self._receive) for number in signals}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
-        self.restore()
+        self.__exit__()
 
-    def restore(self) -> None:
-        """Put the earlier handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def asked(self, at_log_line: bool) -> bool:
+        """Whether to stop now, the same answer on all processes."""
+        if self._accelerator.num_processes == 1:
+            return self.received is not None
+        if not at_log_line:
+            return False
+        asked = torch.tensor([self.received is not None], device=self._accelerator.device)
+        asked = self._accelerator.gather(asked).any().item()
+        if asked and self.received is None:
+            self.received = "a signal to another process"
+        return bool(asked)

@@ -1,0 +1,41 @@
+# Everything from a fresh checkout: needs git, make, python3 >= 3.11 and the package registries.
+#
+#   make train                                    the demonstration run
+#   make train ARGS="--method byol --mix unmix"   another one
+#
+# PYTHON=python3.12 names the interpreter the environment is made from.
+
+PY := .venv/bin/python
+ARGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help install ffcv train test lint lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+install:  ## create .venv and install what is missing (seconds when nothing is)
+	@PYTHON='$(PYTHON)' sh tools/install.sh
+
+ffcv:  ## try again to install FFCV, after a failure
+	@rm -f .venv/.unmix/ffcv .venv/.unmix/ffcv-failed
+	@PYTHON='$(PYTHON)' sh tools/install.sh
+
+train: install  ## learn from the embedded photographs and score the result; ARGS go to train.py
+	@$(PY) tools/demo.py $(ARGS)
+
+test: install  ## run the whole test suite; ARGS go to pytest
+	$(PY) -m pytest $(ARGS)
+
+lint: install  ## check formatting, rules and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+lock: install  ## pin requirements.txt anew from pyproject.toml
+	$(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \
+		--generate-hashes --no-header --no-annotate --no-emit-package ffcv -o requirements.txt
+
+clean:  ## remove .venv and tool caches; runs/, data and caches elsewhere stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find pipelines models tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,37 @@
+"""Small networks on top of the backbone: projectors and predictors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+
+def mlp(*sizes: int, norm: bool, last_norm: bool = False) -> nn.Sequential:
+    """Return linear layers ``sizes[0] -> sizes[1] -> ...`` with ReLU between them.
+
+    Args:
+        sizes: widths, the input's first; two give a single linear layer.
+        norm: batch norm before each ReLU (those linear layers then have no bias).
+        last_norm: batch norm after the last linear layer too.
+    """
+    layers: list[nn.Module] = []
+    for width, following in pairwise(sizes[:-1]):
+        layers.append(nn.Linear(width, following, bias=not norm))
+        if norm:
+            layers.append(nn.BatchNorm1d(following))
+        layers.append(nn.ReLU(inplace=True))
+    layers.append(nn.Linear(sizes[-2], sizes[-1]))
+    if last_norm:
+        layers.append(nn.BatchNorm1d(sizes[-1]))
+    return nn.Sequential(*layers)
+
+
+def projector(width: int, hidden: int, dim: int, *, norm: bool) -> nn.Sequential:
+    """Return the usual head: ``width -> hidden -> dim``."""
+    return mlp(width, hidden, dim, norm=norm)
+
+
+def predictor(dim: int, hidden: int) -> nn.Sequential:
+    """Return BYOL's predictor: ``dim -> hidden -> dim`` with batch norm. Grill 2020, 2006.07733."""
+    return mlp(dim, hidden, dim, norm=True)

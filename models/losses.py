@@ -1,0 +1,214 @@
+"""Losses as pure functions of rows: one value per row, no process group, at least fp32.
+
+The mean over rows is taken once, by the method; that is what lets a mixture weight rows. Where a
+loss looks across the batch, the rows of all ranks are passed in (``all_*``) with the place of each
+local row among them (``position``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipelines.batch import Mixed
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _full_precision(loss: Callable[P, R]) -> Callable[P, R]:
+    """Turn autocast off inside ``loss`` and widen half precision arguments to fp32."""
+
+    def widen(x: Any) -> Any:
+        if isinstance(x, Tensor) and x.is_floating_point():
+            return x.to(torch.promote_types(x.dtype, torch.float32))
+        return x
+
+    @wraps(loss)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(x.device.type for x in args if isinstance(x, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
+
+    return wrapped
+
+
+@_full_precision
+def unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Return the rows divided by their length."""
+    return F.normalize(x, dim=1)
+
+
+@_full_precision
+def scores(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """Return ``x[i] . y[j]``, the cosine of unit rows."""
+    return x @ y.T
+
+
+@_full_precision
+def log_negatives(
+    q: Float[Tensor, "n d"], queue: Float[Tensor, "k d"], temperature: float
+) -> Float[Tensor, " n"]:
+    """Return ``log sum_j exp(q . queue_j / temperature)``, what one query's softmaxes share."""
+    return (q @ queue.T / temperature).logsumexp(1)
+
+
+@_full_precision
+def info_nce(
+    q: Float[Tensor, "n d"],
+    k: Float[Tensor, "n d"],
+    negatives: Float[Tensor, " n"],
+    temperature: float,
+) -> Float[Tensor, " n"]:
+    """Return ``-log( e^(q.k/T) / (e^(q.k/T) + sum_j e^(q.queue_j/T)) )`` for unit rows.
+
+    ``negatives`` is ``log_negatives(q, queue, T)``: a mixture meets two keys with one queue, so it
+    is worked out once. Source: He 2020, 1911.05722, eq. 1.
+    """
+    positive = (q * k).sum(1) / temperature
+    return torch.logaddexp(positive, negatives) - positive
+
+
+@_full_precision
+def cosine_gap(p: Float[Tensor, "n d"], t: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Return ``2 - 2 cos(p, t)``. Source: Grill 2020, 2006.07733, eq. 2."""
+    return 2 - 2 * (F.normalize(p, dim=1) * F.normalize(t, dim=1)).sum(1)
+
+
+def _log_contrast(
+    anchor: Tensor, same: Tensor, other: Tensor, position: Tensor, temperature: float
+) -> Tensor:
+    """Log-softmax of local anchors over (other | same), themselves left out, (n, 2m)."""
+    to_other = anchor @ other.T / temperature
+    to_same = anchor @ same.T / temperature
+    to_same = to_same.scatter(1, position[:, None], -torch.inf)
+    return torch.cat([to_other, to_same], 1).log_softmax(1)
+
+
+@_full_precision
+def nt_xent(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "n d"],
+    all_a: Float[Tensor, "m d"],
+    all_b: Float[Tensor, "m d"],
+    position: Int[Tensor, " n"],
+    temperature: float,
+) -> Float[Tensor, " n"]:
+    """Return NT-Xent over 2m unit rows, the mean of both directions, for the local rows.
+
+    With ``l(u_i, v_i) = -log( e(u_i.v_i) / (sum_j e(u_i.v_j) + sum_{j != i} e(u_i.u_j)) )`` and
+    ``e(s) = exp(s / T)`` it is ``(l(a_i, b_i) + l(b_i, a_i)) / 2``. Source: Chen 2020, 2002.05709,
+    eq. 1.
+    """
+    from_a = _log_contrast(a, all_a, all_b, position, temperature)
+    from_b = _log_contrast(b, all_b, all_a, position, temperature)
+    return -(from_a + from_b).gather(1, position[:, None]).squeeze(1) / 2
+
+
+@_full_precision
+def nt_xent_on_mixture(
+    m: Float[Tensor, "n d"],
+    k: Float[Tensor, "n d"],
+    all_m: Float[Tensor, "m d"],
+    all_k: Float[Tensor, "m d"],
+    position: Int[Tensor, " n"],
+    partner: Int[Tensor, " n"],
+    lam: Float[Tensor, " n"],
+    temperature: float,
+) -> Float[Tensor, " n"]:
+    """Return NT-Xent between mixtures ``m`` and clean rows ``k`` with soft targets.
+
+    ``lam_i (l(m_i, k_i) + l(k_i, m_i)) / 2 + (1 - lam_i) (l(m_i, k_j) + l(k_j, m_i)) / 2``,
+    ``j = partner_i``: what ``lam M(k, m) + (1 - lam) M(k, reversed m)`` sums to, on one set of
+    logits. Source: Shen 2022, 2003.05438.
+    """
+    i = torch.arange(len(m), device=m.device)
+    from_m = _log_contrast(m, all_m, all_k, position, temperature)
+    from_k = _log_contrast(k, all_k, all_m, position, temperature)
+    own = from_m[i, position] + from_k[i, position]
+    partners = from_m[i, position[partner]] + from_k[partner, position]
+    return -(lam * own + (1 - lam) * partners) / 2
+
+
+@torch.no_grad()
+@_full_precision
+def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, iterations: int) -> Float[Tensor, "n k"]:
+    """Return codes: rows that sum to 1 while the columns have (nearly) equal sums.
+
+    Start from ``exp(scores / epsilon)``; each iteration divides the columns by their sums, then
+    the rows by theirs. A row of -inf takes no part (its code is 0). Source: Caron 2020, 2006.09882,
+    eq. 5 (Cuturi 2013).
+    """
+    tiny = torch.finfo(scores.dtype).tiny
+    codes = ((scores - scores.max()) / epsilon).exp()
+    for _ in range(iterations):
+        codes = codes / codes.sum(0, keepdim=True).clamp_min(tiny)
+        codes = codes / codes.sum(1, keepdim=True).clamp_min(tiny)
+    return codes
+
+
+@_full_precision
+def log_assignment(scores: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
+    """Return ``log softmax(scores / temperature)``, a row's predicted assignment."""
+    return (scores / temperature).log_softmax(1)
+
+
+@_full_precision
+def swav(code: Float[Tensor, "n k"], log_p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """Return the cross-entropy ``-sum_k code_k log p_k``. Source: Caron 2020, 2006.09882, eq. 2."""
+    return -(code * log_p).sum(1)
+
+
+def on_mixture(
+    pair: Callable[[Tensor, Tensor], Tensor],
+    q: Float[Tensor, "n d"],
+    k: Float[Tensor, "m d"],
+    mixed: Mixed,
+) -> Float[Tensor, " n"]:
+    """Return ``lam pair(q, k) + (1 - lam) pair(q, k[partner])`` for mixtures ``q``, (n,).
+
+    Equals, in the mean, ``lam L(q, k) + (1 - lam) L(reversed q, k)`` without a second encoding.
+    Source: Shen 2022, 2003.05438.
+    """
+    own = pair(q, k[: len(q)])
+    return mixed.lam * own + (1 - mixed.lam) * pair(q, k[mixed.partner])
+
+
+def swav_on_mixture(
+    code: Float[Tensor, "n k"],
+    log_p: Float[Tensor, "n k"],
+    of_code: Mixed | None,
+    of_p: Mixed | None,
+    as_released: bool,
+) -> Float[Tensor, " n"]:
+    """Return SwAV's ``H(code, p)`` weighted for the mixture in it, (n,); j = partner.
+
+    Only ``code`` is a mixture's: ``lam H(code, p) + (1 - lam) H(code, p[j])``. Only ``p`` is:
+    ``lam H(code, p) + (1 - lam) H(code[j], p)``. Both or neither: ``H``. Source: the author's
+    formula for Shen 2022, 2003.05438. As released, where only codes are reversed: ``code`` is a
+    mixture's: ``lam H(code, p) + (1 - lam) H(code[j], p)``; otherwise ``H``.
+
+    Args:
+        code: codes of one view.
+        log_p: log predictions from another view.
+        of_code: the mixture that ``code`` is of, if any.
+        of_p: the mixture that ``log_p`` is of, if any.
+        as_released: follow the released code, whose numbers were published, not the formula.
+    """
+
+    def predicted(p: Tensor, q: Tensor) -> Tensor:
+        return swav(q, p)
+
+    if as_released:
+        return swav(code, log_p) if of_code is None else on_mixture(predicted, log_p, code, of_code)
+    if of_code is not None and of_p is None:
+        return on_mixture(swav, code, log_p, of_code)
+    if of_p is not None and of_code is None:
+        return on_mixture(predicted, log_p, code, of_p)
+    return swav(code, log_p)

@@ -1,0 +1,103 @@
+"""What every method is: the contract between ``train.py`` and ``models``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models import losses, monitors
+from models.batchnorm import Mode
+from models.optim import Schedule
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method has to know about its run."""
+
+    bn: Mode
+    group_size: int
+    batch_size: int
+    seed: int
+    steps_per_epoch: int
+    num_views: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a method's paper trains it; every number can be overridden by a flag."""
+
+    optimizer: str
+    """timm's name."""
+    lr_per_256: float
+    """Peak learning rate for each 256 images of the batch."""
+    weight_decay: float
+    views: str
+    """Preset of the views."""
+    bn: Mode
+    momentum: float = 0.9
+    decay_norm_and_bias: bool = True
+    schedule: Schedule = "cosine"
+    warmup_epochs: int = 0
+    final_lr_ratio: float = 0.0
+    """Last learning rate as a share of the peak."""
+
+
+class Method(nn.Module):
+    """A self-supervised method: images in, loss terms out.
+
+    The trainer's step is ``forward(batch)``, backward of the terms' sum, ``after_backward()``, the
+    optimiser, ``after_step(progress)``. ``forward`` changes no state but batch norm's running
+    statistics. Terms are means over this rank's rows; their mean over ranks is the global loss, and
+    so is DDP's mean of the gradients.
+    """
+
+    defaults: ClassVar[Defaults]
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self._seen: dict[str, Tensor] = {}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return each loss term, a scalar; their sum is what is minimised."""
+        raise NotImplementedError
+
+    def after_backward(self) -> None:
+        """Change gradients before the optimiser sees them."""
+
+    def after_step(self, progress: float) -> None:
+        """Move whatever follows the weights; ``progress`` is the share of the run done, 0 to 1."""
+
+    def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return the backbone's features."""
+        return self.backbone(images)
+
+    def project(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        """Return the projection as unit rows."""
+        return losses.unit(self.head(self.backbone(images)))
+
+    def mixed_views(self, num_views: int) -> tuple[int, ...]:
+        """Return which of the views are to be mixed."""
+        return (0,)
+
+    def see(self, features: Tensor, projection: Tensor) -> None:
+        """Keep a view's rows for ``monitors``."""
+        self._seen = {"features": features.detach(), "projection": projection.detach()}
+
+    @torch.no_grad()
+    def monitors(self) -> dict[str, Tensor]:
+        """Return scalars about this rank's rows of the last forward, on the device.
+
+        For the log line only: the singular values take time, and on a GPU wait for it.
+        """
+        values = {}
+        for name, rows in self._seen.items():
+            values[f"{name}_std"] = monitors.feature_std(rows)
+            values[f"{name}_rank"] = monitors.effective_rank(rows)
+        return values

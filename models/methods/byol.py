@@ -1,0 +1,85 @@
+"""BYOL. Grill 2020, 2006.07733."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.losses import cosine_gap, on_mixture
+from models.methods.base import Defaults, Method, Setup
+from models.momentum import cosine_momentum, follow, momentum_copy
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class ByolConfig:
+    """Prediction of a slowly moving target network's projection."""
+
+    dim: int = 256
+    """Length of the projection."""
+    hidden: int = 4096
+    """Hidden width of projector and predictor."""
+    momentum: float = 0.996
+    """Share of itself the target keeps at the first step; rises to 1 along a cosine."""
+    mix_online: bool = False
+    """Send the mixture through the online branch only (twice the weight); off: through both."""
+
+
+class Byol(Method):
+    """``L = M(x0, x1)`` with ``M(a, b) = d(p(a), t(b)) + d(p(b), t(a))``, d = 2 - 2 cos.
+
+    A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``, so it passes through
+    both branches (Shen 2022, 2003.05438, the pseudo-code). ``mix_online`` is ours: ``2 [lam
+    d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``.
+    """
+
+    defaults = Defaults(
+        optimizer="lars",
+        lr_per_256=0.2,
+        weight_decay=1.5e-6,
+        views="byol",
+        bn="sync",
+        decay_norm_and_bias=False,
+        warmup_epochs=10,
+    )
+
+    def __init__(self, backbone: nn.Module, config: ByolConfig, setup: Setup) -> None:
+        width = num_features(backbone)
+        super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
+        self.config = config
+        self.predictor = heads.predictor(config.dim, config.hidden)
+        self.target = momentum_copy(nn.Sequential(self.backbone, self.head))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        x0, x1 = batch.views
+        p0, p1 = self._predict(x0), self._predict(x1)
+        t0, t1 = self._target(x0), self._target(x1)
+        terms = {"clean": (cosine_gap(p0, t1) + cosine_gap(p1, t0)).mean()}
+        for m in batch.mixed:
+            loss = on_mixture(cosine_gap, self._predict(m.image), t1, m)
+            if self.config.mix_online:
+                loss = 2 * loss
+            else:  # the gap is symmetric: here the mixture is the target and x1 the prediction
+                loss = loss + on_mixture(cosine_gap, self._target(m.image), p1, m)
+            terms[f"mixed_{m.view}"] = loss.mean()
+        return terms
+
+    def after_step(self, progress: float) -> None:
+        """Let the target follow."""
+        online = nn.Sequential(self.backbone, self.head)
+        follow(self.target, online, cosine_momentum(self.config.momentum, progress))
+
+    def _predict(self, images: Tensor) -> Tensor:
+        h = self.backbone(images)
+        z = self.head(h)
+        self.see(h, z)
+        return self.predictor(z)
+
+    @torch.no_grad()
+    def _target(self, images: Tensor) -> Tensor:
+        return self.target(images)

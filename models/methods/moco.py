@@ -1,0 +1,111 @@
+"""MoCo v1 and v2, one-way and symmetric. He 2020, 1911.05722; Chen 2020, 2003.04297."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import distributed, heads
+from models.backbone import num_features
+from models.losses import info_nce, log_negatives, on_mixture, unit
+from models.methods.base import Defaults, Method, Setup
+from models.momentum import follow, momentum_copy
+from models.queue import Queue
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class MocoConfig:
+    """Momentum contrast."""
+
+    dim: int = 128
+    """Length of queries and keys."""
+    queue: int = 65536
+    """Number of keys kept as negatives."""
+    momentum: float = 0.999
+    """Share of itself the key encoder keeps at each step (CIFAR: 0.99)."""
+    temperature: float = 0.2
+    """Softmax temperature (v1: 0.07; CIFAR: 0.1)."""
+    mlp: bool = True
+    """Head with a hidden layer (v2); off: one linear layer (v1)."""
+    symmetric: bool = False
+    """Let each view be query and key in turn; the loss is the sum of both halves."""
+
+
+class Moco(Method):
+    """Queries meet the keys of the other view among a queue of earlier keys.
+
+    One-way: ``CE(q(x0), k(x1))``, with a mixture m of x0 also ``lam CE(q(m), k(x1)) + (1 - lam)
+    CE(q(m), k(x1)[partner])``. Symmetric adds the same with x0 and x1 exchanged, where the mixture
+    is still x0's and meets the keys of x0 (Shen 2022, 2003.05438, the released CIFAR code).
+    """
+
+    defaults = Defaults(
+        optimizer="momentum", lr_per_256=0.03, weight_decay=1e-4, views="moco-v2", bn="group"
+    )
+
+    def __init__(self, backbone: nn.Module, config: MocoConfig, setup: Setup) -> None:
+        width = num_features(backbone)
+        sizes = (width, width, config.dim) if config.mlp else (width, config.dim)
+        super().__init__(backbone, heads.mlp(*sizes, norm=False))
+        self.config = config
+        self.shuffle = setup.bn == "group"
+        self.batch_size = setup.batch_size
+        self.keys_per_step = setup.batch_size * (2 if config.symmetric else 1)
+        if self.keys_per_step > config.queue:
+            raise ValueError(
+                f"--moco.queue {config.queue} cannot take the {self.keys_per_step} keys of a step: "
+                "enlarge it or lower --batch-size (--moco.symmetric enqueues both views)"
+            )
+        self.key_encoder = momentum_copy(nn.Sequential(self.backbone, self.head))
+        generator = torch.Generator().manual_seed(setup.seed)
+        self.queue = Queue(unit(torch.randn(config.queue, config.dim, generator=generator)))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        x0, x1 = batch.views
+        keys = [self._keys(x, batch) for x in ((x1, x0) if self.config.symmetric else (x1,))]
+        queries = [self._query(x) for x in ((x0, x1) if self.config.symmetric else (x0,))]
+        temperature = self.config.temperature
+        clean = [
+            info_nce(q, k, log_negatives(q, self.queue.rows, temperature), temperature).mean()
+            for q, k in zip(queries, keys, strict=True)
+        ]
+        terms = {"clean": torch.stack(clean).sum()}
+        for mixed in batch.mixed:
+            q = self._query(mixed.image)
+            negatives = log_negatives(q, self.queue.rows, temperature)
+            pair = partial(info_nce, negatives=negatives, temperature=temperature)
+            halves = [on_mixture(pair, q, k, mixed).mean() for k in keys]
+            terms[f"mixed_{mixed.view}"] = torch.stack(halves).sum()
+        # Only clean keys enter the queue, those of x0 first; in after_step, so all terms above
+        # see the queue as it was.
+        for i, k in enumerate(reversed(keys)):
+            self.queue.hold(batch.step, k, batch.position + i * self.batch_size)
+        return terms
+
+    def after_step(self, progress: float) -> None:
+        """Let the key encoder follow and enqueue the keys."""
+        online = nn.Sequential(self.backbone, self.head)
+        follow(self.key_encoder, online, self.config.momentum)
+        self.queue.commit(self.keys_per_step)
+
+    def _query(self, images: Tensor) -> Tensor:
+        h = self.backbone(images)
+        z = unit(self.head(h))
+        self.see(h, z)
+        return z
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor, batch: Batch) -> Tensor:
+        """Unit keys; with group batch norm the groups they are encoded in are shuffled."""
+        if not self.shuffle:
+            return unit(self.key_encoder(images))
+        total = len(images) * distributed.world_size()
+        order = np.random.default_rng([batch.seed, batch.step]).permutation(total)
+        keys = unit(self.key_encoder(distributed.exchange(images, order)))
+        return distributed.exchange(keys, np.argsort(order))

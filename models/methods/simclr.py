@@ -1,0 +1,74 @@
+"""SimCLR. Chen 2020, 2002.05709."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.distributed import gather, own_rows
+from models.losses import nt_xent, nt_xent_on_mixture, unit
+from models.methods.base import Defaults, Method, Setup
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class SimclrConfig:
+    """Contrast of each view with all others of the batch."""
+
+    dim: int = 128
+    """Length of the projection."""
+    hidden: int = 0
+    """Width of the head's hidden layer; 0: that of the backbone's features."""
+    temperature: float = 0.1
+    """Softmax temperature (CIFAR: 0.5)."""
+    head_bn: bool = False
+    """Batch norm after each of the head's linear layers, over both views of a pair at once."""
+
+
+class Simclr(Method):
+    """``L = M(x0, x1)``, M being NT-Xent over all ranks' rows of both views.
+
+    A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)`` as one cross-entropy with
+    soft targets (Shen 2022, 2003.05438). x0, x1 and m are encoded once; the head sees the pairs.
+    """
+
+    defaults = Defaults(
+        optimizer="lars",
+        lr_per_256=0.3,
+        weight_decay=1e-6,
+        views="simclr",
+        bn="sync",
+        decay_norm_and_bias=False,
+        warmup_epochs=10,
+    )
+
+    def __init__(self, backbone: nn.Module, config: SimclrConfig, setup: Setup) -> None:
+        width = num_features(backbone)
+        sizes = (width, config.hidden or width, config.dim)
+        super().__init__(backbone, heads.mlp(*sizes, norm=config.head_bn, last_norm=config.head_bn))
+        self.config = config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        x0, x1 = batch.views
+        h0, h1 = self.backbone(x0), self.backbone(x1)
+        temperature = self.config.temperature
+        position = own_rows(len(h0), h0.device)
+        z0, z1 = self._project_pair(h0, h1)
+        self.see(h1, z1)
+        loss = nt_xent(z0, z1, gather(z0), gather(z1), position, temperature)
+        terms = {"clean": loss.mean()}
+        for m in batch.mixed:
+            z1, zm = self._project_pair(h1, self.backbone(m.image))
+            all_m, all_1 = gather(zm), gather(z1)
+            loss = nt_xent_on_mixture(zm, z1, all_m, all_1, position, m.partner, m.lam, temperature)
+            terms[f"mixed_{m.view}"] = loss.mean()
+        return terms
+
+    def _project_pair(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        za, zb = unit(self.head(torch.cat([a, b]))).chunk(2)
+        return za, zb

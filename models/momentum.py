@@ -1,0 +1,31 @@
+"""Networks that follow another one slowly: momentum (EMA) copies."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def momentum_copy(module: nn.Module) -> nn.Module:
+    """Return a copy that starts equal and is never reached by a gradient."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """``target <- momentum * target + (1 - momentum) * online``, parameters only.
+
+    Buffers are the target's own: it runs in training mode and keeps its own batch statistics.
+    """
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
+
+
+def cosine_momentum(base: float, progress: float) -> float:
+    """Return ``1 - (1 - base) (cos(pi progress) + 1) / 2``: from ``base`` to 1.
+
+    Source: Grill 2020, 2006.07733, section 3.3.
+    """
+    return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2

@@ -1,0 +1,188 @@
+"""The grammar of ``--data`` and ``--val-data``, and what is known of each data set.
+
+::
+
+    photos  cifar10  cifar100  stl10  tiny-imagenet  folder:PATH  PATH.beton
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.beton import open_beton, read_manifest
+from pipelines.cache import cache_root
+from pipelines.folder import OnBad, check_classes, scan
+from pipelines.photos import prepare_photos
+from pipelines.published import Split, open_cifar, open_stl10, open_tiny_imagenet
+from pipelines.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """Numbers that go with a data set: of the pixels in [0, 1], and of the evaluation view."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: int
+    """The side of the evaluation view, cut from the centre, in pixels."""
+    eval_resize: int | None = None
+    """The shorter side is resized to this before; None: the image as it is."""
+
+
+IMAGENET = DataFacts((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 256)
+DATASETS = {
+    "photos": DataFacts((0.480, 0.429, 0.405), (0.316, 0.296, 0.297), 48),
+    "cifar10": DataFacts((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 32),
+    "cifar100": DataFacts((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32),
+    "stl10": DataFacts((0.43, 0.42, 0.39), (0.27, 0.26, 0.27), 64, 70),
+    "tiny-imagenet": DataFacts((0.480, 0.448, 0.398), (0.277, 0.269, 0.282), 64),
+}
+GRAMMAR = (*DATASETS, "folder:PATH", "PATH.beton")
+
+
+def open_data(
+    spec: str,
+    data_dir: Path,
+    split: Split = "train",
+    *,
+    on_bad: OnBad = "stop",
+    classes_file: Path | None = None,
+) -> Table:
+    """Open what ``spec`` names.
+
+    Args:
+        spec: in the grammar above.
+        data_dir: where the published files of the named sets lie.
+        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` when it has them; a
+            ``.beton`` is what it is.
+        on_bad: what to do with files whose header cannot be read.
+        classes_file: keep these classes only (a name a line), labelled in the file's order.
+
+    Raises:
+        ValueError: nothing of that name, or nothing usable in it.
+    """
+    keep = None if classes_file is None else read_classes(classes_file)
+    if spec.startswith("folder:"):
+        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep)
+    table = _open_named(spec, data_dir, split, on_bad)
+    return table if keep is None else keep_classes(table, keep, spec)
+
+
+def _open_named(spec: str, data_dir: Path, split: Split, on_bad: OnBad) -> Table:
+    if spec.endswith(".beton"):
+        return open_beton(_path(spec))
+    if spec == "photos":
+        return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad)
+    if spec in ("cifar10", "cifar100"):
+        return open_cifar(spec, data_dir, split)
+    if spec == "stl10":
+        return open_stl10(data_dir, split)
+    if spec == "tiny-imagenet":
+        return open_tiny_imagenet(data_dir, split, on_bad)
+    raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
+
+
+def _hint(spec: str) -> str:
+    if Path(spec).expanduser().is_dir():
+        return f": for the folder write folder:{spec}"
+    near = difflib.get_close_matches(spec, [*DATASETS, "folder:"], n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _path(spec: str) -> Path:
+    path = Path(spec.removeprefix("folder:")).expanduser()
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    return path
+
+
+def _split_folder(path: Path, split: Split) -> Path:
+    """``path/split`` when ``path`` is divided into splits, else ``path`` itself."""
+    if not _is_divided(path):
+        return path
+    if not (path / split).is_dir():
+        raise ValueError(f"{path} has train/ but no {split}/")
+    return path / split
+
+
+def _is_divided(path: Path) -> bool:
+    """Whether ``path/train`` is a split, and not the class of railway pictures."""
+    train = path / "train"
+    if not train.is_dir():
+        return False
+    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    return (
+        "val" in folders or folders == {"train"} or any(entry.is_dir() for entry in train.iterdir())
+    )
+
+
+def default_val(spec: str) -> str | None:
+    """The validation data that belongs to ``spec``, to be opened with split ``val``; or None.
+
+    A set's own test split; ``val/`` in the folder or beside ``train/``; ``val.beton`` beside
+    ``train.beton`` (any name in which "train" can be replaced by "val").
+    """
+    if spec in DATASETS:
+        return spec
+    path = Path(spec.removeprefix("folder:"))
+    if spec.endswith(".beton"):
+        place = path.with_name(re.sub(r"train(?!.*train)", "val", path.name))
+        return str(place) if place.name != path.name and place.expanduser().is_file() else None
+    if (path / "val").expanduser().is_dir() and _is_divided(path.expanduser()):
+        return spec
+    beside = path.expanduser().absolute()
+    if beside.name == "train" and (beside.parent / "val").is_dir():
+        return f"folder:{beside.parent / 'val'}"
+    return None
+
+
+def data_facts(spec: str) -> DataFacts:
+    """What is known of ``spec``; a ``.beton`` made from a named set is that set.
+
+    Folders, and files from elsewhere, get ImageNet's numbers.
+    """
+    if spec.endswith(".beton"):
+        spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
+    return DATASETS.get(spec, IMAGENET)
+
+
+def read_classes(file: Path) -> list[str]:
+    """The class names in a text file: one a line, ``#`` begins a comment."""
+    try:
+        lines = file.expanduser().read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--classes {file} cannot be read: {error}") from error
+    names = [name for line in lines if (name := line.split("#", 1)[0].strip())]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"--classes {file} names {'no class' if not names else 'a class twice'}")
+    return names
+
+
+def keep_classes(table: Table, names: Sequence[str], where: str) -> Table:
+    """The rows of these classes alone, labelled by their place in ``names``."""
+    check_classes(names, table.classes, where)
+    number = np.full(len(table.classes) + 1, -1, np.int64)  # the last one: label -1
+    number[[table.classes.index(name) for name in names]] = np.arange(len(names))
+    rows = np.flatnonzero(number[table.label] >= 0)
+    kept = table.take(rows)
+    label = number[kept.label]
+    return Table(label, kept.height, kept.width, kept.source, tuple(names))
+
+
+def match_classes(val: Table, train: Table) -> Table:
+    """``val`` labelled with ``train``'s numbers, by class name; unchanged where names are absent.
+
+    Raises:
+        ValueError: ``val`` has a class that ``train`` lacks.
+    """
+    if val.classes == train.classes or not val.classes or not train.classes:
+        return val
+    check_classes(val.classes, train.classes, "the training data")
+    number = np.array([*(train.classes.index(name) for name in val.classes), -1], np.int64)
+    return Table(number[val.label], val.height, val.width, val.source, train.classes)

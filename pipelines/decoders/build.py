@@ -1,0 +1,79 @@
+"""Which loader reads a table, and the decoder of that name."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from pipelines.decoders import Interpolation, OnBadImage
+from pipelines.decoders.dali import DaliDecoder
+from pipelines.decoders.ffcv import FFCVDecoder
+from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits
+from pipelines.table import Table
+
+LOADERS = ("memory", "ffcv", "dali")
+
+
+def choose_loader(
+    table: Table, device: torch.device, budget: int, *, data_is_beton: bool
+) -> tuple[str, str]:
+    """What ``--loader auto`` means here, and why.
+
+    Args:
+        table: the data.
+        device: where training runs.
+        budget: bytes that decoded images may take on it.
+        data_is_beton: whether the data is a .beton file.
+    """
+    if fits(table, budget):
+        size = f"{table.height[0]}x{table.width[0]}"
+        mib, most = decoded_bytes(table) / 2**20, budget / 2**20
+        return "memory", f"{len(table)} images of {size} take {mib:,.0f} of {most:,.0f} MiB"
+    has_ffcv = importlib.util.find_spec("ffcv") is not None
+    if data_is_beton and has_ffcv:
+        return "ffcv", "the data is a .beton file"
+    if device.type == "cuda" and not data_is_beton:
+        return "dali", "image files are decoded on the GPU"
+    if has_ffcv:
+        return "ffcv", "a .beton is the fastest on the host"
+    return "dali", "the ffcv package is not installed"
+
+
+def build_decoder(
+    loader: str,
+    table: Table,
+    *,
+    interpolation: Interpolation,
+    workers: int,
+    device: torch.device,
+    on_bad: OnBadImage,
+) -> MemoryDecoder | FFCVDecoder | DaliDecoder:
+    """Make the decoder called ``loader``.
+
+    ``ffcv`` and host ``dali`` leave the crops in host memory, page-locked when ``device`` is a
+    GPU; the others on the device.
+
+    Raises:
+        ValueError: there is no such loader, or it cannot read this table.
+        RuntimeError: its package is missing.
+    """
+    pin = device.type == "cuda"
+    if loader == "memory":
+        return MemoryDecoder(
+            table, interpolation=interpolation, workers=workers, device=device, on_bad=on_bad
+        )
+    if loader == "ffcv":
+        return FFCVDecoder(
+            table, interpolation=interpolation, workers=workers, on_bad=on_bad, pin=pin
+        )
+    if loader == "dali":
+        return DaliDecoder(
+            table,
+            interpolation=interpolation,
+            workers=workers,
+            device=device,
+            on_bad=on_bad,
+            pin=pin,
+        )
+    raise ValueError(f"--loader must be auto or one of {', '.join(LOADERS)}, got {loader!r}")

@@ -1,0 +1,184 @@
+"""The ``ffcv`` loader: a .beton's rows through FFCV's JPEG codec and one compiled function of ours.
+
+Stock FFCV decodes an image once for each view. Here each JPEG is decoded once into a scratch
+buffer, and all its windows of all sizes are cut while it is in cache; raw rows are cut straight
+from the memory map.
+
+Each worker thread makes one call of the compiled function a batch, without the interpreter's lock,
+and takes the next image from a shared counter until none is left: no static split to wait for, no
+lock to fight over with the training thread. (numba's ``prange`` would need tbb: its default layer
+aborts when two Python threads call it, and the training thread and the prefetcher do.) Images are
+taken largest first, so that no long one comes last. Each output byte depends on its row only, so
+any number of workers gives the same bits.
+
+libffcv decodes with the fast DCT: 1 to 2 grey levels from PIL's, on average over an image. It
+returns -1 for an error and for a warning alike; such rows, and JPEGs whose header disagrees with
+the table, are PIL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, no_type_check
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.compiled import compiled
+from pipelines.decoders import Crops, Interpolation, OnBadImage
+from pipelines.decoders.jpeg import is_plain_jpeg
+from pipelines.decoders.pil import fill_by_pil
+from pipelines.decoders.plan import Plan, cut_windows, make_plan
+from pipelines.resample import LAWS
+from pipelines.table import Beton, Table
+
+MISSING = (
+    "--loader ffcv needs the Python package ffcv, which cannot be imported ({error}). It is built "
+    "against libopencv-dev, libturbojpeg0-dev, pkg-config and g++: install those and run "
+    "`make install`, or take `--loader dali`."
+)
+
+
+class FFCVDecoder:
+    """Crops of a .beton's rows; see ``pipelines.decoders.Decoder``."""
+
+    def __init__(
+        self,
+        table: Table,
+        *,
+        interpolation: Interpolation = "antialias",
+        workers: int = 1,
+        on_bad: OnBadImage = "stop",
+        pin: bool = False,
+    ) -> None:
+        if not isinstance(table.source, Beton):
+            raise ValueError("--loader ffcv reads .beton files; tools/write_ffcv.py makes them")
+        self.codec = Codec()
+        self.table, self.source = table, table.source
+        self.interpolation: Interpolation = interpolation
+        self.on_bad: OnBadImage = on_bad
+        self.workers, self.pin = workers, pin
+        self.decodes = self.replaced = 0
+        self.pool = ThreadPoolExecutor(max(workers - 1, 1), "ffcv")  # the caller is one of them
+
+    def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
+        """Decode the distinct ``rows`` once each and cut the crops; without crops, decode only."""
+        plan = make_plan(self.table, rows, crops, pin=self.pin)
+        for i in np.flatnonzero(self._decode(plan)):
+            self.replaced += fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad)
+        self.decodes += len(plan.rows)
+        return plan.views
+
+    def _decode(self, plan: Plan) -> NDArray[np.bool_]:
+        """Fill the plan's output; return which of its images are left to PIL."""
+        source, rows = self.source, plan.rows
+        height, width = source.height[rows].astype(np.int64), source.width[rows].astype(np.int64)
+        failed = np.zeros(len(rows), np.bool_)
+        arguments: tuple[Any, ...] = (
+            self.codec, np.asarray(source.bytes), source.offset[rows].astype(np.int64),
+            source.size[rows].astype(np.int64), source.jpg[rows], height, width,
+            np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
+            plan.first, plan.box, plan.side, plan.at, LAWS[self.interpolation], plan.out, failed,
+        )  # fmt: skip
+        others = [self.pool.submit(decode_images, *arguments) for _ in range(self.workers - 1)]
+        decode_images(*arguments)
+        for other in others:
+            other.result()
+        return failed
+
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.shutdown()
+
+
+class Codec(types.WrapperAddressProtocol):
+    """libffcv's ``imdecode`` as an argument of compiled code, which can then be kept on disk."""
+
+    def __init__(self) -> None:
+        try:
+            from ffcv.libffcv import ctypes_imdecode
+        except (ImportError, OSError) as error:
+            raise RuntimeError(MISSING.format(error=error)) from error
+        self.function = ctypes_imdecode
+
+    def __wrapper_address__(self) -> int:
+        import ctypes
+
+        return int(ctypes.cast(self.function, ctypes.c_void_p).value or 0)
+
+    def signature(self) -> Any:
+        """Its C arguments; see ``decode_jpeg``. The two flags at the end are C's bool."""
+        u4, u8 = types.uint32, types.uint64
+        return types.int32(u8, u8, u4, u4, u8, u4, u4, u4, u4, u4, u4, u4, u4)
+
+
+@intrinsic
+@no_type_check
+def take_next(typingctx, counter):
+    """``counter[0]++`` as one atomic step; returns the value before."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", array.data, one, "monotonic")
+
+    return types.int64(counter), generate
+
+
+@compiled
+@no_type_check
+def decode_images(
+    codec, file, offset, size, jpg, height, width, order, counter,
+    first, box, side, at, law, out, failed,
+):  # fmt: skip
+    """Decode and cut images until the counter runs out; mark those left to PIL in ``failed``."""
+    scratch = np.empty(max_pixels(jpg, height, width) * 3, np.uint8)
+    while True:
+        taken = take_next(counter)
+        if taken >= len(order):
+            return
+        i = order[taken]
+        data = file[offset[i] : offset[i] + size[i]]
+        bytes_of_pixels = 3 * height[i] * width[i]
+        if not jpg[i]:
+            failed[i] = len(data) != bytes_of_pixels
+            pixels = data
+        else:
+            failed[i] = not decode_jpeg(codec, data, height[i], width[i], scratch)
+            pixels = scratch[:bytes_of_pixels]
+        if not failed[i]:
+            image = pixels.reshape((height[i], width[i], 3))
+            cut_windows(image, first[i], first[i + 1], box, side, at, law, out)
+
+
+@compiled
+@no_type_check
+def max_pixels(jpg, height, width):
+    """The pixels of the largest JPEG."""
+    most = 0
+    for i in range(len(jpg)):
+        if jpg[i]:
+            most = max(most, height[i] * width[i])
+    return most
+
+
+@compiled
+@no_type_check
+def decode_jpeg(codec, data, height, width, scratch):
+    """Decode into ``scratch``; False when it is not the JPEG the table says or libffcv complains.
+
+    libffcv gives the size to turbojpeg as a bound and would scale a smaller image up to it: it
+    never writes past the scratch buffer, but a size that differs is a wrong picture, so it is
+    compared first.
+    """
+    if not is_plain_jpeg(data, height, width):
+        return False
+    source, target = data.ctypes.data, scratch.ctypes.data
+    h, w, no, one = np.uint32(height), np.uint32(width), np.uint32(0), np.uint32(1)
+    n = np.uint64(len(data))
+    return codec(source, n, h, w, target, h, w, no, no, one, one, no, no) == 0

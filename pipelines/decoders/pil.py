@@ -1,0 +1,120 @@
+"""PIL: what every decoder is measured by, and who decodes what a fast one cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.decoders import Interpolation, OnBadImage
+from pipelines.decoders.plan import Plan, cut_image
+from pipelines.table import BadImage, Table
+
+FILTERS = {
+    "antialias": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+}
+
+
+def crops_with_pil(
+    pixels: NDArray[np.uint8],
+    boxes: NDArray[np.int32],
+    sizes: Sequence[int],
+    interpolation: Interpolation,
+) -> list[NDArray[np.uint8]]:
+    """Crop, then resize, with nothing but PIL: the oracle of the contract test.
+
+    ``area`` is PIL's BOX, which takes a pixel whole or not at all where ours takes the part that
+    is covered; the two agree on average only.
+
+    Args:
+        pixels: the image, (h, w, 3).
+        boxes: (k, 4) of top, left, height, width.
+        sizes: the side of each output in pixels.
+        interpolation: the filter.
+    """
+    image = Image.fromarray(pixels)
+    crops = []
+    for (top, left, height, width), size in zip(boxes.tolist(), sizes, strict=True):
+        window = image.crop((left, top, left + width, top + height))
+        if interpolation == "bilinear":  # PIL's resize always widens the filter; this does not
+            whole = (0, 0, width, height)
+            bilinear = Image.Resampling.BILINEAR
+            resized = window.transform((size, size), Image.Transform.EXTENT, whole, bilinear)
+        else:
+            resized = window.resize((size, size), FILTERS[interpolation])
+        crops.append(np.asarray(resized))
+    return crops
+
+
+def pixels_or_replacement(
+    table: Table, row: int, on_bad: OnBadImage
+) -> tuple[NDArray[np.uint8], bool]:
+    """Decode a row by PIL, or, with ``on_bad="replace"``, the first good row after it.
+
+    The replacement depends on the row alone, so it is the same in every batch and on every rank.
+
+    Returns:
+        The pixels, (h, w, 3), and whether they are another row's.
+
+    Raises:
+        BadImage: the image cannot be read, or its size is not the table's; with ``replace``,
+            only when no row of the table can be read.
+    """
+    for step in range(len(table)):
+        try:
+            return _pixels_of_known_size(table, (row + step) % len(table)), step > 0
+        except (BadImage, OSError, ValueError) as error:  # ValueError: a raw row too short
+            if on_bad == "stop":
+                raise bad_image(table, row, error) from error
+    raise BadImage(f"{table.source.name(row)}: neither it nor any other row can be read")
+
+
+def bad_image(table: Table, row: int, error: Exception) -> BadImage:
+    """The error itself if it already names the row, else one that does."""
+    if isinstance(error, BadImage):
+        return error
+    return BadImage(f"{table.source.name(row)}: {error}")
+
+
+def _pixels_of_known_size(table: Table, row: int) -> NDArray[np.uint8]:
+    pixels = table.source.pixels(row)
+    known = (int(table.height[row]), int(table.width[row]))
+    if pixels.shape[:2] != known:
+        raise BadImage(
+            f"{table.source.name(row)}: {pixels.shape[0]}x{pixels.shape[1]} pixels instead of "
+            f"{known[0]}x{known[1]}: changed since the table was built"
+        )
+    return pixels
+
+
+def fill_by_pil(
+    table: Table, plan: Plan, i: int, interpolation: Interpolation, on_bad: OnBadImage
+) -> bool:
+    """Make all crops of the plan's image ``i`` from PIL's pixels; return whether it was replaced.
+
+    In a replacement each box keeps its place and share relative to the image.
+
+    Raises:
+        BadImage: see ``pixels_or_replacement``.
+    """
+    row = int(plan.rows[i])
+    pixels, replaced = pixels_or_replacement(table, row, on_bad)
+    box = plan.box[int(plan.first[i]) : int(plan.first[i + 1])]
+    if replaced:
+        box = scale_boxes(box, (int(table.height[row]), int(table.width[row])), pixels.shape[:2])
+    cut_image(plan, i, pixels, interpolation, box=box)
+    return replaced
+
+
+def scale_boxes(
+    box: NDArray[np.int64], old: tuple[int, int], new: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """Boxes (k, 4) of an ``old`` (height, width) image in the same relative place of a ``new``."""
+    factor = np.array(new) / np.array(old)
+    extent = np.clip(np.rint(box[:, 2:] * factor).astype(np.int64), 1, new)
+    begin = np.minimum((box[:, :2] * factor).astype(np.int64), np.array(new) - extent)
+    return np.concatenate([begin, extent], axis=1)

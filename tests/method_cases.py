@@ -1,0 +1,241 @@
+"""A tiny backbone, fixed batches, and the table of methods that the tests of ``models`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from models import distributed
+from models.methods import METHODS, Method, build_method
+from pipelines.batch import Batch, Mixed
+
+
+torch.set_num_threads(1)  # the networks are tiny and two test processes share two cores
+
+
+class TinyNet(nn.Module):
+    """Two convolutions with batch norm: (n, 3, h, w) -> (n, 16)."""
+
+    num_features = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
+            nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+@dataclass(frozen=True)
+class Case:
+    method: str
+    options: tuple[tuple[str, Any], ...] = ()
+    bn: str = "sync"
+    mixed: bool = True
+    sizes: tuple[int, ...] = (8, 8)
+    rows: int = 16
+    groups: int = 4
+
+    def __str__(self) -> str:
+        options = "-".join(f"{k}={v}" for k, v in self.options)
+        return f"{self.method}-{options}-{self.bn}-{'mixed' if self.mixed else 'none'}"
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "moco": {"dim": 8, "queue": 48, "momentum": 0.9},
+    "simclr": {"dim": 8, "temperature": 0.5},
+    "byol": {"dim": 8, "hidden": 16, "momentum": 0.9},
+    "swav": {"prototypes": 6, "dim": 8, "hidden": 16, "freeze_steps": 3},
+}
+CROPS = (8, 8, 4, 4)
+
+
+def _cases() -> list[Case]:
+    rows: list[tuple[str, dict[str, Any], str, tuple[int, ...]]] = [
+        ("moco", {}, "group", (8, 8)),
+        ("moco", {"symmetric": True, "queue": 40}, "group", (8, 8)),
+        ("moco", {"mlp": False}, "sync", (8, 8)),
+        ("simclr", {}, "sync", (8, 8)),
+        ("simclr", {"head_bn": True}, "sync", (8, 8)),
+        ("byol", {}, "sync", (8, 8)),
+        ("byol", {"mix_online": True}, "group", (8, 8)),
+        ("swav", {}, "sync", CROPS),
+        ("swav", {"queue": 24, "queue_start_epoch": 1, "reverse": "code"}, "sync", CROPS),
+        ("swav", {"reverse": "predict"}, "sync", (8, 8)),
+    ]
+    return [
+        Case(name, tuple(options.items()), bn, mixed, sizes)
+        for name, options, bn, sizes in rows
+        for mixed in (False, True)
+    ]
+
+
+CASES = _cases()
+
+
+def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
+    torch.manual_seed(0)
+    config = METHODS[case.method][1](**(SMALL[case.method] | dict(case.options)))
+    method = build_method(
+        case.method, config, TinyNet(), bn=case.bn, group_size=case.rows // case.groups,
+        batch_size=case.rows, seed=0, steps_per_epoch=2, num_views=len(case.sizes),
+    )  # fmt: skip
+    return method.to(dtype)
+
+
+def mirrored(rows: int, groups: int) -> Tensor:
+    """Each row's mirror image within its group."""
+    return torch.arange(rows).view(groups, -1).flip(1).flatten()
+
+
+def make_batch(
+    case: Case,
+    step: int = 0,
+    dtype: torch.dtype = torch.float64,
+    lam: Tensor | None = None,
+    data: int | None = None,
+) -> Batch:
+    """The global batch of a step; with ``lam`` None each group draws its own."""
+    generator = torch.Generator().manual_seed(1000 + (step if data is None else data))
+    base = torch.randn(case.rows, 3, 8, 8, generator=generator, dtype=torch.float64)
+    views = []
+    for size in case.sizes:
+        noise = torch.randn(case.rows, 3, size, size, generator=generator, dtype=torch.float64)
+        views.append((base[:, :, :size, :size] + 0.3 * noise).to(dtype))
+    partner = mirrored(case.rows, case.groups)
+    if lam is None:
+        lam = torch.rand(case.groups, generator=generator, dtype=torch.float64)
+        lam = lam.repeat_interleave(case.rows // case.groups)
+    lam = lam.to(dtype)
+    mixed_views = range(0, len(views), 2) if case.mixed else ()
+    mixed = []
+    for v in mixed_views:
+        share = lam[:, None, None, None]
+        mixed.append(Mixed(v, share * views[v] + (1 - share) * views[v][partner], partner, lam))
+    rows = torch.arange(case.rows)
+    return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
+
+
+def own_part(batch: Batch) -> Batch:
+    """This rank's rows of a global batch."""
+    n = len(batch.index) // distributed.world_size()
+    start = n * distributed.rank()
+    own = slice(start, start + n)
+    mixed = tuple(
+        Mixed(m.view, m.image[own], m.partner[own] - start, m.lam[own]) for m in batch.mixed
+    )
+    return Batch(
+        tuple(v[own] for v in batch.views), batch.index[own], batch.label[own],
+        batch.position[own], batch.seed, batch.step, mixed,
+    )  # fmt: skip
+
+
+def mean_over_ranks(x: Tensor) -> Tensor:
+    return distributed.all_reduce_sum(x.detach()) / distributed.world_size()
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()
+
+
+def train(case: Case, steps: int = 10) -> dict[str, Tensor]:
+    """Train as DDP would; the first losses and gradients, and everything after the last step."""
+    method = build(case)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
+    out: dict[str, Tensor] = {}
+    for step in range(steps):
+        terms = method(own_part(make_batch(case, step)))
+        total(terms).backward()
+        for name, parameter in method.named_parameters():
+            if parameter.grad is not None:
+                parameter.grad = mean_over_ranks(parameter.grad)
+                if step == 0:
+                    out[f"first/grad/{name}"] = parameter.grad.clone()
+        method.after_backward()
+        if step in (0, steps - 1):
+            when = "first" if step == 0 else "last"
+            out |= {f"{when}/loss/{k}": mean_over_ranks(v) for k, v in terms.items()}
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(step / steps)
+    distributed.average_buffers(method)
+    return out | {f"last/state/{k}": v for k, v in method.state_dict().items()}
+
+
+def _own_rows_only(x: Tensor) -> Tensor:
+    """A gather that was forgotten: the right shape, without the other ranks' rows."""
+    return x.repeat(distributed.world_size(), *[1] * (x.ndim - 1))
+
+
+def _sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
+    from models.methods import simclr, swav
+
+    def without_gradient(x: Tensor) -> Tensor:
+        return distributed.gather(x.detach())
+
+    return {
+        "simclr forgets to gather": (Case("simclr"), simclr, _own_rows_only),
+        "simclr gathers without gradient": (Case("simclr"), simclr, without_gradient),
+        "swav forgets to gather": (Case("swav", sizes=CROPS), swav, _own_rows_only),
+        "moco's queue forgets to gather": (Case("moco", bn="group"), distributed, _own_rows_only),
+        "batch norm forgets to gather": (Case("byol"), distributed, _own_rows_only),
+    }
+
+
+def worker(rank: int, world: int, folder: str) -> None:
+    """One of ``world`` gloo processes: the whole table, then what must go wrong."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    results: dict[str, Any] = {"world_size": distributed.world_size()}
+    results["cases"] = {str(case): train(case) for case in CASES}
+    results["sabotaged"] = {}
+    for name, (case, module, broken) in _sabotages().items():
+        gather = module.gather
+        module.gather = broken
+        results["sabotaged"][name] = train(case)
+        module.gather = gather
+    results["parts"] = parts()
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def parts() -> dict[str, Tensor]:
+    """The collectives and the batch norm by themselves, this rank's part of a fixed problem."""
+    from models.batchnorm import BatchNorm
+
+    out: dict[str, Tensor] = {}
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(8, 3, 4, 4, generator=generator, dtype=torch.float64) * 3 + 50
+    weight = torch.randn(8, 3, 4, 4, generator=generator, dtype=torch.float64)
+    n = 8 // distributed.world_size()
+    own = slice(n * distributed.rank(), n * (distributed.rank() + 1))
+    leaf = x[own].clone().requires_grad_()
+    norm = BatchNorm(3, mode="sync", group_size=2).double()
+    y = norm(leaf)
+    (y * weight[own]).sum().backward()
+    assert leaf.grad is not None
+    out |= {"bn": y.detach(), "bn/grad": leaf.grad}
+    out |= {"bn/mean": norm.running_mean, "bn/var": norm.running_var}
+    order = torch.randperm(8, generator=generator).numpy()
+    out["exchange"] = distributed.exchange(x[own], order)
+    out["exchange/back"] = distributed.exchange(out["exchange"], order.argsort()) - x[own]
+    last = x[own].contiguous(memory_format=torch.channels_last)
+    out["exchange/last"] = distributed.exchange(last, order)
+    leaf = x[own].clone().requires_grad_()
+    (distributed.gather(leaf) * weight).sum().backward()
+    assert leaf.grad is not None
+    out["gather/grad"] = leaf.grad / distributed.world_size()
+    leaf = x[own].clone().requires_grad_()
+    joint = distributed.all_reduce_sum(leaf.sum())
+    (joint**2).backward()
+    assert leaf.grad is not None
+    out["sum/grad"] = leaf.grad / distributed.world_size()
+    return out

@@ -1,0 +1,50 @@
+"""timm models as backbones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from models.backbone import create_backbone, num_features
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet10t"])
+def test_small_stem_keeps_the_resolution(name: str) -> None:
+    model = create_backbone(name, 32)
+    sizes = []
+    model.layer1.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[-2:]))
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, num_features(model)) == (2, 512)
+    assert sizes == [(32, 32)]
+
+
+def test_standard_stem() -> None:
+    for model in (create_backbone("resnet10t", 224), create_backbone("resnet10t", 32, "standard")):
+        assert isinstance(model.maxpool, nn.MaxPool2d)
+        assert model.conv1[0].stride == (2, 2)
+    assert create_backbone("resnet18", 96, "small").conv1.kernel_size == (3, 3)
+
+
+def test_last_gamma() -> None:
+    assert (create_backbone("resnet18", 224).layer1[0].bn2.weight == 0).all()
+    model = create_backbone("resnet18", 224, zero_init_last=False)
+    assert (model.layer1[0].bn2.weight == 1).all()
+
+
+def test_transformers_are_built_for_the_size() -> None:
+    model = create_backbone("vit_tiny_patch16_224", 64)
+    assert model.pos_embed.shape[1] == 17
+    for size in (64, 32):
+        assert model(torch.randn(1, 3, size, size)).shape == (1, num_features(model))
+
+
+def test_width_is_that_of_the_features() -> None:
+    model = create_backbone("mobilenetv3_small_050", 32)
+    assert model.eval()(torch.randn(1, 3, 32, 32)).shape == (1, num_features(model))
+
+
+def test_errors_name_the_flag() -> None:
+    with pytest.raises(ValueError, match=r"--backbone resnet8x: .*closest: .*resnet"):
+        create_backbone("resnet8x", 32)
+    with pytest.raises(ValueError, match="--stem small"):
+        create_backbone("vit_tiny_patch16_224", 32, "small")

@@ -1,0 +1,96 @@
+"""The folder of a run: its name, its settings on disk, and what it resumes from."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from tools.run import checkpoint
+from tools.run.config import Config, to_dict
+
+RESUME = "RESUME"
+"""File that a stopped run leaves in its folder: there is something to continue."""
+
+
+def choose(config: Config, accelerator: Accelerator) -> tuple[Path, Path | None]:
+    """Return this run's folder, and the checkpoint it continues from, the same on all processes.
+
+    Raises:
+        ValueError: the folder named holds a run already, or there is nothing to resume.
+    """
+    chosen: list = [None, None]
+    if accelerator.is_main_process:
+        try:
+            chosen = list(_choose(config))
+        except ValueError as error:
+            chosen = [None, str(error)]
+    broadcast_object_list(chosen)
+    if chosen[0] is None:
+        raise ValueError(chosen[1])
+    return chosen[0], chosen[1]
+
+
+def _choose(config: Config) -> tuple[Path, Path | None]:
+    if config.resume and config.resume != "auto":
+        path = checkpoint_at(Path(config.resume))
+        return path.parent.parent, path
+    name = config.name or default_name(config)
+    taken = _numbered(config.output, name)
+    if config.resume == "auto":
+        found = [(f, checkpoint.last(f / "checkpoints")) for f in reversed(taken)]
+        for folder, last in found:
+            if last:
+                return folder, last
+    elif taken and config.name:
+        raise ValueError(
+            f"{taken[0]} holds a run already: continue it with --resume auto, or choose "
+            "another --name"
+        )
+    number = _number(taken[-1].name) + 1 if taken else 1
+    return config.output / (name if number == 1 else f"{name}-{number}"), None
+
+
+def checkpoint_at(path: Path) -> Path:
+    """Return the checkpoint that ``--resume PATH`` means: a file, or a run folder's last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = path if path.is_file() else checkpoint.last(path / "checkpoints")
+    if found is None:
+        raise ValueError(f"--resume {path}: no checkpoint there")
+    if found.name == "last":
+        found = checkpoint.last(found.parent) or found
+    return found
+
+
+def default_name(config: Config) -> str:
+    """Return METHOD-MIX-DATA."""
+    data = Path(config.data.removeprefix("folder:").removesuffix(".beton")).name
+    return f"{config.method}-{config.mix}-{data}"
+
+
+def _numbered(output: Path, name: str) -> list[Path]:
+    """Return the folders ``name``, ``name-2``, ... that hold a run, oldest first."""
+    pattern = re.compile(re.escape(name) + r"(-\d+)?")
+    folders = [f for f in output.glob("*") if pattern.fullmatch(f.name) and _holds_a_run(f)]
+    return sorted(folders, key=lambda f: _number(f.name))
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists()
+
+
+def _number(name: str) -> int:
+    found = re.search(r"-(\d+)$", name)
+    return int(found[1]) if found else 1
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Save the resolved settings; ``--recipe`` reads them back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))

@@ -1,0 +1,68 @@
+"""The score a run watches: weighted kNN of the backbone's features (k 200, T 0.1)."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from models.distributed import average_buffers
+from models.methods import Method
+from pipelines.table import Table
+from tools.run import scores, setup
+from tools.run.config import Config
+from tools.run.features import extract
+
+NEIGHBOURS = 200
+BATCH = 256
+
+
+class OnlineKnn:
+    """Scores the method on the validation images; ``off`` says why it cannot, if so."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: setup.Data,
+        decoders: setup.Decoders,
+        method: Method,
+        accelerator: Accelerator,
+    ) -> None:
+        self._config, self._data = config, data
+        self._decoders, self._method, self._accelerator = decoders, method, accelerator
+        self.off = self._why_not()
+
+    def _why_not(self) -> str | None:
+        if self._config.knn_every == 0:
+            return "--knn-every 0"
+        if self._data.val is None:
+            return "no validation images (--val-data)"
+        for name, table in (("training", self._data.train), ("validation", self._data.val)):
+            if not (table.label >= 0).any():
+                return f"the {name} images have no labels"
+        return None
+
+    def due(self, step: int, steps_per_epoch: int) -> int:
+        """Return the first step after ``step`` at which a score is due."""
+        if self.off:
+            return sys.maxsize
+        period = self._config.knn_every * steps_per_epoch
+        return (step // period + 1) * period
+
+    def score(self) -> dict[str, float]:
+        """Return ``knn_top1`` and ``knn_top5`` of the method as it is; all processes call it."""
+        assert self._data.val is not None
+        average_buffers(self._method)
+        train, val = self._data.train, self._data.val
+        labels = [torch.from_numpy(t.label).to(self._accelerator.device) for t in (train, val)]
+        k = min(NEIGHBOURS, int((train.label >= 0).sum()))
+        bank, queries = self._features(train), self._features(val)
+        return scores.knn(bank, labels[0], queries, labels[1], k=k)
+
+    def _features(self, table: Table) -> Tensor:
+        batches = setup.evaluation_batches_of(
+            self._config, table, self._data.facts, self._decoders, self._accelerator, BATCH
+        )
+        return extract(self._method, self._method.features, batches, len(table), self._accelerator)

@@ -1,0 +1,234 @@
+"""What a run writes down while it trains: metrics.jsonl, summary.csv, trackers, progress.
+
+``metrics.jsonl`` holds one object a line: ``step`` (finished steps), ``epoch`` (finished epochs,
+a fraction), ``world_size`` and whatever was logged; NaN and infinity are null.
+``summary.csv`` holds one line an epoch, made of the lines of that epoch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+SUMMARY = ("epoch", "step", "loss", "lr", "images_per_second", "knn_top1")
+"""Columns of summary.csv; loss and images_per_second are means over the epoch's log lines."""
+
+
+class Record:
+    """The record of one run; every method does nothing on other processes than the first.
+
+    ``start_step`` is the number of steps already done: later lines of an earlier attempt are cut
+    off, so that the stream continues exactly (with 0, all of them). ``console`` is for tests.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        accelerator: Accelerator,
+        *,
+        total_steps: int,
+        steps_per_epoch: int,
+        start_step: int = 0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._active = accelerator.is_main_process
+        if not self._active:
+            return
+        self._accelerator = accelerator
+        self._summary = folder / "summary.csv"
+        self._steps_per_epoch = steps_per_epoch
+        self._total = total_steps
+        self._start = start_step
+        self._clock = clock
+        self._began = clock()
+
+        last = start_step or -1
+        cut_metrics(folder / "metrics.jsonl", last)
+        cut_summary(self._summary, last)
+        begin = start_step - start_step % steps_per_epoch  # of the epoch under way
+        lines = read_metrics(folder / "metrics.jsonl")
+        self._epoch_lines = [line for line in lines if line["step"] > begin]
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._bar = self._start_bar() if self._console.is_terminal else None
+
+    def _start_bar(self) -> Progress:
+        bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TextColumn("step {task.completed:,}/{task.total:,}"),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("ETA {task.fields[eta]}"),
+            console=self._console,
+            expand=True,
+        )
+        bar.add_task("", total=self._total, completed=self._start, text="", eta="-", epoch="")
+        bar.start()
+        self._show(bar, self._start)
+        return bar
+
+    def tick(self, step: int) -> None:
+        """Move the bar to ``step`` finished steps; cheap enough for every step."""
+        if self._active and self._bar:
+            self._show(self._bar, step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line of numbers measured after ``step`` finished steps, and show it."""
+        if not self._active:
+            return
+        line = {
+            "step": step,
+            "epoch": round(step / self._steps_per_epoch, 4),
+            **{name: finite(value) for name, value in values.items()},
+            "world_size": self._accelerator.num_processes,
+        }
+        self._epoch_lines.append(line)
+        self._metrics.write(json.dumps(line, allow_nan=False) + "\n")
+        self._metrics.flush()
+        self._accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
+        text = describe(values)
+        if self._bar:
+            self._show(self._bar, step, text)
+        else:
+            head = f"epoch {self._epoch_text(step)}  step {step:,}/{self._total:,}"
+            self._print("  ".join((head, *([text] if text else []), f"ETA {self._eta(step)}")))
+
+    def epoch(self, step: int, values: Mapping[str, float] | None = None) -> None:
+        """Write summary.csv's line of the epoch that ended at ``step``, after its evaluation.
+
+        ``values`` (a column's name to its number) go before what the log lines say.
+        """
+        if not self._active:
+            return
+        begin = step - self._steps_per_epoch
+        lines = [line for line in self._epoch_lines if line["step"] > begin]
+        line = summarise(lines) | dict(values or {})
+        line |= {"epoch": step // self._steps_per_epoch, "step": step}
+        is_new = not self._summary.exists()
+        with self._summary.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, SUMMARY, extrasaction="ignore", lineterminator="\n")
+            if is_new:
+                writer.writeheader()
+            writer.writerow({k: "" if finite(v) is None else v for k, v in line.items()})
+        self._epoch_lines.clear()
+
+    def message(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self._active:
+            self._print(text)
+
+    def close(self) -> None:
+        """Stop the bar and close the files."""
+        if self._active:
+            if self._bar:
+                self._bar.stop()
+            self._metrics.close()
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self, bar: Progress, step: int, text: str = "") -> None:
+        fields = {"text": text} if text else {}
+        epoch, eta = self._epoch_text(step), self._eta(step)
+        bar.update(bar.task_ids[0], completed=step, epoch=epoch, eta=eta, **fields)
+
+    def _epoch_text(self, step: int) -> str:
+        epochs = math.ceil(self._total / self._steps_per_epoch)
+        return f"{min(step // self._steps_per_epoch + 1, epochs)}/{epochs}"
+
+    def _eta(self, step: int) -> str:
+        """Remaining time at the pace since the start, evaluations and all."""
+        done = step - self._start
+        if done <= 0:
+            return "-"
+        left = (self._clock() - self._began) / done * (self._total - step)
+        return str(timedelta(seconds=round(left)))
+
+
+def finite(value: float) -> float | None:
+    """Return the number, or None for NaN and infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
+
+
+def describe(values: Mapping[str, float]) -> str:
+    """Put what a person watches into words: loss, lr, speed, data wait, scores."""
+    formats = {
+        "loss": "loss {:.4f}",
+        "lr": "lr {:.3g}",
+        "images_per_second": "{:,.0f} images/s",
+        "data_wait": "data wait {:.0%}",
+        "knn_top1": "kNN top-1 {:.1%}",
+    }
+    return "  ".join(text.format(values[name]) for name, text in formats.items() if name in values)
+
+
+def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Return an epoch's mean loss and speed, last learning rate and last score, where known."""
+    known: dict[str, list[float]] = {}
+    for line in lines:
+        for name in SUMMARY[2:]:
+            if line.get(name) is not None:
+                known.setdefault(name, []).append(line[name])
+    mean = ("loss", "images_per_second")
+    return {k: sum(v) / len(v) if k in mean else v[-1] for k, v in known.items()}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl; none if there is no file, torn lines are left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # the process was killed while it wrote
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
+
+
+def cut_metrics(path: Path, last_step: int) -> None:
+    """Drop the lines after ``last_step`` from a metrics.jsonl, if there is one."""
+    if path.exists():
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def cut_summary(path: Path, last_step: int) -> None:
+    """Drop the lines after ``last_step`` from a summary.csv, if there is one."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if _is_until(line, last_step)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, SUMMARY, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    replace_text(path, text.getvalue())
+
+
+def _is_until(line: dict[str, Any], last_step: int) -> bool:
+    step = line.get("step") or ""
+    return step.isdigit() and int(step) <= last_step
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file's text in one move: it is whole before, and whole after."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,120 @@
+"""Write an FFCV file from a data set, or check one.
+
+python tools/write_ffcv.py photos photos.beton
+python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg
+python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
+python tools/write_ffcv.py --verify train.beton
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pipelines.beton import manifest_path, open_beton
+from pipelines.convert import bad_rows, convert, gigabytes
+from pipelines.datasets import DATASETS, open_data
+from pipelines.encode import Settings
+from pipelines.folder import LISTED
+from pipelines.shards import open_shards
+from pipelines.table import Table
+
+log = logging.getLogger("write_ffcv")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write SOURCE to OUT, a .beton that any FFCV reads, with OUT.json beside it."""
+
+    source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
+    """photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or wds:PATTERN of
+    tar shards."""
+    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
+    """The file to write; it appears when it is complete."""
+    max_size: int = 500
+    """Longest side in pixels; larger images are shrunk. 0: no limit."""
+    quality: int = 90
+    """JPEG quality, 1 to 100, of what is encoded again."""
+    keep_jpeg: bool = False
+    """Store a JPEG's own bytes when it is upright RGB or gray and needs no shrinking."""
+    workers: int = 0
+    """Encoding processes; 0: one for each core."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At an image that cannot be decoded: name all such and write nothing, or leave them out."""
+    split: Literal["train", "val"] = "train"
+    """Which part of a named set, or of a folder with train/ and val/."""
+    data_dir: Path = Path("data")
+    """Where the published files of the named sets lie."""
+    verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Decode every row of this file instead; the exit status is 1 when one fails."""
+
+    def __post_init__(self) -> None:
+        if (self.verify is None) == (self.source is None or self.out is None):
+            raise ValueError("give SOURCE and OUT, or --verify FILE")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        arguments = tyro.cli(Arguments, args=argv)
+        if arguments.verify is not None:
+            return _verify(arguments.verify, arguments.workers)
+        return _write(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"write_ffcv: {error}", file=sys.stderr)
+        return 1
+
+
+def _write(arguments: Arguments) -> int:
+    assert arguments.source is not None
+    assert arguments.out is not None
+    settings = Settings(
+        arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
+    )
+    table = _open_source(arguments)
+    manifest = convert(table, arguments.out, settings, arguments.on_error, arguments.source)
+    print(_summary(arguments.out, manifest))
+    return 0
+
+
+def _open_source(arguments: Arguments) -> Table:
+    """The rows, unreadable ones among them: the writer names those itself."""
+    spec = arguments.source or ""
+    if spec.startswith("wds:"):
+        return open_shards(spec.removeprefix("wds:"), "keep")
+    if spec not in DATASETS and Path(spec).expanduser().is_dir():
+        spec = f"folder:{spec}"
+    return open_data(spec, arguments.data_dir, arguments.split, on_bad="keep")
+
+
+def _summary(out: Path, manifest: dict[str, Any]) -> str:
+    lines = [
+        f"{out}: {manifest['rows']} rows, {gigabytes(manifest['bytes'])}: {manifest['jpg']} JPEG "
+        f"({manifest['kept']} unchanged), {manifest['raw']} raw; "
+        f"{len(manifest['classes'])} classes; described in {manifest_path(out)}"
+    ]
+    skipped = manifest["skipped"]
+    lines += [f"  left out {bad['name']}: {bad['reason']}" for bad in skipped[:LISTED]]
+    if len(skipped) > LISTED:
+        lines.append(f"  and {len(skipped) - LISTED} more")
+    return "\n".join(lines)
+
+
+def _verify(path: Path, workers: int) -> int:
+    table = open_beton(path)
+    bad = bad_rows(table, workers)
+    for number, why in bad:
+        print(f"row {number}: {why}")
+    print(f"{path}: {len(table) - len(bad)} of {len(table)} rows decode")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

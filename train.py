@@ -1,0 +1,262 @@
+"""Learn an image representation: one run, in the order things happen.
+
+accelerate launch train.py --method swav --mix region
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.methods import METHODS, Method
+from models.optim import create_optimizer, learning_rate
+from pipelines.batch import Batch
+from pipelines.loader import Loader
+from pipelines.order import Order
+from pipelines.table import BadImage
+from tools.run import folder as run_folder
+from tools.run import pictures, plan, setup
+from tools.run.config import Config, parse
+from tools.run.knn import OnlineKnn
+from tools.run.launch import StopSignal, start, start_trackers
+from tools.run.meter import Meter
+from tools.run.record import Record
+from tools.run.state import State
+from tools.run.tally import NotFinite, Tally
+
+STOPPED = 75
+"""Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto goes on."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the flags say; return the exit status."""
+    logging.basicConfig(format="%(message)s")
+    try:
+        config = parse(argv)
+        accelerator = start(config.precision)
+        if accelerator.is_main_process:
+            logging.getLogger("pipelines").setLevel(logging.INFO)
+        return train(config, accelerator)
+    except (ValueError, OSError, BadImage) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+
+
+def train(config: Config, accelerator: Accelerator) -> int:
+    """Put the parts together and run from the first step, or the one resumed at, to the last."""
+    data = setup.open_data_of(config, accelerator)
+    config = setup.resolve(config, data)
+    order = setup.order_of(config, data)
+    setup.check_sharing(config, accelerator.num_processes)
+
+    method = setup.create_method(config, data)
+    if config.dry_run:
+        views, rows = setup.views_of(config), config.batch_size // accelerator.num_processes
+        accelerator.print(plan.describe(config, method, views, order.steps_per_epoch, rows))
+        return 0
+    method.to(accelerator.device)
+    if config.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if config.compile:
+        method.backbone.compile()
+    optimizer = make_optimizer(config, method)
+    model, optimizer = accelerator.prepare(method, optimizer)
+
+    folder, checkpoint = run_folder.choose(config, accelerator)
+    state = State(method, optimizer, config, folder, accelerator)
+    step = state.restore(checkpoint) if checkpoint else 0
+    total = config.epochs * order.steps_per_epoch
+    last = min(total, config.limit_steps or total)
+    record = start_record(config, folder, accelerator, order, step, last)
+
+    decoders = setup.Decoders(config, accelerator, record.message)
+    try:
+        loader = setup.training_loader(config, data, decoders, method, accelerator)
+        knn = OnlineKnn(config, data, decoders, method, accelerator)
+        if accelerator.is_main_process and step < last:
+            first = next(loader.batches(step, step + 1))
+            pictures.draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+        run = Run(
+            config, accelerator, order, total, model, method, optimizer, loader, knn, state, record
+        )
+        status = run.steps(step, last)
+    finally:
+        decoders.close()
+        record.close()
+    if accelerator.is_main_process:
+        pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+        if status == STOPPED:
+            (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
+    accelerator.end_training()
+    return status
+
+
+def make_optimizer(config: Config, method: Method) -> Optimizer:
+    """Build the optimiser of resolved settings."""
+    assert config.optimizer and config.momentum is not None
+    assert config.lr is not None and config.weight_decay is not None
+    return create_optimizer(
+        method,
+        config.optimizer,
+        config.lr,
+        config.weight_decay,
+        config.momentum,
+        METHODS[config.method][0].defaults.decay_norm_and_bias,
+    )
+
+
+def start_record(
+    config: Config, folder: Path, accelerator: Accelerator, order: Order, step: int, last: int
+) -> Record:
+    """Open the run's folder: settings, trackers, and the record cut back to ``step``."""
+    if accelerator.is_main_process:
+        run_folder.write_config(folder, config)
+        start_trackers(accelerator, folder, config.log_with)
+    accelerator.wait_for_everyone()
+    record = Record(
+        folder,
+        accelerator,
+        total_steps=last,
+        steps_per_epoch=order.steps_per_epoch,
+        start_step=step,
+    )
+    record.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    return record
+
+
+def rate(config: Config, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step: a pure function of the settings and the step."""
+    assert config.lr is not None and config.final_lr is not None and config.schedule
+    assert config.warmup_epochs is not None
+    total = config.epochs * steps_per_epoch
+    return learning_rate(
+        step,
+        total,
+        config.lr,
+        config.final_lr,
+        round(config.warmup_epochs * steps_per_epoch),
+        config.schedule,
+        [round(share * total) for share in config.milestones],
+    )
+
+
+def mean_share(batch: Batch) -> dict[str, Tensor]:
+    """Return the mean lam of a batch's mixtures, if it has any."""
+    if not batch.mixed:
+        return {}
+    return {"lam": torch.cat([mixed.lam for mixed in batch.mixed]).mean()}
+
+
+@dataclass
+class Run:
+    """The steps of a run and what happens between them."""
+
+    config: Config
+    accelerator: Accelerator
+    order: Order
+    total: int
+    model: nn.Module
+    method: Method
+    optimizer: Optimizer
+    loader: Loader
+    knn: OnlineKnn
+    state: State
+    record: Record
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.accelerator)
+        device, batch_size = self.accelerator.device, self.config.batch_size
+        self.meter = Meter(batch_size, lambda: self.loader.waited, device)
+
+    def steps(self, step: int, last: int) -> int:
+        """Train from ``step`` to ``last``; return the exit status."""
+        if self.knn.off:
+            self.record.message(f"kNN is off: {self.knn.off}")
+        elif step == 0:
+            untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
+            self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
+        self.method.train()
+        with StopSignal(self.accelerator) as stop:
+            while step < last:
+                until = min(last, self.knn.due(step, self.order.steps_per_epoch))
+                for batch in self.loader.batches(step, until):
+                    assert batch.step == step, f"expected step {step}, not {batch.step}"
+                    self.train_on(batch)
+                    step += 1
+                    epoch_ends = step % self.order.steps_per_epoch == 0
+                    at_log = step % self.config.log_every == 0 or step == until or epoch_ends
+                    if at_log:
+                        self.log(step, scored=step == until and not self.knn.off)
+                    if epoch_ends:
+                        self.record.epoch(step)
+                    if stop.asked(at_log):
+                        self.save(step)
+                        self.record.message(f"stopped by {stop.received} after step {step:,}")
+                        return STOPPED
+                    if step % self.config.checkpoint_every == 0 or step == last:
+                        self.save(step)
+        return 0
+
+    def train_on(self, batch: Batch) -> None:
+        """Make one optimisation step. Nothing here waits for the device."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr(batch.step)
+        terms = self.model(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.accelerator.backward(loss)
+        self.method.after_backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step((batch.step + 1) / self.total)
+        self.tally.add(batch.step, {"loss": loss, **terms, **mean_share(batch)})
+        self.meter.step()
+        self.record.tick(batch.step + 1)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return rate(self.config, step, self.order.steps_per_epoch)
+
+    def log(self, step: int, *, scored: bool) -> None:
+        """Write the line of ``step`` finished steps: here the host waits for the device."""
+        values = self.tally.read()
+        self.refuse_if_not_finite()
+        values |= {"lr": self.lr(step - 1)} | self.meter.read()
+        with self.meter.paused():
+            values |= {name: value.item() for name, value in self.method.monitors().items()}
+            if scored:
+                values |= self.knn.score()
+            self.record.log(step, values)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint, unless the losses since the last one were not all finite."""
+        with self.meter.paused():
+            self.refuse_if_not_finite()
+            self.state.save(step)
+
+    def refuse_if_not_finite(self) -> None:
+        """Stop if a loss was NaN or infinite, naming the step and its images.
+
+        Raises:
+            NotFinite: the first such step.
+        """
+        step = self.tally.first_bad()
+        if step is None:
+            return
+        rows = self.order.rows(step).tolist()
+        raise NotFinite(
+            f"the loss of step {step} is not finite; its images are rows {rows}. No checkpoint "
+            "was written since; lower --lr, or train with --precision no"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
