@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if accelerator.is_main_process:
             logging.getLogger("pipelines").setLevel(logging.INFO)
         return train(config, accelerator)
+    except BrokenPipeError:  # whoever read the output has enough
+        return 1
     except (ValueError, OSError, BadImage) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

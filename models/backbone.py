@@ -46,7 +46,9 @@ def create_backbone(
             raise ValueError(f"--stem small is for ResNets; {name} has its own stem")
         return model
     if not zero_init_last:
-        model = timm.create_model(name, num_classes=0, zero_init_last=False, **options)
+        options["zero_init_last"] = False
+        model = timm.create_model(name, num_classes=0, **options)
+        assert isinstance(model, ResNet)
     if stem == "small" or (stem == "auto" and image_size <= SMALL_IMAGE):
         _use_small_stem(model)
     return model

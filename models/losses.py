@@ -33,7 +33,7 @@ def _full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     @wraps(loss)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next(x.device.type for x in args if isinstance(x, Tensor))
-        with torch.autocast(device, enabled=False):
+        with torch.autocast("cpu" if device == "meta" else device, enabled=False):
             return loss(*map(widen, args), **{k: widen(v) for k, v in kwargs.items()})
 
     return wrapped

@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shlex
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -33,6 +32,7 @@ from pipelines.encode import (
 )
 from pipelines.folder import LISTED, OnBad
 from pipelines.table import Arrays, Beton, Files, Table
+from pipelines.workers import main_hidden, worker_pool
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -141,16 +141,16 @@ def in_order(
     if workers == 1:
         yield from map(function, tasks)
         return
-    context = multiprocessing.get_context("forkserver")  # threads of ours must not be forked
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    pending: deque[tuple[Task, Future[list[T]]]] = deque()
+    pool = worker_pool(workers)
+    pending: deque[Future[list[T]]] = deque()
     try:
         for task in tasks:
-            pending.append((task, pool.submit(function, task)))
+            with main_hidden():
+                pending.append(pool.submit(function, task))
             if len(pending) >= 4 * workers:
-                yield pending.popleft()[1].result()
+                yield pending.popleft().result()
         while pending:
-            yield pending.popleft()[1].result()
+            yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a worker process died (killed for its memory?); nothing was written. "

@@ -7,12 +7,11 @@ import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +21,7 @@ from PIL import Image
 
 from pipelines.cache import replacing, tracked
 from pipelines.table import MAX_PIXELS, Files, Table, reason
+from pipelines.workers import main_hidden, worker_pool
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,9 @@ EXTENSIONS = frozenset(
 )
 ORIENTATION = 0x0112
 """EXIF's tag for how the camera was held; 5 to 8 exchange height and width."""
-MANY = 20_000
-"""More files than this are measured by worker processes."""
 CHUNK = 512
+MANY_CHUNKS = 40
+"""More files than this times 512 are measured by worker processes."""
 LISTED = 20
 """So many bad files are named in a message; the others are counted."""
 
@@ -191,7 +191,7 @@ def _load(file: Path, listing: Listing) -> Measured | None:
 def measure(root: Path, names: Sequence[str]) -> Measured:
     """Read every header: in this process, or in many when there are many."""
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-    sizes = [size for part in _measured(root, chunks, len(names)) for size in part]
+    sizes = list(tracked(_sizes(root, chunks), len(names), f"reading headers below {root}"))
     bad = {
         str(root / name): size
         for name, size in zip(names, sizes, strict=True)
@@ -201,17 +201,15 @@ def measure(root: Path, names: Sequence[str]) -> Measured:
     return Measured(pairs[:, 0].copy(), pairs[:, 1].copy(), bad)
 
 
-def _measured(
-    root: Path, chunks: Sequence[Sequence[str]], count: int
-) -> Iterator[list[tuple[int, int] | str]]:
-    what = f"reading headers below {root}"
+def _sizes(root: Path, chunks: Sequence[Sequence[str]]) -> Iterator[tuple[int, int] | str]:
     roots = [root] * len(chunks)
-    if count <= MANY:
-        yield from tracked(map(_measure_chunk, roots, chunks), len(chunks), what)
+    if len(chunks) <= MANY_CHUNKS:
+        yield from chain.from_iterable(map(_measure_chunk, roots, chunks))
         return
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(mp_context=context) as pool:
-        yield from tracked(pool.map(_measure_chunk, roots, chunks), len(chunks), what)
+    with worker_pool() as pool:
+        with main_hidden():
+            sizes = pool.map(_measure_chunk, roots, chunks)
+        yield from chain.from_iterable(sizes)
 
 
 def _measure_chunk(root: Path, names: Sequence[str]) -> list[tuple[int, int] | str]:

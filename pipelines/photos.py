@@ -2,7 +2,7 @@
 
 Twenty-one real photographs and scans come with scikit-image, scikit-learn and matplotlib. Each is
 a class; its images are square patches, cut for training from the left three quarters and for
-validation from the rest, with a gap between, so that no validation pixel was trained on.
+validation from the rest, so that no pixel of a validation patch was trained on.
 
 Every patch is cut at its own scale and angle and seen under its own light: white balance,
 exposure and contrast are drawn at random, grey photographs included. Without that, mean colour
@@ -27,7 +27,7 @@ from pipelines.cache import building, tracked
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SEED = 20_240
 SIZE = 48
 PATCHES = {"train": 300, "val": 60}
@@ -36,13 +36,14 @@ TRAIN_SHARE = 0.75
 """Training patches come from this share of the width, from the left."""
 QUALITY = 95
 
-SCALES = (0.5, 2.0)
+SCALES = (0.75, 1.5)
 """Pixels of the photograph for one of the patch, drawn log-uniformly."""
-DEGREES = 15.0
-EXPOSURE = 0.45
-"""Standard deviations, of log gain for the whole patch and for each channel."""
-WHITE_BALANCE = 0.25
-CONTRAST = (0.6, 1.4)
+DEGREES = 10.0
+EXPOSURE = 0.3
+"""Standard deviation of the log gain of a whole patch."""
+WHITE_BALANCE = 0.12
+"""Standard deviation of the log gain of each channel on top."""
+CONTRAST = (0.75, 1.25)
 
 PHOTOGRAPHS = {
     "skimage/data": """

@@ -125,12 +125,11 @@ def _index(number: int, path: Path, rows: list[_Row], bad: dict[str, str]) -> No
                 if not member.isfile() or key not in IMAGE_KEYS | {"cls"}:
                     continue
                 file = tar.extractfile(member)
-                assert file is not None
-                data = file.read()
+                assert isinstance(file, io.BufferedReader)
                 if key == "cls":
-                    labels[sample] = _class_number(path, member.name, data)
+                    labels[sample] = _class_number(path, member.name, file.read())
                 else:
-                    size = _measure(data, f"{path}:{member.name}", bad)
+                    size = _measure(file, member.size, f"{path}:{member.name}", bad)
                     place = member.offset_data
                     found[sample] = _Row(number, member.name, place, member.size, *size)
             _check_end(path, tar.offset)
@@ -156,9 +155,9 @@ def _class_number(path: Path, member: str, data: bytes) -> int:
         raise ValueError(f"{path}:{member} is no class number: {data[:40]!r}") from None
 
 
-def _measure(data: bytes, name: str, bad: dict[str, str]) -> tuple[int, int]:
+def _measure(file: io.BufferedReader, size: int, name: str, bad: dict[str, str]) -> tuple[int, int]:
     try:
-        return upright_size(io.BytesIO(data))
+        return upright_size(file)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        bad[name] = reason(error, len(data))
+        bad[name] = reason(error, size)
         return 0, 0

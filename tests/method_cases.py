@@ -14,7 +14,6 @@ from models import distributed
 from models.methods import METHODS, Method, build_method
 from pipelines.batch import Batch, Mixed
 
-
 torch.set_num_threads(1)  # the networks are tiny and two test processes share two cores
 
 

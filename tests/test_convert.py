@@ -169,7 +169,9 @@ def test_wrong_arguments_are_explained(
     assert why in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["photos"], ["a", "b", "--verify", "c"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["photos"], ["a", "b.beton", "--verify", "c"], ["a", "b.bin"]]
+)
 def test_missing_arguments_are_usage_errors(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)

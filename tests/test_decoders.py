@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.beton import MIN_PAGE_SIZE, Sample, open_beton
+from pipelines.beton_writer import write_beton
 from pipelines.decoders import Crops, Decoder, Interpolation
 from pipelines.decoders import memory as memory_module
 from pipelines.decoders.build import build_decoder, choose_loader
@@ -193,6 +195,21 @@ def test_crops_are_those_of_pil(loader: str, kind: str, law: Interpolation, tmp_
     assert made.decodes - before == (0 if loader.startswith("memory") else len(rows))  # law 7
     assert made.replaced == 0
     made.close()
+
+
+@pytest.mark.parametrize("loader", ["ffcv", "dali"])
+def test_file_of_our_writer(loader: str, tmp_path: Path) -> None:
+    pictures = made_pictures()
+    samples = [
+        Sample(p.tobytes() if i % 2 else jpeg(p), *p.shape[:2], jpg=i % 2 == 0, label=i)
+        for i, p in enumerate(pictures)
+    ]
+    write_beton(tmp_path / "set.beton", samples, len(samples), MIN_PAGE_SIZE)
+    table = open_beton(tmp_path / "set.beton")
+    rows = np.arange(len(samples))
+    crop = windows(table, rows, rows, 40)
+    view = decoder(loader, table)(rows, [crop])[0]
+    assert gap(view, expected(table, rows, crop, "antialias")).max() < GREY_LEVELS
 
 
 @pytest.mark.parametrize("law", ["antialias", "bicubic"])

@@ -132,7 +132,7 @@ def test_many_processes_agree(root: Path, cache: Path, monkeypatch: pytest.Monke
         save(root / f"{row}.png", 5 + row, 7)
     (root / "bad.jpg").write_bytes(b"")
     alone = scan(root, cache, "replace", None)
-    monkeypatch.setattr(pipelines.folder, "MANY", 0)
+    monkeypatch.setattr(pipelines.folder, "MANY_CHUNKS", 0)
     monkeypatch.setattr(pipelines.folder, "CHUNK", 2)
     many = scan(root, cache / "other", "replace", None)
     assert names(many) == names(alone)

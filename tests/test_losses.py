@@ -27,7 +27,9 @@ def check(value: Tensor, loop: np.ndarray) -> None:
     np.testing.assert_allclose(value.detach().numpy(), loop, rtol=0, atol=1e-10)
 
 
-def check_gradient(loss: Callable[..., Tensor], loop: Callable[..., float], *inputs: Tensor) -> None:
+def check_gradient(
+    loss: Callable[..., Tensor], loop: Callable[..., float], *inputs: Tensor
+) -> None:
     """Autograd of the mean against central differences of the loop."""
     leaves = [x.clone().requires_grad_() for x in inputs]
     loss(*leaves).mean().backward()
@@ -223,7 +225,9 @@ def test_half_precision_under_autocast_is_widened() -> None:
         )
         exact = [x.float() for x in (q, k, queue)]
         value = losses.info_nce(*exact[:2], losses.log_negatives(exact[0], exact[2], 0.2), 0.2)
-    assert (value - torch.tensor(loop_info_nce(q.numpy(), k.numpy(), queue.numpy(), 0.2))).abs().max() < 1e-5
+    assert (
+        value - torch.tensor(loop_info_nce(q.numpy(), k.numpy(), queue.numpy(), 0.2))
+    ).abs().max() < 1e-5
 
 
 def test_monitors() -> None:

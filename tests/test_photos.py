@@ -71,19 +71,15 @@ def test_an_interrupted_build_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_training_and_validation_share_no_pixel() -> None:
+def test_training_and_validation_share_no_pixel(tmp_path: Path) -> None:
     """Patches of a red left part hold no blue, and the other way round."""
     width, height = 400, 200
     picture = np.zeros((height, width, 3), np.uint8)
     edge = round(width * TRAIN_SHARE)
     picture[:, :edge, 0] = 200
     picture[:, edge:, 2] = 200
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"unmix-split-{os.getpid()}.png"
-    Image.fromarray(picture).save(path)
-    try:
-        cut = cut_photograph(path, 0)
-    finally:
-        path.unlink()
+    Image.fromarray(picture).save(tmp_path / "split.png")
+    cut = cut_photograph(tmp_path / "split.png", 0)
     assert {split: len(images) for split, images in cut.items()} == PATCHES
     for image in cut["train"]:
         assert np.asarray(image)[..., 0].min() > np.asarray(image)[..., 2].max()

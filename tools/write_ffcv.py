@@ -57,6 +57,8 @@ class Arguments:
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
             raise ValueError("give SOURCE and OUT, or --verify FILE")
+        if self.out is not None and (self.out.suffix != ".beton" or self.out.is_dir()):
+            raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"write_ffcv: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("write_ffcv: interrupted; nothing was written", file=sys.stderr)
+        return 130
 
 
 def _write(arguments: Arguments) -> int:

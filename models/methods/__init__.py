@@ -54,8 +54,6 @@ def build_method(
     """
     if name not in METHODS:
         raise ValueError(f"--method {name}: choose one of {', '.join(METHODS)}")
-    if bn not in ("group", "sync"):
-        raise ValueError(f"--bn {bn}: choose group or sync")
     if num_views < 2 or (num_views > 2 and name != "swav"):
         raise ValueError(
             f"--method {name} cannot take {num_views} views (--crops): "

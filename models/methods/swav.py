@@ -51,21 +51,12 @@ class Swav(Method):
     no code, and the mean is over the pairs that have a mixture to predict from.
     """
 
-    defaults = Defaults(
-        optimizer="lars",
-        lr_per_256=0.3,
-        weight_decay=1e-6,
-        views="swav",
-        bn="sync",
-        warmup_epochs=10,
-        final_lr_ratio=0.001,
-    )
+    defaults = Defaults("lars", 0.3, 1e-6, "swav", "sync", warmup_epochs=10, final_lr_ratio=0.001)
 
     def __init__(self, backbone: nn.Module, config: SwavConfig, setup: Setup) -> None:
         if 0 < config.queue < setup.batch_size:
             raise ValueError(
-                f"--swav.queue {config.queue} is smaller than --batch-size {setup.batch_size}: "
-                "choose 0 or at least a batch"
+                f"--swav.queue {config.queue}: 0, or at least --batch-size {setup.batch_size}"
             )
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
@@ -89,23 +80,23 @@ class Swav(Method):
         num_views = len(batch.views)
         z = self._embed([*batch.views, *(m.image for m in batch.mixed)])
         log_p = [losses.log_assignment(self._scores(rows), self.config.temperature) for rows in z]
-        codes = [self._code(z[a], a) for a in (0, 1)]
-        if self._queueing() and self.queue is not None:
-            self.queue.hold(batch.step, torch.cat(z[:2], 1), batch.position)
+        queue = self.queue if batch.step >= self.queue_start else None
+        codes = [self._code(z[a], a, queue) for a in (0, 1)]
+        if queue is not None:
+            queue.hold(batch.step, torch.cat(z[:2], 1), batch.position)
         pairs = [(a, v) for a in (0, 1) for v in range(num_views) if v != a]
         terms = {"clean": torch.stack([losses.swav(codes[a], log_p[v]) for a, v in pairs]).mean()}
         if not batch.mixed:
             return terms
 
         mixed = {m.view: m for m in batch.mixed}
-        coded = mixed  # the mixtures that get a code
+        coded = {a: m for a, m in mixed.items() if a < 2 and self.config.reverse != "predict"}
         if self.config.reverse == "predict":
-            coded = {}
             pairs = [(a, v) for a, v in pairs if v in mixed]
         for i, m in enumerate(batch.mixed, start=num_views):
             log_p[m.view] = log_p[i]
-            if m.view in (0, 1) and m.view in coded:
-                codes[m.view] = self._code(z[i], m.view)
+            if m.view in coded:
+                codes[m.view] = self._code(z[i], m.view, queue)
         released = self.config.reverse == "code"
         rows = [
             losses.swav_on_mixture(codes[a], log_p[v], coded.get(a), mixed.get(v), released)
@@ -143,16 +134,13 @@ class Swav(Method):
     def _scores(self, z: Tensor) -> Tensor:
         return losses.scores(z, self.prototypes)
 
-    def _queueing(self) -> bool:
-        return self._step >= self.queue_start
-
     @torch.no_grad()
-    def _code(self, z: Tensor, view: int) -> Tensor:
+    def _code(self, z: Tensor, view: int, queue: Queue | None) -> Tensor:
         """This rank's codes of rows ``z``, balanced over all ranks' rows and the view's queue."""
         scores = self._scores(gather(z))
-        if self._queueing() and self.queue is not None:
-            earlier = self._scores(self.queue.rows.chunk(2, 1)[view])
-            scores = torch.cat([scores, torch.where(self.queue.filled, earlier, -torch.inf)])
+        if queue is not None:
+            earlier = self._scores(queue.rows.chunk(2, 1)[view])
+            scores = torch.cat([scores, torch.where(queue.filled, earlier, -torch.inf)])
         codes = losses.sinkhorn(scores, self.config.epsilon, self.config.iterations)
         return codes[own_rows(len(z), z.device)]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Crops:
     box: NDArray[np.int32]  # (k, 4)
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """A loader's first half. ``decodes`` and ``replaced`` count images since it was made."""
 

@@ -50,7 +50,7 @@ class Config:
     recipe: Path | None = free(None)
     """YAML file of settings; flags override it."""
     name: str | None = free(None)
-    """Folder of the run below --output (default: METHOD-MIX-DATA, numbered when taken)."""
+    """Folder of the run below --output; None: METHOD-MIX-DATA, numbered when taken."""
     output: Path = free(Path("runs"))
     """Where run folders go."""
     resume: str | None = free(None)
@@ -60,7 +60,7 @@ class Config:
 
     # data
     val_data: str | None = free(None)
-    """Labelled images for kNN, as --data, or 'none' (default: what belongs to --data)."""
+    """Labelled images for kNN, as --data, or 'none'; None: what belongs to --data."""
     data_dir: Path = free(Path("data"))
     """Where published data sets lie or are downloaded to."""
     classes: Path | None = None
@@ -68,7 +68,7 @@ class Config:
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
     """What decodes (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: int | None = free(None)
-    """Decoding threads of each process (default: its share of the cores)."""
+    """Decoding threads of each process; None: its share of the cores."""
     memory_budget: float = free(4.0)
     """GiB that --loader auto may spend on a decoded data set."""
     on_bad_image: OnBadImage = "stop"
@@ -76,11 +76,11 @@ class Config:
     interpolation: Interpolation = "antialias"
     """Filter of the resize: antialias is PIL's, bicubic BYOL's and W-MSE's."""
     views: PresetName | None = None
-    """Published augmentation (default: the method's, for this image size)."""
+    """Published augmentation; None: the method's, for this image size."""
     image_size: int | None = None
-    """Side of the large views in pixels (default: the data set's)."""
+    """Side of the large views in pixels; None: the data set's."""
     crops: tuple[int, ...] = ()
-    """Number of views of each size, as 2 6 (default: the preset's)."""
+    """Number of views of each size, as 2 6; none: the preset's."""
     crop_sizes: tuple[int, ...] = ()
     """Their sides in pixels, as 224 96."""
     crop_scales: tuple[float, ...] = ()
@@ -104,7 +104,7 @@ class Config:
     zero_init_last: bool = False
     """Start each residual block as the identity (timm's habit, not the papers')."""
     bn: Literal["group", "sync"] | None = None
-    """Batch statistics of each group, or of the whole batch (default: the method's)."""
+    """Batch statistics of each group, or of the whole batch; None: the method's."""
     moco: MocoConfig = MocoConfig()
     simclr: SimclrConfig = SimclrConfig()
     byol: ByolConfig = ByolConfig()
@@ -116,23 +116,23 @@ class Config:
     batch_size: int = 256
     """Images per step over all processes."""
     optimizer: str | None = None
-    """Any timm optimiser; SGD without Nesterov is 'momentum' (default: the method's)."""
+    """Any timm optimiser; SGD without Nesterov is 'momentum'; None: the method's."""
     lr: float | None = None
-    """Peak learning rate for the whole batch (default: the method's per 256 images, scaled)."""
+    """Peak learning rate for the whole batch; None: the method's per 256 images, scaled."""
     final_lr: float | None = None
-    """Learning rate at the end of the cosine (default: the method's share of the peak)."""
+    """Learning rate at the end of the cosine; None: the method's share of the peak."""
     warmup_epochs: float | None = None
-    """Epochs of linear warm-up from 0 (default: the method's)."""
+    """Epochs of linear warm-up from 0; None: the method's."""
     schedule: Literal["cosine", "step", "constant"] | None = None
-    """Course of the learning rate after the warm-up (default: the method's)."""
+    """Course of the learning rate after the warm-up; None: the method's."""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Shares of the run at which --schedule step divides the rate by 10."""
     weight_decay: float | None = None
-    """Weight decay (default: the method's)."""
+    """Weight decay; None: the method's."""
     momentum: float | None = None
-    """Momentum of SGD and LARS (default: the method's)."""
+    """Momentum of SGD and LARS; None: the method's."""
     precision: Literal["no", "bf16", "fp16"] | None = None
-    """Mixed precision (default: what accelerate was configured with)."""
+    """Mixed precision; None: what accelerate was configured with."""
     compile: bool = free(False)
     """Compile the backbone with torch.compile."""
     channels_last: bool = free(True)

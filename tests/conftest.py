@@ -1,0 +1,35 @@
+"""A toy data set, and a cache of the tests' own."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def toy_images(root: Path, split: str, num_images: int) -> None:
+    """Smooth 20x20 JPEGs of two classes that differ in colour."""
+    rng = np.random.default_rng(len(split))
+    for i in range(num_images):
+        pixels = rng.integers(0, 160, (4, 4, 3))
+        pixels[..., i % 2] += 90
+        image = Image.fromarray(pixels.astype(np.uint8)).resize((20, 20), Image.Resampling.BICUBIC)
+        path = root / split / f"class{i % 2}" / f"{i:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, quality=95)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 training and 12 validation images."""
+    root = tmp_path_factory.mktemp("toy")
+    toy_images(root, "train", 40)
+    toy_images(root, "val", 12)
+    return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's cache out of the tests."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("UNMIX_CACHE", str(tmp_path_factory.mktemp("cache")))

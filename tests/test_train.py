@@ -1,0 +1,200 @@
+"""Whole runs, in this process: every method, mixture and loader; resume; what a run leaves."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import SMALL, TINY, lines, run_train
+
+from tools.run import checkpoint
+
+METHODS, MIXTURES, LOADERS = (
+    tuple(SMALL),
+    ("none", "global", "region", "unmix"),
+    ("memory", "ffcv", "dali"),
+)
+
+
+def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
+    where = ("--data", f"folder:{toy}", "--output", str(output), "--name", "run")
+    return ("--method", method, *TINY, *SMALL[method], *where, *more)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("mix", MIXTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_mixes_on_every_loader(
+    toy: Path, tmp_path: Path, method: str, mix: str, loader: str
+) -> None:
+    if loader != "memory":
+        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[loader])
+    more = ("--mix", mix, "--loader", loader, "--limit-steps", "2")
+    assert run_train(*flags(toy, tmp_path, method, *more)) == 0
+    first, second = lines(tmp_path / "run")
+    assert (first["step"], second["step"], first["world_size"]) == (1, 2, 1)
+    assert {"step", "epoch", "loss", "lr", "images_per_second", "data_wait"} <= first.keys()
+    assert ("lam" in first) == (mix != "none")
+    assert second["loss"] > 0
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    path = checkpoint.last(run / "checkpoints")
+    assert path is not None
+    return checkpoint.load(path)["method"]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_is_the_straight_run(
+    toy: Path, tmp_path: Path, method: str, loader: str
+) -> None:
+    """Law 3, through the middle of an epoch (2 steps each) and its end."""
+    if loader != "memory":
+        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[loader])
+    more = ("--mix", "unmix", "--loader", loader)
+    straight = flags(toy, tmp_path / "a", method, *more, "--limit-steps", "7")
+    assert run_train(*straight) == 0
+    killed = flags(toy, tmp_path / "b", method, *more)
+    assert run_train(*killed, "--limit-steps", "3") == 0
+    assert run_train(*killed, "--limit-steps", "5", "--resume", "auto") == 0
+    assert run_train(*killed, "--limit-steps", "7", "--resume", "auto") == 0
+    losses = [[(m["step"], m["loss"], m["lr"]) for m in lines(tmp_path / x / "run")] for x in "ab"]
+    assert losses[0] == losses[1] and len(losses[0]) == 7
+    a, b = (weights(tmp_path / x / "run") for x in "ab")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_what_a_run_leaves(toy: Path, tmp_path: Path) -> None:
+    more = ("--mix", "region", "--knn-every", "1", "--epochs", "2")
+    assert run_train(*flags(toy, tmp_path, "byol", *more)) == 0
+    run = tmp_path / "run"
+    left = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "summary.csv", "views.png", "curves.png"} <= left
+    assert {"tensorboard", "checkpoints"} <= left and "RESUME" not in left
+    scored = [line for line in lines(run) if "knn_top1" in line]
+    assert [line["step"] for line in scored] == [0, 2, 4]
+    assert all(0 <= line["knn_top1"] <= 1 for line in scored)
+    assert len((run / "summary.csv").read_text().splitlines()) == 3
+    assert (run / "checkpoints" / "last").read_text() == "step-4.pt"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["method"] == "byol" and settings["lr"] == 0.05
+    assert list((run / "tensorboard").rglob("events*"))
+
+
+def test_a_saved_configuration_is_a_recipe(toy: Path, tmp_path: Path) -> None:
+    assert run_train(*flags(toy, tmp_path, "swav", "--mix", "region", "--limit-steps", "2")) == 0
+    again = ("--recipe", str(tmp_path / "run" / "config.yaml"), "--name", "again")
+    assert run_train(*again) == 0
+    assert lines(tmp_path / "again")[0]["loss"] == lines(tmp_path / "run")[0]["loss"]
+
+
+def test_resume_refuses_other_settings(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = flags(toy, tmp_path, "moco", "--mix", "unmix", "--limit-steps", "1")
+    assert run_train(*start) == 0
+    changed = (*start, "--resume", "auto", "--seed", "5", "--moco.temperature", "0.3")
+    assert run_train(*changed) == 2
+    said = capsys.readouterr().err
+    assert "--seed: 0 -> 5" in said and "--moco.temperature: 0.2 -> 0.3" in said
+    assert run_train(*start) == 2
+    assert "--resume auto" in capsys.readouterr().err
+
+
+def test_labels_never_reach_a_loss(toy: Path, tmp_path: Path) -> None:
+    """Law 10: the same images without classes give the same losses."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in sorted((toy / "train").rglob("*.jpg")):
+        (flat / f"{path.parent.name}-{path.name}").write_bytes(path.read_bytes())
+    for name, data in (("a", toy), ("b", flat)):
+        output = ("--output", str(tmp_path / name), "--limit-steps", "2", "--val-data", "none")
+        assert run_train(*flags(data, tmp_path, "simclr", "--mix", "unmix", *output)) == 0
+    a, b = ([m["loss"] for m in lines(tmp_path / x / "run")] for x in "ab")
+    assert a == b
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (("--batch-size", "64"), "--batch-size"),
+        (("--mix", "region", "--groups", "3"), "--groups"),
+        (("--mix", "region", "--groups", "16"), "even"),
+        (("--backbone", "resnet5O"), "resnet50"),
+        (("--optimizer", "sdg"), "--optimizer"),
+        (("--simclr.temperature", "0.5"), "--method simclr"),
+        (("--moco.queue", "8"), "--moco.queue"),
+        (("--crops", "2", "6"), "--crop-sizes"),
+        (
+            (
+                "--crops",
+                "2",
+                "1",
+                "--crop-sizes",
+                "16",
+                "8",
+                "--crop-scales",
+                ".2",
+                "1",
+                ".1",
+                ".2",
+            ),
+            "views",
+        ),
+        (("--data", "cifar01"), "cifar10"),
+        (("--data", "folder:nowhere"), "nowhere"),
+        (("--resume", "nowhere"), "nowhere"),
+        (("--recipe", "nowhere.yaml"), "nowhere.yaml"),
+        (("--epochs", "0"), "--epochs"),
+        (("--mix-prob", "2"), "--mix-prob"),
+        (("--precision", "fp16"), "fp16"),
+    ],
+)
+def test_bad_flags_are_refused_by_name(
+    toy: Path,
+    tmp_path: Path,
+    wrong: tuple[str, ...],
+    named: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_train(*flags(toy, tmp_path, "moco", *wrong)) == 2
+    said = capsys.readouterr()
+    assert named in said.err and "Traceback" not in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_flag_is_refused_with_a_suggestion(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train(*flags(toy, tmp_path, "moco", "--methid", "moco")) == 2
+    assert "--method" in capsys.readouterr().err
+
+
+def test_an_unknown_recipe_key_is_refused_with_a_suggestion(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("swav:\n  prototipes: 3\n")
+    assert run_train("--recipe", str(recipe)) == 2
+    assert "did you mean 'swav.prototypes'" in capsys.readouterr().err
+
+
+def test_dry_run_prints_and_stops(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train(*flags(toy, tmp_path, "swav", "--mix", "region", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert "steps: 2 an epoch, 8 in all" in said and "GiB" in said and "prototypes: 12" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--lr", "1e30", "--limit-steps", "6", "--log-every", "2", "--checkpoint-every", "1")
+    assert run_train(*flags(toy, tmp_path, "byol", *more)) == 2
+    said = capsys.readouterr().err
+    assert "is not finite" in said and "images are rows [" in said
+    saved = weights(tmp_path / "run")
+    assert saved
