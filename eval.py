@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Score a run, print one line and append one to its eval.jsonl; return the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args: Knn | Linear = tyro.cli(Arguments, args=argv, description=__doc__)  # type: ignore[call-overload]
+        args: Knn | Linear = tyro.cli(Arguments, args=argv, description=__doc__)
         evaluate(args, shlex.join(["eval.py", *argv]))
     except (ValueError, OSError, BadImage) as error:
         print(f"eval.py: {error}", file=sys.stderr)
@@ -157,15 +157,18 @@ def evaluate(args: Knn | Linear, command: str) -> dict[str, Any]:
     data = setup.open_data_of(config, accelerator)
     train_labels, val_labels = labels(data.train), labels(data.val)
     args.check(train_labels, val_labels)
+    assert data.val is not None, "check() refuses a missing table: it has no labels"
 
-    method = setup.create_method(config, data.facts)
+    method = setup.create_method(config, steps_per_epoch=1)
     method.load_state_dict(state["method"])
     method.to(accelerator.device)
     encode = method.features if args.features == "backbone" else method.project
 
+    decoders = setup.Decoders(config, accelerator)
+
     def features(table: Table) -> Tensor:
         batches = setup.evaluation_batches_of(
-            config, table, data.facts, accelerator, args.batch_size
+            config, table, data.facts, decoders, accelerator, args.batch_size
         )
         return extract(method, encode, batches, len(table), accelerator)
 
@@ -175,6 +178,7 @@ def evaluate(args: Knn | Linear, command: str) -> dict[str, Any]:
         features(data.val),
         val_labels.to(accelerator.device),
     )
+    decoders.close()
     result = (
         args.protocol()
         | numbers

@@ -60,7 +60,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
     order = setup.order_of(config, data)
     setup.check_sharing(config, accelerator.num_processes)
 
-    method = setup.create_method(config, data)
+    method = setup.create_method(config, order.steps_per_epoch)
     if config.dry_run:
         views, rows = setup.views_of(config), config.batch_size // accelerator.num_processes
         accelerator.print(plan.describe(config, method, views, order.steps_per_epoch, rows))

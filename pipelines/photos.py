@@ -27,7 +27,7 @@ from pipelines.cache import building, tracked
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 SEED = 20_240
 SIZE = 48
 PATCHES = {"train": 300, "val": 60}
@@ -47,12 +47,11 @@ CONTRAST = (0.75, 1.25)
 
 PHOTOGRAPHS = {
     "skimage/data": """
-        astronaut.png brick.png camera.png cell.png chelsea.png clock_motion.png coffee.png
-        coins.png grass.png gravel.png hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png
-        page.png retina.jpg rocket.jpg text.png
+        brick.png cell.png clock_motion.png coffee.png coins.png grass.png gravel.png
+        hubble_deep_field.jpg ihc.png moon.png motorcycle_left.png page.png retina.jpg rocket.jpg
+        text.png
     """,
     "sklearn/datasets/images": "china.jpg flower.jpg",
-    "matplotlib/mpl-data/sample_data": "grace_hopper.jpg",
 }
 
 

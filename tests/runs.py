@@ -12,8 +12,10 @@ SMALL = {
     "moco": ("--moco.queue", "64", "--moco.dim", "16"),
     "simclr": ("--simclr.dim", "16", "--simclr.hidden", "32"),
     "byol": ("--byol.dim", "16", "--byol.hidden", "32"),
-    "swav": ("--swav.dim", "16", "--swav.hidden", "32", "--swav.prototypes", "12")
-    + ("--swav.freeze-steps", "2", "--swav.queue", "32", "--swav.queue-start-epoch", "1"),
+    "swav": (
+        *("--swav.dim", "16", "--swav.hidden", "32", "--swav.prototypes", "12"),
+        *("--swav.freeze-steps", "2", "--swav.queue", "32", "--swav.queue-start-epoch", "1"),
+    ),
 }
 
 

@@ -20,7 +20,7 @@ from tools.run.record import read_metrics
 
 SIDE = 144
 """Pixels that the largest view takes in views.png, about; small images grow by whole numbers."""
-GAP, SIDE_SPACE, HEAD_SPACE, LAM_SPACE = 6, 58, 44, 56
+GAP, SIDE_SPACE, HEAD_SPACE, LAM_SPACE = 6, 88, 44, 56
 """Pixels between cells, left of the rows, above them, and for each share of a mixture."""
 DPI = 100
 
@@ -133,7 +133,7 @@ def panel_of(name: str) -> str | None:
         return "speed"
     if name.startswith("knn_"):
         return "knn"
-    if name in ("loss", "clean") or name.startswith(("loss_", "clean_", "mixed_")):
+    if name in ("loss", "clean", "mixed") or name.startswith(("loss_", "clean_", "mixed_")):
         return "loss"
     return next((end for end in ("std", "rank") if name.endswith(f"_{end}")), name)
 

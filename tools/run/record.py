@@ -141,7 +141,7 @@ class Record:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, bar: Progress, step: int, text: str = "") -> None:
-        fields = {"text": text} if text else {}
+        fields: dict[str, Any] = {"text": text} if text else {}
         epoch, eta = self._epoch_text(step), self._eta(step)
         bar.update(bar.task_ids[0], completed=step, epoch=epoch, eta=eta, **fields)
 
@@ -172,7 +172,11 @@ def describe(values: Mapping[str, float]) -> str:
         "data_wait": "data wait {:.0%}",
         "knn_top1": "kNN top-1 {:.1%}",
     }
-    return "  ".join(text.format(values[name]) for name, text in formats.items() if name in values)
+    return "  ".join(
+        text.format(values[name])
+        for name, text in formats.items()
+        if math.isfinite(values.get(name, math.nan))
+    )
 
 
 def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:

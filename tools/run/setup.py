@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from pipelines.table import Beton, Table
 from tools.run import checkpoint
 from tools.run.config import Config, from_dict
 from tools.run.launch import cores_per_process
+
+log = logging.getLogger(__name__)
 
 SMALL_IMAGE = 64
 """Up to this many pixels the published small-image augmentations are the default."""
@@ -163,7 +166,7 @@ def check_sharing(config: Config, processes: int) -> None:
         )
 
 
-def create_method(config: Config, data: Data) -> Method:
+def create_method(config: Config, steps_per_epoch: int) -> Method:
     """Build the method of resolved settings, weights drawn from the seed."""
     assert config.image_size and config.bn
     torch.manual_seed(config.seed)
@@ -178,7 +181,7 @@ def create_method(config: Config, data: Data) -> Method:
         group_size=config.batch_size // config.groups,
         batch_size=config.batch_size,
         seed=config.seed,
-        steps_per_epoch=order_of(config, data).steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         num_views=len(views_of(config)),
     )
 
@@ -187,7 +190,7 @@ class Decoders:
     """Makes a decoder for a table when it is first asked for, and keeps it."""
 
     def __init__(
-        self, config: Config, accelerator: Accelerator, say: Callable[[str], None]
+        self, config: Config, accelerator: Accelerator, say: Callable[[str], None] = log.info
     ) -> None:
         self._config = config
         self._accelerator = accelerator
