@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -30,6 +31,8 @@ def start(precision: str | None) -> Accelerator:
         raise ValueError("--precision fp16 needs a CUDA device; on the host take bf16 or no")
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         raise ValueError("the launcher's --dynamo_backend is not supported; use --compile")
+    # Its replacement would still overwrite the ranks' buffers once, at the start.
+    warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
     accelerator = Accelerator(
         cpu=on_host,
         mixed_precision=precision,
