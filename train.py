@@ -121,8 +121,8 @@ def start_record(
 ) -> Record:
     """Open the run's folder: settings, trackers, and the record cut back to ``step``."""
     if accelerator.is_main_process:
-        run_folder.write_config(folder, config)
         start_trackers(accelerator, folder, config.log_with)
+        run_folder.write_config(folder, config)
     accelerator.wait_for_everyone()
     record = Record(
         folder,
@@ -232,6 +232,8 @@ class Run:
         values = self.tally.read()
         self.refuse_if_not_finite()
         values |= {"lr": self.lr(step - 1)} | self.meter.read()
+        if self.config.on_bad_image == "replace":
+            values["images_replaced"] = self.loader.decoder.replaced
         with self.meter.paused():
             values |= {name: value.item() for name, value in self.method.monitors().items()}
             if scored:

@@ -102,6 +102,14 @@ def test_resume_refuses_other_settings(
     assert "--resume auto" in capsys.readouterr().err
 
 
+def test_resume_by_path_needs_no_other_flag(toy: Path, tmp_path: Path) -> None:
+    assert run_train(*flags(toy, tmp_path, "moco", "--mix", "unmix", "--limit-steps", "3")) == 0
+    run = tmp_path / "run"
+    assert run_train("--resume", str(run), "--limit-steps", "5") == 0
+    assert run_train("--resume", str(run / "checkpoints" / "step-5.pt")) == 0
+    assert [line["step"] for line in lines(run)] == list(range(1, 9))
+
+
 def test_labels_never_reach_a_loss(toy: Path, tmp_path: Path) -> None:
     """Law 10: the same images without classes give the same losses."""
     flat = tmp_path / "flat"

@@ -63,6 +63,21 @@ def last(folder: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def find(path: Path) -> Path:
+    """Return the checkpoint meant by a path: itself, or the last of a run or of its checkpoints.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path.is_file() and path.name != "last":
+        return path
+    folder = path.parent if path.name == "last" else path
+    found = last(folder) or last(folder / "checkpoints")
+    if found is None:
+        raise ValueError(f"no checkpoint at {path}")
+    return found
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the host.
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -25,6 +26,7 @@ from models.methods.simclr import SimclrConfig
 from models.methods.swav import SwavConfig
 from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.mixtures import MixName
+from tools.run import checkpoint
 
 MethodName = Literal["moco", "simclr", "byol", "swav"]
 PresetName = Literal[
@@ -37,6 +39,11 @@ def free(default: Any) -> Any:
     return field(default=default, metadata={"free": True})
 
 
+def once(default: Any) -> Any:
+    """Declare a field that belongs to one invocation: it is not saved with the settings."""
+    return field(default=default, metadata={"free": True, "once": True})
+
+
 @dataclass(frozen=True)
 class Config:
     """Learn an image representation without labels."""
@@ -47,14 +54,14 @@ class Config:
     """Un-Mix's mixture: mixup (global), a pasted box (region), or either at each step (unmix)."""
     data: str = "photos"
     """Images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
-    recipe: Path | None = free(None)
+    recipe: Path | None = once(None)
     """YAML file of settings; flags override it."""
-    name: str | None = free(None)
+    name: str | None = once(None)
     """Folder of the run below --output; None: METHOD-MIX-DATA, numbered when taken."""
     output: Path = free(Path("runs"))
     """Where run folders go."""
-    resume: str | None = free(None)
-    """'auto' continues the newest checkpoint of --name (or starts); a PATH continues that one."""
+    resume: str | None = once(None)
+    """auto: continue the newest checkpoint of --name, if any; PATH: that run, with its settings."""
     seed: int = 0
     """Key of every random number."""
 
@@ -149,9 +156,9 @@ class Config:
     """Epochs between kNN scores, the first before training (0: never)."""
     log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
     """Accelerate's trackers beside metrics.jsonl."""
-    limit_steps: int | None = free(None)
+    limit_steps: int | None = once(None)
     """Stop after this many steps of the run; the schedule is not shortened."""
-    dry_run: bool = free(False)
+    dry_run: bool = once(False)
     """Print the resolved settings, the steps and the memory, and stop."""
 
     def __post_init__(self) -> None:
@@ -184,37 +191,40 @@ def flag(name: str) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
-    """Read flags (default: the program's), over the recipe if one is named.
+    """Read flags (default: the program's), over the recipe or the run to resume, if one is named.
 
     Raises:
         SystemExit: the flags do not parse; tyro has printed the flag and what it takes.
         ValueError: settings contradict each other, or the recipe is not one.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    defaults = _recipe(argv)
+    defaults = _defaults(argv)
     config = tyro.cli(Config, args=argv, default=defaults)
     return _refuse_other_methods(config, defaults)
 
 
-def _recipe(argv: Sequence[str]) -> Config:
-    for i, word in enumerate(argv):
+def _defaults(argv: Sequence[str]) -> Config:
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, _, value = word.partition("=")
+        path = value or following
         if name == "--recipe":
-            path = Path(value or (argv[i + 1] if i + 1 < len(argv) else ""))
-            return from_dict(_read_yaml(path), f"--recipe {path}")
+            return _from_yaml(Path(path), f"--recipe {path}")
+        if name == "--resume" and path != "auto":
+            saved = checkpoint.find(Path(path)).parent.parent / "config.yaml"
+            return _from_yaml(saved, f"--resume {path}: {saved}")
     return Config()
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _from_yaml(path: Path, origin: str) -> Config:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--recipe {path}: {error}") from error
+        raise ValueError(f"{origin}: {error}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"--recipe {path} is not YAML: {error}") from error
+        raise ValueError(f"{origin} is not YAML: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"--recipe {path} must hold one setting a line, 'name: value'")
-    return values
+        raise ValueError(f"{origin} must hold one setting a line, 'name: value'")
+    return from_dict(values, origin)
 
 
 def _refuse_other_methods(config: Config, defaults: Config) -> Config:
@@ -290,7 +300,10 @@ def _negated(name: str) -> str:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Return plain values that ``from_dict`` reads back: numbers, strings, lists, dicts."""
+    """Return plain values that ``from_dict`` reads back: numbers, strings, lists, dicts.
+
+    What belongs to one invocation alone is left out, and so are the methods not chosen.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -300,7 +313,9 @@ def to_dict(config: Config) -> dict[str, Any]:
         return str(value) if isinstance(value, Path) else value
 
     values = plain(dataclasses.asdict(config))
-    return {k: v for k, v in values.items() if k not in METHOD_DEFAULTS or k == config.method}
+    leave_out = {f.name for f in fields(Config) if f.metadata.get("once")}
+    leave_out |= METHOD_DEFAULTS.keys() - {config.method}
+    return {name: value for name, value in values.items() if name not in leave_out}
 
 
 def differences(now: Config, before: Config) -> list[str]:

@@ -36,7 +36,7 @@ def choose(config: Config, accelerator: Accelerator) -> tuple[Path, Path | None]
 
 def _choose(config: Config) -> tuple[Path, Path | None]:
     if config.resume and config.resume != "auto":
-        path = checkpoint_at(Path(config.resume))
+        path = checkpoint.find(Path(config.resume))
         return path.parent.parent, path
     name = config.name or default_name(config)
     taken = _numbered(config.output, name)
@@ -52,20 +52,6 @@ def _choose(config: Config) -> tuple[Path, Path | None]:
         )
     number = _number(taken[-1].name) + 1 if taken else 1
     return config.output / (name if number == 1 else f"{name}-{number}"), None
-
-
-def checkpoint_at(path: Path) -> Path:
-    """Return the checkpoint that ``--resume PATH`` means: a file, or a run folder's last.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = path if path.is_file() else checkpoint.last(path / "checkpoints")
-    if found is None:
-        raise ValueError(f"--resume {path}: no checkpoint there")
-    if found.name == "last":
-        found = checkpoint.last(found.parent) or found
-    return found
 
 
 def default_name(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import threading
@@ -60,7 +61,14 @@ def start(precision: str | None) -> Accelerator:
 
 
 def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str]) -> None:
-    """Let ``accelerator.log`` write to Accelerate's trackers, for the run in ``folder``."""
+    """Let ``accelerator.log`` write to Accelerate's trackers, for the run in ``folder``.
+
+    Raises:
+        ValueError: a tracker's package is not installed.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"--log-with {name}: not installed; .venv/bin/uv pip install {name}")
     makers: dict[str, Callable[[], GeneralTracker]] = {
         "tensorboard": lambda: TensorBoardTracker("tensorboard", folder),
         "wandb": lambda: WandBTracker(folder.name, dir=str(folder)),

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Record:
 
     def _start_bar(self) -> Progress:
         bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("ep {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TextColumn("step {task.completed:,}/{task.total:,}"),
             TextColumn("{task.fields[text]}"),
@@ -101,7 +101,11 @@ class Record:
         self._accelerator.log({k: v for k, v in line.items() if v is not None}, step=step)
         text = describe(values)
         if self._bar:
-            self._show(self._bar, step, text)
+            self._show(
+                self._bar, step, describe(values, ("loss", "lr", "images_per_second", "data_wait"))
+            )
+            if "knn_top1" in values:
+                self._print(f"step {step:,}  {text}")
         else:
             head = f"epoch {self._epoch_text(step)}  step {step:,}/{self._total:,}"
             self._print("  ".join((head, *([text] if text else []), f"ETA {self._eta(step)}")))
@@ -163,20 +167,20 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def describe(values: Mapping[str, float]) -> str:
-    """Put what a person watches into words: loss, lr, speed, data wait, scores."""
-    formats = {
-        "loss": "loss {:.4f}",
-        "lr": "lr {:.3g}",
-        "images_per_second": "{:,.0f} images/s",
-        "data_wait": "data wait {:.0%}",
-        "knn_top1": "kNN top-1 {:.1%}",
-    }
-    return "  ".join(
-        text.format(values[name])
-        for name, text in formats.items()
-        if math.isfinite(values.get(name, math.nan))
-    )
+FORMATS = {
+    "loss": "loss {:.4f}",
+    "lr": "lr {:.2e}",
+    "images_per_second": "{:,.0f} img/s",
+    "data_wait": "wait {:.0%}",
+    "knn_top1": "kNN top-1 {:.1%}",
+}
+"""What a person watches; data_wait is the share of time in which the step waits for data."""
+
+
+def describe(values: Mapping[str, float], names: Iterable[str] = tuple(FORMATS)) -> str:
+    """Put the named values that were measured into words."""
+    known = [name for name in names if math.isfinite(values.get(name, math.nan))]
+    return "  ".join(FORMATS[name].format(values[name]) for name in known)
 
 
 def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:

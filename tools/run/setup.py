@@ -273,8 +273,6 @@ def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, An
     Raises:
         ValueError: there is no such run or no checkpoint in it.
     """
-    path = named or checkpoint.last(run / "checkpoints")
-    if path is None:
-        raise ValueError(f"{run} has no checkpoint; train.py writes runs/NAME/checkpoints/last")
+    path = checkpoint.find(named or run)
     state = checkpoint.load(path)
     return from_dict(state["config"], str(path)), state
