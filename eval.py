@@ -23,6 +23,7 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.datasets import data_facts
 from pipelines.table import BadImage, Table
 from tools.run import scores, setup
 from tools.run.config import Config
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate(args: Knn | Linear, command: str) -> dict[str, Any]:
     """Return the line written to eval.jsonl; it is written and printed by the first process."""
     config, state = setup.load_run(args.run, args.checkpoint)
+    facts = data_facts(config.data)  # other data are shown as the network learnt to see
     config = with_data(config, args)
     accelerator = start(config.precision)
     data = setup.open_data_of(config, accelerator)
@@ -168,7 +170,7 @@ def evaluate(args: Knn | Linear, command: str) -> dict[str, Any]:
 
     def features(table: Table) -> Tensor:
         batches = setup.evaluation_batches_of(
-            config, table, data.facts, decoders, accelerator, args.batch_size
+            config, table, facts, decoders, accelerator, args.batch_size
         )
         return extract(method, encode, batches, len(table), accelerator)
 

@@ -27,10 +27,11 @@ from tools.run import folder as run_folder
 from tools.run import pictures, plan, setup
 from tools.run.config import Config, parse
 from tools.run.knn import OnlineKnn
-from tools.run.launch import StopSignal, start, start_trackers
+from tools.run.launch import start, start_trackers
 from tools.run.meter import Meter
 from tools.run.record import Record
 from tools.run.state import State
+from tools.run.stop import StopSignal
 from tools.run.tally import NotFinite, Tally
 
 STOPPED = 75
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(config: Config, accelerator: Accelerator) -> int:
     """Put the parts together and run from the first step, or the one resumed at, to the last."""
     data = setup.open_data_of(config, accelerator)
-    config = setup.resolve(config, data)
+    config = setup.resolve(config, data, accelerator.mixed_precision)
     order = setup.order_of(config, data)
     setup.check_sharing(config, accelerator.num_processes)
 
@@ -69,12 +70,13 @@ def train(config: Config, accelerator: Accelerator) -> int:
     if config.channels_last:
         method.to(memory_format=torch.channels_last)
     if config.compile:
-        method.backbone.compile()
+        for encoder in method.encoders():
+            encoder.compile()
     optimizer = make_optimizer(config, method)
     model, optimizer = accelerator.prepare(method, optimizer)
 
     folder, checkpoint = run_folder.choose(config, accelerator)
-    state = State(method, optimizer, config, folder, accelerator)
+    state = State(method, optimizer, config, data.train, folder, accelerator)
     step = state.restore(checkpoint) if checkpoint else 0
     total = config.epochs * order.steps_per_epoch
     last = min(total, config.limit_steps or total)
@@ -123,6 +125,7 @@ def start_record(
     if accelerator.is_main_process:
         start_trackers(accelerator, folder, config.log_with)
         run_folder.write_config(folder, config)
+        (folder / run_folder.RESUME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     record = Record(
         folder,
@@ -187,7 +190,7 @@ class Run:
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
             self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
-        with StopSignal(self.accelerator) as stop:
+        with StopSignal(self.accelerator, step, str(self.state.folder)) as stop:
             while step < last:
                 until = min(last, self.knn.due(step, self.order.steps_per_epoch))
                 for batch in self.loader.batches(step, until):
@@ -200,7 +203,7 @@ class Run:
                         self.log(step, scored=step == until and not self.knn.off)
                     if epoch_ends:
                         self.record.epoch(step)
-                    if stop.asked(at_log):
+                    if stop.after(step):
                         self.save(step)
                         self.record.message(f"stopped by {stop.received} after step {step:,}")
                         return STOPPED

@@ -49,6 +49,10 @@ CACHE_LIMIT = 5_000_000_000
 CACHE_SETTINGS = Settings(max_size=0, quality=95, keep_jpeg=True)
 
 
+class WorkerDied(ValueError):
+    """The system ended an encoding process; nothing was written."""
+
+
 def convert(
     table: Table, out: Path, settings: Settings, on_error: OnError = "stop", source: str = ""
 ) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def convert(
     Raises:
         ValueError: bad images and ``stop``, nothing but bad images, or too little room.
         OSError: the file system failed.
-        RuntimeError: a worker process died.
+        WorkerDied: a worker process died.
     """
     page_size = _page_size(table, settings)
     check_room(out, estimate(table, settings))
@@ -136,7 +140,7 @@ def in_order(
     """``map`` over worker processes with a bounded number of tasks under way.
 
     Raises:
-        RuntimeError: a worker died, which is noticed at once.
+        WorkerDied: a worker died, which is noticed at once.
     """
     if workers == 1:
         yield from map(function, tasks)
@@ -152,7 +156,7 @@ def in_order(
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise WorkerDied(
             "a worker process died (killed for its memory?); nothing was written. "
             "Fewer --workers need less memory"
         ) from error
@@ -247,7 +251,7 @@ def content_key(table: Table) -> str:
     digest = hashlib.sha256(repr(CACHE_SETTINGS).encode())
     for column in (table.label, table.height, table.width):
         digest.update(np.ascontiguousarray(column).data)
-    digest.update("\0".join(table.classes).encode())
+    digest.update(os.fsencode("\0".join(table.classes)))
     if isinstance(table.source, Arrays):
         digest.update(np.ascontiguousarray(table.source.images).data)
     elif isinstance(table.source, Files):

@@ -120,8 +120,13 @@ def finish(
     if len(plan.blur):
         x[plan.blur] = blur(x[plan.blur], plan.kernels)
     _update(x, plan.solarize, solarize)
-    centre, scale = (x.new_tensor(v).view(1, 3, 1, 1) for v in (mean, std))
+    centre, scale = (_by_channel(x, v) for v in (mean, std))
     return x.sub_(centre).div_(scale)
+
+
+def _by_channel(x: Images, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
+    """One number a channel, filled on the device: to copy it there, the host would wait."""
+    return torch.stack([x.new_full((1, 1), v) for v in values]).unsqueeze(0)
 
 
 def _update(x: Images, rows: Tensor, operation: Callable[[Images], Images]) -> None:
@@ -177,7 +182,7 @@ def hue(x: Images, turns: Column) -> Images:
         torch.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4),
     )
     sector = sector + 6 * turns[:, 0]  # (n, h, w)
-    offset = x.new_tensor((5.0, 3.0, 1.0)).view(1, 3, 1, 1)
+    offset = _by_channel(x, (5.0, 3.0, 1.0))
     k = (offset + sector[:, None]).remainder(6)
     ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
     return value[:, None] - chroma[:, None] * ramp

@@ -104,13 +104,13 @@ class Loader:
         height, width = self.table.height[rows], self.table.width[rows]
         drawn = [draw(v, i, draws, rows, height, width) for i, v in enumerate(self.views)]
         take = np.arange(len(rows))
-        crops = self.decoder(
-            rows, [Crops(v.size, take, d.box) for v, d in zip(self.views, drawn, strict=True)]
-        )
+        windows = [Crops(v.size, take, d.box) for v, d in zip(self.views, drawn, strict=True)]
         plans = [plan(v, d) for v, d in zip(self.views, drawn, strict=True)]
         if self._side is None:
+            crops = self.decoder(rows, windows)
             return self._finish(_Ready(step, rows, crops, plans, None))
-        with torch.cuda.stream(self._side):
+        with torch.cuda.stream(self._side):  # decoding on the device happens there as well
+            crops = self.decoder(rows, windows)
             crops = [c.to(self.device, non_blocking=True) for c in crops]
             plans = [p.to(self.device) for p in plans]
             return _Ready(step, rows, crops, plans, self._side.record_event())
@@ -174,13 +174,17 @@ def evaluation_batches(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    rows: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Yield ``(images (n, 3, size, size), rows (n,))`` of this rank's share, each row once.
+    """Yield ``(images (n, 3, size, size), places (n,))`` of this rank's share, each row once.
 
-    The next batch is decoded while the caller computes.
+    ``rows`` (default: all) are the rows to show, ``places`` count in it. The next batch is
+    decoded while the caller computes.
     """
+    chosen = np.arange(len(table)) if rows is None else rows
 
-    def decode(rows: NDArray[np.int64]) -> Tensor:
+    def decode(places: NDArray[np.int64]) -> Tensor:
+        rows = chosen[places]
         box = centre_box(table.height[rows], table.width[rows], view.size, view.resize)
         return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
 
@@ -190,8 +194,8 @@ def evaluation_batches(
 
     with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
         ahead = None
-        for rows in all_rows(len(table), batch_size, rank, world_size):
-            following = (pool.submit(decode, rows), rows)
+        for places in all_rows(len(chosen), batch_size, rank, world_size):
+            following = (pool.submit(decode, places), places)
             if ahead is not None:
                 yield images(ahead[0].result()), ahead[1]
             ahead = following

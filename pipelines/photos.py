@@ -1,7 +1,7 @@
 """The embedded data set ``photos``: nothing to download, and something to learn.
 
-Twenty-one real photographs and scans come with scikit-image, scikit-learn and matplotlib. Each is
-a class; its images are square patches, cut for training from the left three quarters and for
+Seventeen real photographs and scans come with scikit-image and scikit-learn. Each is a class; its
+images are square patches, cut for training from the left three quarters and for
 validation from the rest, so that no pixel of a validation patch was trained on.
 
 Every patch is cut at its own scale and angle and seen under its own light: white balance,

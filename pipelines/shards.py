@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.beton import MAX_LABEL
 from pipelines.cache import tracked
 from pipelines.folder import OnBad, report_bad, upright_size
 from pipelines.table import Table, decode_with_pil, reason
@@ -150,9 +151,12 @@ def _check_end(path: Path, end: int) -> None:
 
 def _class_number(path: Path, member: str, data: bytes) -> int:
     try:
-        return int(data)
+        number = int(data[:20])
     except ValueError:
-        raise ValueError(f"{path}:{member} is no class number: {data[:40]!r}") from None
+        number = MAX_LABEL + 1
+    if not -1 <= number <= MAX_LABEL:
+        raise ValueError(f"{path}:{member} is no class number: {data[:40]!r}")
+    return number
 
 
 def _measure(file: io.BufferedReader, size: int, name: str, bad: dict[str, str]) -> tuple[int, int]:

@@ -3,6 +3,10 @@
 import json
 from pathlib import Path
 
+from accelerate.state import AcceleratorState, PartialState
+
+import train
+
 TINY = (
     *("--backbone", "resnet10t", "--image-size", "16", "--batch-size", "16", "--groups", "4"),
     *("--epochs", "4", "--optimizer", "momentum", "--lr", "0.05", "--warmup-epochs", "0"),
@@ -24,14 +28,15 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def run_train(*flags: str) -> int:
-    """Call ``train.main`` as a fresh process would find it."""
-    from accelerate.state import AcceleratorState, PartialState
-
-    import train
-
+def reset_accelerate() -> None:
+    """Let the next Accelerator start as in a fresh process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState._reset_state()
+
+
+def run_train(*flags: str) -> int:
+    """Call ``train.main`` as a fresh process would find it."""
+    reset_accelerate()
     try:
         return train.main(flags)
     except SystemExit as stop:  # the command line's parser

@@ -172,10 +172,10 @@ def test_gray_first_jitters_a_gray_image() -> None:
     rows = np.arange(4)
     crops = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
     gray_then = finish(crops, plan(view, draw(view, 0, Draws(0, 0), rows, *sizes(4))), ZERO, ONE)
-    plain = grayscale(crops.permute(0, 3, 1, 2) / 255)
+    plain = grayscale(crops.permute(0, 3, 1, 2) / 255).clone()
     flip = draw(view, 0, Draws(0, 0), rows, *sizes(4)).flip
     plain[torch.from_numpy(flip)] = plain[torch.from_numpy(flip)].flip(-1)
-    torch.testing.assert_close(gray_then, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gray_then, plain, atol=1e-4, rtol=0)
     other = replace(view, gray_first=False)
     assert plan(other, draw(other, 0, Draws(0, 0), rows, *sizes(4))).gray_first is False
 

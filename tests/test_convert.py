@@ -14,7 +14,7 @@ from PIL import Image
 
 import pipelines.convert
 from pipelines.beton import manifest_path, open_beton
-from pipelines.convert import Settings, bad_rows, cached_beton, convert, in_order
+from pipelines.convert import Settings, WorkerDied, bad_rows, cached_beton, convert, in_order
 from pipelines.encode import Task, encode_rows, fitted, jpeg_frame
 from pipelines.folder import scan
 from pipelines.shards import open_shards
@@ -210,7 +210,7 @@ def die(task: Task) -> list[str]:
 
 def test_a_dying_worker_is_an_error_and_no_hang() -> None:
     tasks = [Task(array_table(1), Settings(), 1 << 21)] * 40
-    with pytest.raises(RuntimeError, match="worker process died"):
+    with pytest.raises(WorkerDied, match="worker process died"):
         list(in_order(die, tasks, 2))
 
 

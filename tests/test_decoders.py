@@ -18,7 +18,7 @@ from PIL import Image
 
 from pipelines.beton import MIN_PAGE_SIZE, Sample, open_beton
 from pipelines.beton_writer import write_beton
-from pipelines.decoders import Crops, Decoder, Interpolation
+from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
 from pipelines.decoders import memory as memory_module
 from pipelines.decoders.build import build_decoder, choose_loader
 from pipelines.decoders.jpeg import is_plain_jpeg
@@ -520,7 +520,7 @@ def test_missing_package_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     table = make_table("beton", tmp_path)
     options: dict[str, Any] = {"interpolation": "antialias", "workers": 1, "on_bad": "stop"}
-    with pytest.raises(RuntimeError, match=rf"{package}.*make install"):
+    with pytest.raises(MissingPackage, match=rf"{package}.*make install"):
         build_decoder(loader, table, device=CPU, **options)
 
 

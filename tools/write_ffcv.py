@@ -8,6 +8,7 @@ python tools/write_ffcv.py --verify train.beton
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         arguments = tyro.cli(Arguments, args=argv)
         if arguments.verify is not None:

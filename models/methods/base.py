@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import losses, monitors
 from models.batchnorm import Mode
+from models.distributed import gather
 from models.optim import Schedule
 from pipelines.batch import Batch
 
@@ -63,6 +64,7 @@ class Method(nn.Module):
         self.backbone = backbone
         self.head = head
         self._seen: dict[str, Tensor] = {}
+        self.register_forward_pre_hook(lambda *_: self._seen.clear())
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each loss term, a scalar; their sum is what is minimised."""
@@ -86,18 +88,24 @@ class Method(nn.Module):
         """Return which of the views are to be mixed."""
         return (0,)
 
+    def encoders(self) -> list[nn.Module]:
+        """Return the backbone and its momentum copy, if there is one."""
+        return [module for module in self.modules() if type(module) is type(self.backbone)]
+
     def see(self, features: Tensor, projection: Tensor) -> None:
-        """Keep a view's rows for ``monitors``."""
-        self._seen = {"features": features.detach(), "projection": projection.detach()}
+        """Keep the rows of a forward's first clean view, the first to be seen, for ``monitors``."""
+        self._seen.setdefault("features", features.detach())
+        self._seen.setdefault("projection", projection.detach())
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
-        """Return scalars about this rank's rows of the last forward, on the device.
+        """Return scalars about all ranks' rows of the last forward, on the device.
 
         For the log line only: the singular values take time, and on a GPU wait for it.
         """
         values = {}
         for name, rows in self._seen.items():
+            rows = gather(rows)
             values[f"{name}_std"] = monitors.feature_std(rows)
             values[f"{name}_rank"] = monitors.effective_rank(rows)
         return values

@@ -17,6 +17,9 @@ from models.momentum import follow, momentum_copy
 from models.queue import Queue
 from pipelines.batch import Batch
 
+SHUFFLE = 1 << 20
+"""The stream of shuffle BN: a mixture's draw is keyed by (seed, step), or with its group."""
+
 
 @dataclass(frozen=True)
 class MocoConfig:
@@ -106,6 +109,6 @@ class Moco(Method):
         if not self.shuffle:
             return unit(self.key_encoder(images))
         total = len(images) * distributed.world_size()
-        order = np.random.default_rng([batch.seed, batch.step]).permutation(total)
+        order = np.random.default_rng([batch.seed, batch.step, SHUFFLE]).permutation(total)
         keys = unit(self.key_encoder(distributed.exchange(images, order)))
         return distributed.exchange(keys, np.argsort(order))

@@ -59,7 +59,7 @@ class Simclr(Method):
         temperature = self.config.temperature
         position = own_rows(len(h0), h0.device)
         z0, z1 = self._project_pair(h0, h1)
-        self.see(h1, z1)
+        self.see(h0, z0)
         loss = nt_xent(z0, z1, gather(z0), gather(z1), position, temperature)
         terms = {"clean": loss.mean()}
         for m in batch.mixed:

@@ -115,9 +115,10 @@ class Swav(Method):
         if self.queue is not None:
             self.queue.commit(self.batch_size)
 
+    @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
         """Add how evenly the last rows spread over the prototypes."""
-        usage = prototype_usage(losses.scores(self._seen["projection"], self.prototypes.detach()))
+        usage = prototype_usage(self._scores(gather(self._seen["projection"])))
         return super().monitors() | {"prototype_usage": usage}
 
     def _embed(self, images: list[Tensor]) -> list[Tensor]:

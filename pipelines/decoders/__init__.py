@@ -18,6 +18,10 @@ Interpolation = Literal["antialias", "bicubic", "bilinear", "area"]
 OnBadImage = Literal["stop", "replace"]
 
 
+class MissingPackage(ValueError):
+    """A loader's package is not installed; the text says which, and the fix."""
+
+
 @dataclass(frozen=True, slots=True)
 class Crops:
     """The windows of one view: crop ``j`` is ``box[j]`` of image ``rows[take[j]]``, resized.

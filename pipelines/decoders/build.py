@@ -56,7 +56,7 @@ def build_decoder(
 
     Raises:
         ValueError: there is no such loader, or it cannot read this table.
-        RuntimeError: its package is missing.
+        MissingPackage: its package is not installed.
     """
     pin = device.type == "cuda"
     if loader == "memory":

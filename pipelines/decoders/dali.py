@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation, OnBadImage
+from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.plan import Plan, check_windows, cut_image, make_plan
@@ -54,7 +54,7 @@ class DaliDecoder:
     ``cut_on_host=False`` takes the GPU's way of cutting windows on the host too.
 
     Raises:
-        RuntimeError: DALI is not installed.
+        MissingPackage: DALI is not installed.
         ValueError: nothing here is encoded, or DALI has no such filter.
     """
 
@@ -72,7 +72,7 @@ class DaliDecoder:
         try:
             import nvidia.dali.experimental.dynamic as dynamic
         except (ImportError, OSError) as error:
-            raise RuntimeError(MISSING.format(error=error)) from error
+            raise MissingPackage(MISSING.format(error=error)) from error
         if isinstance(table.source, Arrays):
             raise ValueError("--loader dali reads encoded images; take `--loader memory`")
         self.cut_on_host = cut_on_host and device.type == "cpu"
@@ -94,7 +94,6 @@ class DaliDecoder:
         distinct = np.unique(rows)
         with self.lock, self.context:  # a context serves one thread at a time
             images = self._images(distinct.tolist())
-            self.decodes += len(distinct)
             if self.cut_on_host:
                 return self._cut_on_host(images, make_plan(self.table, rows, crops, pin=self.pin))
             return self._cut_by_dali(images, rows, crops)
@@ -103,6 +102,7 @@ class DaliDecoder:
         """DALI's tensors (h, w, 3) of the rows that it can decode like PIL."""
         data = {row: found for row, found in zip(rows, self.pool.map(self._read, rows), strict=True)
                 if found is not None}  # fmt: skip
+        self.decodes += len(rows) - len(data)  # by PIL, or out of stored pixels
         images = dict(zip(data, self._decode(list(data.values())), strict=True))
         bad = [row for row, image in images.items() if image is None]
         if bad:
@@ -125,6 +125,7 @@ class DaliDecoder:
         """One tensor for each image, None in place of those DALI cannot decode."""
         if not data:
             return []
+        self.decodes += len(data)
         try:
             batch = self.dali.decoders.image(
                 self.dali.as_batch(data),
@@ -182,7 +183,10 @@ class DaliDecoder:
             batch, start=dali.as_batch(begin), shape=dali.as_batch(extent), axes=[0, 1]
         )
         resized = dali.resize(windows, size=[size, size], **self._filter())
-        return resized.torch(copy=True)
+        out = resized.torch(copy=True)
+        if out.is_cuda:  # the copy has read DALI's memory before DALI takes it back
+            torch.cuda.current_stream(out.device).synchronize()
+        return out
 
     def _filter(self) -> dict[str, Any]:
         """DALI's name for the filter; each agrees with PIL's within a grey level."""

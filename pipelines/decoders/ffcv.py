@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.compiled import compiled
-from pipelines.decoders import Crops, Interpolation, OnBadImage
+from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.plan import Plan, cut_windows, make_plan
@@ -71,24 +71,25 @@ class FFCVDecoder:
         plan = make_plan(self.table, rows, crops, pin=self.pin)
         for i in np.flatnonzero(self._decode(plan)):
             self.replaced += fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad)
-        self.decodes += len(plan.rows)
         return plan.views
 
     def _decode(self, plan: Plan) -> NDArray[np.bool_]:
         """Fill the plan's output; return which of its images are left to PIL."""
         source, rows = self.source, plan.rows
         height, width = source.height[rows].astype(np.int64), source.width[rows].astype(np.int64)
-        failed = np.zeros(len(rows), np.bool_)
+        failed, decoded = np.zeros(len(rows), np.bool_), np.zeros(1, np.int64)
         arguments: tuple[Any, ...] = (
             self.codec, np.asarray(source.bytes), source.offset[rows].astype(np.int64),
             source.size[rows].astype(np.int64), source.jpg[rows], height, width,
             np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
             plan.first, plan.box, plan.side, plan.at, LAWS[self.interpolation], plan.out, failed,
+            decoded,
         )  # fmt: skip
         others = [self.pool.submit(decode_images, *arguments) for _ in range(self.workers - 1)]
         decode_images(*arguments)
         for other in others:
             other.result()
+        self.decodes += int(decoded[0])
         return failed
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class Codec(types.WrapperAddressProtocol):
         try:
             from ffcv.libffcv import ctypes_imdecode
         except (ImportError, OSError) as error:
-            raise RuntimeError(MISSING.format(error=error)) from error
+            raise MissingPackage(MISSING.format(error=error)) from error
         self.function = ctypes_imdecode
 
     def __wrapper_address__(self) -> int:
@@ -134,15 +135,19 @@ def take_next(typingctx, counter):
 @no_type_check
 def decode_images(
     codec, file, offset, size, jpg, height, width, order, counter,
-    first, box, side, at, law, out, failed,
+    first, box, side, at, law, out, failed, decoded,
 ):  # fmt: skip
-    """Decode and cut images until the counter runs out; mark those left to PIL in ``failed``."""
+    """Decode and cut images until the counter runs out; mark those left to PIL in ``failed``.
+
+    ``decoded`` counts the images that were decoded, or cut out of their stored pixels.
+    """
     scratch = np.empty(max_pixels(jpg, height, width) * 3, np.uint8)
     while True:
         taken = take_next(counter)
         if taken >= len(order):
             return
         i = order[taken]
+        take_next(decoded)
         data = file[offset[i] : offset[i] + size[i]]
         bytes_of_pixels = 3 * height[i] * width[i]
         if not jpg[i]:

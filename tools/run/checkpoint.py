@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-FORMAT = 1
+FORMAT = 2
+KEYS = {"step", "method", "optimizer", "scaler", "config", "data", "world_size"}
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -90,6 +91,6 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such checkpoint") from error
     except Exception as error:  # torch raises anything from EOFError to UnpicklingError
         raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or KEYS - state.keys():
         raise ValueError(f"{path} is not a checkpoint of this trainer")
     return state

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import io
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -162,22 +163,25 @@ class Config:
     """Print the resolved settings, the steps and the memory, and stop."""
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{flag(name)} must be at least 1, not {value}")
-        if not 0 <= self.mix_prob <= 1:
-            raise ValueError(f"--mix-prob {self.mix_prob} is not a probability")
-        if not self.mix_beta > 0:
-            raise ValueError(f"--mix-beta {self.mix_beta} must be above 0")
+        for name, (low, high) in RANGES.items():
+            check(flag(name), getattr(self, name), low, high)
+        for name, value in dataclasses.asdict(self.chosen).items():
+            if name in METHOD_RANGES:
+                check(flag(f"{self.method}.{name}"), value, *METHOD_RANGES[name])
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"--milestones {self.milestones} must rise")
+        if any(low > high for low, high in zip(*[iter(self.crop_scales)] * 2, strict=False)):
+            raise ValueError(
+                f"--crop-scales {self.crop_scales}: each pair is the least and the most"
+            )
+        if self.name and (Path(self.name).name != self.name or self.name == ".."):
+            raise ValueError(f"--name {self.name} must be one folder's name; --output says where")
         counts = (len(self.crops), len(self.crop_sizes), len(self.crop_scales) / 2)
         if len(set(counts)) > 1:
             raise ValueError(
                 "--crops, --crop-sizes and --crop-scales go together: as many sizes as counts, "
                 "and two scales for each"
             )
-        if self.knn_every < 0:
-            raise ValueError(f"--knn-every {self.knn_every} must be 0 (never) or more")
 
     @property
     def chosen(self) -> MocoConfig | SimclrConfig | ByolConfig | SwavConfig:
@@ -220,7 +224,7 @@ def _from_yaml(path: Path, origin: str) -> Config:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{origin}: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{origin} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{origin} must hold one setting a line, 'name: value'")
@@ -241,10 +245,43 @@ def _refuse_other_methods(config: Config, defaults: Config) -> Config:
     return dataclasses.replace(config, **reset)
 
 
-POSITIVE = (
+COUNTS = (
     *("groups", "epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
-    *("workers", "image_size", "limit_steps"),
+    *("workers", "image_size", "limit_steps", "crops", "crop_sizes"),
 )
+ABOVE_0 = math.ulp(0.0)
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(COUNTS, (1, math.inf)),
+    **dict.fromkeys(("seed", "knn_every", "memory_budget", "weight_decay"), (0, math.inf)),
+    **dict.fromkeys(("lr", "final_lr", "warmup_epochs"), (0, math.inf)),
+    **dict.fromkeys(("mix_prob", "momentum", "milestones"), (0, 1)),
+    "crop_scales": (ABOVE_0, 1),
+    "mix_beta": (ABOVE_0, math.inf),
+}
+"""Least and largest value of the numbers among the settings, of each where there are several."""
+
+METHOD_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("dim", "prototypes", "iterations"), (1, math.inf)),
+    **dict.fromkeys(("queue", "hidden", "queue_start_epoch", "freeze_steps"), (0, math.inf)),
+    **dict.fromkeys(("temperature", "epsilon"), (ABOVE_0, math.inf)),
+    "momentum": (0, 1),
+}
+"""The same for the methods' own numbers."""
+
+
+def check(name: str, value: float | tuple[float, ...] | None, low: float, high: float) -> None:
+    """Refuse numbers outside ``low`` to ``high``, infinities and NaN; None passes.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for number in value if isinstance(value, tuple) else () if value is None else (value,):
+        if not low <= number <= high or math.isinf(number):
+            least = "above 0" if low == ABOVE_0 else f"at least {low}"
+            most = "" if math.isinf(high) else f" and at most {high}"
+            raise ValueError(f"{name} must be {least}{most}, not {number}")
+
+
 METHOD_DEFAULTS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
 
 
@@ -285,6 +322,8 @@ def _as_flags(values: dict[str, Any], prefix: str) -> list[str]:
         name = prefix + str(key)
         if isinstance(value, dict):
             words += _as_flags(value, f"{name}.")
+        elif value is False and name == "precision":  # YAML reads a bare no as False
+            words.append("--precision=no")
         elif isinstance(value, bool):
             words.append(flag(name) if value else flag(_negated(name)))
         elif isinstance(value, list | tuple):

@@ -29,12 +29,28 @@ def extract(
     Raises:
         RuntimeError: the processes' batches do not hold each of the ``num_rows`` rows once.
     """
-    features, rows = [], []
+    device = accelerator.device
+    joined: Tensor | None = None  # all rows; this process fills its own, the others add theirs
+    times = torch.zeros(num_rows, dtype=torch.int64, device=device)
     with evaluating(model), torch.no_grad(), accelerator.autocast():
         for images, numbers in batches:
-            features.append(encode(images).float())
-            rows.append(torch.from_numpy(numbers))
-    return _in_row_order(features, rows, num_rows, accelerator)
+            features = encode(images).float()
+            rows = torch.from_numpy(numbers).to(device)
+            if joined is None:
+                joined = features.new_zeros(num_rows, features.shape[1])
+            joined[rows] = features
+            times[rows] += 1
+    own = torch.tensor([0 if joined is None else joined.shape[1]], device=device)
+    width = int(accelerator.gather(own).max())  # a process may have no row of its own
+    if joined is None:
+        joined = torch.zeros(num_rows, width, device=device)
+    times = accelerator.reduce(times, "sum")
+    wrong = (times != 1).nonzero()[:, 0].tolist()
+    if wrong:
+        raise RuntimeError(
+            f"{len(wrong)} of {num_rows} rows did not come exactly once, first row {wrong[0]}"
+        )
+    return accelerator.reduce(joined, "sum")
 
 
 @contextmanager
@@ -47,37 +63,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def _in_row_order(
-    features: list[Tensor], rows: list[Tensor], num_rows: int, accelerator: Accelerator
-) -> Float[Tensor, "rows d"]:
-    """Join the shares of all processes; a process without rows learns the width from the others."""
-    device = accelerator.device
-    index = torch.cat([torch.zeros(0, dtype=torch.int64), *rows]).to(device)
-    width = features[0].shape[1] if features else 0
-    shape = torch.tensor([[len(index), width]], device=device)
-    longest, width = _gathered(shape, accelerator).amax(0).tolist()
-    own = torch.cat([torch.zeros(0, width, device=device), *features])
-    own = _gathered(_padded(own, longest, 0), accelerator)
-    index = _gathered(_padded(index, longest, num_rows), accelerator)
-
-    times = torch.zeros(num_rows + 1, dtype=torch.int64, device=device)
-    times.index_add_(0, index, torch.ones_like(index))
-    wrong = (times[:num_rows] != 1).nonzero()[:, 0].tolist()
-    if wrong:
-        raise RuntimeError(
-            f"{len(wrong)} of {num_rows} rows did not come exactly once, first row {wrong[0]}"
-        )
-    joined = own.new_empty(num_rows + 1, width)  # the last row takes the padding
-    joined[index] = own
-    return joined[:num_rows]
-
-
-def _gathered(tensor: Tensor, accelerator: Accelerator) -> Tensor:
-    return accelerator.gather(tensor.contiguous())
-
-
-def _padded(tensor: Tensor, length: int, value: int) -> Tensor:
-    missing = tensor.new_full((length - len(tensor), *tensor.shape[1:]), value)
-    return torch.cat((tensor, missing))

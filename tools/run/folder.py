@@ -38,20 +38,29 @@ def _choose(config: Config) -> tuple[Path, Path | None]:
     if config.resume and config.resume != "auto":
         path = checkpoint.find(Path(config.resume))
         return path.parent.parent, path
-    name = config.name or default_name(config)
+    if config.name:
+        return _named(config.output / config.name, config.resume == "auto")
+    name = default_name(config)
     taken = _numbered(config.output, name)
     if config.resume == "auto":
-        found = [(f, checkpoint.last(f / "checkpoints")) for f in reversed(taken)]
-        for folder, last in found:
+        for folder in reversed(taken):
+            last = checkpoint.last(folder / "checkpoints")
             if last:
                 return folder, last
-    elif taken and config.name:
-        raise ValueError(
-            f"{taken[0]} holds a run already: continue it with --resume auto, or choose "
-            "another --name"
-        )
     number = _number(taken[-1].name) + 1 if taken else 1
     return config.output / (name if number == 1 else f"{name}-{number}"), None
+
+
+def _named(folder: Path, resume: bool) -> tuple[Path, Path | None]:
+    """Return the folder named; resumed before its first checkpoint, a run starts over in it."""
+    if resume:
+        return folder, checkpoint.last(folder / "checkpoints")
+    if _holds_a_run(folder):
+        raise ValueError(
+            f"{folder} holds a run already: continue it with --resume auto, or choose "
+            "another --name"
+        )
+    return folder, None
 
 
 def default_name(config: Config) -> str:

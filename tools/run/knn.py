@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -56,13 +57,17 @@ class OnlineKnn:
         assert self._data.val is not None
         average_buffers(self._method)
         train, val = self._data.train, self._data.val
-        labels = [torch.from_numpy(t.label).to(self._accelerator.device) for t in (train, val)]
-        k = min(NEIGHBOURS, int((train.label >= 0).sum()))
-        bank, queries = self._features(train), self._features(val)
-        return scores.knn(bank, labels[0], queries, labels[1], k=k)
+        bank, bank_labels = self._labelled_features(train)
+        queries, labels = self._labelled_features(val)
+        k = min(NEIGHBOURS, len(bank))
+        return scores.knn(bank, bank_labels, queries, labels, k=k)
 
-    def _features(self, table: Table) -> Tensor:
+    def _labelled_features(self, table: Table) -> tuple[Tensor, Tensor]:
+        """Return features (n, d) and labels (n,) of the rows that have a label."""
+        method, accelerator = self._method, self._accelerator
+        rows = np.flatnonzero(table.label >= 0)
         batches = setup.evaluation_batches_of(
-            self._config, table, self._data.facts, self._decoders, self._accelerator, BATCH
+            self._config, table, self._data.facts, self._decoders, accelerator, BATCH, rows
         )
-        return extract(self._method, self._method.features, batches, len(table), self._accelerator)
+        features = extract(method, method.features, batches, len(rows), accelerator)
+        return features, torch.from_numpy(table.label[rows]).to(accelerator.device)

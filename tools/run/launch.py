@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import signal
-import threading
+import sys
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 
 import psutil
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+PR_SET_PDEATHSIG = 1
+TIMEOUT = timedelta(hours=2)
+"""Other processes wait this long while one lists or converts a large data set."""
+
+UNSUPPORTED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
@@ -32,12 +38,23 @@ def start(precision: str | None) -> Accelerator:
         raise ValueError("--precision fp16 needs a CUDA device; on the host take bf16 or no")
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         raise ValueError("the launcher's --dynamo_backend is not supported; use --compile")
+    for name in UNSUPPORTED:
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            raise ValueError(
+                f"the launcher's {name} is not supported: configure accelerate for plain data "
+                "parallelism"
+            )
+    if "WORLD_SIZE" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # end with the launcher
     # Its replacement would still overwrite the ranks' buffers once, at the start.
     warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
     accelerator = Accelerator(
         cpu=on_host,
         mixed_precision=precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=TIMEOUT),
+        ],
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if expected != accelerator.num_processes:
@@ -83,43 +100,3 @@ def cores_per_process() -> int:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     allowed = len(psutil.Process().cpu_affinity() or [0])
     return max(allowed // local, 1)
-
-
-class StopSignal:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a wish to stop after the current step.
-
-    A second signal ends the process at once. Several processes agree where the host waits for
-    the device anyway, at the log lines.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
-        self.received: str | None = None
-
-    def __enter__(self) -> StopSignal:
-        in_main = threading.current_thread() is threading.main_thread()
-        signals = self.SIGNALS if in_main else ()  # Python allows handlers nowhere else
-        self._before = {number: signal.signal(number, self._receive) for number in signals}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        self.__exit__()
-
-    def asked(self, at_log_line: bool) -> bool:
-        """Whether to stop now, the same answer on all processes."""
-        if self._accelerator.num_processes == 1:
-            return self.received is not None
-        if not at_log_line:
-            return False
-        asked = torch.tensor([self.received is not None], device=self._accelerator.device)
-        asked = self._accelerator.gather(asked).any().item()
-        if asked and self.received is None:
-            self.received = "a signal to another process"
-        return bool(asked)

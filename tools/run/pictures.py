@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,8 +21,8 @@ from tools.run.record import read_metrics
 
 SIDE = 144
 """Pixels that the largest view takes in views.png, about; small images grow by whole numbers."""
-GAP, SIDE_SPACE, HEAD_SPACE, LAM_SPACE = 6, 88, 44, 56
-"""Pixels between cells, left of the rows, above them, and for each share of a mixture."""
+GAP, HEAD_SPACE, LAM_SPACE = 6, 44, 64
+"""Pixels between cells, above the rows, and for each share of a mixture."""
 DPI = 100
 
 
@@ -41,15 +42,15 @@ def draw_views(
         return [enlarge(image, scale) for image in to_pixels(images, mean, std)]
 
     columns = []
-    for number, view in enumerate(batch.views, 1):
+    for number, view in enumerate(batch.views):
         columns.append((f"view {number}\n{view.shape[-1]} px", cells(view[:rows])))
     for mixed in batch.mixed:
-        number = mixed.view + 1
+        number = mixed.view
         columns.append((f"mixture\nof view {number}", cells(mixed.image[:rows])))
         partner = batch.views[mixed.view][mixed.partner[:rows]]
         columns.append((f"partner's\nview {number}", cells(partner)))
 
-    numbers = [f"row {row}" for row in batch.index[:rows].tolist()]
+    numbers = [f"#{row}" for row in batch.index[:rows].tolist()]
     shares = [mixed.lam[:rows].tolist() for mixed in batch.mixed]
     _grid(columns, numbers, shares, len(batch.views)).savefig(path, dpi=DPI)
 
@@ -75,11 +76,12 @@ def _grid(
 ) -> Figure:
     """Lay out columns of (title, cells), pixel for pixel; each mixture is two of them."""
     tall = max(cells[0].shape[0] for _, cells in columns)
-    lefts, x = [], SIDE_SPACE
+    side = 12 + 8 * max(len(number) for number in numbers)
+    lefts, x = [], side
     for place, (_, cells) in enumerate(columns):
         beyond = place - num_views
         if beyond >= 0:
-            x += LAM_SPACE if beyond % 2 else 2 * GAP
+            x += LAM_SPACE - GAP if beyond % 2 else 3 * GAP
         lefts.append(x)
         x += cells[0].shape[1] + GAP
     height = HEAD_SPACE + len(numbers) * (tall + GAP)
@@ -94,10 +96,10 @@ def _grid(
             paper[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
     for row, number in enumerate(numbers):
         y = HEAD_SPACE + row * (tall + GAP) + tall / 2
-        axes.text(SIDE_SPACE - 8, y, number, ha="right", va="center", fontsize=8, color="0.35")
+        axes.text(side - 6, y, number, ha="right", va="center", fontsize=8, color="0.35")
         for which, share in enumerate(shares):
-            x_share = lefts[num_views + 2 * which + 1] - LAM_SPACE / 2 - GAP / 2
-            axes.text(x_share, y, f"λ\n{share[row]:.2f}", ha="center", va="center", fontsize=10)
+            x_share = lefts[num_views + 2 * which + 1] - LAM_SPACE / 2
+            axes.text(x_share, y, f"λ {share[row]:.2f}", ha="center", va="center", fontsize=10)
     axes.imshow(paper, interpolation="none", aspect="auto", extent=(0, x, height, 0))
     return figure
 
@@ -123,6 +125,9 @@ TITLES = {
     "prototype_usage": ("Prototypes in use", "share"),
 }
 """Panels that several columns share: title and label of the vertical axis."""
+
+FROM_ZERO = {"lr": None, "std": None, "rank": None, "lam": 1.0, "prototype_usage": 1.02}
+"""Panels whose vertical axis starts at 0, and where it ends (None: where the data do)."""
 
 
 def panel_of(name: str) -> str | None:
@@ -153,7 +158,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
 
     across = min(3, max(len(order), 1))
     down = max(math.ceil(len(order) / across), 1)
-    figure = Figure(figsize=(4.6 * across, 3.1 * down), dpi=DPI, layout="constrained")
+    tidy = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches round each panel
+    figure = Figure(figsize=(4.6 * across, 3.1 * down), dpi=DPI, layout=tidy)
     FigureCanvasAgg(figure)
     if not order:
         figure.text(0.5, 0.5, "nothing was logged yet", ha="center", va="center")
@@ -181,6 +187,8 @@ def _draw_panel(axes: Axes, panel: str, names: list[str], lines: list[dict[str, 
         _line(axes, steps, values * factor, name, width=1.6 if main else 1.0)
     if panel == "knn":
         _mark_untrained(axes, lines)
+    if panel in FROM_ZERO:
+        axes.set_ylim(0, FROM_ZERO[panel])
     if len(names) > 1 or panel == "knn":
         axes.legend(fontsize=8, frameon=False)
 
@@ -228,6 +236,6 @@ def _line(
     width: float = 1.4,
 ) -> None:
     """Draw a line; few points are marked, so that even one is seen."""
-    label = name.replace("_", " ")
+    label = name.replace("_", " ").replace("knn top", "kNN top-")
     marker = "o" if len(steps) <= 20 else None
     axes.plot(steps, values, color=colour, label=label, linewidth=width, marker=marker, ms=3)

@@ -86,8 +86,8 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
 
 
-def resolve(config: Config, data: Data) -> Config:
-    """Fill in what the settings leave to the method and the data set.
+def resolve(config: Config, data: Data, precision: str) -> Config:
+    """Fill in what the settings leave to the method, the data set and the launcher.
 
     Raises:
         ValueError: the settings do not fit the data; the text names the flags.
@@ -102,6 +102,7 @@ def resolve(config: Config, data: Data) -> Config:
         "image_size": size,
         "views": config.views or (SMALL_VIEWS[config.method] if small else defaults.views),
         "bn": config.bn or defaults.bn,
+        "precision": precision,
         "optimizer": config.optimizer or defaults.optimizer,
         "lr": peak,
         "final_lr": _either(config.final_lr, defaults.final_lr_ratio * peak),
@@ -109,7 +110,6 @@ def resolve(config: Config, data: Data) -> Config:
         "momentum": _either(config.momentum, defaults.momentum),
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
         "schedule": config.schedule or defaults.schedule,
-        "workers": config.workers or cores_per_process(),
     }
     if config.backbone == "auto":
         filled["backbone"] = "resnet18" if size <= 96 else "resnet50"
@@ -250,8 +250,9 @@ def evaluation_batches_of(
     decoders: Decoders,
     accelerator: Accelerator,
     batch_size: int,
+    rows: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Yield this process's share of a table's rows as evaluation views."""
+    """Yield this process's share of a table's rows (default: all) as evaluation views."""
     size = config.image_size or facts.image_size
     resize = facts.eval_resize or facts.image_size
     return evaluation_batches(
@@ -264,6 +265,7 @@ def evaluation_batches_of(
         accelerator.device,
         accelerator.process_index,
         accelerator.num_processes,
+        rows,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from torch.optim import Optimizer
 
 from models.distributed import average_buffers
 from models.methods import Method
+from pipelines.table import Table
 from tools.run import checkpoint
 from tools.run.config import Config, differences, from_dict, to_dict
 
@@ -22,11 +24,13 @@ class State:
         method: Method,
         optimizer: Optimizer,
         config: Config,
+        data: Table,
         folder: Path,
         accelerator: Accelerator,
     ) -> None:
         self._method, self._optimizer = method, optimizer
-        self._config, self._folder, self._accelerator = config, folder, accelerator
+        self._data = {"images": len(data), "key": key_of(data)}
+        self.folder, self._config, self._accelerator = folder, config, accelerator
 
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step`` finished steps; all processes call it together."""
@@ -38,9 +42,10 @@ class State:
                 "optimizer": self._optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
                 "config": to_dict(self._config),
+                "data": self._data,
                 "world_size": self._accelerator.num_processes,
             }
-            folder = self._folder / "checkpoints"
+            folder = self.folder / "checkpoints"
             checkpoint.save(folder, step, state, self._config.keep_checkpoints)
         self._accelerator.wait_for_everyone()
 
@@ -56,9 +61,21 @@ class State:
             raise ValueError(
                 f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
             )
+        if state["data"] != self._data:
+            raise ValueError(
+                f"{path} was trained on other images ({state['data']['images']} then, "
+                f"{self._data['images']} now): the rows would not be the same"
+            )
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        assert math.isfinite(state["step"])
         return state["step"]
+
+
+def key_of(data: Table) -> str:
+    """Return a digest of a table's rows: their number, order, labels and sizes."""
+    digest = hashlib.sha256()
+    for column in (data.label, data.height, data.width):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()[:16]

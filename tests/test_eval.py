@@ -1,0 +1,149 @@
+"""Scores against plain loops, features in row order, and eval.py on a real run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from runs import SMALL, TINY, reset_accelerate, run_train
+from torch import nn
+
+import eval as evaluation
+from tools.run import scores
+from tools.run.features import evaluating, extract
+
+
+def clusters(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """n points round three centres, 60 degrees apart on average, and their labels."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, n)
+    centres = np.random.default_rng(0).normal(size=(3, 8))
+    points = centres[label] + 2.0 * rng.normal(size=(n, 8))
+    return torch.from_numpy(points).float(), torch.from_numpy(label)
+
+
+def test_knn_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "SIMILARITIES", 70 * 9)  # nine queries at a time
+    bank, bank_labels = clusters(70, 1)
+    queries, labels = clusters(40, 2)
+    ours = scores.knn(bank, bank_labels, queries, labels, k=11, temperature=0.1)
+    right = 0
+    unit = bank.double().numpy() / np.linalg.norm(bank, axis=1, keepdims=True)
+    for query, label in zip(queries.double().numpy(), labels, strict=True):
+        similarity = unit @ (query / np.linalg.norm(query))
+        votes = np.zeros(3)
+        for i in np.argsort(-similarity)[:11]:
+            votes[bank_labels[i]] += np.exp(similarity[i] / 0.1)
+        right += int(votes.argmax() == label)
+    assert ours["knn_top1"] == pytest.approx(right / 40)
+    assert 0.5 < ours["knn_top1"] < 1 and ours["knn_top5"] == 1
+
+
+def test_rows_without_a_class_neither_vote_nor_count() -> None:
+    bank, bank_labels = clusters(60, 1)
+    queries, labels = clusters(30, 2)
+    alone = scores.knn(bank, bank_labels, queries, labels, k=5)
+    junk = torch.randn(20, 8)
+    joined = scores.knn(
+        torch.cat([junk, bank]), torch.cat([torch.full((20,), -1), bank_labels]),
+        torch.cat([junk, queries]), torch.cat([torch.full((20,), -1), labels]), k=5,
+    )  # fmt: skip
+    assert alone == joined
+
+
+@pytest.mark.parametrize(("k", "named"), [(0, "--k"), (61, "--k")])
+def test_a_k_that_does_not_fit_is_refused(k: int, named: str) -> None:
+    x, y = clusters(60, 1)
+    with pytest.raises(ValueError, match=named):
+        scores.knn(x, y, x, y, k=k)
+
+
+def test_linear_probe_separates_what_is_separable_and_repeats_itself() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 4, 300)
+    x = torch.from_numpy(np.eye(4)[label] * 3 + 0.3 * rng.normal(size=(300, 4))).float()
+    y = torch.from_numpy(label)
+    first, again = (
+        scores.linear_probe(x[:200], y[:200], x[200:], y[200:], epochs=20, lr=1.0, seed=3)
+        for _ in range(2)
+    )
+    assert first["linear_top1"] > 0.98 and first == again
+    shuffled = y[:200][torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    chance = scores.linear_probe(x[:200], shuffled, x[200:], y[200:], epochs=20, lr=1.0)
+    assert chance["linear_top1"] < 0.6
+
+
+def test_features_come_in_row_order_and_modes_return() -> None:
+    reset_accelerate()
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    model[2].eval()
+    images = torch.arange(21.0).view(7, 3, 1, 1)
+    batches = [(images[rows], np.array(rows)) for rows in ([4, 5, 6], [0, 1], [2, 3])]
+    seen = extract(model, model, batches, 7, Accelerator(cpu=True))
+    torch.testing.assert_close(seen, images.view(7, 3), atol=1e-3, rtol=1e-4)
+    assert model.training and model[1].training and not model[2].training
+    with evaluating(model):
+        assert not model[1].training
+
+
+def test_a_row_missing_or_twice_is_an_error() -> None:
+    reset_accelerate()
+    model, images = nn.Flatten(), torch.zeros(2, 3, 1, 1)
+    for rows in ([0, 1], [0, 0]):
+        with pytest.raises(RuntimeError, match="exactly once"):
+            extract(model, model, [(images, np.array(rows))], 3, Accelerator(cpu=True))
+
+
+@pytest.fixture(scope="module")
+def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs")
+    flags = ("--method", "moco", *TINY, *SMALL["moco"], "--data", f"folder:{toy}")
+    assert run_train(*flags, "--output", str(output), "--name", "run", "--limit-steps", "2") == 0
+    return output / "run"
+
+
+def run_eval(*flags: str) -> int:
+    reset_accelerate()
+    return evaluation.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "score"),
+    [
+        (("knn", "--k", "5"), "knn_top1"),
+        (("knn", "--k", "5", "--features", "projection"), "knn_top1"),
+        (("linear", "--epochs", "3"), "linear_top1"),
+    ],
+)
+def test_each_protocol_appends_its_numbers(
+    run: Path, flags: tuple[str, ...], score: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval(*flags, "--run", str(run)) == 0
+    line = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
+    assert 0 <= line[score] <= 1 and line["protocol"] == flags[0]
+    assert line["step"] == 2 and line["train_images"] == 40 and line["val_images"] == 12
+    assert "top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("knn", "--k", "100"), "--k 100"),
+        (("knn", "--k", "5", "--val-data", "none"), "--val-data"),
+        (("knn", "--checkpoint", "nowhere.pt"), "nowhere.pt"),
+        (("linear", "--data", "folder:nowhere"), "nowhere"),
+    ],
+)
+def test_bad_requests_are_one_line(
+    run: Path, flags: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval(*flags, "--run", str(run)) == 2
+    said = capsys.readouterr().err
+    assert named in said and "Traceback" not in said
+
+
+def test_no_run_is_said_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_eval("knn", "--run", str(tmp_path / "none")) == 2
+    assert "none" in capsys.readouterr().err
