@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import toy_images
 from runs import SMALL, TINY, lines, run_train
 
-from tools.run import checkpoint
+from tools.run import checkpoint, pictures
 
 METHODS, MIXTURES, LOADERS = (
     tuple(SMALL),
@@ -16,11 +17,19 @@ METHODS, MIXTURES, LOADERS = (
 )
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take most of a tiny run's time."""
+    for name in ("draw_views", "draw_curves"):
+        monkeypatch.setattr(pictures, name, lambda *_: None)
+
+
 def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
     where = ("--data", f"folder:{toy}", "--output", str(output), "--name", "run")
     return ("--method", method, *TINY, *SMALL[method], *where, *more)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("mix", MIXTURES)
 @pytest.mark.parametrize("method", METHODS)
@@ -44,6 +53,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(path)["method"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_is_the_straight_run(
@@ -110,6 +120,30 @@ def test_resume_by_path_needs_no_other_flag(toy: Path, tmp_path: Path) -> None:
     assert [line["step"] for line in lines(run)] == list(range(1, 9))
 
 
+def test_resume_refuses_other_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The text of --data may change between a stop and a resume; the images may not."""
+    toy_images(tmp_path / "a", "train", 40)
+    start = ("--limit-steps", "1", "--val-data", "none")
+    assert run_train(*flags(tmp_path / "a", tmp_path, "byol", *start)) == 0
+    (tmp_path / "a").rename(tmp_path / "moved")
+    moved = flags(tmp_path / "moved", tmp_path, "byol", *start, "--resume", "auto")
+    assert run_train(*moved, "--limit-steps", "2") == 0
+    toy_images(tmp_path / "moved", "train", 44)
+    assert run_train(*moved, "--limit-steps", "3") == 2
+    assert "40 then, 44 now" in capsys.readouterr().err
+
+
+def test_a_name_is_one_run_s_alone(toy: Path, tmp_path: Path) -> None:
+    """Neither another run's name nor a run killed before its first checkpoint misleads --resume."""
+    start = flags(toy, tmp_path, "byol", "--limit-steps", "1", "--resume", "auto")
+    assert run_train(*start, "--name", "x-100") == 0
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "config.yaml").write_text("method: byol\n")  # no checkpoint yet
+    assert run_train(*start, "--name", "x") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "x-100"}
+    assert [line["step"] for line in lines(tmp_path / "x")] == [1]
+
+
 def test_labels_never_reach_a_loss(toy: Path, tmp_path: Path) -> None:
     """Law 10: the same images without classes give the same losses."""
     flat = tmp_path / "flat"
@@ -156,6 +190,12 @@ def test_labels_never_reach_a_loss(toy: Path, tmp_path: Path) -> None:
         (("--recipe", "nowhere.yaml"), "nowhere.yaml"),
         (("--epochs", "0"), "--epochs"),
         (("--mix-prob", "2"), "--mix-prob"),
+        (("--seed", "-1"), "--seed"),
+        (("--lr", "nan"), "--lr"),
+        (("--crop-scales", ".9", ".2", "--crops", "2", "--crop-sizes", "8"), "--crop-scales"),
+        (("--moco.temperature", "0"), "--moco.temperature"),
+        (("--name", "a/b"), "--name"),
+        (("--log-with", "wandb"), "wandb"),
         (("--precision", "fp16"), "fp16"),
     ],
 )

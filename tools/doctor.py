@@ -29,7 +29,7 @@ INSTALL = "rm -rf .venv/.unmix && make install"
 
 OTHERS = (
     *("numpy", "PIL", "tyro", "yaml", "jaxtyping", "torchmetrics", "tensorboard", "matplotlib"),
-    *("psutil", "skimage", "sklearn", "webdataset"),
+    *("psutil", "skimage", "sklearn"),
 )
 """The rest of pyproject.toml's dependencies, as they are imported."""
 

@@ -53,7 +53,7 @@ class Config:
     """What is learnt from the views."""
     mix: MixName = "none"
     """Un-Mix's mixture: mixup (global), a pasted box (region), or either at each step (unmix)."""
-    data: str = "photos"
+    data: str = free("photos")
     """Images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
     recipe: Path | None = once(None)
     """YAML file of settings; flags override it."""
