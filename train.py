@@ -66,14 +66,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
         views, rows = setup.views_of(config), config.batch_size // accelerator.num_processes
         accelerator.print(plan.describe(config, method, views, order.steps_per_epoch, rows))
         return 0
-    method.to(accelerator.device)
-    if config.channels_last:
-        method.to(memory_format=torch.channels_last)
-    if config.compile:
-        for encoder in method.encoders():
-            encoder.compile()
-    optimizer = make_optimizer(config, method)
-    model, optimizer = accelerator.prepare(method, optimizer)
+    model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_folder.choose(config, accelerator)
     state = State(method, optimizer, config, data.train, folder, accelerator)
@@ -102,6 +95,19 @@ def train(config: Config, accelerator: Accelerator) -> int:
             (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
     return status
+
+
+def prepare(
+    config: Config, method: Method, accelerator: Accelerator
+) -> tuple[nn.Module, Optimizer]:
+    """Put the method on its device, laid out and compiled as asked; wrap it and its optimiser."""
+    method.to(accelerator.device)
+    if config.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if config.compile:
+        for encoder in method.encoders():
+            encoder.compile()
+    return accelerator.prepare(method, make_optimizer(config, method))
 
 
 def make_optimizer(config: Config, method: Method) -> Optimizer:

@@ -3,6 +3,8 @@
 numba's own cache notices a change of the file a function stands in, but not of the files whose
 functions it calls, and would run old machine code. Here the folder's name is a digest of all
 files of ``pipelines`` that hold compiled functions.
+
+``take_next`` is how threads share the rows of a batch without a static split.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
-from numba import config, njit
+from llvmlite import ir
+from numba import config, njit, types
+from numba.extending import intrinsic
 
 
 def _cache_folder() -> Path:
@@ -44,3 +48,16 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True, cache=True, fastmath=flags)(function)
     finally:
         vars(config)["CACHE_DIR"] = before
+
+
+@intrinsic
+@no_type_check
+def take_next(typingctx, counter):
+    """``counter[0]++`` as one atomic step; returns the value before."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        one = ir.Constant(ir.IntType(64), 1)
+        return builder.atomic_rmw("add", array.data, one, "monotonic")
+
+    return types.int64(counter), generate

@@ -1,8 +1,9 @@
 """Table, Order, Draws, decoder and finisher in a row: steps in, batches out.
 
-The decoder runs ahead of the step in a thread of its own; on CUDA its crops cross on a side
-stream out of pinned memory while the last step computes, and are finished on the training
-stream. A batch that cannot be made raises; none is dropped, so an epoch is never short.
+The decoder runs ahead of the step in a thread of its own. On the host the views are finished there
+as well; on CUDA the crops cross on a side stream out of pinned memory while the last step computes,
+and are finished on the training stream. A batch that cannot be made raises; none is dropped, so an
+epoch is never short.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
 from pipelines.draws import Draws
 from pipelines.finish import Plan, finish, plan
+from pipelines.finish_host import HostFinisher
 from pipelines.mixtures import Mixture, mix_views
 from pipelines.order import Order, all_rows
 from pipelines.table import Table
@@ -36,7 +38,7 @@ class _Ready:
     rows: NDArray[np.int64]
     crops: list[Tensor]
     plans: list[Plan]
-    arrived: torch.cuda.Event | None
+    arrived: torch.cuda.Event
 
 
 @dataclass
@@ -44,7 +46,8 @@ class Loader:
     """Batches of a rank for any range of steps; ``waited`` counts seconds spent waiting for them.
 
     ``groups`` is the number of groups of the whole batch (mixtures pair rows inside a group);
-    ``mixed`` the views that ``mixture`` mixes; ``mix_per_group`` draws one mixture a group.
+    ``mixed`` the views that ``mixture`` mixes; ``mix_per_group`` draws one mixture a group;
+    ``workers`` the threads that finish views on the host.
     """
 
     table: Table
@@ -59,6 +62,7 @@ class Loader:
     mix_per_group: bool = False
     groups: int = 1
     prefetch: int = 3
+    workers: int = 1
     waited: float = 0.0
 
     def __post_init__(self) -> None:
@@ -74,6 +78,7 @@ class Loader:
                 "in pairs"
             )
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._host = HostFinisher(self.workers)  # its threads start with its first view
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start`` to ``stop - 1`` of the run, each with its number."""
@@ -105,10 +110,11 @@ class Loader:
         drawn = [draw(v, i, draws, rows, height, width) for i, v in enumerate(self.views)]
         take = np.arange(len(rows))
         windows = [Crops(v.size, take, d.box) for v, d in zip(self.views, drawn, strict=True)]
-        plans = [plan(v, d) for v, d in zip(self.views, drawn, strict=True)]
         if self._side is None:
-            crops = self.decoder(rows, windows)
-            return self._finish(_Ready(step, rows, crops, plans, None))
+            todo = zip(self.decoder(rows, windows), self.views, drawn, strict=True)
+            views = tuple(self._host(*each, self.mean, self.std) for each in todo)
+            return self._batch(step, rows, views)
+        plans = [plan(v, d) for v, d in zip(self.views, drawn, strict=True)]
         with torch.cuda.stream(self._side):  # decoding on the device happens there as well
             crops = self.decoder(rows, windows)
             crops = [c.to(self.device, non_blocking=True) for c in crops]
@@ -116,22 +122,24 @@ class Loader:
             return _Ready(step, rows, crops, plans, self._side.record_event())
 
     def _finish(self, ready: _Ready) -> Batch:
-        if ready.arrived is not None:
-            stream = torch.cuda.current_stream(self.device)
-            stream.wait_event(ready.arrived)
-            for tensor in (*ready.crops, *(t for p in ready.plans for t in p.tensors())):
-                tensor.record_stream(stream)
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(ready.arrived)
+        for tensor in (*ready.crops, *(t for p in ready.plans for t in p.tensors())):
+            tensor.record_stream(stream)
         views = tuple(
             finish(c, p, self.mean, self.std) for c, p in zip(ready.crops, ready.plans, strict=True)
         )
+        return self._batch(ready.step, ready.rows, views)
+
+    def _batch(self, step: int, rows: NDArray[np.int64], views: tuple[Tensor, ...]) -> Batch:
         return Batch(
             views=views,
-            index=self._on_device(ready.rows),
-            label=self._on_device(self.table.label[ready.rows]),
+            index=self._on_device(rows),
+            label=self._on_device(self.table.label[rows]),
             position=self._on_device(self.order.positions),
             seed=self.order.seed,
-            step=ready.step,
-            mixed=self._mix(views, ready.step),
+            step=step,
+            mixed=self._mix(views, step),
         )
 
     def _mix(self, views: Sequence[Tensor], step: int) -> tuple:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from launch_cases import flags
@@ -20,6 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from models.methods import Method
+from pipelines.augment import PRESETS, draw
+from pipelines.draws import Draws
+from pipelines.finish import finish, plan
 from pipelines.loader import Loader
 
 READS = {
@@ -90,7 +94,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for owner, name in ((train.Run, "train_on"), (Loader, "_finish")):
+    for owner, name in ((train.Run, "train_on"), (Loader, "_batch")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     return found
 
@@ -118,6 +122,19 @@ def test_nor_with_the_other_settings(
         more = (*more, "--moco.symmetric")
     assert run_train(*flags(toy, tmp_path, method, *more)) == 0
     assert not seen
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nor_does_the_device_s_finisher(preset: str) -> None:
+    """The host has one of its own, so no run above calls it."""
+    side = np.full(16, 40, np.int32)
+    for number, view in enumerate(PRESETS[preset](24)):
+        drawn = draw(view, number, Draws(0, 0), np.arange(16), side, side)
+        todo, found = plan(view, drawn), list[str]()
+        crops = torch.zeros(16, view.size, view.size, 3, dtype=torch.uint8)
+        with watch(found):
+            finish(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        assert not found
 
 
 READERS: dict[str, Callable[[Tensor], Any]] = {

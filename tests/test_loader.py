@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.augment import PRESETS
+from pipelines.augment import PRESETS, draw
 from pipelines.batch import Batch
 from pipelines.convert import cached_beton
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.build import build_decoder
+from pipelines.draws import Draws
+from pipelines.finish import finish, plan
 from pipelines.folder import scan
 from pipelines.loader import Centre, Loader, evaluation_batches
 from pipelines.mixtures import Mixture
@@ -132,6 +134,19 @@ def test_labels_and_positions_follow_the_rows(table: Table, decoders: dict[str, 
     for batch in loader(table, decoders["memory"], order).batches(0, 5):
         np.testing.assert_array_equal(batch.label, table.label[batch.index.numpy()])
         np.testing.assert_array_equal(batch.position, [4, 5, 6, 7])
+
+
+def test_views_are_finished_with_their_own_draws(
+    table: Table, decoders: dict[str, Decoder]
+) -> None:
+    order, views = Order(len(table), 10, seed=3), PRESETS["byol"](24)
+    (batch,) = loader(table, decoders["memory"], order, views=views, workers=2).batches(5, 6)
+    rows, draws = order.rows(5), Draws(3, order.epoch(5))
+    for number, view in enumerate(views):
+        drawn = draw(view, number, draws, rows, table.height[rows], table.width[rows])
+        (crops,) = decoders["memory"](rows, [Crops(24, np.arange(10), drawn.box)])
+        expected = finish(crops, plan(view, drawn), MEAN, STD)
+        torch.testing.assert_close(batch.views[number], expected, atol=1e-4, rtol=0)
 
 
 def test_an_image_is_decoded_once_whatever_the_views(

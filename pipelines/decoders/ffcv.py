@@ -23,13 +23,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, no_type_check
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.compiled import compiled
+from pipelines.compiled import compiled, take_next
 from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
@@ -116,19 +114,6 @@ class Codec(types.WrapperAddressProtocol):
         """Its C arguments; see ``decode_jpeg``. The two flags at the end are C's bool."""
         u4, u8 = types.uint32, types.uint64
         return types.int32(u8, u8, u4, u4, u8, u4, u4, u4, u4, u4, u4, u4, u4)
-
-
-@intrinsic
-@no_type_check
-def take_next(typingctx, counter):
-    """``counter[0]++`` as one atomic step; returns the value before."""
-
-    def generate(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.atomic_rmw("add", array.data, one, "monotonic")
-
-    return types.int64(counter), generate
 
 
 @compiled

@@ -240,6 +240,7 @@ def training_loader(
         mixed=method.mixed_views(len(views)),
         mix_per_group=config.mix_draw == "group",
         groups=config.groups,
+        workers=config.workers or cores_per_process(),
     )
 
 
