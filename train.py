@@ -25,7 +25,8 @@ from pipelines.order import Order
 from pipelines.table import BadImage
 from tools.run import folder as run_folder
 from tools.run import pictures, plan, setup
-from tools.run.config import Config, parse
+from tools.run.config import Config
+from tools.run.flags import parse
 from tools.run.knn import OnlineKnn
 from tools.run.launch import start, start_trackers
 from tools.run.meter import Meter

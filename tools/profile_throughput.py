@@ -33,7 +33,8 @@ import train
 from pipelines.loader import Loader
 from pipelines.table import BadImage
 from tools.run import setup
-from tools.run.config import Config, parse, to_dict
+from tools.run.config import Config
+from tools.run.flags import parse, to_dict
 from tools.run.launch import cores_per_process, start
 from tools.run.machine import commit, machine
 from tools.run.profile_plot import draw_profile, title

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from tools.run import checkpoint
-from tools.run.config import Config, to_dict
+from tools.run.config import Config
+from tools.run.flags import to_dict
 
 RESUME = "RESUME"
 """File that a stopped run leaves in its folder: there is something to continue."""

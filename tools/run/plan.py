@@ -12,7 +12,8 @@ from torch import Tensor
 from models.methods import Method
 from pipelines.augment import View
 from pipelines.batch import Batch, Mixed
-from tools.run.config import Config, to_dict
+from tools.run.config import Config
+from tools.run.flags import to_dict
 
 
 def describe(config: Config, method: Method, views: tuple[View, ...], steps: int, rows: int) -> str:

@@ -35,7 +35,8 @@ from pipelines.order import Order
 from pipelines.published import Split
 from pipelines.table import Beton, Table
 from tools.run import checkpoint
-from tools.run.config import Config, from_dict
+from tools.run.config import Config
+from tools.run.flags import from_dict
 from tools.run.launch import cores_per_process
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.table import Table
 from tools.run import checkpoint
-from tools.run.config import Config, differences, from_dict, to_dict
+from tools.run.config import Config
+from tools.run.flags import differences, from_dict, to_dict
 
 
 class State:
