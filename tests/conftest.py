@@ -1,5 +1,7 @@
 """A toy data set, and a cache of the tests' own."""
 
+import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,19 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy_images(root, "train", 40)
     toy_images(root, "val", 12)
     return root
+
+
+@pytest.fixture(scope="session")
+def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The awkward and broken files, unpacked."""
+    folder = os.environ.get("UNMIX_TEST_DATA")
+    shared = Path(folder) if folder else Path(__file__).parents[2] / "shared/data"
+    if not (shared / "nasty.tar").is_file():
+        pytest.skip(f"no nasty.tar below {shared} (UNMIX_TEST_DATA names the folder)")
+    target = tmp_path_factory.mktemp("nasty")
+    with tarfile.open(shared / "nasty.tar") as tar:
+        tar.extractall(target, filter="data")
+    return target
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,6 +1,7 @@
 """Run ``train.py`` in this process, small."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate.state import AcceleratorState, PartialState
@@ -34,10 +35,15 @@ def reset_accelerate() -> None:
     PartialState._reset_state()
 
 
-def run_train(*flags: str) -> int:
-    """Call ``train.main`` as a fresh process would find it."""
+def run_main(main: Callable[[Sequence[str]], int], *flags: str) -> int:
+    """Call a command's ``main`` as a fresh process would find it; return the exit status."""
     reset_accelerate()
     try:
-        return train.main(flags)
+        return main(flags)
     except SystemExit as stop:  # the command line's parser
         return int(stop.code or 0)
+
+
+def run_train(*flags: str) -> int:
+    """Call ``train.main`` so."""
+    return run_main(train.main, *flags)

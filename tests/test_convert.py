@@ -24,19 +24,6 @@ from tools.write_ffcv import main
 KEEP = Settings(max_size=0, keep_jpeg=True, workers=1)
 
 
-@pytest.fixture(scope="module")
-def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The awkward and broken files, unpacked."""
-    folder = os.environ.get("UNMIX_TEST_DATA")
-    shared = Path(folder) if folder else Path(__file__).parents[2] / "shared/data"
-    if not (shared / "nasty.tar").is_file():
-        pytest.skip(f"no nasty.tar below {shared} (UNMIX_TEST_DATA names the folder)")
-    target = tmp_path_factory.mktemp("nasty")
-    with tarfile.open(shared / "nasty.tar") as tar:
-        tar.extractall(target, filter="data")
-    return target
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +25,6 @@ def turned(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return exif
-
-
-@pytest.fixture(scope="module")
-def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The awkward and broken files, unpacked."""
-    folder = os.environ.get("UNMIX_TEST_DATA")
-    shared = Path(folder) if folder else Path(__file__).parents[2] / "shared/data"
-    if not (shared / "nasty.tar").is_file():
-        pytest.skip(f"no nasty.tar below {shared} (UNMIX_TEST_DATA names the folder)")
-    target = tmp_path_factory.mktemp("nasty")
-    with tarfile.open(shared / "nasty.tar") as tar:
-        tar.extractall(target, filter="data")
-    return target
 
 
 def names(table: Table) -> list[str]:

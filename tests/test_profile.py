@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs import SMALL, TINY, reset_accelerate
+from runs import SMALL, TINY, run_main
 
 from tools import profile_throughput
 from tools.run import rates, stages
@@ -29,11 +29,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_profile(*flags: str) -> int:
     """Call the profiler as a fresh process would find it."""
-    reset_accelerate()
-    try:
-        return profile_throughput.main(flags)
-    except SystemExit as stop:  # the command line's parser
-        return int(stop.code or 0)
+    return run_main(profile_throughput.main, *flags)
 
 
 def flags(toy: Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.backbone import create_backbone
+from models.backbone import SMALL_IMAGE, create_backbone
 from models.methods import METHODS, Method, build_method
 from pipelines.augment import PRESETS, View
 from pipelines.convert import cached_beton
@@ -41,10 +41,8 @@ from tools.run.launch import cores_per_process
 
 log = logging.getLogger(__name__)
 
-SMALL_IMAGE = 64
-"""Up to this many pixels the published small-image augmentations are the default."""
-
 SMALL_VIEWS = {"moco": "cifar", "simclr": "cifar", "byol": "cifar", "swav": "swav-cifar"}
+"""The published augmentations for images up to ``SMALL_IMAGE`` pixels."""
 
 
 @dataclass(frozen=True)
