@@ -22,6 +22,7 @@ from torch import Tensor
 from pipelines.augment import Drawn, View
 from pipelines.compiled import compiled, take_next
 from pipelines.finish import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, Images, gaussian_kernels
+from pipelines.lent import lend
 
 GRAY = 4  # an operation like those of the jitter
 NEGLIGIBLE = np.float32(1e-6)  # the outermost taps of a kernel that are left out
@@ -61,7 +62,7 @@ class HostFinisher:
             raise ValueError(
                 f"crops {tuple(crops.shape)} are not {len(drawn.flip)} of {view.size} pixels"
             )
-        out = torch.empty(crops.shape, dtype=torch.float32)
+        out = lend(crops.shape, torch.float32)
         scale = (1 / np.array(std)).astype(np.float32)
         shift = (-np.array(mean) / np.array(std)).astype(np.float32)
         kernels = gaussian_kernels(np.maximum(drawn.sigma, TINY), view)

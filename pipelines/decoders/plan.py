@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipelines.compiled import compiled
 from pipelines.decoders import Crops, Interpolation
+from pipelines.lent import lend
 from pipelines.resample import LAWS, cut
 from pipelines.table import Table
 
@@ -48,7 +49,7 @@ def make_plan(
     box = np.concatenate([np.empty((0, 4), np.int64), *(view.box for view in crops)])
     side = np.concatenate([np.empty(0, np.int64), *(np.full(len(v.take), v.size) for v in crops)])
     at = np.concatenate([[0], np.cumsum(3 * side * side)]).astype(np.int64)
-    memory = torch.empty(int(at[-1]), dtype=torch.uint8, pin_memory=pin)
+    memory = lend((int(at[-1]),), torch.uint8, pin=pin)
     order = np.argsort(image, kind="stable")
     first = np.searchsorted(image[order], np.arange(len(distinct) + 1)).astype(np.int64)
     views = _split(memory, crops)
