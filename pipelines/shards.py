@@ -10,12 +10,14 @@ import glob
 import io
 import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines import page_cache
 from pipelines.beton import MAX_LABEL
 from pipelines.cache import tracked
 from pipelines.folder import OnBad, report_bad, upright_size
@@ -51,6 +53,21 @@ class Shards:
         """These members alone."""
         members = tuple(self.members[row] for row in rows)
         return Shards(self.paths, self.shard[rows], self.offset[rows], self.size[rows], members)
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Ask for the members' bytes."""
+        for path, ranges in self._ranges(rows):
+            page_cache.will_need(path, ranges)
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Give up the pages that hold the members."""
+        for path, ranges in self._ranges(rows):
+            page_cache.forget(path, ranges)
+
+    def _ranges(self, rows: NDArray[np.int64]) -> Iterator[tuple[Path, page_cache.Ranges]]:
+        for shard in np.unique(self.shard[rows]):
+            here = rows[self.shard[rows] == shard]
+            yield self.paths[shard], page_cache.joined(self.offset[here], self.size[here])
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipelines import page_cache
 
 MAX_PIXELS = 178_956_970
 """Images beyond this many pixels are refused as decompression bombs (Pillow's own error limit)."""
@@ -37,6 +40,12 @@ class Source(Protocol):
     def take(self, rows: NDArray[np.int64]) -> Source:
         """These rows alone, renumbered from 0."""
 
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Let the system begin to read the rows' bytes; advice, which costs and promises little."""
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Let the system drop the rows' bytes from memory, so that they are read cold."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -50,6 +59,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def in_file_order(self) -> NDArray[np.int64]:
+        """The rows in the order of their bytes, (N,); files follow one another as listed."""
+        if isinstance(self.source, Beton):
+            return np.argsort(self.source.offset, kind="stable")
+        return np.arange(len(self))
 
     def take(self, rows: NDArray[np.int64]) -> Table:
         """These rows alone, renumbered from 0; the classes stay."""
@@ -123,6 +138,16 @@ class Files:
         """These files alone."""
         return Files(self.root, [self.names[row] for row in rows])
 
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Ask for the files' bytes."""
+        for row in rows:
+            page_cache.will_need(self.root / self.names[row])
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Give up the files' bytes."""
+        for row in rows:
+            page_cache.forget(self.root / self.names[row])
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -146,6 +171,12 @@ class Arrays:
         """These images alone, copied."""
         return Arrays(self.title, self.images[rows])
 
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Nothing: they are in memory."""
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Nothing: there is no file to read them from again."""
+
 
 @dataclass(frozen=True)
 class Beton:
@@ -161,7 +192,12 @@ class Beton:
     @cached_property
     def bytes(self) -> NDArray[np.uint8]:
         """The whole file, memory-mapped read-only."""
-        return np.memmap(self.path, np.uint8, "r")
+        return np.frombuffer(self._map, np.uint8)
+
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def _row(self, row: int) -> NDArray[np.uint8]:
         begin = int(self.offset[row])
@@ -192,3 +228,21 @@ class Beton:
             self.height[rows],
             self.width[rows],
         )
+
+    def ranges(self, rows: NDArray[np.int64]) -> page_cache.Ranges:
+        """Where the rows' bytes are in the file, neighbours joined."""
+        return page_cache.joined(self.offset[rows], self.size[rows])
+
+    def will_need(self, rows: NDArray[np.int64]) -> None:
+        """Ask for the rows' bytes, neighbours in the file at once."""
+        page_cache.will_need(self.path, self.ranges(rows))
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """Give up the pages that hold the rows, here and in the system.
+
+        The system keeps what is mapped: by this table, where it is let go first, or by another.
+        """
+        ranges = self.ranges(rows)
+        for begin, end in page_cache.whole_pages(ranges).tolist():
+            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+        page_cache.forget(self.path, ranges)

@@ -18,7 +18,7 @@ def test_the_table_adds_up(toy: Path, capsys: pytest.CaptureFixture) -> None:
     assert bench_decode.main(["--data", f"folder:{toy}", "--repeats", "1"]) == 0
     found = numbers(capsys.readouterr().out)
     whole, cutting = found["decode at 1/1"], found["cut two 224 windows"]
-    assert 0 < whole and 0 < cutting
+    assert whole > 0 and cutting > 0
     assert found["two views against decode only, decoding all"] == pytest.approx(
         whole / (whole + cutting), abs=0.02
     )

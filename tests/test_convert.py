@@ -157,7 +157,14 @@ def test_wrong_arguments_are_explained(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["photos"], ["a", "b.beton", "--verify", "c"], ["a", "b.bin"]]
+    "arguments",
+    [
+        [],
+        ["photos"],
+        ["a", "b.beton", "--verify", "c"],
+        ["a", "b.bin"],
+        ["a", "b.beton", "--shuffle=-1"],
+    ],
 )
 def test_missing_arguments_are_usage_errors(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
@@ -180,6 +187,31 @@ def test_arrays_are_stored_raw(tmp_path: Path) -> None:
     assert written.classes == table.classes
     for row in range(5):
         assert (written.source.pixels(row) == table.source.pixels(row)).all()
+
+
+def test_shuffled_rows_keep_their_labels_and_names(tmp_path: Path) -> None:
+    """Class folders hold a class together; shuffled, no half of the file is of one class."""
+    for row in range(40):
+        save(tmp_path / "in" / "ab"[row // 20] / f"{row:02}.jpg", 20 + row, 60)
+    (tmp_path / "in/a/broken.jpg").write_bytes(b"\xff\xd8 no image")
+    where, skip = [f"{tmp_path}/in"], ["--keep-jpeg", "--on-error", "skip", "--shuffle"]
+    files = {}
+    for name, seed in (("first", "3"), ("again", "3"), ("other", "4")):
+        out = tmp_path / f"{name}.beton"
+        assert main([*where, str(out), *skip, seed]) == 0
+        files[name] = out.read_bytes()
+        (skipped,) = json.loads(manifest_path(out).read_text())["skipped"]
+        assert skipped["name"] == str(tmp_path / "in/a/broken.jpg")
+    assert files["first"] == files["again"] != files["other"]
+    table = open_beton(tmp_path / "first.beton")
+    height = table.height.tolist()
+    assert sorted(height) == list(range(20, 60)) != height
+    assert table.classes == ("a", "b") and table.label.tolist() == [int(h >= 40) for h in height]
+    assert 5 < table.label[:20].sum() < 15
+    for row, tall in enumerate(height):
+        (path,) = (tmp_path / "in").glob(f"?/{tall - 20:02}.jpg")
+        data = table.source.encoded(row)
+        assert data is not None and data.tobytes() == path.read_bytes()
 
 
 def test_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Write an FFCV file from a data set, or check one.
 
 python tools/write_ffcv.py photos photos.beton
-python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg
+python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
 python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
 python tools/write_ffcv.py --verify train.beton
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from pipelines.beton import manifest_path, open_beton
@@ -48,6 +49,9 @@ class Arguments:
     """Encoding processes; 0: one for each core."""
     on_error: Literal["stop", "skip"] = "stop"
     """At an image that cannot be decoded: name all such and write nothing, or leave them out."""
+    shuffle: int | None = None
+    """Write the rows in the random order of this seed: --order blocks of train.py mixes neighbours,
+    and a folder's are of one class. None: in the order of SOURCE."""
     split: Literal["train", "val"] = "train"
     """Which part of a named set, or of a folder with train/ and val/."""
     data_dir: Path = Path("data")
@@ -60,6 +64,8 @@ class Arguments:
             raise ValueError("give SOURCE and OUT, or --verify FILE")
         if self.out is not None and (self.out.suffix != ".beton" or self.out.is_dir()):
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
+        if self.shuffle is not None and self.shuffle < 0:
+            raise ValueError(f"--shuffle {self.shuffle} is negative")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +93,8 @@ def _write(arguments: Arguments) -> int:
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
     table = _open_source(arguments)
+    if arguments.shuffle is not None:
+        table = table.take(np.random.default_rng(arguments.shuffle).permutation(len(table)))
     manifest = convert(table, arguments.out, settings, arguments.on_error, arguments.source)
     print(_summary(arguments.out, manifest))
     return 0

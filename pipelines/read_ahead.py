@@ -1,0 +1,58 @@
+"""The bytes of the coming steps, asked for before a decoder needs them: the order is known."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.order import Order
+from pipelines.table import Source
+
+
+class ReadAhead:
+    """Asks for the bytes of steps ``start`` to ``stop - 1`` of a rank, at most ``steps`` ahead.
+
+    Each step's bytes are asked for once, in a thread of its own, because a busy disk makes even
+    asking slow; an order by blocks asks for whole blocks, each once an epoch.
+    """
+
+    def __init__(self, source: Source, order: Order, start: int, stop: int, steps: int) -> None:
+        self._source, self._order = source, order
+        self._next, self._stop, self._steps = start, stop, steps
+        self._thread = ThreadPoolExecutor(1, "unmix-read-ahead")
+        self._asking: Future[None] | None = None
+        self._epoch = -1
+        self._asked: set[int] = set()  # blocks, this epoch
+
+    def during(self, step: int) -> None:
+        """Ask for what is needed up to ``steps`` after ``step``; raise what went wrong before."""
+        if self._asking is not None and self._asking.done():
+            self._asking.result()
+        if self._steps:
+            until = min(step + self._steps + 1, self._stop)
+            self._asking = self._thread.submit(self._ask, until)
+
+    def _ask(self, until: int) -> None:
+        while self._next < until:
+            rows = self._rows(self._next)
+            if len(rows):
+                self._source.will_need(rows)
+            self._next += 1
+
+    def _rows(self, step: int) -> NDArray[np.int64]:
+        """What a step is the first to need: its rows, or the blocks of them not yet asked for."""
+        rows, blocks = self._order.rows(step), self._order.blocks
+        if blocks is None:
+            return rows
+        if self._order.epoch(step) != self._epoch:
+            self._epoch = self._order.epoch(step)
+            self._asked.clear()
+        new = [block for block in blocks.of(rows).tolist() if block not in self._asked]
+        self._asked.update(new)
+        return np.concatenate([rows[:0], *(blocks.rows(block) for block in new)])
+
+    def close(self) -> None:
+        """End the thread; what was not yet asked for will not be."""
+        self._thread.shutdown(cancel_futures=True)
