@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from launch_cases import flags
-from runs import SMALL, lines, run_train
+from runs import CASES, MIXES, SMALL, lines, run_train
 from torch import Tensor
 
 import train
-from pipelines.augment import PRESETS, draw
+from pipelines import finish_triton
+from pipelines.augment import PRESETS, Drawn, View, draw
 from pipelines.convert import cached_beton
 from pipelines.decoders import Crops
 from pipelines.decoders.build import build_decoder
@@ -79,6 +80,55 @@ def test_the_finisher_agrees_with_the_host_s(preset: str) -> None:
         device = finish(crops.to(CUDA), todo.to(CUDA), MEAN, STD)
         assert device.device == CUDA
         torch.testing.assert_close(device.cpu(), host, rtol=0, atol=GREY_LEVEL)
+
+
+def crops_and_draws(view: View, number: int, n: int) -> tuple[Tensor, Drawn]:
+    """Noise on the device, and what happens to it."""
+    rng, side = np.random.default_rng(view.size), np.full(n, 300, np.int32)
+    crops = torch.from_numpy(rng.integers(0, 256, (n, view.size, view.size, 3), np.uint8))
+    return crops.to(CUDA), draw(view, number, Draws(3, 0), np.arange(n), side, side)
+
+
+@pytest.mark.parametrize("size", [24, 32, 96, 224])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_fused_finisher_agrees_with_pytorch_s(
+    preset: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 1e-5 of black to white, the same bits each time; bfloat16 is rounded."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for number, view in enumerate(dict.fromkeys(PRESETS[preset](size))):
+        crops, drawn = crops_and_draws(view, number, 48)
+        before, todo = crops.clone(), finish_triton.plan(view, drawn).to(CUDA)
+        ours = finish_triton.finish(crops, todo, MEAN, STD)
+        theirs = finish(crops, plan(view, drawn).to(CUDA), MEAN, STD)
+        assert torch.equal(crops, before) and ours.stride() == theirs.stride()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 / STD[0])
+        assert torch.equal(ours, finish_triton.finish(crops, todo, MEAN, STD))
+        half = finish_triton.finish(crops, todo, MEAN, STD, torch.bfloat16)
+        assert torch.equal(half, ours.bfloat16())
+
+
+def test_the_fused_finisher_agrees_at_extreme_factors() -> None:
+    pytest.importorskip("triton")
+    view = View(32, gray=0.3)
+    crops, drawn = crops_and_draws(view, 0, 200)
+    for factor in ((0, 0, 0, 0), (1.8, 1.8, 1.8, 0.5), (5, 0.01, 9, -0.5)):
+        drawn.jitter[:], drawn.factor[:] = True, factor
+        ours = finish_triton.finish(crops, finish_triton.plan(view, drawn).to(CUDA), MEAN, STD)
+        theirs = finish(crops, plan(view, drawn).to(CUDA), MEAN, STD)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 / STD[0])
+
+
+def test_the_fused_finisher_waits_for_nothing() -> None:
+    """Once its kernels are compiled: neither handing over the plan nor finishing."""
+    pytest.importorskip("triton")
+    view = PRESETS["byol"](32)[0]
+    crops, drawn = crops_and_draws(view, 0, 16)
+    finish_triton.finish(crops, finish_triton.plan(view, drawn).to(CUDA), MEAN, STD)
+    _, drawn = crops_and_draws(view, 1, 16)
+    with no_waiting():
+        finish_triton.finish(crops, finish_triton.plan(view, drawn).to(CUDA), MEAN, STD)
 
 
 def test_the_memory_decoder_agrees_with_the_host_s(table: Table) -> None:
@@ -154,8 +204,7 @@ def test_waiting_is_noticed() -> None:
         x.sum().item()
 
 
-@pytest.mark.parametrize("mix", ["none", "unmix"])
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize(("method", "mix"), CASES)
 def test_no_step_waits_for_the_device(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, mix: str
 ) -> None:
@@ -182,7 +231,7 @@ def test_no_step_waits_for_the_device(
 
 @pytest.mark.parametrize("method", SMALL)
 def test_half_precision_trains(toy: Path, tmp_path: Path, method: str) -> None:
-    more = ("--mix", "unmix", "--limit-steps", "4", "--precision", "fp16")
+    more = ("--mix", MIXES[method][-1], "--limit-steps", "4", "--precision", "fp16")
     assert run_train(*flags(toy, tmp_path, method, *more)) == 0
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
     assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run"))
@@ -192,7 +241,7 @@ def test_half_precision_trains(toy: Path, tmp_path: Path, method: str) -> None:
 @pytest.mark.parametrize("method", SMALL)
 def test_a_resumed_run_goes_on(toy: Path, tmp_path: Path, method: str, precision: str) -> None:
     """Kernels that add in any order leave the losses close, not equal."""
-    more = ("--mix", "unmix", "--precision", precision, "--lr", "0.005")
+    more = ("--mix", MIXES[method][-1], "--precision", precision, "--lr", "0.005")
     straight = flags(toy, tmp_path / "a", method, *more)
     assert run_train(*straight, "--limit-steps", "4") == 0
     stopped = flags(toy, tmp_path / "b", method, *more)

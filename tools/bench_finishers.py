@@ -1,16 +1,21 @@
-"""``python tools/bench_finishers.py``: CPU time of one thread to finish a view, host against torch.
+"""``python tools/bench_finishers.py``: what it costs to finish a view, on the host and on a GPU.
 
-Times are of the thread, not of the clock, the least of 15 repetitions on a batch of smooth images.
+On the host: CPU time of one thread, compiled code against PyTorch; not of the clock, the least of
+15 repetitions. With a GPU a second table: the time between CUDA events, Triton against PyTorch, the
+median of 30 repetitions of a whole batch; the bytes that Triton's kernels move in a second; and
+these bytes over the least possible. Images are smooth.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -19,7 +24,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pipelines.augment import View, draw
+from pipelines import finish_triton
+from pipelines.augment import Drawn, View, draw
 from pipelines.draws import Draws
 from pipelines.finish import finish, plan
 from pipelines.finish_host import HostFinisher
@@ -55,21 +61,64 @@ def smooth(num_rows: int, size: int) -> torch.Tensor:
     return images.byte().permute(0, 2, 3, 1).contiguous()
 
 
-def main() -> None:
-    """Print the table."""
+def cases(view: View, n: int) -> Iterator[tuple[str, Drawn]]:
+    """Draws for n rows of a view: random ones, some of them fixed for all rows."""
+    side = np.full(n, 300, np.int32)
+    random = draw(view, 0, Draws(1, 2), np.arange(n), side, side)
+    for name, fixed in CASES.items():
+        arrays = {k: np.full(n, v, getattr(random, k).dtype) for k, v in fixed.items()}
+        yield name, replace(random, **arrays)
+
+
+def host_table() -> None:
+    """Print the host's finisher against PyTorch's."""
     torch.set_num_threads(1)
     host = HostFinisher(1)
     print("| ms a view | size | host | torch | ratio |\n|---|---|---|---|---|")
     for size, n in ((224, 32), (32, 256)):
-        view, crops, side = View(size, blur=0.5), smooth(n, size), np.full(n, 300, np.int32)
-        random = draw(view, 0, Draws(1, 2), np.arange(n), side, side)
-        for name, fixed in CASES.items():
-            arrays = {k: np.full(n, v, getattr(random, k).dtype) for k, v in fixed.items()}
-            drawn = replace(random, **arrays)
+        view, crops = View(size, blur=0.5), smooth(n, size)
+        for name, drawn in cases(view, n):
             ours = milliseconds(partial(host, crops, view, drawn, MEAN, STD), n)
             todo = plan(view, drawn)
             theirs = milliseconds(partial(finish, crops, todo, MEAN, STD), n)
             print(f"| {name} | {size} | {ours:.3f} | {theirs:.3f} | {theirs / ours:.1f} |")
+
+
+def device_milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
+    """The GPU's time for a call: the median of some repetitions, after five that do not count."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 6)]
+    events[0].record()
+    for event in events[1:]:
+        work()
+        event.record()
+    torch.cuda.synchronize()
+    return median(a.elapsed_time(b) for a, b in pairwise(events[5:]))
+
+
+def device_table(device: torch.device) -> None:
+    """Print Triton's finisher against PyTorch's."""
+    print(f"\n{torch.cuda.get_device_name(device)}\n")
+    print("| µs a view | size | triton | torch | ratio | GB/s | bytes / least |")
+    print("|---|---|---|---|---|---|---|")
+    for size, n in ((224, 256), (32, 1024)):
+        view, crops = View(size, blur=0.5), smooth(n, size).to(device)
+        for name, drawn in cases(view, n):
+            fused = finish_triton.plan(view, drawn).to(device)
+            todo = plan(view, drawn).to(device)
+            ours = device_milliseconds(partial(finish_triton.finish, crops, fused, MEAN, STD))
+            theirs = device_milliseconds(partial(finish, crops, todo, MEAN, STD))
+            moved, least = finish_triton.traffic(view, drawn)
+            print(
+                f"| {name} | {size} | {1e3 * ours / n:.3f} | {1e3 * theirs / n:.3f} "
+                f"| {theirs / ours:.1f} | {moved / ours / 1e6:.0f} | {moved / least:.2f} |"
+            )
+
+
+def main() -> None:
+    """Print the tables."""
+    host_table()
+    if torch.cuda.is_available():
+        device_table(torch.device("cuda", torch.cuda.current_device()))
 
 
 if __name__ == "__main__":
