@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,14 +22,18 @@ from pipelines.beton_writer import write_beton
 from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
 from pipelines.decoders import memory as memory_module
 from pipelines.decoders.build import build_decoder, choose_loader
+from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.memory import MemoryDecoder, fits
 from pipelines.decoders.pil import crops_with_pil
 from pipelines.resample import LAWS, cut, weight_matrix
 from pipelines.table import Arrays, BadImage, Beton, Files, Table, decode_with_pil
+from tools.run import setup
+from tools.run.config import Config, flag
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 GREY_LEVELS = 2.0
 """How far a crop may be from PIL's on average: libffcv's fast DCT takes 1.2 of it."""
 
@@ -466,6 +471,72 @@ def test_weights_sum_to_one_inside_the_box(law: Interpolation) -> None:
     torch.testing.assert_close(weights.sum(2), torch.ones(2, 7))
     assert (weights[0, :, :3] == 0).all()
     assert (weights[0, :, 8:] == 0).all()
+
+
+# --- DALI's own settings -------------------------------------------------------------------
+
+
+def test_gpu_settings_are_dali_s_arguments_in_its_units() -> None:
+    assert GpuDecoder().arguments() == {}
+    documented = {  # of decoders.image in DALI 2.4
+        "device_memory_padding": 16777216,
+        "host_memory_padding": 8388608,
+        "hw_decoder_load": 0.65,
+    }
+    assert GpuDecoder(16.0, 8.0, 0.65).arguments() == documented
+    assert GpuDecoder(hw_decoder_load=0.0).arguments() == {"hw_decoder_load": 0.0}
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])]
+)
+def test_gpu_settings_change_no_pixel(device: str, tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    table = files(tmp_path, [*(jpeg(p) for p in made_pictures()), *odd_blobs()])  # some are PIL's
+    rows = np.arange(len(table))
+    crops = [windows(table, rows, rows, size, size) for size in (48, 20)]
+    place = torch.device(device, 0) if device == "cuda" else CPU
+    found = []
+    for gpu in (GpuDecoder(), GpuDecoder(2.5, 1.0, 0.0)):
+        made = build_decoder("dali", table, interpolation="antialias", workers=2, device=place,
+                             on_bad="stop", gpu=gpu)  # fmt: skip
+        for _ in range(3):
+            found.append([view.cpu() for view in made(rows, crops)])
+        made.close()
+    for view, *others in zip(*found, strict=True):
+        assert all(torch.equal(view, other) for other in others)
+    for view, crop in zip(found[0], crops, strict=True):
+        assert gap(view, expected(table, rows, crop, "antialias")).max() < GREY_LEVELS
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("prefetch", -1),
+        ("dali_device_memory_padding", -1.0),
+        ("dali_host_memory_padding", float("nan")),
+        ("dali_hw_decoder_load", 1.5),
+    ],
+)
+def test_wrong_settings_name_their_flag(name: str, wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"{flag(name)} must be"):
+        Config(**{name: wrong})
+
+
+def test_gpu_settings_without_effect_are_said_to_have_none(tmp_path: Path) -> None:
+    table = make_table("arrays", tmp_path)
+    for config, words in (
+        (Config(loader="memory", dali_hw_decoder_load=0.5), "--dali-hw-decoder-load: no effect"),
+        (Config(loader="memory"), None),
+    ):
+        said: list[str] = []
+        decoders = setup.Decoders(config, Accelerator(cpu=True), said.append)
+        decoders.of(table)
+        decoders.close()
+        assert [line for line in said if "no effect" in line] == [
+            line for line in said[1:] if words and line.startswith(words)
+        ]
+        assert bool(words) == (len(said) == 2)
 
 
 # --- memory, choice, missing packages ------------------------------------------------------

@@ -7,7 +7,7 @@ import importlib.util
 import torch
 
 from pipelines.decoders import Interpolation, OnBadImage
-from pipelines.decoders.dali import DaliDecoder
+from pipelines.decoders.dali import BY_DALI, DaliDecoder, GpuDecoder
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits
 from pipelines.table import Table
@@ -48,11 +48,12 @@ def build_decoder(
     workers: int,
     device: torch.device,
     on_bad: OnBadImage,
+    gpu: GpuDecoder = BY_DALI,
 ) -> MemoryDecoder | FFCVDecoder | DaliDecoder:
     """Make the decoder called ``loader``.
 
     ``ffcv`` and host ``dali`` leave the crops in host memory, page-locked when ``device`` is a
-    GPU; the others on the device.
+    GPU; the others on the device. ``gpu`` is for ``dali`` on a GPU alone.
 
     Raises:
         ValueError: there is no such loader, or it cannot read this table.
@@ -75,5 +76,6 @@ def build_decoder(
             device=device,
             on_bad=on_bad,
             pin=pin,
+            gpu=gpu,
         )
     raise ValueError(f"--loader must be auto or one of {', '.join(LOADERS)}, got {loader!r}")
