@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipelines.batch import Mixed
+from pipelines.label_free import LabelFreeName
 
 Images = Float[Tensor, "n c h w"]
 
@@ -58,17 +59,33 @@ class Mixture:
         Raises:
             ValueError: a group is odd (its middle row would mix with itself) or does not divide.
         """
-        partner = mirrored(len(view), group or len(view), view.device)
-        is_global, lam = share or self.draw(rng)
-        if is_global:
-            image = torch.lerp(view[partner], view, lam)
-        else:
-            top, bottom, left, right = region(view.shape[2], view.shape[3], lam, rng)
-            image = view.clone()
-            image[:, :, top:bottom, left:right] = view[partner, :, top:bottom, left:right]
-            area = (bottom - top) * (right - left)
-            lam = 1 - area / (view.shape[2] * view.shape[3])
-        return Mixed(number, image, partner, view.new_full((len(view),), lam))
+        box, lam = place(view.shape[2], view.shape[3], share or self.draw(rng), rng)
+        return mixed_at(view, number, group or len(view), box, lam)
+
+
+def place(
+    height: int, width: int, share: tuple[bool, float], rng: np.random.Generator
+) -> tuple[tuple[int, int, int, int] | None, float]:
+    """Draw the box of a view, None for a global mixture; return it and the share it leaves."""
+    is_global, lam = share
+    if is_global:
+        return None, lam
+    top, bottom, left, right = region(height, width, lam, rng)
+    return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)
+
+
+def mixed_at(
+    view: Images, number: int, group: int, box: tuple[int, int, int, int] | None, lam: float
+) -> Mixed:
+    """Mix rows with their partners: inside ``box``, or everywhere at the share ``lam``."""
+    partner = mirrored(len(view), group, view.device)
+    if box is None:
+        image = torch.lerp(view[partner], view, lam)
+    else:
+        top, bottom, left, right = box
+        image = view.clone()
+        image[:, :, top:bottom, left:right] = view[partner, :, top:bottom, left:right]
+    return Mixed(number, image, partner, view.new_full((len(view),), lam))
 
 
 def mirrored(num_rows: int, group: int, device: torch.device) -> Tensor:
@@ -97,38 +114,49 @@ def region(
 
 def mix_views(
     mixture: Mixture,
-    views: Sequence[Images],
+    views: Sequence[Float[Tensor, "n c _h _w"]],
     which: Sequence[int],
     *,
     seed: int,
     step: int,
     group: int,
     first_group: int | None,
+    chained: bool = False,
 ) -> tuple[Mixed, ...]:
     """Mix the views ``which``; kind and nominal share are common to them, boxes are not.
 
     One draw serves the whole global batch, keyed by (seed, step); with ``first_group`` (the
     number of this rank's first group) each group draws its own, keyed by (seed, step, group).
+    ``chained`` draws each box from the share that the box before it left, as the released SwAV
+    did: later views are mixed less and less.
     """
     if first_group is None:
-        return _mix_rows(mixture, views, which, np.random.default_rng([seed, step]), group)
+        rng = np.random.default_rng([seed, step])
+        return _mix_rows(mixture, views, which, rng, group, chained)
     parts = []
     for start in range(0, len(views[which[0]]), group):
         rng = np.random.default_rng([seed, step, first_group + start // group])
         rows = [view[start : start + group] for view in views]
-        parts.append(_mix_rows(mixture, rows, which, rng, group))
+        parts.append(_mix_rows(mixture, rows, which, rng, group, chained))
     return tuple(_join(pieces, group) for pieces in zip(*parts, strict=True))
 
 
 def _mix_rows(
     mixture: Mixture,
-    views: Sequence[Images],
+    views: Sequence[Float[Tensor, "n c _h _w"]],
     which: Sequence[int],
     rng: np.random.Generator,
     group: int,
+    chained: bool,
 ) -> tuple[Mixed, ...]:
     share = mixture.draw(rng)
-    return tuple(mixture(views[v], rng, number=v, group=group, share=share) for v in which)
+    mixed = []
+    for v in which:
+        box, lam = place(views[v].shape[2], views[v].shape[3], share, rng)
+        mixed.append(mixed_at(views[v], v, group, box, lam))
+        if chained:
+            share = (share[0], lam)
+    return tuple(mixed)
 
 
 def _join(pieces: Sequence[Mixed], group: int) -> Mixed:
@@ -140,11 +168,12 @@ def _join(pieces: Sequence[Mixed], group: int) -> Mixed:
     )
 
 
-MixName = Literal["none", "global", "region", "unmix"]
+UnMixName = Literal["global", "region", "unmix"]
+MixName = Literal["none", "clim"] | UnMixName | LabelFreeName
+UN_MIX: tuple[UnMixName, ...] = get_args(UnMixName)
 
 
 def create_mixture(name: MixName, prob: float, beta: float) -> Mixture | None:
-    """Return the mixture of ``--mix``; ``prob`` is the share of global steps in ``unmix``."""
-    if name == "none":
-        return None
-    return Mixture({"global": 1.0, "region": 0.0, "unmix": prob}[name], beta)
+    """Return Un-Mix's mixture of that name; ``prob`` is the share of global steps in ``unmix``."""
+    global_prob = {"global": 1.0, "region": 0.0, "unmix": prob}
+    return Mixture(global_prob[name], beta) if name in global_prob else None

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipelines.batch import Mixed
-from pipelines.mixtures import Mixture, create_mixture, mirrored, mix_views, region
+from pipelines.mixtures import Mixture, create_mixture, mirrored, mix_views, place
 
 KINDS = {"global": 1.0, "region": 0.0, "unmix": 0.5}
 
@@ -54,24 +54,63 @@ def test_a_region_with_nothing_to_paste_is_the_view_itself() -> None:
 
 
 # Un-Mix specification, 1.2: effective share of a region for lam ~ U(0, 1)
-FACTS = [(32, 0.701, 0.719, 0.145, 0.0040), (64, 0.690, 0.703, 0.165, 0.0009),
-         (96, 0.686, 0.702, 0.169, None), (224, 0.682, 0.696, 0.175, 0.0001)]  # fmt: skip
+# (48 pixels, which it does not list, from exact_facts)
+FACTS = [(32, 0.701, 0.719, 0.145, 0.0040), (48, 0.694, 0.707, 0.159, 0.0017),
+         (64, 0.690, 0.703, 0.165, 0.0009), (96, 0.686, 0.702, 0.169, None),
+         (224, 0.682, 0.696, 0.175, 0.0001)]  # fmt: skip
+
+
+def exact_facts(size: int) -> tuple[float, float, float, float]:
+    """Mean, median, P(share < 0.5) and P(empty box) by going through all sides and centres."""
+    share, weight = [], []
+    for half in range(size // 2):  # drawn when size * sqrt(1 - lam) lies in [2 half, 2 half + 2)
+        centre = np.arange(size)
+        edge = np.minimum(centre + half, size) - np.maximum(centre - half, 0)
+        share.append(1 - np.outer(edge, edge).ravel() / size**2)
+        weight.append(np.full(size**2, 4 * (2 * half + 1) / size**4))
+    s, w = np.concatenate(share), np.concatenate(weight)
+    order = np.argsort(s)
+    median = s[order][np.searchsorted(w[order].cumsum(), 0.5)]
+    return (w * s).sum(), median, w[s < 0.5].sum(), w[s == 1].sum()
 
 
 @pytest.mark.parametrize(("size", "mean", "median", "below_half", "empty"), FACTS)
 def test_effective_share_of_regions(
     size: int, mean: float, median: float, below_half: float, empty: float | None
 ) -> None:
-    rng, n = np.random.default_rng(0), 60_000
-    shares = np.empty(n)
-    for i in range(n):
-        top, bottom, left, right = region(size, size, rng.beta(1, 1), rng)
-        shares[i] = 1 - (bottom - top) * (right - left) / size**2
-    assert abs(shares.mean() - mean) < 0.003
-    assert abs(np.median(shares) - median) < 0.006
-    assert abs((shares < 0.5).mean() - below_half) < 0.005
-    if empty is not None:
-        assert abs((shares == 1).mean() - empty) < 0.0009
+    rng, n, mixture = np.random.default_rng(0), 30_000, Mixture(0.0)
+    shares = np.array([place(size, size, mixture.draw(rng), rng)[1] for _ in range(n)])
+    exact = exact_facts(size)
+    found = (shares.mean(), np.median(shares), (shares < 0.5).mean(), (shares == 1).mean())
+    for one, other, near in zip(found, exact, (0.003, 0.004, 0.005, 0.0009), strict=True):
+        assert abs(one - other) < near
+    assert abs(exact[0] - mean) < 0.0006 and abs(exact[1] - median) < 0.003
+    assert abs(exact[2] - below_half) < 0.0008
+    assert empty is None or abs(exact[3] - empty) < 0.0001
+
+
+def test_shares_chained_over_crops() -> None:
+    """Un-Mix specification, 1.8: each box is drawn from the share that the last one left."""
+    views = [torch.zeros(2, 1, side, side, dtype=torch.float16) for side in (224, 96, 96, 96)]
+    shares = np.array(
+        [[float(m.lam[0]) for m in _mixed_crops(views, step, chained=True)] for step in range(2500)]
+    )
+    assert np.abs(shares.mean(0) - (0.682, 0.782, 0.841, 0.879)).max() < 0.008
+    assert abs(np.median(shares[:, 3]) - 0.891) < 0.008
+    free = np.array([[float(m.lam[0]) for m in _mixed_crops(views, s)] for s in range(300)])
+    assert abs(free[:, 3].mean() - 0.686) < 0.05
+    both = [_mixed_crops(views, 7, chained=c) for c in (False, True)]
+    assert both[0][0].lam.equal(both[1][0].lam)  # the first crop's box is the same
+    mixup = mix_views(
+        Mixture(1.0), views, (0, 1), seed=0, step=0, group=2, first_group=None, chained=True
+    )
+    assert mixup[0].lam.equal(mixup[1].lam)
+
+
+def _mixed_crops(views: list[torch.Tensor], step: int, chained: bool = False) -> tuple[Mixed, ...]:
+    return mix_views(
+        Mixture(0.0), views, range(4), seed=0, step=step, group=2, first_group=None, chained=chained
+    )
 
 
 def test_views_of_a_step_agree_on_kind_and_share_but_not_on_the_box() -> None:
