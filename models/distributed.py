@@ -92,13 +92,13 @@ def exchange(x: Shaped[Tensor, "n ..."], order: np.ndarray) -> Shaped[Tensor, "n
 
 def _exchange(x: Tensor, order: np.ndarray, n: int, here: int) -> Tensor:
     if world_size() == 1:
-        return x[_to_device(order, x.device)]
+        return x[to_device(order, x.device)]
     source = order // n  # the rank each place of the result is filled from
     target = np.arange(len(order)) // n
     send = np.flatnonzero(source == here)  # places my rows go to, ascending, so by target rank
     from_rank = source[here * n : (here + 1) * n]
     arrival = np.argsort(from_rank, kind="stable")  # rows arrive by source rank, then by place
-    outbox = x[_to_device(order[send] - here * n, x.device)]
+    outbox = x[to_device(order[send] - here * n, x.device)]
     inbox = torch.empty_like(x, memory_format=torch.contiguous_format)
     dist.all_to_all_single(
         inbox,
@@ -106,10 +106,10 @@ def _exchange(x: Tensor, order: np.ndarray, n: int, here: int) -> Tensor:
         np.bincount(from_rank, minlength=world_size()).tolist(),
         np.bincount(target[send], minlength=world_size()).tolist(),
     )
-    return inbox[_to_device(np.argsort(arrival), x.device)]
+    return inbox[to_device(np.argsort(arrival), x.device)]
 
 
-def _to_device(rows: np.ndarray, device: torch.device) -> Tensor:
+def to_device(rows: np.ndarray, device: torch.device) -> Tensor:
     """Row numbers as a tensor on the device, without waiting for it."""
     host = torch.from_numpy(rows)
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host

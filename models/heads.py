@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 from torch import nn
 
+RELU = partial(nn.ReLU, inplace=True)
 
-def mlp(*sizes: int, norm: bool, last_norm: bool = False) -> nn.Sequential:
-    """Return linear layers ``sizes[0] -> sizes[1] -> ...`` with ReLU between them.
+
+def mlp(
+    *sizes: int,
+    norm: bool,
+    last_norm: bool = False,
+    last_affine: bool = True,
+    activation: Callable[[], nn.Module] = RELU,
+) -> nn.Sequential:
+    """Return linear layers ``sizes[0] -> sizes[1] -> ...`` with an activation between them.
 
     Args:
         sizes: widths, the input's first; two give a single linear layer.
-        norm: batch norm before each ReLU (those linear layers then have no bias).
+        norm: batch norm before each activation (those linear layers then have no bias).
         last_norm: batch norm after the last linear layer too.
+        last_affine: whether the last linear layer has a bias, and that norm weights and a bias.
+        activation: makes what lies between the layers, ReLU unless said.
     """
     layers: list[nn.Module] = []
     for width, following in pairwise(sizes[:-1]):
         layers.append(nn.Linear(width, following, bias=not norm))
         if norm:
             layers.append(nn.BatchNorm1d(following))
-        layers.append(nn.ReLU(inplace=True))
-    layers.append(nn.Linear(sizes[-2], sizes[-1]))
+        layers.append(activation())
+    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=last_affine))
     if last_norm:
-        layers.append(nn.BatchNorm1d(sizes[-1]))
+        layers.append(nn.BatchNorm1d(sizes[-1], affine=last_affine))
     return nn.Sequential(*layers)
 
 

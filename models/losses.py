@@ -22,7 +22,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _full_precision(loss: Callable[P, R]) -> Callable[P, R]:
+def full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     """Turn autocast off inside ``loss`` and widen half precision arguments to fp32."""
 
     def widen(x: Any) -> Any:
@@ -39,19 +39,19 @@ def _full_precision(loss: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
-@_full_precision
+@full_precision
 def unit(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Return the rows divided by their length."""
     return F.normalize(x, dim=1)
 
 
-@_full_precision
+@full_precision
 def scores(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """Return ``x[i] . y[j]``, the cosine of unit rows."""
     return x @ y.T
 
 
-@_full_precision
+@full_precision
 def log_negatives(
     q: Float[Tensor, "n d"], queue: Float[Tensor, "k d"], temperature: float
 ) -> Float[Tensor, " n"]:
@@ -59,7 +59,7 @@ def log_negatives(
     return (q @ queue.T / temperature).logsumexp(1)
 
 
-@_full_precision
+@full_precision
 def info_nce(
     q: Float[Tensor, "n d"],
     k: Float[Tensor, "n d"],
@@ -75,7 +75,7 @@ def info_nce(
     return torch.logaddexp(positive, negatives) - positive
 
 
-@_full_precision
+@full_precision
 def cosine_gap(p: Float[Tensor, "n d"], t: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Return ``2 - 2 cos(p, t)``. Source: Grill 2020, 2006.07733, eq. 2."""
     return 2 - 2 * (F.normalize(p, dim=1) * F.normalize(t, dim=1)).sum(1)
@@ -91,7 +91,7 @@ def _log_contrast(
     return torch.cat([to_other, to_same], 1).log_softmax(1)
 
 
-@_full_precision
+@full_precision
 def nt_xent(
     a: Float[Tensor, "n d"],
     b: Float[Tensor, "n d"],
@@ -111,7 +111,7 @@ def nt_xent(
     return -(from_a + from_b).gather(1, position[:, None]).squeeze(1) / 2
 
 
-@_full_precision
+@full_precision
 def nt_xent_on_mixture(
     m: Float[Tensor, "n d"],
     k: Float[Tensor, "n d"],
@@ -137,7 +137,7 @@ def nt_xent_on_mixture(
 
 
 @torch.no_grad()
-@_full_precision
+@full_precision
 def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, iterations: int) -> Float[Tensor, "n k"]:
     """Return codes: rows that sum to 1 while the columns have (nearly) equal sums.
 
@@ -153,13 +153,13 @@ def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, iterations: int) -> F
     return codes
 
 
-@_full_precision
+@full_precision
 def log_assignment(scores: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
     """Return ``log softmax(scores / temperature)``, a row's predicted assignment."""
     return (scores / temperature).log_softmax(1)
 
 
-@_full_precision
+@full_precision
 def swav(code: Float[Tensor, "n k"], log_p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Return the cross-entropy ``-sum_k code_k log p_k``. Source: Caron 2020, 2006.09882, eq. 2."""
     return -(code * log_p).sum(1)
@@ -178,37 +178,3 @@ def on_mixture(
     """
     own = pair(q, k[: len(q)])
     return mixed.lam * own + (1 - mixed.lam) * pair(q, k[mixed.partner])
-
-
-def swav_on_mixture(
-    code: Float[Tensor, "n k"],
-    log_p: Float[Tensor, "n k"],
-    of_code: Mixed | None,
-    of_p: Mixed | None,
-    as_released: bool,
-) -> Float[Tensor, " n"]:
-    """Return SwAV's ``H(code, p)`` weighted for the mixture in it, (n,); j = partner.
-
-    Only ``code`` is a mixture's: ``lam H(code, p) + (1 - lam) H(code, p[j])``. Only ``p`` is:
-    ``lam H(code, p) + (1 - lam) H(code[j], p)``. Both or neither: ``H``. Source: the author's
-    formula for Shen 2022, 2003.05438. As released, where only codes are reversed: ``code`` is a
-    mixture's: ``lam H(code, p) + (1 - lam) H(code[j], p)``; otherwise ``H``.
-
-    Args:
-        code: codes of one view.
-        log_p: log predictions from another view.
-        of_code: the mixture that ``code`` is of, if any.
-        of_p: the mixture that ``log_p`` is of, if any.
-        as_released: follow the released code, whose numbers were published, not the formula.
-    """
-
-    def predicted(p: Tensor, q: Tensor) -> Tensor:
-        return swav(q, p)
-
-    if as_released:
-        return swav(code, log_p) if of_code is None else on_mixture(predicted, log_p, code, of_code)
-    if of_code is not None and of_p is None:
-        return on_mixture(swav, code, log_p, of_code)
-    if of_p is not None and of_code is None:
-        return on_mixture(predicted, log_p, code, of_p)
-    return swav(code, log_p)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-def momentum_copy(module: nn.Module) -> nn.Module:
+
+def momentum_copy(module: M) -> M:
     """Return a copy that starts equal and is never reached by a gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 

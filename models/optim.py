@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import timm.optim
 from torch import nn, optim
 
 Schedule = Literal["cosine", "step", "constant"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How a parameter's learning rate follows the run's."""
+
+    share: float = 1.0
+    """Its part of the run's rate."""
+    scheduled: bool = True
+    """Whether it falls with the run's after the warm-up, or keeps to the peak."""
+
+
+def is_norm_or_bias(name: str, parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is a bias or belongs to a norm: what LARS and decay leave out."""
+    return parameter.ndim <= 1 or name.endswith(".bias")
 
 
 def create_optimizer(
@@ -20,11 +36,13 @@ def create_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     decay_norm_and_bias: bool = True,
+    rate_of: Callable[[str, nn.Parameter], Rate] = lambda name, parameter: Rate(),
 ) -> optim.Optimizer:
     """Return timm's optimiser ``name`` over the parameters that take a gradient.
 
     ``momentum`` is SGD with classical momentum (timm's ``sgd`` is Nesterov's); ``lars`` adapts
-    only parameters that decay.
+    only parameters that decay. Parameters of one decay and one ``Rate`` make a group that keeps
+    its ``share`` and ``scheduled``; setting the groups' rates by them is the caller's part.
 
     Args:
         module: the method.
@@ -33,6 +51,7 @@ def create_optimizer(
         weight_decay: L2 penalty (decoupled where the optimiser's name says so).
         momentum: for optimisers that have one.
         decay_norm_and_bias: whether biases and batch norm's parameters decay (and adapt) as well.
+        rate_of: a parameter's rate, by its name and itself.
 
     Raises:
         ValueError: timm has no such optimiser.
@@ -40,13 +59,21 @@ def create_optimizer(
     known = timm.optim.list_optimizers()
     if name not in known:
         raise ValueError(f"--optimizer {name}: timm has no such optimiser; it has {known}")
+    groups: dict[tuple[float, Rate], list[nn.Parameter]] = {}
+    for key, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decays = decay_norm_and_bias or not is_norm_or_bias(key, parameter)
+            kind = (weight_decay if decays else 0.0, rate_of(key, parameter))
+            groups.setdefault(kind, []).append(parameter)
     return timm.optim.create_optimizer_v2(
-        module,
+        [
+            {"params": members, "weight_decay": decay, **asdict(rate)}
+            for (decay, rate), members in groups.items()
+        ],
         name,
         lr=lr,
         weight_decay=weight_decay,
         momentum=momentum,
-        filter_bias_and_bn=not decay_norm_and_bias,
     )
 
 

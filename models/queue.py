@@ -30,6 +30,8 @@ class Queue(nn.Module):
     def hold(self, step: int, rows: Float[Tensor, "n d"], place: Int[Tensor, " n"]) -> None:
         """Keep this rank's ``rows`` for ``commit``; what an earlier step left is dropped.
 
+        All that is held in a step has as many rows.
+
         Args:
             step: the batch's.
             rows: embeddings without gradient.
@@ -45,11 +47,24 @@ class Queue(nn.Module):
         """Write all ranks' held rows and move the pointer on by ``count``, the rows of the step."""
         if not self._held:
             return
-        rows, place = (torch.cat(parts) for parts in zip(*self._held, strict=True))
-        slot = (self.pointer + distributed.gather(place)) % len(self.rows)
-        self.rows[slot] = distributed.gather(rows).to(self.rows.dtype)
+        self._write(self.rows)
         self.pointer.add_(count).remainder_(len(self.rows))
         self._held.clear()
+
+    @torch.no_grad()
+    def ahead(self) -> Queue:
+        """Return a copy with all ranks' held rows written."""
+        rows = self.rows.clone()
+        self._write(rows)
+        return Queue(rows)
+
+    def _write(self, target: Tensor) -> None:
+        """Write what is held, the first first: a later row takes an earlier one's slot."""
+        rows, place = (torch.stack(parts, 1) for parts in zip(*self._held, strict=True))
+        rows = distributed.gather(rows).to(target.dtype)
+        slots = (self.pointer + distributed.gather(place)) % len(target)
+        for slot, row in zip(slots.unbind(1), rows.unbind(1), strict=True):
+            target[slot] = row
 
     @property
     def filled(self) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 class Mixed:
     """Image ``i`` is ``lam[i]`` parts of a view's row ``i``, the rest is row ``partner[i]``.
 
-    ``view`` says which of the batch's views was mixed; ``partner`` counts this rank's rows;
+    ``view`` says which of the batch's views was mixed; ``partner`` counts this rank's rows, as the
+    views hold them;
     ``lam`` is the share measured after clipping, in [0, 1].
     """
 
@@ -26,6 +27,7 @@ class Mixed:
 class Batch:
     """One step's rows of one rank: on the device, normalised, in position order.
 
+    With CLIM's neighbours every view holds the n rows, the anchors, then a neighbour of each.
     ``index`` holds the rows of the data set, ``position`` their places in the global batch,
     ``label`` their classes (-1: none; never part of a loss), ``seed`` and ``step`` the key of
     whatever a method draws itself.

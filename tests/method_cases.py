@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,15 @@ torch.set_num_threads(1)  # the networks are tiny and two test processes share t
 
 
 class TinyNet(nn.Module):
-    """Two convolutions with batch norm: (n, 3, h, w) -> (n, 16)."""
+    """Two convolutions with batch norm: (n, c, h, w) -> (n, 16 * width)."""
 
-    num_features = 16
-
-    def __init__(self) -> None:
+    def __init__(self, in_chans: int = 3, width: float = 1.0) -> None:
         super().__init__()
+        c, self.num_features = in_chans, round(16 * width)
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
-            nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+            nn.Conv2d(c, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
+            nn.Conv2d(8, self.num_features, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(self.num_features), nn.ReLU(inplace=True),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,6 +43,11 @@ class Case:
     rows: int = 16
     groups: int = 4
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the method has a loss for mixtures."""
+        return METHODS[self.method][0].un_mix
+
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
         return f"{self.method}-{options}-{self.bn}-{'mixed' if self.mixed else 'none'}"
@@ -53,8 +58,23 @@ SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"dim": 8, "temperature": 0.5},
     "byol": {"dim": 8, "hidden": 16, "momentum": 0.9},
     "swav": {"prototypes": 6, "dim": 8, "hidden": 16, "freeze_steps": 3},
+    "simsiam": {"dim": 8, "hidden": 4},
+    "barlow": {"dim": 8, "hidden": 16},
+    "vicreg": {"dim": 8, "hidden": 16, "invariance": 1.0, "variance": 1.0, "covariance": 0.04},
+    "moco-v3": {"dim": 8, "hidden": 16, "momentum": 0.9, "temperature": 0.2},
+    "dino": {"prototypes": 6, "dim": 8, "hidden": 16, "momentum": 0.9, "temperature_epochs": 2},
+    "wmse": {"dim": 4, "hidden": 16, "sub_batch": 8},
+    "cmc": {"dim": 8, "negatives": 12},
+    "insdis": {"dim": 8, "negatives": 12},
 }
 CROPS = (8, 8, 4, 4)
+SIZES = {"swav": CROPS, "dino": CROPS, "cmc": (8,), "insdis": (8,)}
+"""Sides of the views that a method is given, where they are not two of 8."""
+NUM_ROWS = 20
+"""Images of the data set; a batch holds the first 16."""
+
+
+RELEASED = {"reverse": "code", "chained_lam": True, "queue_mixtures": True}
 
 
 def _cases() -> list[Case]:
@@ -69,11 +89,26 @@ def _cases() -> list[Case]:
         ("swav", {}, "sync", CROPS),
         ("swav", {"queue": 24, "queue_start_epoch": 1, "reverse": "code"}, "sync", CROPS),
         ("swav", {"reverse": "predict"}, "sync", (8, 8)),
+        ("simsiam", {}, "sync", (8, 8)),
+        ("simsiam", {"layers": 2}, "group", (8, 8)),
+        ("barlow", {}, "sync", (8, 8)),
+        ("vicreg", {}, "sync", (8, 8)),
+        ("moco-v3", {}, "sync", (8, 8)),
+        ("dino", {}, "sync", CROPS),
+        ("dino", {"head_bn": True}, "group", (8, 8)),
+        ("swav", RELEASED | {"queue": 24, "queue_start_epoch": 1}, "sync", CROPS),
+        ("moco", {"symmetric": True, "mix_each": True}, "group", (8, 8)),
+        ("wmse", {}, "sync", (8, 8)),
+        ("wmse", {"permutations": 2}, "group", (8, 8, 4, 4)),
+        ("cmc", {}, "group", (8,)),
+        ("cmc", {"softmax": True, "space": "ycbcr", "width": 1.0}, "sync", (8,)),
+        ("insdis", {}, "sync", (8,)),
+        ("insdis", {"softmax": True}, "group", (8,)),
     ]
     return [
         Case(name, tuple(options.items()), bn, mixed, sizes)
         for name, options, bn, sizes in rows
-        for mixed in (False, True)
+        for mixed in ((False, True) if METHODS[name][0].un_mix else (False,))
     ]
 
 
@@ -83,11 +118,22 @@ CASES = _cases()
 def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
     torch.manual_seed(0)
     config = METHODS[case.method][1](**(SMALL[case.method] | dict(case.options)))
+    backbone = METHODS[case.method][0].build_backbone(config, TinyNet)
     method = build_method(
-        case.method, config, TinyNet(), bn=case.bn, group_size=case.rows // case.groups,
+        case.method, config, backbone, bn=case.bn, group_size=case.rows // case.groups,
         batch_size=case.rows, seed=0, steps_per_epoch=2, num_views=len(case.sizes),
+        num_rows=NUM_ROWS, mean=(0.4, 0.5, 0.6), std=(0.25, 0.2, 0.25),
     )  # fmt: skip
     return method.to(dtype)
+
+
+def mixed_views(case: Case) -> Sequence[int]:
+    """The views that the case's method has mixed."""
+    if not case.mixed:
+        return ()
+    if case.method in ("swav", "dino"):
+        return range(0, len(case.sizes), 2)
+    return (0, 1) if dict(case.options).get("mix_each") else (0,)
 
 
 def mirrored(rows: int, groups: int) -> Tensor:
@@ -102,7 +148,7 @@ def make_batch(
     lam: Tensor | None = None,
     data: int | None = None,
 ) -> Batch:
-    """The global batch of a step; with ``lam`` None each group draws its own."""
+    """The global batch of a step; with ``lam`` None each group draws its own, if it may."""
     generator = torch.Generator().manual_seed(1000 + (step if data is None else data))
     base = torch.randn(case.rows, 3, 8, 8, generator=generator, dtype=torch.float64)
     views = []
@@ -112,11 +158,12 @@ def make_batch(
     partner = mirrored(case.rows, case.groups)
     if lam is None:
         lam = torch.rand(case.groups, generator=generator, dtype=torch.float64)
+        if not METHODS[case.method][0].mixes_groups:
+            lam = lam[:1].expand(case.groups)
         lam = lam.repeat_interleave(case.rows // case.groups)
     lam = lam.to(dtype)
-    mixed_views = range(0, len(views), 2) if case.mixed else ()
     mixed = []
-    for v in mixed_views:
+    for v in mixed_views(case):
         share = lam[:, None, None, None]
         mixed.append(Mixed(v, share * views[v] + (1 - share) * views[v][partner], partner, lam))
     rows = torch.arange(case.rows)
@@ -175,15 +222,33 @@ def _own_rows_only(x: Tensor) -> Tensor:
 
 
 def _sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
-    from models.methods import simclr, swav
+    from models import bank, centre, prototypes
+    from models.methods import barlow, moco_v3, simclr, vicreg, wmse
 
     def without_gradient(x: Tensor) -> Tensor:
         return distributed.gather(x.detach())
 
+    def own_gradient_only(x: Tensor) -> Tensor:
+        rows = distributed.gather(x.detach()).clone()
+        rows[distributed.own_rows(len(x), x.device)] = x
+        return rows
+
     return {
         "simclr forgets to gather": (Case("simclr"), simclr, _own_rows_only),
         "simclr gathers without gradient": (Case("simclr"), simclr, without_gradient),
-        "swav forgets to gather": (Case("swav", sizes=CROPS), swav, _own_rows_only),
+        "barlow forgets to gather": (Case("barlow"), barlow, _own_rows_only),
+        "barlow's gather has its own gradient only": (Case("barlow"), barlow, own_gradient_only),
+        "vicreg forgets to gather": (Case("vicreg"), vicreg, _own_rows_only),
+        "vicreg gathers without gradient": (Case("vicreg"), vicreg, without_gradient),
+        "moco-v3 forgets to gather": (Case("moco-v3"), moco_v3, _own_rows_only),
+        "dino's centre forgets to gather": (Case("dino", sizes=CROPS), centre, _own_rows_only),
+        "swav forgets to gather": (Case("swav", sizes=CROPS), prototypes, _own_rows_only),
+        "wmse forgets to gather": (Case("wmse"), wmse, _own_rows_only),
+        "cmc's banks forget to gather": (
+            Case("cmc", bn="group", sizes=(8,), mixed=False),
+            bank,
+            _own_rows_only,
+        ),
         "moco's queue forgets to gather": (Case("moco", bn="group"), distributed, _own_rows_only),
         "batch norm forgets to gather": (Case("byol"), distributed, _own_rows_only),
     }

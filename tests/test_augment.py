@@ -97,6 +97,13 @@ def test_presets_hold_the_published_numbers() -> None:
     assert (first.blur, second.blur, first.solarize, second.solarize) == (1.0, 0.1, 0.0, 0.2)
     assert PRESETS["moco-v1"](224)[0].gray_first and not PRESETS["moco-v1"](224)[0].blur
     assert PRESETS["simclr"](224)[0].jitter == (0.8, 0.8, 0.8, 0.2)
+    assert [replace(v, scale=(0.08, 1.0)) for v in PRESETS["moco-v3"](224)] == [first, second]
+    assert {v.scale for v in PRESETS["moco-v3"](224)} == {(0.2, 1.0)}
+    dino = PRESETS["dino"](224)
+    assert [(v.size, v.scale) for v in dino] == [(v.size, v.scale) for v in swav]
+    assert [(v.blur, v.solarize) for v in dino] == [(1.0, 0.0), (0.1, 0.2)] + [(0.5, 0.0)] * 6
+    (moco, _), (simsiam, _) = PRESETS["moco-v2"](32), PRESETS["simsiam-cifar"](32)
+    assert simsiam == replace(moco, blur=0.0)
 
 
 REFERENCE = [

@@ -25,6 +25,16 @@ def test_standard_stem() -> None:
     assert create_backbone("resnet18", 96, "small").conv1.kernel_size == (3, 3)
 
 
+def test_small_stem_with_pooling() -> None:
+    """The Whitening code base's ResNet-18 for STL-10 and Tiny ImageNet."""
+    model = create_backbone("resnet18", 64, "small-pool")
+    assert model.conv1.kernel_size == (3, 3) and model.conv1.stride == (1, 1)
+    sizes = []
+    model.layer1.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[-2:]))
+    model(torch.randn(2, 3, 64, 64))
+    assert sizes == [(32, 32)]
+
+
 def test_last_gamma() -> None:
     assert (create_backbone("resnet18", 224).layer1[0].bn2.weight == 0).all()
     model = create_backbone("resnet18", 224, zero_init_last=False)
@@ -43,8 +53,21 @@ def test_width_is_that_of_the_features() -> None:
     assert model.eval()(torch.randn(1, 3, 32, 32)).shape == (1, num_features(model))
 
 
+def test_half_width_of_one_or_two_channels() -> None:
+    """CMC's ResNet-50: half the channels in each stage, the stem as it is."""
+    for channels in (1, 2):
+        model = create_backbone("resnet50", 64, in_chans=channels, width=0.5)
+        assert model.conv1.in_channels == channels and model.conv1.out_channels == 64
+        assert model.layer1[0].conv2.out_channels == 32
+        assert model(torch.randn(2, channels, 32, 32)).shape == (2, 1024)
+        assert num_features(model) == 1024
+
+
 def test_errors_name_the_flag() -> None:
     with pytest.raises(ValueError, match=r"--backbone resnet8x: .*closest: .*resnet"):
         create_backbone("resnet8x", 32)
-    with pytest.raises(ValueError, match="--stem small"):
-        create_backbone("vit_tiny_patch16_224", 32, "small")
+    for stem in ("small", "small-pool"):
+        with pytest.raises(ValueError, match=f"--stem {stem} "):
+            create_backbone("vit_tiny_patch16_224", 32, stem)
+    with pytest.raises(ValueError, match="only ResNets"):
+        create_backbone("vit_tiny_patch16_224", 32, width=0.5)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from launch_cases import flags
-from runs import SMALL, run_train
+from runs import CASES, MIXES, SMALL, run_train
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
-from models.methods import Method
+from models.methods import METHODS, Method
 from pipelines.augment import PRESETS, draw
 from pipelines.draws import Draws
 from pipelines.finish import finish, plan
@@ -99,8 +99,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("mix", ["none", "unmix"])
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize(("method", "mix"), CASES)
 def test_no_step_waits_for_the_device(
     toy: Path, tmp_path: Path, seen: list[str], method: str, mix: str
 ) -> None:
@@ -116,8 +115,11 @@ def test_nor_with_the_other_settings(
     toy: Path, tmp_path: Path, seen: list[str], method: str
 ) -> None:
     """A mixture a group, the colours of large images, bf16."""
-    more = ("--mix", "unmix", "--mix-draw", "group", "--views", "byol", "--limit-steps", "2")
-    more = (*more, "--precision", "bf16")
+    draw = "group" if METHODS[method][0].mixes_groups else "step"
+    more = ("--mix", MIXES[method][-1], "--mix-draw", draw, "--views", "byol")
+    more = (*more, "--limit-steps", "2", "--precision", "bf16")
+    if METHODS[method][0].max_views == 1:
+        more = (*more, "--crops", "1", "--crop-sizes", "16", "--crop-scales", "0.2", "1")
     if method == "moco":
         more = (*more, "--moco.symmetric")
     assert run_train(*flags(toy, tmp_path, method, *more)) == 0

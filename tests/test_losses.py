@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models import losses, monitors
 from models.momentum import cosine_momentum
+from models.swav_mixtures import swav_on_mixture
 from pipelines.batch import Mixed
 
 N, D, K = 6, 5, 7
@@ -195,11 +196,7 @@ def test_swav_on_mixture(code_mixed: bool, p_mixed: bool) -> None:
         formula = lam * plain + (1 - lam) * loop_cross_entropy(q, s[j], 0.1)
     if p_mixed and not code_mixed:
         formula = lam * plain + (1 - lam) * loop_cross_entropy(q[j], s, 0.1)
-    check(losses.swav_on_mixture(code, log_p, of_code, of_p, False), formula)
-    released = plain
-    if code_mixed:
-        released = lam * plain + (1 - lam) * loop_cross_entropy(q[j], s, 0.1)
-    check(losses.swav_on_mixture(code, log_p, of_code, of_p, True), released)
+    check(swav_on_mixture(code, log_p, of_code, of_p), formula)
 
 
 def test_on_mixture() -> None:

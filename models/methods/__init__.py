@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
 
 from models.batchnorm import Mode, convert_batchnorm
+from models.clim import ClimLoss
+from models.methods.barlow import Barlow, BarlowConfig
 from models.methods.base import Defaults, Method, Setup
 from models.methods.byol import Byol, ByolConfig
+from models.methods.cmc import Cmc, CmcConfig
+from models.methods.dino import Dino, DinoConfig
+from models.methods.insdis import Insdis, InsdisConfig
 from models.methods.moco import Moco, MocoConfig
+from models.methods.moco_v3 import MocoV3, MocoV3Config
 from models.methods.simclr import Simclr, SimclrConfig
+from models.methods.simsiam import Simsiam, SimsiamConfig
 from models.methods.swav import Swav, SwavConfig
+from models.methods.vicreg import Vicreg, VicregConfig
+from models.methods.wmse import Wmse, WmseConfig
 
 METHODS: dict[str, tuple[Any, Any]] = {
     "moco": (Moco, MocoConfig),
     "simclr": (Simclr, SimclrConfig),
     "byol": (Byol, ByolConfig),
     "swav": (Swav, SwavConfig),
+    "simsiam": (Simsiam, SimsiamConfig),
+    "barlow": (Barlow, BarlowConfig),
+    "vicreg": (Vicreg, VicregConfig),
+    "moco-v3": (MocoV3, MocoV3Config),
+    "dino": (Dino, DinoConfig),
+    "wmse": (Wmse, WmseConfig),
+    "cmc": (Cmc, CmcConfig),
+    "insdis": (Insdis, InsdisConfig),
 }
 """Name -> (module class, config class)."""
 
@@ -35,34 +53,53 @@ def build_method(
     seed: int,
     steps_per_epoch: int,
     num_views: int = 2,
+    num_rows: int = 0,
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    clim: ClimLoss | None = None,
 ) -> Method:
     """Return the method with every batch norm, the backbone's included, in mode ``bn``.
 
     Args:
         name: a key of ``METHODS``.
         config: that method's config.
-        backbone: images (n, 3, h, w) to features (n, d), with ``num_features``.
+        backbone: what the method's ``build_backbone`` returned: images (n, 3, h, w) to features
+            (n, d), with ``num_features``.
         bn: ``group`` (statistics per group) or ``sync`` (over all ranks).
         group_size: rows of a group.
         batch_size: images of a step over all ranks and micro-batches.
         seed: of the queue's first rows.
         steps_per_epoch: for what starts at an epoch.
         num_views: views of each image.
+        num_rows: images of the data set, for methods that remember each.
+        mean: what was subtracted from each channel of a view in [0, 1] ...
+        std: ... and what it was divided by after that.
+        clim: the weights of CLIM's terms, if batches hold neighbours.
 
     Raises:
         ValueError: a number does not fit the method; the text names the flag.
     """
     if name not in METHODS:
         raise ValueError(f"--method {name}: choose one of {', '.join(METHODS)}")
-    if num_views < 2 or (num_views > 2 and name != "swav"):
+    method, config_class = METHODS[name]
+    least, most = method.min_views, method.max_views
+    if not least <= num_views <= most:
+        several = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
         raise ValueError(
             f"--method {name} cannot take {num_views} views (--crops): "
-            f"{'at least 2' if name == 'swav' else 'exactly 2'}"
+            f"{f'exactly {least}' if least == most else several}"
         )
-    method, config_class = METHODS[name]
+    if clim and not method.mixes_neighbours:
+        able = ", ".join(key for key, (each, _) in METHODS.items() if each.mixes_neighbours)
+        raise ValueError(
+            f"--mix clim cannot go with --method {name}: a neighbour is only a key, which needs a "
+            f"loss that compares a query with one key after another ({able})"
+        )
     if not isinstance(config, config_class):
         raise ValueError(f"--method {name} takes a {config_class.__name__}, not {config!r}")
-    setup = Setup(bn, group_size, batch_size, seed, steps_per_epoch, num_views)
+    setup = Setup(
+        bn, group_size, batch_size, seed, steps_per_epoch, num_views, num_rows, mean, std, clim
+    )
     built = method(backbone, config, setup)
     convert_batchnorm(built, bn, group_size)
     return built

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from models import losses, monitors
 from models.batchnorm import Mode
+from models.clim import ClimLoss
 from models.distributed import gather
-from models.optim import Schedule
+from models.optim import Rate, Schedule
 from pipelines.batch import Batch
 
 
@@ -26,6 +28,14 @@ class Setup:
     seed: int
     steps_per_epoch: int
     num_views: int
+    num_rows: int
+    """Images of the data set; ``Batch.index`` is below it."""
+    mean: tuple[float, float, float]
+    """What views were normalised by, in [0, 1]: mean ..."""
+    std: tuple[float, float, float]
+    """... and deviation of each channel."""
+    clim: ClimLoss | None = None
+    """With CLIM's neighbours in the batches: how its terms are weighted."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,17 @@ class Method(nn.Module):
     """
 
     defaults: ClassVar[Defaults]
+    min_views: ClassVar[int] = 2
+    max_views: ClassVar[float] = 2
+    """Numbers of views of an image that it takes; ``math.inf``: any from the least on."""
+    mixes_groups: ClassVar[bool] = True
+    """Whether each group may draw a mixture of its own (``--mix-draw group``)."""
+    un_mix: ClassVar[bool] = True
+    """Whether it has a loss for mixtures; one without takes those that keep the targets alone."""
+    mixes_neighbours: ClassVar[bool] = False
+    """Whether it has a loss for CLIM, whose partners are no rows of the batch."""
+    chained_lam: bool = False
+    """Whether a view's box is drawn from the share left by the box before it."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -65,6 +86,11 @@ class Method(nn.Module):
         self.head = head
         self._seen: dict[str, Tensor] = {}
         self.register_forward_pre_hook(lambda *_: self._seen.clear())
+
+    @classmethod
+    def build_backbone(cls, config: Any, create: Callable[..., nn.Module]) -> nn.Module:
+        """Return what the method is built on; ``create(in_chans=3, width=1.0)`` makes a model."""
+        return create()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each loss term, a scalar; their sum is what is minimised."""
@@ -83,6 +109,10 @@ class Method(nn.Module):
     def project(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Return the projection as unit rows."""
         return losses.unit(self.head(self.backbone(images)))
+
+    def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
+        """Return how a parameter's learning rate follows the run's."""
+        return Rate()
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
         """Return which of the views are to be mixed."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models import heads
 from models.backbone import num_features
+from models.clim import ClimLoss
 from models.losses import cosine_gap, on_mixture
 from models.methods.base import Defaults, Method, Setup
 from models.momentum import cosine_momentum, follow, momentum_copy
@@ -37,6 +38,7 @@ class Byol(Method):
     d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``.
     """
 
+    mixes_neighbours = True
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,
@@ -48,14 +50,25 @@ class Byol(Method):
     )
 
     def __init__(self, backbone: nn.Module, config: ByolConfig, setup: Setup) -> None:
+        if setup.clim and not config.mix_online:
+            raise ValueError(
+                "--mix clim needs --byol.mix-online: neighbours are targets, which the online "
+                "branch does not predict from"
+            )
+        if setup.clim and (setup.clim.mode == "csml" or setup.clim.denominator == "shared"):
+            raise ValueError(
+                "--clim.mode csml and --clim.denominator shared belong to --method moco"
+            )
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
-        self.config = config
+        self.config, self.clim = config, setup.clim
         self.predictor = heads.predictor(config.dim, config.hidden)
         self.target = momentum_copy(nn.Sequential(self.backbone, self.head))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
+        if self.clim:
+            return self._with_neighbours(batch, self.clim)
         x0, x1 = batch.views
         p0, p1 = self._predict(x0), self._predict(x1)
         t0, t1 = self._target(x0), self._target(x1)
@@ -68,6 +81,18 @@ class Byol(Method):
                 loss = loss + on_mixture(cosine_gap, self._target(m.image), p1, m)
             terms[f"mixed_{m.view}"] = loss.mean()
         return terms
+
+    def _with_neighbours(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
+        """CLIM's terms, the mixture on the online branch; neighbours are targets only."""
+        num = len(batch.index)
+        (x0, _), (x1, _) = (view.split(num) for view in batch.views)
+        (m,) = batch.mixed
+        targets, clean = self._target(batch.views[1]), None
+        if clim.mode == "add":
+            p0, p1 = self._predict(x0), self._predict(x1)
+            clean = (cosine_gap(p0, targets[:num]) + cosine_gap(p1, self._target(x0))).mean()
+        mixed = 2 * on_mixture(cosine_gap, self._predict(m.image), targets, m).mean()
+        return clim.weigh(clean, mixed)
 
     def after_step(self, progress: float) -> None:
         """Let the target follow."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import distributed, heads
 from models.backbone import num_features
+from models.clim import ClimLoss
 from models.losses import info_nce, log_negatives, on_mixture, unit
 from models.methods.base import Defaults, Method, Setup
 from models.momentum import follow, momentum_copy
@@ -37,6 +38,8 @@ class MocoConfig:
     """Head with a hidden layer (v2); off: one linear layer (v1)."""
     symmetric: bool = False
     """Let each view be query and key in turn; the loss is the sum of both halves."""
+    mix_each: bool = False
+    """Symmetric: mix both views, for the other's keys; off: x0 alone, for its own keys as well."""
 
 
 class Moco(Method):
@@ -44,9 +47,11 @@ class Moco(Method):
 
     One-way: ``CE(q(x0), k(x1))``, with a mixture m of x0 also ``lam CE(q(m), k(x1)) + (1 - lam)
     CE(q(m), k(x1)[partner])``. Symmetric adds the same with x0 and x1 exchanged, where the mixture
-    is still x0's and meets the keys of x0 (Shen 2022, 2003.05438, the released CIFAR code).
+    is still x0's and meets the keys of x0 (Shen 2022, 2003.05438, the released CIFAR code); with
+    ``mix_each`` it is one of x1.
     """
 
+    mixes_neighbours = True
     defaults = Defaults(
         optimizer="momentum", lr_per_256=0.03, weight_decay=1e-4, views="moco-v2", bn="group"
     )
@@ -55,6 +60,11 @@ class Moco(Method):
         width = num_features(backbone)
         sizes = (width, width, config.dim) if config.mlp else (width, config.dim)
         super().__init__(backbone, heads.mlp(*sizes, norm=False))
+        if config.mix_each and not config.symmetric:
+            raise ValueError("--moco.mix-each needs --moco.symmetric")
+        if setup.clim and config.symmetric:
+            raise ValueError("--mix clim is one-way: it does not go with --moco.symmetric")
+        self.clim = setup.clim
         self.config = config
         self.shuffle = setup.bn == "group"
         self.batch_size = setup.batch_size
@@ -68,10 +78,18 @@ class Moco(Method):
         generator = torch.Generator().manual_seed(setup.seed)
         self.queue = Queue(unit(torch.randn(config.queue, config.dim, generator=generator)))
 
+    def mixed_views(self, num_views: int) -> tuple[int, ...]:
+        """Return which of the views are to be mixed."""
+        return (0, 1) if self.config.mix_each else (0,)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
+        if self.clim:
+            return self._with_neighbours(batch, self.clim)
         x0, x1 = batch.views
-        keys = [self._keys(x, batch) for x in ((x1, x0) if self.config.symmetric else (x1,))]
+        keys = [self._keys(x1, batch)]  # those that queries of x0 meet, then those of x1's
+        if self.config.symmetric:
+            keys.append(self._keys(x0, batch, half=1))
         queries = [self._query(x) for x in ((x0, x1) if self.config.symmetric else (x0,))]
         temperature = self.config.temperature
         clean = [
@@ -83,13 +101,26 @@ class Moco(Method):
             q = self._query(mixed.image)
             negatives = log_negatives(q, self.queue.rows, temperature)
             pair = partial(info_nce, negatives=negatives, temperature=temperature)
-            halves = [on_mixture(pair, q, k, mixed).mean() for k in keys]
+            met = keys[mixed.view : mixed.view + 1] if self.config.mix_each else keys
+            halves = [on_mixture(pair, q, k, mixed).mean() for k in met]
             terms[f"mixed_{mixed.view}"] = torch.stack(halves).sum()
         # Only clean keys enter the queue, those of x0 first; in after_step, so all terms above
         # see the queue as it was.
         for i, k in enumerate(reversed(keys)):
             self.queue.hold(batch.step, k, batch.position + i * self.batch_size)
         return terms
+
+    def _with_neighbours(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
+        """CLIM's terms. Anchors and neighbours share no batch statistics; anchors are enqueued."""
+        num = len(batch.index)
+        keys = [self._keys(x, batch, half) for half, x in enumerate(batch.views[1].split(num))]
+        queries = [self._query(x) for x in clim.clean_queries(batch.views[0], num)]
+        (mixed,) = batch.mixed
+        mixture = self._query(mixed.image)
+        self.queue.hold(batch.step, keys[0], batch.position)
+        return clim.contrast(
+            queries, mixture, torch.cat(keys), mixed, self.queue.rows, self.config.temperature
+        )
 
     def after_step(self, progress: float) -> None:
         """Let the key encoder follow and enqueue the keys."""
@@ -104,11 +135,11 @@ class Moco(Method):
         return z
 
     @torch.no_grad()
-    def _keys(self, images: Tensor, batch: Batch) -> Tensor:
+    def _keys(self, images: Tensor, batch: Batch, half: int = 0) -> Tensor:
         """Unit keys; with group batch norm the groups they are encoded in are shuffled."""
         if not self.shuffle:
             return unit(self.key_encoder(images))
         total = len(images) * distributed.world_size()
-        order = np.random.default_rng([batch.seed, batch.step, SHUFFLE]).permutation(total)
+        order = np.random.default_rng([batch.seed, batch.step, SHUFFLE + half]).permutation(total)
         keys = unit(self.key_encoder(distributed.exchange(images, order)))
         return distributed.exchange(keys, np.argsort(order))

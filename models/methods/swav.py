@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from models import heads, losses
-from models.backbone import num_features
-from models.distributed import gather, own_rows
+from models import heads, losses, swav_mixtures
+from models.backbone import encode, num_features
+from models.distributed import gather
 from models.methods.base import Defaults, Method, Setup
 from models.monitors import prototype_usage
+from models.prototypes import Prototypes
 from models.queue import Queue
 from pipelines.batch import Batch
 
@@ -41,16 +45,21 @@ class SwavConfig:
     """Steps at the start in which the prototypes do not learn."""
     reverse: Literal["paper", "code", "predict"] = "paper"
     """Mixtures: paper = the author's formula, code = the released code, predict = without codes."""
+    chained_lam: bool = False
+    """Draw each view's box from the share the last one left, which weighs all (released code)."""
+    queue_mixtures: bool = False
+    """Queue mixtures too, in both orders (released code; needs --swav.reverse code)."""
 
 
 class Swav(Method):
     """``L = 1/2 sum_{a in 0,1} 1/(V-1) sum_{v != a} H(q_a, p_v)``, H averaged over rows.
 
     Mixtures of the first view of each pair (0, 2, 4, ...) add the same sum over the views in which
-    they replace theirs, each H as ``losses.swav_on_mixture`` says; under ``predict`` mixtures get
-    no code, and the mean is over the pairs that have a mixture to predict from.
+    they replace theirs, weighed as ``swav_mixtures`` says: ``with_mixtures`` under ``--swav.reverse
+    paper``, ``in_both_orders`` under ``code`` and ``from_mixtures`` under ``predict``.
     """
 
+    max_views = math.inf
     defaults = Defaults("lars", 0.3, 1e-6, "swav", "sync", warmup_epochs=10, final_lr_ratio=0.001)
 
     def __init__(self, backbone: nn.Module, config: SwavConfig, setup: Setup) -> None:
@@ -58,17 +67,21 @@ class Swav(Method):
             raise ValueError(
                 f"--swav.queue {config.queue}: 0, or at least --batch-size {setup.batch_size}"
             )
+        if config.queue_mixtures and config.reverse != "code":
+            raise ValueError("--swav.queue-mixtures is the released code's: --swav.reverse code")
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
         self.config = config
         self.batch_size = setup.batch_size
         self.queue_start = config.queue_start_epoch * setup.steps_per_epoch
-        self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False).weight
-        self._normalise_prototypes()
-        self.queue: Queue | None = None  # of rows of view 0 | view 1, clean ones only
+        self.prototypes = Prototypes(
+            config.prototypes, config.dim, config.temperature, config.epsilon, config.iterations
+        )
+        self.chained_lam = config.chained_lam
+        self.queue: Queue | None = None  # of rows of view 0 | view 1
         if config.queue:
             self.queue = Queue(torch.zeros(config.queue, 2 * config.dim))
-        self._step = 0
+        self._step = self._queued = 0
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
         """Return the first of each pair of views; a last view without a pair stays clean."""
@@ -77,74 +90,58 @@ class Swav(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with mixtures, the mixed one."""
         self._step = batch.step
-        num_views = len(batch.views)
+        n = len(batch.views)
         z = self._embed([*batch.views, *(m.image for m in batch.mixed)])
-        log_p = [losses.log_assignment(self._scores(rows), self.config.temperature) for rows in z]
+        log_p = [self.prototypes.log_p(rows) for rows in z]
+        code = self.prototypes.code
         queue = self.queue if batch.step >= self.queue_start else None
-        codes = [self._code(z[a], a, queue) for a in (0, 1)]
-        if queue is not None:
-            queue.hold(batch.step, torch.cat(z[:2], 1), batch.position)
-        pairs = [(a, v) for a in (0, 1) for v in range(num_views) if v != a]
-        terms = {"clean": torch.stack([losses.swav(codes[a], log_p[v]) for a, v in pairs]).mean()}
+        codes = [code(z[a], a, queue) for a in (0, 1)]
+        self._push(z, 0, batch)
+        terms = {"clean": swav_mixtures.on_pairs(codes, log_p[:n]).mean()}
         if not batch.mixed:
             return terms
-
         mixed = {m.view: m for m in batch.mixed}
-        coded = {a: m for a, m in mixed.items() if a < 2 and self.config.reverse != "predict"}
+        if self.chained_lam:
+            mixed = swav_mixtures.weighed_by_the_last(mixed)
+        for i, view in enumerate(mixed, start=n):
+            z[view], log_p[view] = z[i], log_p[i]
         if self.config.reverse == "predict":
-            pairs = [(a, v) for a, v in pairs if v in mixed]
-        for i, m in enumerate(batch.mixed, start=num_views):
-            log_p[m.view] = log_p[i]
-            if m.view in coded:
-                codes[m.view] = self._code(z[i], m.view, queue)
-        released = self.config.reverse == "code"
-        rows = [
-            losses.swav_on_mixture(codes[a], log_p[v], coded.get(a), mixed.get(v), released)
-            for a, v in pairs
-        ]
-        return terms | {"mixed": torch.stack(rows).mean()}
+            rows = swav_mixtures.from_mixtures(codes, log_p[:n], mixed)
+        elif self.config.reverse == "paper":
+            codes[0] = code(z[0], 0, queue)
+            rows = swav_mixtures.with_mixtures(codes, log_p[:n], mixed)
+        else:
+            push = partial(self._push, batch=batch) if self.config.queue_mixtures else None
+            rows = swav_mixtures.in_both_orders(z[:2], log_p[:n], mixed[0], code, queue, push)
+        return terms | {"mixed": rows.mean()}
 
     def after_backward(self) -> None:
         """Hold the prototypes still at the start (requires_grad would upset DDP)."""
         if self._step < self.config.freeze_steps:
-            self.prototypes.grad = None
+            self.prototypes.weight.grad = None
 
     def after_step(self, progress: float) -> None:
-        """Put the prototypes back on the sphere and queue the clean rows."""
-        self._normalise_prototypes()
+        """Put the prototypes back on the sphere and queue the rows held."""
+        self.prototypes.normalise()
         if self.queue is not None:
-            self.queue.commit(self.batch_size)
+            self.queue.commit(self._queued)
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
         """Add how evenly the last rows spread over the prototypes."""
-        usage = prototype_usage(self._scores(gather(self._seen["projection"])))
+        usage = prototype_usage(self.prototypes.scores(gather(self._seen["projection"])))
         return super().monitors() | {"prototype_usage": usage}
 
     def _embed(self, images: list[Tensor]) -> list[Tensor]:
-        """Unit rows of each image batch; equal sizes go through the backbone together."""
-        by_size: dict[torch.Size, list[int]] = {}
-        for i, x in enumerate(images):
-            by_size.setdefault(x.shape[-2:], []).append(i)
-        features = [self.backbone(torch.cat([images[i] for i in s])) for s in by_size.values()]
+        """Unit rows of each image batch."""
+        features = encode(self.backbone, images)
         z = losses.unit(self.head(torch.cat(features))).split(len(images[0]))
-        self.see(features[0][: len(images[0])], z[0])
-        order = [i for s in by_size.values() for i in s]
-        return [z[order.index(i)] for i in range(len(images))]
+        self.see(features[0], z[0])
+        return list(z)
 
-    def _scores(self, z: Tensor) -> Tensor:
-        return losses.scores(z, self.prototypes)
-
-    @torch.no_grad()
-    def _code(self, z: Tensor, view: int, queue: Queue | None) -> Tensor:
-        """This rank's codes of rows ``z``, balanced over all ranks' rows and the view's queue."""
-        scores = self._scores(gather(z))
-        if queue is not None:
-            earlier = self._scores(queue.rows.chunk(2, 1)[view])
-            scores = torch.cat([scores, torch.where(queue.filled, earlier, -torch.inf)])
-        codes = losses.sinkhorn(scores, self.config.epsilon, self.config.iterations)
-        return codes[own_rows(len(z), z.device)]
-
-    @torch.no_grad()
-    def _normalise_prototypes(self) -> None:
-        self.prototypes.copy_(losses.unit(self.prototypes))
+    def _push(self, z: Sequence[Tensor], number: int, batch: Batch) -> None:
+        """Hold this step's rows ``number`` of views 0 and 1 for the queue, once it has begun."""
+        if self.queue is not None and batch.step >= self.queue_start:
+            place = batch.position + number * self.batch_size
+            self.queue.hold(batch.step, torch.cat(list(z[:2]), 1), place)
+            self._queued = (number + 1) * self.batch_size

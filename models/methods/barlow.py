@@ -1,0 +1,101 @@
+"""Barlow Twins. Zbontar 2021, 2103.03230."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.distributed import gather, own_rows
+from models.losses import full_precision
+from models.methods.base import Defaults, Method, Setup
+from models.optim import Rate, is_norm_or_bias
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class BarlowConfig:
+    """Views whose dimensions correlate each with itself and with no other."""
+
+    dim: int = 8192
+    """Length of the projection."""
+    hidden: int = 8192
+    """Width of the projector's two hidden layers."""
+    off_diagonal: float = 0.0051
+    """Weight of the correlations between different dimensions."""
+    bias_lr: float = 0.024
+    """Learning rate of biases and batch norm as a share of the weights' (.0048 / .2)."""
+
+
+class Barlow(Method):
+    """``L = sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2``, C the views' correlations over all ranks.
+
+    A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam) L(z(m)[partner], z(x1))``, m encoded
+    once. L is no mean over rows, so it takes one lam for the whole batch: ``--mix-draw group`` is
+    refused.
+    """
+
+    mixes_groups = False
+    defaults = Defaults(
+        optimizer="lars",
+        lr_per_256=0.2,
+        weight_decay=1.5e-6,
+        views="byol",
+        bn="sync",
+        decay_norm_and_bias=False,
+        warmup_epochs=10,
+        final_lr_ratio=0.001,
+    )
+
+    def __init__(self, backbone: nn.Module, config: BarlowConfig, setup: Setup) -> None:
+        sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)
+        super().__init__(backbone, heads.mlp(*sizes, norm=True, last_affine=False))
+        self.config = config
+
+    def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
+        """Return the run's rate, or biases' and batch norm's share of it."""
+        return Rate(share=self.config.bias_lr if is_norm_or_bias(name, parameter) else 1.0)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        weight = self.config.off_diagonal
+        z0, z1 = (standardise(gather(self._embed(x))) for x in batch.views)
+        terms = {"clean": barlow(z0, z1, weight)}
+        for m in batch.mixed:
+            z = standardise(gather(self._embed(m.image)))
+            partner = gather(own_rows(len(m.lam), z.device)[m.partner])
+            own, partners = barlow(z, z1, weight), barlow(z[partner], z1, weight)
+            lam = m.lam[0].to(own.dtype)
+            terms[f"mixed_{m.view}"] = lam * own + (1 - lam) * partners
+        return terms
+
+    def _embed(self, images: Tensor) -> Tensor:
+        h = self.backbone(images)
+        z = self.head(h)
+        self.see(h, z)
+        return z
+
+
+@full_precision
+def standardise(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Return rows whose every dimension has mean 0 and variance 1, up to batch norm's 1e-5."""
+    var, mean = torch.var_mean(z, 0, correction=0)
+    return (z - mean) * (var + 1e-5).rsqrt()
+
+
+@full_precision
+def barlow(
+    a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], off_diagonal: float
+) -> Float[Tensor, ""]:
+    """Return ``sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2``, C = ``a^T b / n``.
+
+    For ``standardise``d rows of all ranks. Source: Zbontar 2021, 2103.03230, eq. 1 and 2.
+    """
+    correlation = a.T @ b / len(a)
+    diagonal = correlation.diagonal()
+    others = correlation.square().sum() - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + off_diagonal * others

@@ -1,0 +1,108 @@
+"""CMC, contrast of an image's lightness with its colour. Tian 2020, 1906.05849."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.bank import Bank, BankConfig
+from models.colours import Space, lightness_and_colour
+from models.losses import unit
+from models.methods.base import Defaults, Method, Setup
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class CmcConfig(BankConfig):
+    """Lightness and colour of an image, told from other images' by each other's memory bank."""
+
+    space: Space = "lab"
+    """Colour space: lab (L | ab) or ycbcr (Y | CbCr)."""
+    width: float = 0.5
+    """Width of each of the two ResNets as a share of --backbone's (published: 0.5, 1, 2)."""
+
+
+class Cmc(Method):
+    """Two ResNets, one sees the first channel of another colour space and one the other two.
+
+    ``L = C(f_l, bank_ab) + C(f_ab, bank_l)``, C being ``bank.nce_loss`` or ``bank.softmax_loss`` of
+    the cosines over the temperature, on the same rows drawn; then each bank's row of the image
+    moves towards the embedding of its own half.
+    """
+
+    min_views = max_views = 1
+    un_mix = False
+    defaults = Defaults("momentum", 0.06, 1e-4, "cmc", "group", schedule="step")
+
+    def __init__(self, backbone: nn.ModuleList, config: CmcConfig, setup: Setup) -> None:
+        encoders = Halves(*backbone, mean=setup.mean, std=setup.std, space=config.space)
+        super().__init__(encoders, HalfHeads(encoders.widths, config.dim))
+        generator = torch.Generator().manual_seed(setup.seed)
+        self.bank_l = Bank(setup.num_rows, config, generator)
+        self.bank_ab = Bank(setup.num_rows, config, generator)
+
+    @classmethod
+    def build_backbone(cls, config: CmcConfig, create: Callable[..., nn.Module]) -> nn.Module:
+        """Return an encoder of one channel and one of two, both ``config.width`` wide."""
+        return nn.ModuleList([create(in_chans=c, width=config.width) for c in (1, 2)])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the one term, the sum of both directions."""
+        (x,) = batch.views
+        h = self.backbone(x)
+        f = self.head(h)
+        self.see(h, unit(f))
+        f_l, f_ab = f.chunk(2, 1)
+        picked = self.bank_l.pick(batch)
+        loss = self.bank_ab.contrast(f_l, picked) + self.bank_l.contrast(f_ab, picked)
+        self.bank_l.hold(f_l, batch)
+        self.bank_ab.hold(f_ab, batch)
+        return {"clean": loss.mean()}
+
+    def after_step(self, progress: float) -> None:
+        """Move the batch's rows of both banks."""
+        self.bank_l.commit()
+        self.bank_ab.commit()
+
+
+class Halves(nn.Module):
+    """Normalised RGB images to the features of both encoders, side by side."""
+
+    def __init__(
+        self,
+        lightness: nn.Module,
+        colour: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        space: Space,
+    ) -> None:
+        super().__init__()
+        self.lightness, self.colour = lightness, colour
+        self.mean, self.std, self.space = mean, std, space
+        self.widths = num_features(lightness), num_features(colour)
+        self.num_features = sum(self.widths)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (n, num_features), those of lightness first."""
+        first, others = lightness_and_colour(images, self.mean, self.std, self.space)
+        return torch.cat([self.lightness(first), self.colour(others)], 1)
+
+
+class HalfHeads(nn.Module):
+    """Both encoders' features to their embeddings, unit rows side by side."""
+
+    def __init__(self, widths: tuple[int, int], dim: int) -> None:
+        super().__init__()
+        self.widths = widths
+        self.lightness, self.colour = (heads.mlp(width, dim, norm=False) for width in widths)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (n, 2 dim)."""
+        first, others = features.split(list(self.widths), 1)
+        return torch.cat([unit(self.lightness(first)), unit(self.colour(others))], 1)

@@ -1,0 +1,50 @@
+"""InsDis, instance discrimination with a memory bank. Wu 2018, 1805.01978."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.bank import Bank, BankConfig
+from models.losses import unit
+from models.methods.base import Defaults, Method, Setup
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class InsdisConfig(BankConfig):
+    """Each image told from the others by its row in a memory bank."""
+
+
+class Insdis(Method):
+    """A view meets its own image's row of a memory bank among rows of other images.
+
+    ``L`` is ``bank.nce_loss`` or ``bank.softmax_loss`` of the view's cosines over the temperature;
+    then the image's row moves towards the view.
+    """
+
+    min_views = max_views = 1
+    un_mix = False
+    defaults = Defaults("momentum", 0.06, 1e-4, "insdis", "group", schedule="step")
+
+    def __init__(self, backbone: nn.Module, config: InsdisConfig, setup: Setup) -> None:
+        super().__init__(backbone, heads.mlp(num_features(backbone), config.dim, norm=False))
+        generator = torch.Generator().manual_seed(setup.seed)
+        self.bank = Bank(setup.num_rows, config, generator)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the one term."""
+        (x,) = batch.views
+        h = self.backbone(x)
+        f = unit(self.head(h))
+        self.see(h, f)
+        self.bank.hold(f, batch)
+        return {"clean": self.bank.contrast(f, self.bank.pick(batch)).mean()}
+
+    def after_step(self, progress: float) -> None:
+        """Move the batch's rows of the bank."""
+        self.bank.commit()

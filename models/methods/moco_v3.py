@@ -1,0 +1,111 @@
+"""MoCo v3. Chen 2021, 2104.02057."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.distributed import gather
+from models.losses import full_precision, log_negatives, on_mixture, unit
+from models.methods.base import Defaults, Method, Setup
+from models.momentum import cosine_momentum, follow, momentum_copy
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class MocoV3Config:
+    """Momentum contrast among the keys of the batch, with a predictor and without a queue."""
+
+    dim: int = 256
+    """Length of queries and keys."""
+    hidden: int = 4096
+    """Hidden width of projector and predictor."""
+    momentum: float = 0.996
+    """Share of itself the key encoder keeps at the first step; rises to 1 along a cosine."""
+    temperature: float = 1.0
+    """Softmax temperature."""
+
+
+class MocoV3(Method):
+    """``L = ctr(q(x0), k(x1)) + ctr(q(x1), k(x0))``; all ranks' keys of a view are candidates.
+
+    A mixture m of x0 meets both views' keys, in row form: ``lam [ctr(q(m), k(x1)) + ctr(q(m),
+    k(x0))] + (1 - lam) [the same with the partners' keys]``. That is Un-Mix's symmetric MoCo (Shen
+    2022, 2003.05438) with this paper's contrast; mixtures are no keys.
+    """
+
+    defaults = Defaults(
+        optimizer="lars",
+        lr_per_256=0.3,
+        weight_decay=1.5e-6,
+        views="moco-v3",
+        bn="sync",
+        decay_norm_and_bias=False,
+        warmup_epochs=10,
+    )
+
+    def __init__(self, backbone: nn.Module, config: MocoV3Config, setup: Setup) -> None:
+        sizes = (num_features(backbone), config.hidden, config.dim)
+        head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
+        super().__init__(backbone, head)
+        self.config = config
+        self.predictor = heads.predictor(config.dim, config.hidden)
+        self.key_encoder = momentum_copy(nn.Sequential(self.backbone, self.head))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        x0, x1 = batch.views
+        q0, q1 = self._query(x0), self._query(x1)
+        k0, k1 = self._keys(x0), self._keys(x1)
+        all_0, all_1 = gather(k0), gather(k1)
+        halves = self._contrast(q0, all_1)(q0, k1) + self._contrast(q1, all_0)(q1, k0)
+        terms = {"clean": halves.mean()}
+        for m in batch.mixed:
+            q = self._query(m.image)
+            halves = on_mixture(self._contrast(q, all_1), q, k1, m)
+            halves = halves + on_mixture(self._contrast(q, all_0), q, k0, m)
+            terms[f"mixed_{m.view}"] = halves.mean()
+        return terms
+
+    def after_step(self, progress: float) -> None:
+        """Let the key encoder follow."""
+        online = nn.Sequential(self.backbone, self.head)
+        follow(self.key_encoder, online, cosine_momentum(self.config.momentum, progress))
+
+    def _query(self, images: Tensor) -> Tensor:
+        h = self.backbone(images)
+        z = self.head(h)
+        self.see(h, z)
+        return unit(self.predictor(z))
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor) -> Tensor:
+        return unit(self.key_encoder(images))
+
+    def _contrast(self, q: Tensor, all_k: Tensor) -> partial[Tensor]:
+        """``contrast`` of these queries among ``all_k``, for any choice of their own keys."""
+        temperature = self.config.temperature
+        candidates = log_negatives(q, all_k, temperature)
+        return partial(contrast, candidates=candidates, temperature=temperature)
+
+
+@full_precision
+def contrast(
+    q: Float[Tensor, "n d"],
+    k: Float[Tensor, "n d"],
+    candidates: Float[Tensor, " n"],
+    temperature: float,
+) -> Float[Tensor, " n"]:
+    """Return ``ctr = -2 T log( e^(q.k/T) / sum_j e^(q.k_j/T) )`` for unit rows, j over all keys.
+
+    ``candidates`` is ``log_negatives(q, all keys, T)``: the denominator, the row's own key
+    included, is the same whichever key is the positive. Source: Chen 2021, 2104.02057, eq. 1 and
+    algorithm 1.
+    """
+    return 2 * (temperature * candidates - (q * k).sum(1))

@@ -1,0 +1,80 @@
+"""SimSiam. Chen 2021, 2011.10566."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.losses import full_precision, on_mixture
+from models.methods.base import Defaults, Method, Setup
+from models.optim import Rate
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class SimsiamConfig:
+    """Prediction of the other view's projection, which takes no gradient."""
+
+    dim: int = 2048
+    """Width of the projector and length of the projection."""
+    hidden: int = 512
+    """Hidden width of the predictor."""
+    layers: Literal[2, 3] = 3
+    """Linear layers of the projector (CIFAR: 2)."""
+    constant_predictor_lr: bool = True
+    """Keep the predictor's learning rate at the peak; off: it falls with the others'."""
+
+
+class Simsiam(Method):
+    """``L = M(x0, x1)`` with ``M(a, b) = D(p(a), sg z(b)) / 2 + D(p(b), sg z(a)) / 2``, D = -cos.
+
+    sg stops the gradient. A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``:
+    it predicts x1 and is predicted from it, which costs no encoding more than one of the two.
+    """
+
+    defaults = Defaults(
+        optimizer="momentum", lr_per_256=0.05, weight_decay=1e-4, views="moco-v2", bn="sync"
+    )
+
+    def __init__(self, backbone: nn.Module, config: SimsiamConfig, setup: Setup) -> None:
+        sizes = (num_features(backbone), *[config.dim] * config.layers)
+        head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
+        super().__init__(backbone, head)
+        self.config = config
+        self.predictor = heads.predictor(config.dim, config.hidden)
+
+    def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
+        """Return the run's rate; the predictor's does not fall."""
+        follows = not (self.config.constant_predictor_lr and name.startswith("predictor."))
+        return Rate(scheduled=follows)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        (z0, p0), (z1, p1) = (self._embed(x) for x in batch.views)
+        halves = negative_cosine(p0, z1.detach()) + negative_cosine(p1, z0.detach())
+        terms = {"clean": halves.mean() / 2}
+        for m in batch.mixed:
+            z, p = self._embed(m.image)
+            halves = on_mixture(negative_cosine, p, z1.detach(), m)
+            # the cosine is symmetric: here the mixture is what x1 predicts
+            halves = halves + on_mixture(negative_cosine, z.detach(), p1, m)
+            terms[f"mixed_{m.view}"] = halves.mean() / 2
+        return terms
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.backbone(images)
+        z = self.head(h)
+        self.see(h, z)
+        return z, self.predictor(z)
+
+
+@full_precision
+def negative_cosine(p: Float[Tensor, "n d"], z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Return ``-cos(p, z)``, from -1 (aligned) to 1. Source: Chen 2021, 2011.10566, eq. 1."""
+    return -(F.normalize(p, dim=1) * F.normalize(z, dim=1)).sum(1)

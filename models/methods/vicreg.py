@@ -1,0 +1,95 @@
+"""VICReg. Bardes 2022, 2105.04906."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.distributed import gather
+from models.losses import full_precision, on_mixture
+from models.methods.base import Defaults, Method, Setup
+from pipelines.batch import Batch
+
+
+@dataclass(frozen=True)
+class VicregConfig:
+    """Equal views, of which every dimension varies and none follows another."""
+
+    dim: int = 8192
+    """Length of the projection."""
+    hidden: int = 8192
+    """Width of the projector's two hidden layers."""
+    invariance: float = 25.0
+    """Weight of the squared distance between the views."""
+    variance: float = 25.0
+    """Weight of what each dimension's deviation lacks to 1."""
+    covariance: float = 1.0
+    """Weight of the covariances between different dimensions."""
+
+
+class Vicreg(Method):
+    """``L(a, b) = 25 mse(a, b) + s(a) + s(b)`` with ``s(z) = 25 v(z) + c(z)`` over all ranks' rows.
+
+    A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam) L(z(m)[partner], z(x1))``. s does not
+    see the order of the rows, so only the distance is weighted, row by row.
+    """
+
+    defaults = Defaults(
+        optimizer="lars",
+        lr_per_256=0.2,
+        weight_decay=1e-6,
+        views="byol",
+        bn="sync",
+        decay_norm_and_bias=False,
+        warmup_epochs=10,
+        final_lr_ratio=0.00125,
+    )
+
+    def __init__(self, backbone: nn.Module, config: VicregConfig, setup: Setup) -> None:
+        sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)
+        super().__init__(backbone, heads.mlp(*sizes, norm=True, last_affine=False))
+        self.config = config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        weight = self.config.invariance
+        (z0, s0), (z1, s1) = (self._embed(x) for x in batch.views)
+        terms = {"clean": weight * squared_distance(z0, z1).mean() + s0 + s1}
+        for m in batch.mixed:
+            z, s = self._embed(m.image)
+            distance = on_mixture(squared_distance, z, z1, m).mean()
+            terms[f"mixed_{m.view}"] = weight * distance + s + s1
+        return terms
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The projection, and what its spread over all ranks' rows costs."""
+        h = self.backbone(images)
+        z = self.head(h)
+        self.see(h, z)
+        rows = gather(z)
+        return z, self.config.variance * variance(rows) + self.config.covariance * covariance(rows)
+
+
+@full_precision
+def squared_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Return ``mean_d (a - b)^2``. Source: Bardes 2022, 2105.04906, eq. 5, here over d as well."""
+    return (a - b).square().mean(1)
+
+
+@full_precision
+def variance(z: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Return ``mean_d max(0, 1 - sqrt(var_d + 1e-4))``. Source: Bardes 2022, eq. 1 and 2."""
+    return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
+
+
+@full_precision
+def covariance(z: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Return ``sum_{i != j} Cov_ij^2 / d``, Cov with n - 1 below. Source: Bardes 2022, eq. 3, 4."""
+    z = z - z.mean(0)
+    cov = z.T @ z / (len(z) - 1)
+    return (cov.square().sum() - cov.diagonal().square().sum()) / z.shape[1]

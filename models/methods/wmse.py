@@ -1,0 +1,96 @@
+"""W-MSE with two or more views. Ermolov 2021, 2007.06346."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import heads
+from models.backbone import num_features
+from models.distributed import gather, own_rows, to_device
+from models.losses import cosine_gap, on_mixture
+from models.methods.base import Defaults, Method, Setup
+from models.whitening import whiten_in, with_partners
+from pipelines.batch import Batch, Mixed
+
+SUB_BATCHES = 1 << 21
+"""The stream of the sub-batches' permutations, keyed by (seed, step)."""
+
+
+@dataclass(frozen=True)
+class WmseConfig:
+    """Agreement of whitened views."""
+
+    dim: int = 64
+    """Length of the projection (images of 64 pixels and more: 128)."""
+    hidden: int = 1024
+    """Width of the head's hidden layer."""
+    sub_batch: int = 128
+    """Rows whitened together: even, above dim (256 for 128), a divisor of --batch-size."""
+    permutations: int = 1
+    """Draws of sub-batches a step, averaged over (STL-10, Tiny ImageNet: 4 with two views)."""
+
+
+class Wmse(Method):
+    """``L = M(x0, x1, ...)``, M being ``2 - 2 cos(w_a, w_b)`` in the mean over pairs of views.
+
+    ``w`` are the projections, each view's whitened by itself in random sub-batches of the whole
+    batch, the same for all views. A mixture m of x0 adds ``lam M(m, x1, ...) + (1 - lam)
+    M(reversed m, x1, ...)`` (Shen 2022, 2003.05438); partners share their sub-batch, so that m is
+    encoded and whitened once. The head sees the views of an M together.
+    """
+
+    max_views = math.inf
+    defaults = Defaults("adam", 1.5e-3, 1e-6, "whitening", "sync", warmup_epochs=5)
+
+    def __init__(self, backbone: nn.Module, config: WmseConfig, setup: Setup) -> None:
+        size, batch_size = config.sub_batch, setup.batch_size
+        if size <= config.dim or size % 2 or batch_size % size:
+            raise ValueError(
+                f"--wmse.sub-batch {size} must be even, above --wmse.dim {config.dim} (or the "
+                f"covariance has no inverse) and a divisor of --batch-size {batch_size}"
+            )
+        width = num_features(backbone)
+        super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
+        self.config = config
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the clean term and, with a mixture, the mixed one."""
+        h = [self.backbone(view) for view in batch.views]
+        orders = self._orders(batch)
+        terms = {"clean": self._agreement(h, orders, None)}
+        for m in batch.mixed:
+            rows = [*h[: m.view], self.backbone(m.image), *h[m.view + 1 :]]
+            terms[f"mixed_{m.view}"] = self._agreement(rows, orders, m)
+        return terms
+
+    def _agreement(self, h: Sequence[Tensor], orders: list[Tensor], mixed: Mixed | None) -> Tensor:
+        """M of the views' features; those of view ``mixed.view`` are the mixture's."""
+        z = self.head(torch.cat(list(h))).chunk(len(h))
+        self.see(h[0], z[0])
+        everyone, own = [gather(rows) for rows in z], own_rows(len(z[0]), z[0].device)
+        gaps = []
+        for order in orders:
+            w = [whiten_in(rows, order, self.config.sub_batch)[own] for rows in everyone]
+            for a, b in combinations(range(len(w)), 2):
+                if mixed is None or mixed.view not in (a, b):
+                    gaps.append(cosine_gap(w[a], w[b]))
+                else:
+                    clean = a + b - mixed.view
+                    gaps.append(on_mixture(cosine_gap, w[mixed.view], w[clean], mixed))
+        return torch.stack(gaps).mean()
+
+    def _orders(self, batch: Batch) -> list[Tensor]:
+        """The order of all ranks' rows from which sub-batches are cut, one each permutation."""
+        n, device = len(batch.index), batch.index.device
+        own = own_rows(n, device)
+        partner = gather(batch.mixed[0].partner + own[0] if batch.mixed else own)
+        rng = np.random.default_rng([batch.seed, batch.step, SUB_BATCHES])
+        drawn = [rng.permutation(len(partner)) for _ in range(self.config.permutations)]
+        return [with_partners(to_device(place, device), partner) for place in drawn]
