@@ -1,15 +1,20 @@
 """The profiler measures a small run, says what bounds it, and refuses flags that make no sense."""
 
+import dataclasses
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import SMALL, TINY, run_main
 
+from pipelines.table import Arrays, Table
 from tools import profile_throughput
 from tools.run import rates, stages
-from tools.run.verdict import Verdict
+from tools.run.reading import PAGE, measure_reads
+from tools.run.verdict import Verdict, number
 
 QUICK = ("--steps", "2", "--repeats", "1")
 KEYS = (
@@ -71,7 +76,10 @@ def test_measures_stages_and_rates(
     assert "--sweep-workers 1,2" in result["command"]
     with Image.open(plot) as image:
         assert image.width > 600
-    assert "bound by" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bound by" in out and "read off the disk: " in out
+    assert ("read_cold" in result["stages"]) == (result["read_cold_bytes_per_second"] is not None)
+    assert result["finisher_bytes"] is None  # counted on a GPU alone
 
 
 def test_decoded_data_has_no_decode_ceiling(toy: Path, tmp_path: Path) -> None:
@@ -121,7 +129,53 @@ STAGES = {"read": 0.01, "decode": 0.2, "decode_crop": 0.3, "finish": 0.05}
 def test_verdict(
     loader: float, step: float, shared: bool, expected: float, said: tuple[str, ...]
 ) -> None:
-    verdict = Verdict(loader, step, 70.0, STAGES, shared=shared, on_gpu=not shared, workers=2)
+    verdict = Verdict(
+        loader, step, 70.0, STAGES, shared=shared, on_gpu=not shared, workers=2, batch_size=8
+    )
     assert verdict.expected == pytest.approx(expected)
     for words in said:
         assert words in verdict.sentence()
+    assert "Data not in memory" not in verdict.sentence()
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.2, "would also be"), (0.01, "would not be")])
+def test_verdict_on_cold_data(seconds: float, said: str) -> None:
+    stages = STAGES | {"read_cold": seconds}
+    verdict = Verdict(100, 300, 70, stages, shared=True, on_gpu=False, workers=2, batch_size=8)
+    sentence = verdict.sentence()
+    assert said in sentence and f"one thread makes {number(8 / seconds)} images/s" in sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful(Arrays):
+    """A source that notes what it was told to forget, and reads it slowly once."""
+
+    cold: set[int] = dataclasses.field(default_factory=set)
+
+    def forget(self, rows: np.ndarray) -> None:
+        self.cold.update(rows.tolist())
+
+    def pixels(self, row: int) -> np.ndarray:
+        time.sleep(0.002 if row in self.cold else 0)
+        self.cold.discard(row)
+        return np.ones(PAGE * (row + 1), np.uint8)
+
+
+def test_reads_are_cold_and_then_warm() -> None:
+    side = np.full(6, 8, np.int32)
+    source = Forgetful("slow", np.zeros((6, 8, 8, 3), np.uint8))
+    table = Table(np.zeros(6, np.int64), side, side, source)
+    reads = measure_reads(table, [np.array([0, 4]), np.array([5, 1])])
+    assert reads.num_bytes == [6 * PAGE, 8 * PAGE]
+    assert min(reads.cold) > 0.004 > max(reads.warm)
+    assert reads.was_cold
+    assert reads.bytes_per_second == 14 * PAGE / sum(reads.cold)
+    assert not dataclasses.replace(reads, cold=reads.warm).was_cold
+
+
+def test_what_is_told_of_bytes() -> None:
+    counted = profile_throughput.finisher_bytes((3_000_000, 2_000_000), 0.001)
+    result = {"stages": {"read": 1.0}, "read_cold_bytes_per_second": None}
+    cold, moved = profile_throughput.traffic(result | {"finisher_bytes": counted})
+    assert "not measurable here" in cold
+    assert "3.0 MB a step, 1.50 times the least possible, at 3 GB/s" in moved

@@ -219,7 +219,9 @@ class Images(Dataset):
 class Workers:
     """A ``DataLoader`` with ``workers`` processes that live from its first batch to its close."""
 
-    def __init__(self, setting: Setting, transform: Callable[[Image.Image], object]) -> None:
+    def __init__(
+        self, setting: Setting, transform: Callable[[Image.Image], object], *, pin: bool = False
+    ) -> None:
         self.order = setting.order
         self.warm = self.tail = setting.workers
         self.batches: list[list[int]] = []
@@ -228,6 +230,7 @@ class Workers:
             batch_sampler=self.batches,
             num_workers=setting.workers,
             persistent_workers=True,
+            pin_memory=pin,
             multiprocessing_context="forkserver",
         )
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -29,7 +29,6 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-import train
 from pipelines.loader import Loader
 from pipelines.table import BadImage
 from tools.run import setup
@@ -38,9 +37,11 @@ from tools.run.flags import parse, to_dict
 from tools.run.launch import cores_per_process, start
 from tools.run.machine import commit, machine
 from tools.run.profile_plot import draw_profile, title
-from tools.run.rates import Rates
+from tools.run.rates import Rates, create_learner
+from tools.run.reading import Reads
 from tools.run.stages import Seconds, Stages
 from tools.run.verdict import Verdict, number
+from train import Learner
 
 log = logging.getLogger("profile_throughput")
 
@@ -123,64 +124,37 @@ def profile(options: Options, config: Config, accelerator: Accelerator) -> dict[
     if accelerator.is_main_process:
         log.setLevel(logging.INFO)
     with ExitStack() as stack:
-        run, data, config = assemble(config, accelerator, stack)
+        data = setup.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
+        decoders = setup.Decoders(config, accelerator, log.info)
+        stack.callback(decoders.close)
+        learner = create_learner(config, data, decoders, accelerator)
+        config = learner.config
         log.info("stages ...")
-        stages = Stages(run.loader, options.repeats)
+        stages = Stages(learner.loader, options.repeats)
         seconds = stages.measure()
-        rates = Rates(run, stages.batch, options.steps)
+        rates = Rates(learner, stages.batch, options.steps)
         rounds, waits = measure_rates(rates, options.repeats, seconds)
         sweep = []
         for workers in options.workers:
             log.info("loader alone, %d workers ...", workers)
-            loader = loader_with(workers, config, data, run, stack)
+            loader = loader_with(workers, learner, data, stack)
             found = [rates.loader_alone(loader) for _ in range(options.repeats)]
             sweep.append({"workers": workers} | middle_and_spread(found))
         if options.trace:
             rates.trace(options.trace / "trace.json")
-    return summary(config, run.loader, stages, seconds, rounds, waits, accelerator) | {
+    return summary(config, learner.loader, stages, seconds, rounds, waits, accelerator) | {
         "sweep_workers": sweep,
         "steps": options.steps,
         "repeats": options.repeats,
     }
 
 
-class NoRecord:
-    """Stands in for a run's record: a profile leaves none."""
-
-    def tick(self, step: int) -> None:
-        """Show no progress."""
-
-
-def assemble(
-    config: Config, accelerator: Accelerator, stack: ExitStack
-) -> tuple[train.Run, setup.Data, Config]:
-    """Put a run together as ``train.train`` does, without folder, kNN and checkpoints."""
-    data = setup.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
-    config = setup.resolve(config, data, accelerator.mixed_precision)
-    order = setup.order_of(config, data)
-    setup.check_sharing(config, accelerator.num_processes)
-    method = setup.create_method(config, order.steps_per_epoch)
-    model, optimizer = train.prepare(config, method, accelerator)
-    decoders = setup.Decoders(config, accelerator, log.info)
+def loader_with(workers: int, learner: Learner, data: setup.Data, stack: ExitStack) -> Loader:
+    """Return the learner's loader with another number of workers."""
+    config = dataclasses.replace(learner.config, workers=workers)
+    decoders = setup.Decoders(config, learner.accelerator, log.debug)
     stack.callback(decoders.close)
-    loader = setup.training_loader(config, data, decoders, method, accelerator)
-    unused, record = cast(Any, None), cast(Any, NoRecord())
-    total = config.epochs * order.steps_per_epoch
-    run = train.Run(
-        config, accelerator, order, total, model, method, optimizer, loader, unused, unused, record
-    )
-    method.train()
-    return run, data, config
-
-
-def loader_with(
-    workers: int, config: Config, data: setup.Data, run: train.Run, stack: ExitStack
-) -> Loader:
-    """Return the run's loader with another number of workers."""
-    config = dataclasses.replace(config, workers=workers)
-    decoders = setup.Decoders(config, run.accelerator, log.debug)
-    stack.callback(decoders.close)
-    return setup.training_loader(config, data, decoders, run.method, run.accelerator)
+    return setup.training_loader(config, data, decoders, learner.method, learner.accelerator)
 
 
 def measure_rates(
@@ -233,6 +207,7 @@ def summary(
         shared=stages.decoded_on_gpu or not on_gpu,
         on_gpu=on_gpu,
         workers=workers,
+        batch_size=config.batch_size,
     )
     every = {**seconds, **rates, "data_wait": waits}
     return {
@@ -246,11 +221,43 @@ def summary(
         "rows": len(stages.tap.rows),
         "workers": workers,
         "processes": accelerator.num_processes,
+        "read_cold_bytes_per_second": cold_rate(stages.reads),
+        "finisher_bytes": finisher_bytes(stages.finisher_bytes(), middle["finish"]),
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
         "machine": machine(accelerator.device),
         "config": to_dict(config),
     }
+
+
+def cold_rate(reads: Reads | None) -> float | None:
+    """Return the bytes/s of cold reads; None if there are no reads, or none that were cold."""
+    return reads.bytes_per_second if reads and reads.was_cold else None
+
+
+def finisher_bytes(counted: tuple[int, int] | None, seconds: float) -> dict[str, float] | None:
+    """Return what the finisher moves, the least possible, their ratio, and bytes/s."""
+    if counted is None:
+        return None
+    moved, least = counted
+    rate = moved / seconds
+    return {"moved": moved, "least": least, "ratio": moved / least, "bytes_per_second": rate}
+
+
+def traffic(result: dict[str, Any]) -> list[str]:
+    """Return what is told of bytes: read off the disk, and moved by the finisher."""
+    lines = []
+    if "read" in result["stages"]:
+        rate = result["read_cold_bytes_per_second"]
+        what = "not measurable here: the system keeps what it is told to forget"
+        lines = [f"read off the disk: {what if rate is None else f'{rate / 1e6:,.0f} MB/s'}"]
+    moved = result["finisher_bytes"]
+    if moved:
+        lines.append(
+            f"the finisher moves {moved['moved'] / 1e6:,.1f} MB a step, {moved['ratio']:.2f} times "
+            f"the least possible, at {moved['bytes_per_second'] / 1e9:,.0f} GB/s"
+        )
+    return lines
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -286,6 +293,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"waiting for data {result['data_wait']:.1%}; peak memory: host "
         f"{result['peak_host_bytes'] / 2**30:.2f} GiB, device "
         f"{result['peak_device_bytes'] / 2**30:.2f} GiB",
+        *traffic(result),
         result["bottleneck"],
         sep="\n",
         highlight=False,

@@ -19,7 +19,8 @@ DPI = 120
 
 TITLES = {
     "draw": "draw the views",
-    "read": "read (warm)",
+    "read": "read, out of memory",
+    "read_cold": "read, off the disk",
     "decode": "decode",
     "decode_crop": "decode + crop",
     "host_to_device": "copy to the device",
@@ -128,7 +129,7 @@ def _rates(axes: Axes, result: dict[str, Any]) -> None:
     machine = result["machine"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     wait = f"waiting for data {result['data_wait']:.1%} of the time"
-    axes.set_xlabel(f"dashed: {result['expected_law']}; {wait}\n{where}", size=8)
+    axes.set_xlabel(f"dashed: {result['expected_law']}\n{wait}\n{where}", size=8)
 
 
 def _sweep(axes: Axes, result: dict[str, Any]) -> None:

@@ -8,18 +8,19 @@ import itertools
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines.batch import Batch
 from pipelines.loader import Loader
+from tools.run import setup
+from tools.run.config import Config
 from tools.run.meter import Meter
 from tools.run.stages import Clock, Seconds
-
-if TYPE_CHECKING:
-    from train import Run
+from train import Learner, prepare
 
 Batches = Generator[Batch, None, None]
 Marks = list[list[Any]]
@@ -30,35 +31,50 @@ TRACED = 3
 """Steps in a trace."""
 
 
+def create_learner(
+    config: Config, data: setup.Data, decoders: setup.Decoders, accelerator: Accelerator
+) -> Learner:
+    """Put together, as ``train.train`` does, what makes steps and leaves no files."""
+    config, order, method = setup.assemble(config, data, accelerator)
+    model, optimizer = prepare(config, method, accelerator)
+    loader = setup.training_loader(config, data, decoders, method, accelerator)
+    method.train()
+    return Learner(config, accelerator, order, model, method, optimizer, loader)
+
+
+def synthetic(loader: Loader, batch: Batch) -> Batch:
+    """Return a loader's batch with noise for images, mixed as in step 0."""
+    views = tuple(torch.randn_like(view) for view in batch.views)
+    return dataclasses.replace(batch, views=views, mixed=loader._mix(views, 0))
+
+
 @dataclass
 class Rates:
-    """Measures a run that was put together but not started.
+    """Measures a learner. ``steps`` are those of each rate, after ``WARMUP`` more.
 
-    ``steps`` are those of each rate, after ``WARMUP`` more; ``batch`` is one of the loader's.
+    ``batch`` is one of the loader's.
     """
 
-    run: Run
+    learner: Learner
     batch: Batch
     steps: int
 
     def __post_init__(self) -> None:
-        self.loader = self.run.loader
+        self.loader = self.learner.loader
         self.clock = Clock(self.loader.device)
 
     def loader_alone(self, loader: Loader | None = None) -> float:
         """Return source images/s over all processes when batches are taken and dropped."""
         loader = loader or self.loader
-        return self._measure(loader, self._batches(loader), lambda _: self.run.meter.step())[0]
+        return self._measure(loader, self._batches(loader), lambda _: self.learner.meter.step())[0]
 
     def step_alone(self) -> tuple[float, dict[str, Seconds]]:
         """Return images/s on one synthetic batch, and the seconds of the parts of each step."""
-        views = tuple(torch.randn_like(view) for view in self.batch.views)
-        mixed = self.loader._mix(views, 0)
-        batch = dataclasses.replace(self.batch, views=views, mixed=mixed)
+        batch = synthetic(self.loader, self.batch)
         with self._marks() as marks:
             batches = (batch for _ in itertools.count())
             rate = self._measure(self.loader, batches, self._train_on_marked(marks))[0]
-        self.run.tally.read()
+        self.learner.tally.read()
         whole = [step for step in marks[WARMUP:] if len(step) == 4]  # fp16 may skip the optimiser
         return rate, {
             name: [self.clock.between(step[i], step[i + 1]) for step in whole]
@@ -67,8 +83,8 @@ class Rates:
 
     def end_to_end(self) -> tuple[float, float]:
         """Return images/s of loader and step together, and the share of time waiting for data."""
-        found = self._measure(self.loader, self._batches(self.loader), self.run.train_on)
-        self.run.tally.read()
+        found = self._measure(self.loader, self._batches(self.loader), self.learner.train_on)
+        self.learner.tally.read()
         return found
 
     def trace(self, path: Path) -> None:
@@ -78,13 +94,13 @@ class Rates:
         every_thread = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
         with contextlib.closing(self._batches(self.loader)) as batches:
             for batch in itertools.islice(batches, WARMUP):
-                self.run.train_on(batch)
+                self.learner.train_on(batch)
             with profile(activities=kinds, experimental_config=every_thread) as profiler:
                 for batch in itertools.islice(batches, TRACED):
-                    self.run.train_on(batch)
+                    self.learner.train_on(batch)
                 self.clock.wait()
-        self.run.tally.read()
-        if self.run.accelerator.is_main_process:
+        self.learner.tally.read()
+        if self.learner.accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(path))
 
@@ -96,14 +112,14 @@ class Rates:
         self, loader: Loader, batches: Batches, work: Callable[[Batch], None]
     ) -> tuple[float, float]:
         """Return the images/s of the slowest process, and the longest wait."""
-        accelerator, size = self.run.accelerator, self.run.config.batch_size
+        accelerator, size = self.learner.accelerator, self.learner.config.batch_size
         accelerator.wait_for_everyone()
-        self.run.meter = Meter(size, lambda: loader.waited, loader.device, warmup=WARMUP)
+        self.learner.meter = Meter(size, lambda: loader.waited, loader.device, warmup=WARMUP)
         with contextlib.closing(batches):
             for batch in itertools.islice(batches, WARMUP + self.steps):
                 work(batch)
             self.clock.wait()
-            values = self.run.meter.read()
+            values = self.learner.meter.read()
         here = torch.tensor([1 / values["images_per_second"], values["data_wait"]])
         slowest, wait = accelerator.gather(here.to(loader.device)).view(-1, 2).amax(0).tolist()
         return 1 / slowest, wait
@@ -111,7 +127,7 @@ class Rates:
     def _train_on_marked(self, marks: Marks) -> Callable[[Batch], None]:
         def work(batch: Batch) -> None:
             marks.append([])
-            self.run.train_on(batch)
+            self.learner.train_on(batch)
             marks[-1].append(self.clock.mark())
 
         return work
@@ -124,11 +140,11 @@ class Rates:
         def mark(*_: object) -> None:
             marks[-1].append(self.clock.mark())
 
-        optimizer = self.run.optimizer
+        optimizer = self.learner.optimizer
         inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wraps torch's
         hooks = [
-            self.run.model.register_forward_pre_hook(mark),
-            self.run.model.register_forward_hook(mark),
+            self.learner.model.register_forward_pre_hook(mark),
+            self.learner.model.register_forward_hook(mark),
             inner.register_step_pre_hook(mark),
         ]
         try:

@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment import View, draw
+from pipelines import finish_triton
+from pipelines.augment import Drawn, View, draw
 from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.draws import Draws
 from pipelines.loader import Loader
-from pipelines.table import Table
+from tools.run.reading import Reads, measure_reads
 
 LONG_ENOUGH, MOST_CALLS = 0.1, 20
 """Seconds that a stage is repeated for in one measurement, and how often at most."""
-PAGE = 4096
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 OPERATIONS = (*JITTER, "gray", "blur", "solarize")
@@ -115,16 +115,6 @@ class Canned(Tap):
         return self.crops
 
 
-def read(table: Table, rows: NDArray[np.int64]) -> int:
-    """Bring the bytes of the rows into memory, one touch a page; return the sum of those bytes."""
-    total = 0
-    for row in rows.tolist():
-        data = table.source.encoded(row)
-        data = table.source.pixels(row).reshape(-1) if data is None else data
-        total += int(data[::PAGE].sum())
-    return total
-
-
 def only(view: View, operation: str | None) -> View:
     """Return the view with flips and, at its own strength, one or none of the OPERATIONS."""
     off = dataclasses.replace(view, jitter_prob=0.0, gray=0.0, blur=0.0, solarize=0.0)
@@ -155,17 +145,25 @@ class Stages:
         ready = tapped._prepare(0)
         self.batch = ready if isinstance(ready, Batch) else tapped._finish(ready)
         self.decoded_on_gpu = self.tap.crops[0].is_cuda
+        self.reads: Reads | None = None
 
     def measure(self) -> dict[str, Seconds]:
         """Return the seconds that this process's share of a batch takes in each of the loader's.
 
         ``decode_crop`` includes ``decode``, and that ``read``. What a loader does not do is left
         out: ``memory`` neither reads nor decodes, and on the host nothing is copied to a device.
+        ``read`` and ``read_cold`` are of one thread; the latter is left out where the system keeps
+        what it was told to forget.
         """
         decoder, rows, windows = self.loader.decoder, self.tap.rows, self.tap.windows
         found = {"draw": self._host(self._draw)}
         if not isinstance(decoder, MemoryDecoder):
-            found["read"] = self._host(lambda: read(self.loader.table, rows))
+            order = self.loader.order
+            self.reads = measure_reads(
+                self.loader.table, [order.rows(step) for step in range(self.repeats)]
+            )
+            found |= {"read_cold": self.reads.cold} if self.reads.was_cold else {}
+            found["read"] = self.reads.warm
             found["decode"] = self._host(lambda: decoder(rows, ()))
         found["decode_crop"] = self._host(lambda: decoder(rows, windows))
         if self.clock.on_gpu and not self.decoded_on_gpu:
@@ -178,11 +176,23 @@ class Stages:
     def _device(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats)
 
-    def _draw(self) -> None:
+    def _draw(self) -> list[Drawn]:
         table, rows, order = self.loader.table, self.tap.rows, self.loader.order
         draws = Draws(order.seed, order.epoch(0))
-        for number, view in enumerate(self.loader.views):
-            draw(view, number, draws, rows, table.height[rows], table.width[rows])
+        sides = table.height[rows], table.width[rows]
+        return [draw(v, i, draws, rows, *sides) for i, v in enumerate(self.loader.views_of(0))]
+
+    def finisher_bytes(self) -> tuple[int, int] | None:
+        """Return bytes to and from the GPU's memory: those its finisher moves, and the least.
+
+        None on the host: what its caches move is not to be counted from here.
+        """
+        if not (self.clock.on_gpu and finish_triton.usable()):
+            return None
+        views, dtype = self.loader.views_of(0), self.batch.views[0].dtype
+        pairs = zip(views, self._draw(), strict=True)
+        moved, least = zip(*(finish_triton.traffic(*pair, dtype) for pair in pairs), strict=True)
+        return sum(moved), sum(least)
 
     def _copy(self) -> None:
         for crops in self.tap.crops:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class Verdict:
     """Compares end to end with what the loader's and the step's own rates allow.
 
-    Rates are source images/s over all processes, ``stages`` seconds of a step. ``shared`` says that
-    loader and step work on the same cores, or both on the GPU.
+    Rates are source images/s over all processes, ``stages`` seconds of a step of ``batch_size``
+    images. ``shared`` says that loader and step work on the same cores, or both on the GPU.
     """
 
     loader: float
@@ -21,6 +21,7 @@ class Verdict:
     shared: bool
     on_gpu: bool
     workers: int
+    batch_size: int
 
     @property
     def expected(self) -> float:
@@ -57,7 +58,7 @@ class Verdict:
         return (
             f"bound by {self.part}: {self._why()}. End to end {number(self.end_to_end)} images/s, "
             f"{self.end_to_end / self.expected:.0%} of {self.law} = {number(self.expected)}. "
-            f"{self._advice()}"
+            f"{self._advice()}{self._cold()}"
         )
 
     def _why(self) -> str:
@@ -69,6 +70,17 @@ class Verdict:
         slow, fast = ("loader", "step") if self.loader < self.step else ("step", "loader")
         ratio = max(self.loader, self.step) / min(self.loader, self.step)
         return f"the {fast} alone is {ratio:.2g} times as fast as the {slow} alone"
+
+    def _cold(self) -> str:
+        """What a set that is larger than the memory would be bound by."""
+        if not self.stages.get("read_cold"):
+            return ""
+        rate = self.batch_size / self.stages["read_cold"]
+        bound = "also" if rate < self.end_to_end else "not"
+        return (
+            f" Data not in memory would {bound} be bound by reading: one thread makes "
+            f"{number(rate)} images/s."
+        )
 
     def _advice(self) -> str:
         enough = math.ceil(self.workers * self.step / self.loader)
