@@ -9,7 +9,7 @@ PY := .venv/bin/python
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install ffcv train test lint lock clean
+.PHONY: help install ffcv train test faults lint lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ train: install  ## learn from the embedded photographs and score the result; ARG
 
 test: install  ## run the whole test suite; ARGS go to pytest
 	$(PY) -m pytest $(ARGS)
+
+faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pytest
+	$(PY) -m pytest -o "pythonpath=tests tests/faults" tests/faults/*.py $(ARGS)
 
 lint: install  ## check formatting, rules and types
 	$(PY) -m ruff format --check .

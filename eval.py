@@ -161,7 +161,7 @@ def evaluate(args: Knn | Linear, command: str) -> dict[str, Any]:
     args.check(train_labels, val_labels)
     assert data.val is not None, "check() refuses a missing table: it has no labels"
 
-    method = setup.create_method(config, steps_per_epoch=1)
+    method = setup.create_method(config, 1, facts, state["data"]["images"])
     method.load_state_dict(state["method"])
     method.to(accelerator.device)
     encode = method.features if args.features == "backbone" else method.project

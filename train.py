@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.methods import METHODS, Method
+from models.methods import Method
 from models.optim import create_optimizer, learning_rate
 from pipelines.batch import Batch
 from pipelines.loader import Loader
@@ -28,12 +29,14 @@ from tools.run import pictures, plan, setup
 from tools.run.config import Config
 from tools.run.flags import parse
 from tools.run.knn import OnlineKnn
-from tools.run.launch import start, start_trackers
+from tools.run.launch import check_trackers, is_lost_contact, start, start_trackers
 from tools.run.meter import Meter
+from tools.run.neighbourhood import Neighbourhood
 from tools.run.record import Record
 from tools.run.state import State
 from tools.run.stop import StopSignal
 from tools.run.tally import NotFinite, Tally
+from tools.run.vigil import PATIENCE
 
 STOPPED = 75
 """Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto goes on."""
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     try:
         config = parse(argv)
-        accelerator = start(config.precision)
+        accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
         if accelerator.is_main_process:
             logging.getLogger("pipelines").setLevel(logging.INFO)
         return train(config, accelerator)
@@ -53,16 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, BadImage) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if not is_lost_contact(error):
+            raise
+        lost = str(error).splitlines()[0]
+        print(f"train.py: lost another process: {lost}\nGo on with --resume auto", file=sys.stderr)
+        return 2
 
 
 def train(config: Config, accelerator: Accelerator) -> int:
     """Put the parts together and run from the first step, or the one resumed at, to the last."""
+    if not config.dry_run:
+        check_trackers(config.log_with)
+        run_folder.refuse_unwritable(config, accelerator)
     data = setup.open_data_of(config, accelerator)
-    config = setup.resolve(config, data, accelerator.mixed_precision)
-    order = setup.order_of(config, data)
-    setup.check_sharing(config, accelerator.num_processes)
-
-    method = setup.create_method(config, order.steps_per_epoch)
+    config, order, method = setup.assemble(config, data, accelerator)
     if config.dry_run:
         views, rows = setup.views_of(config), config.batch_size // accelerator.num_processes
         accelerator.print(plan.describe(config, method, views, order.steps_per_epoch, rows))
@@ -70,30 +78,35 @@ def train(config: Config, accelerator: Accelerator) -> int:
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_folder.choose(config, accelerator)
-    state = State(method, optimizer, config, data.train, folder, accelerator)
-    step = state.restore(checkpoint) if checkpoint else 0
-    total = config.epochs * order.steps_per_epoch
-    last = min(total, config.limit_steps or total)
-    record = start_record(config, folder, accelerator, order, step, last)
+    with run_folder.claimed(folder, accelerator):
+        state = State(method, optimizer, config, data.train, folder, accelerator)
+        step = state.restore(checkpoint) if checkpoint else 0
+        total = config.epochs * order.steps_per_epoch
+        last = min(total, config.limit_steps or total)
+        record = start_record(config, folder, accelerator, order, step, last)
 
-    decoders = setup.Decoders(config, accelerator, record.message)
-    try:
-        loader = setup.training_loader(config, data, decoders, method, accelerator)
-        knn = OnlineKnn(config, data, decoders, method, accelerator)
-        if accelerator.is_main_process and step < last:
-            first = next(loader.batches(step, step + 1))
-            pictures.draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
-        run = Run(
-            config, accelerator, order, total, model, method, optimizer, loader, knn, state, record
-        )
-        status = run.steps(step, last)
-    finally:
-        decoders.close()
-        record.close()
-    if accelerator.is_main_process:
-        pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
-        if status == STOPPED:
-            (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
+        decoders = setup.Decoders(config, accelerator, record.message)
+        try:
+            loader = setup.training_loader(config, data, decoders, method, accelerator)
+            knn = OnlineKnn(config, data, decoders, method, accelerator)
+            neighbourhood = Neighbourhood(
+                config, data, decoders, state, record, method, accelerator, order.steps_per_epoch
+            )
+            if step < last:
+                loader.neighbours = neighbourhood.at(step)
+            if accelerator.is_main_process and step < last:
+                first = next(loader.batches(step, step + 1))
+                pictures.draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+            learning = (config, accelerator, order, model, method, optimizer, loader)
+            run = Run(*learning, knn, neighbourhood, state, record)
+            status = run.steps(step, last)
+        finally:
+            decoders.close()
+            record.close()
+        if accelerator.is_main_process:
+            pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+            if status == STOPPED:
+                (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
     return status
 
@@ -121,7 +134,8 @@ def make_optimizer(config: Config, method: Method) -> Optimizer:
         config.lr,
         config.weight_decay,
         config.momentum,
-        METHODS[config.method][0].defaults.decay_norm_and_bias,
+        config.decay == "all",
+        method.rate_of,
     )
 
 
@@ -145,8 +159,11 @@ def start_record(
     return record
 
 
-def rate(config: Config, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step: a pure function of the settings and the step."""
+def rate(config: Config, step: int, steps_per_epoch: int, scheduled: bool = True) -> float:
+    """Return the learning rate of a step: a pure function of the settings and the step.
+
+    Where it is not ``scheduled`` it keeps to the peak after the warm-up.
+    """
     assert config.lr is not None and config.final_lr is not None and config.schedule
     assert config.warmup_epochs is not None
     total = config.epochs * steps_per_epoch
@@ -156,8 +173,9 @@ def rate(config: Config, step: int, steps_per_epoch: int) -> float:
         config.lr,
         config.final_lr,
         round(config.warmup_epochs * steps_per_epoch),
-        config.schedule,
+        config.schedule if scheduled else "constant",
         [round(share * total) for share in config.milestones],
+        config.step_factor,
     )
 
 
@@ -169,59 +187,27 @@ def mean_share(batch: Batch) -> dict[str, Tensor]:
 
 
 @dataclass
-class Run:
-    """The steps of a run and what happens between them."""
+class Learner:
+    """What makes the steps of a run: a method, its optimiser and its batches; it writes nothing."""
 
     config: Config
     accelerator: Accelerator
     order: Order
-    total: int
     model: nn.Module
     method: Method
     optimizer: Optimizer
     loader: Loader
-    knn: OnlineKnn
-    state: State
-    record: Record
 
     def __post_init__(self) -> None:
+        self.total = self.config.epochs * self.order.steps_per_epoch
         self.tally = Tally(self.accelerator)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.meter = Meter(batch_size, lambda: self.loader.waited, device)
 
-    def steps(self, step: int, last: int) -> int:
-        """Train from ``step`` to ``last``; return the exit status."""
-        if self.knn.off:
-            self.record.message(f"kNN is off: {self.knn.off}")
-        elif step == 0:
-            untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
-            self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
-        self.method.train()
-        with StopSignal(self.accelerator, step, str(self.state.folder)) as stop:
-            while step < last:
-                until = min(last, self.knn.due(step, self.order.steps_per_epoch))
-                for batch in self.loader.batches(step, until):
-                    assert batch.step == step, f"expected step {step}, not {batch.step}"
-                    self.train_on(batch)
-                    step += 1
-                    epoch_ends = step % self.order.steps_per_epoch == 0
-                    at_log = step % self.config.log_every == 0 or step == until or epoch_ends
-                    if at_log:
-                        self.log(step, scored=step == until and not self.knn.off)
-                    if epoch_ends:
-                        self.record.epoch(step)
-                    if stop.after(step):
-                        self.save(step)
-                        self.record.message(f"stopped by {stop.received} after step {step:,}")
-                        return STOPPED
-                    if step % self.config.checkpoint_every == 0 or step == last:
-                        self.save(step)
-        return 0
-
     def train_on(self, batch: Batch) -> None:
         """Make one optimisation step. Nothing here waits for the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(batch.step)
+            group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
         terms = self.model(batch)
         loss = torch.stack(list(terms.values())).sum()
         self.accelerator.backward(loss)
@@ -231,11 +217,54 @@ class Run:
         self.method.after_step((batch.step + 1) / self.total)
         self.tally.add(batch.step, {"loss": loss, **terms, **mean_share(batch)})
         self.meter.step()
-        self.record.tick(batch.step + 1)
 
-    def lr(self, step: int) -> float:
+    def lr(self, step: int, scheduled: bool = True) -> float:
         """Return the learning rate of a step."""
-        return rate(self.config, step, self.order.steps_per_epoch)
+        return rate(self.config, step, self.order.steps_per_epoch, scheduled)
+
+
+@dataclass
+class Run(Learner):
+    """The steps of a run and what happens between them."""
+
+    knn: OnlineKnn
+    neighbourhood: Neighbourhood
+    state: State
+    record: Record
+
+    def steps(self, step: int, last: int) -> int:
+        """Train from ``step`` to ``last``; return the exit status."""
+        if self.knn.off:
+            self.record.message(f"kNN is off: {self.knn.off}")
+        elif step == 0:
+            untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
+            self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
+        self.method.train()
+        patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # half the timeout at most
+        with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
+            while step < last:
+                scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
+                until = min(scoring, self.neighbourhood.due(step))
+                with self.meter.paused():
+                    self.loader.neighbours = self.neighbourhood.at(step)
+                for batch in self.loader.batches(step, until):
+                    assert batch.step == step, f"expected step {step}, not {batch.step}"
+                    self.train_on(batch)
+                    step += 1
+                    self.record.tick(step)
+                    epoch_ends = step % self.order.steps_per_epoch == 0
+                    at_log = step % self.config.log_every == 0 or step == until or epoch_ends
+                    if at_log:
+                        self.log(step, scored=step == scoring and not self.knn.off)
+                    if epoch_ends:
+                        self.record.epoch(step)
+                    if stop.after(step):
+                        self.save(step)
+                        self.record.message(f"stopped by {stop.received} after step {step:,}")
+                        return STOPPED
+                    if step == last or self.state.is_due(step, at_log):
+                        self.save(step)
+        return 0
 
     def log(self, step: int, *, scored: bool) -> None:
         """Write the line of ``step`` finished steps: here the host waits for the device."""
@@ -246,6 +275,7 @@ class Run:
             values["images_replaced"] = self.loader.decoder.replaced
         with self.meter.paused():
             values |= {name: value.item() for name, value in self.method.monitors().items()}
+            values |= self.neighbourhood.news()
             if scored:
                 values |= self.knn.score()
             self.record.log(step, values)

@@ -8,11 +8,13 @@ epoch is never short.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,10 +25,16 @@ from pipelines.augment import View, centre_box, draw
 from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
 from pipelines.draws import Draws
-from pipelines.finish import Plan, finish, plan
+from pipelines.finish import Plan, finish
 from pipelines.finish_host import HostFinisher
+from pipelines.finish_triton import Plan as FusedPlan
+from pipelines.finish_triton import device_finisher
+from pipelines.label_free import Edits, LabelFree
 from pipelines.mixtures import Mixture, mix_views
+from pipelines.neighbours import AnyRow, Neighbours, draw_neighbours, joined, mix_neighbours
 from pipelines.order import Order, all_rows
+from pipelines.read_ahead import ReadAhead
+from pipelines.resolution import Resolution, with_side
 from pipelines.table import Table
 
 
@@ -36,8 +44,10 @@ class _Ready:
 
     step: int
     rows: NDArray[np.int64]
+    alone: NDArray[np.bool_] | None
     crops: list[Tensor]
-    plans: list[Plan]
+    plans: list[Plan] | list[FusedPlan]
+    edits: list[Edits]
     arrived: torch.cuda.Event
 
 
@@ -46,8 +56,13 @@ class Loader:
     """Batches of a rank for any range of steps; ``waited`` counts seconds spent waiting for them.
 
     ``groups`` is the number of groups of the whole batch (mixtures pair rows inside a group);
-    ``mixed`` the views that ``mixture`` mixes; ``mix_per_group`` draws one mixture a group;
-    ``workers`` the threads that finish views on the host.
+    ``mixed`` the views that ``mixture`` mixes; ``mix_per_group`` draws one mixture a group,
+    ``mix_chained`` each view's box from the share left by the one before;
+    ``workers`` the threads that finish views on the host; ``read_ahead`` the steps whose bytes are
+    asked for while an earlier one is decoded; ``resolution`` gives the largest views another side;
+    ``label_free`` edits all views before anything else sees them. With ``neighbours`` each view
+    holds the anchors, then their neighbours, and ``mixture`` mixes the two; ``skip_alone`` leaves
+    anchors without neighbours as they are.
     """
 
     table: Table
@@ -60,33 +75,43 @@ class Loader:
     mixture: Mixture | None = None
     mixed: Sequence[int] = (0,)
     mix_per_group: bool = False
+    mix_chained: bool = False
     groups: int = 1
     prefetch: int = 3
     workers: int = 1
+    read_ahead: int = 0
+    resolution: Resolution | None = None
+    label_free: LabelFree | None = None
+    neighbours: Neighbours | AnyRow | None = None
+    skip_alone: bool = False
     waited: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.order.batch_size
-        if size % self.groups or (self.mixture and self.groups % self.order.world_size):
+        pairs = self.mixture or self.label_free
+        if size % self.groups or (pairs and self.groups % self.order.world_size):
             raise ValueError(
                 f"--batch-size {size}, --groups {self.groups} and {self.order.world_size} "
                 "processes: the groups must divide the batch and the processes the groups"
             )
-        if self.mixture and (size // self.groups) % 2:
+        if self.mixture and self.neighbours is None and (size // self.groups) % 2:
             raise ValueError(
                 f"--batch-size {size} in --groups {self.groups} gives odd groups: rows are mixed "
                 "in pairs"
             )
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._host = HostFinisher(self.workers)  # its threads start with its first view
+        self._plan, self._finish_view = device_finisher()
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start`` to ``stop - 1`` of the run, each with its number."""
-        with ThreadPoolExecutor(1, "unmix-prefetch") as pool:
+        reader = ReadAhead(self.table.source, self.order, start, stop, self.read_ahead)
+        with contextlib.closing(reader), ThreadPoolExecutor(1, "unmix-prefetch") as pool:
             ahead: deque = deque()
             todo = iter(range(start, stop))
             try:
                 for step in todo:
+                    reader.during(step)
                     ahead.append(pool.submit(self._prepare, step))
                     if len(ahead) > self.prefetch:
                         yield self._next(ahead)
@@ -102,51 +127,103 @@ class Loader:
         self.waited += time.perf_counter() - began
         return ready if isinstance(ready, Batch) else self._finish(ready)
 
+    def views_of(self, step: int) -> Sequence[View]:
+        """Return the settings of a step's views."""
+        if self.resolution is None:
+            return self.views
+        return with_side(self.views, self.resolution.side(step))
+
     def _prepare(self, step: int) -> Batch | _Ready:
         """Decode a step; without a device to hand it to, finish it here as well."""
-        rows = self.order.rows(step)
+        rows, settings = self.order.rows(step), self.views_of(step)
         draws = Draws(self.order.seed, self.order.epoch(step))
-        height, width = self.table.height[rows], self.table.width[rows]
-        drawn = [draw(v, i, draws, rows, height, width) for i, v in enumerate(self.views)]
-        take = np.arange(len(rows))
-        windows = [Crops(v.size, take, d.box) for v, d in zip(self.views, drawn, strict=True)]
+        edits = self._edits(draws, rows, settings)
+        shown = np.concatenate([rows, edits[0].extra]) if edits else rows
+        height, width = self.table.height[shown], self.table.width[shown]
+        drawn = [draw(v, i, draws, shown, height, width) for i, v in enumerate(settings)]
+        alone = None
+        if self.neighbours is not None:
+            others, beside = draw_neighbours(self.neighbours, rows, draws, settings, self.table)
+            drawn = [joined(own, other) for own, other in zip(drawn, beside, strict=True)]
+            shown, alone = np.concatenate([rows, others]), rows == others
+        wanted, take = shown, np.arange(len(shown))
+        if len(shown) > len(rows):  # each image is decoded once
+            wanted, take = np.unique(shown, return_inverse=True)
+        windows = [Crops(v.size, take, d.box) for v, d in zip(settings, drawn, strict=True)]
         if self._side is None:
-            todo = zip(self.decoder(rows, windows), self.views, drawn, strict=True)
-            views = tuple(self._host(*each, self.mean, self.std) for each in todo)
-            return self._batch(step, rows, views)
-        plans = [plan(v, d) for v, d in zip(self.views, drawn, strict=True)]
+            todo = zip(self.decoder(wanted, windows), settings, drawn, strict=True)
+            views = [self._host(*each, self.mean, self.std) for each in todo]
+            return self._batch(step, rows, alone, views, edits)
+        plans = [self._plan(v, d) for v, d in zip(settings, drawn, strict=True)]
         with torch.cuda.stream(self._side):  # decoding on the device happens there as well
-            crops = self.decoder(rows, windows)
+            crops = self.decoder(wanted, windows)
             crops = [c.to(self.device, non_blocking=True) for c in crops]
             plans = [p.to(self.device) for p in plans]
-            return _Ready(step, rows, crops, plans, self._side.record_event())
+            edits = [e.to(self._to_device) for e in edits]
+            return _Ready(step, rows, alone, crops, plans, edits, self._side.record_event())
+
+    def _edits(
+        self, draws: Draws, rows: NDArray[np.int64], settings: Sequence[View]
+    ) -> list[Edits]:
+        """What label-free mixtures do to each view, drawn on the host."""
+        if self.label_free is None:
+            return []
+        group = self.order.batch_size // self.groups
+        make = partial(self.label_free.plan, draws, rows, group, len(self.table))
+        return [make(view.size) for view in settings]
 
     def _finish(self, ready: _Ready) -> Batch:
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(ready.arrived)
-        for tensor in (*ready.crops, *(t for p in ready.plans for t in p.tensors())):
+        moved = (t for p in (*ready.plans, *ready.edits) for t in p.tensors())
+        for tensor in (*ready.crops, *moved):
             tensor.record_stream(stream)
-        views = tuple(
-            finish(c, p, self.mean, self.std) for c, p in zip(ready.crops, ready.plans, strict=True)
-        )
-        return self._batch(ready.step, ready.rows, views)
+        todo = zip(ready.crops, ready.plans, strict=True)
+        views = [self._finish_view(c, p, self.mean, self.std) for c, p in todo]
+        return self._batch(ready.step, ready.rows, ready.alone, views, ready.edits)
 
-    def _batch(self, step: int, rows: NDArray[np.int64], views: tuple[Tensor, ...]) -> Batch:
+    def _batch(
+        self,
+        step: int,
+        rows: NDArray[np.int64],
+        alone: NDArray[np.bool_] | None,
+        views: list[Tensor],
+        edits: list[Edits],
+    ) -> Batch:
+        if edits:
+            views = [edit(view) for edit, view in zip(edits, views, strict=True)]
         return Batch(
-            views=views,
+            views=tuple(views),
             index=self._on_device(rows),
             label=self._on_device(self.table.label[rows]),
             position=self._on_device(self.order.positions),
             seed=self.order.seed,
             step=step,
-            mixed=self._mix(views, step),
+            mixed=self._mix(views, step, alone),
         )
 
-    def _mix(self, views: Sequence[Tensor], step: int) -> tuple:
+    def _mix(
+        self, views: Sequence[Tensor], step: int, alone: NDArray[np.bool_] | None = None
+    ) -> tuple:
+        """Mix the finished views; no anchor is ``alone`` unless it is said."""
         if self.mixture is None:
             return ()
         group = self.order.batch_size // self.groups
         first = int(self.order.positions[0]) // group if self.mix_per_group else None
+        if self.neighbours is not None:
+            nobody = np.zeros(len(self.order.positions), bool)
+            mixed = mix_neighbours(
+                self.mixture,
+                views[0],
+                self._on_device(nobody if alone is None else alone),
+                number=0,
+                seed=self.order.seed,
+                step=step,
+                skip=self.skip_alone,
+                group=group if self.mix_per_group else None,
+                first_group=first or 0,
+            )
+            return (mixed,)
         return mix_views(
             self.mixture,
             views,
@@ -155,11 +232,14 @@ class Loader:
             step=step,
             group=group,
             first_group=first,
+            chained=self.mix_chained,
         )
 
-    def _on_device(self, array: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._side is not None:
+    def _on_device(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
+        return self._to_device(torch.from_numpy(array))
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self._side is not None and tensor.numel():
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 

@@ -11,14 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate.state import PartialState
-from runs import SMALL, TINY, run_train
+from runs import CASES, SMALL, TINY, run_train
 
 import train
 from models.methods import Method
 from pipelines.batch import Batch
 from tools.run import pictures, setup
 
-CASES = [(method, mix) for method in SMALL for mix in ("none", "unmix")]
 STEPS = 3
 RESUMED = ("moco", "unmix")
 """The case that goes on with another number of processes."""

@@ -21,7 +21,21 @@ SMALL = {
         *("--swav.dim", "16", "--swav.hidden", "32", "--swav.prototypes", "12"),
         *("--swav.freeze-steps", "2", "--swav.queue", "32", "--swav.queue-start-epoch", "1"),
     ),
+    "simsiam": ("--simsiam.dim", "32", "--simsiam.hidden", "16"),
+    "barlow": ("--barlow.dim", "16", "--barlow.hidden", "32"),
+    "vicreg": (
+        *("--vicreg.dim", "16", "--vicreg.hidden", "32", "--vicreg.invariance", "1"),
+        *("--vicreg.variance", "1", "--vicreg.covariance", "0.04"),
+    ),
+    "moco-v3": ("--moco-v3.dim", "16", "--moco-v3.hidden", "32"),
+    "wmse": ("--wmse.dim", "4", "--wmse.hidden", "32", "--wmse.sub-batch", "8"),
+    "cmc": ("--cmc.dim", "16", "--cmc.negatives", "32"),
+    "insdis": ("--insdis.dim", "16", "--insdis.negatives", "32", "--insdis.softmax"),
+    "dino": ("--dino.dim", "16", "--dino.hidden", "32", "--dino.prototypes", "12"),
 }
+MIXES = {name: ("none", "unmix") for name in SMALL} | {"cmc": ("none",), "insdis": ("none",)}
+"""What of Un-Mix each method is tried with: these two have no loss for its mixtures."""
+CASES = [(method, mix) for method in SMALL for mix in MIXES[method]]
 
 
 def lines(run: Path) -> list[dict]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from pipelines.decoders.build import build_decoder
 from pipelines.draws import Draws
 from pipelines.finish import finish, plan
 from pipelines.folder import scan
+from pipelines.label_free import ImConfig, LabelFree
 from pipelines.loader import Centre, Loader, evaluation_batches
 from pipelines.mixtures import Mixture
 from pipelines.order import Order
@@ -184,6 +186,26 @@ class Failing:
 
     def close(self) -> None:
         pass
+
+
+@pytest.mark.parametrize("partner", ["group", "dataset"])
+def test_label_free_mixtures_are_the_same_for_any_loader_and_world_size(
+    table: Table, decoders: dict[str, Decoder], partner: Literal["group", "dataset"]
+) -> None:
+    config = ImConfig(g_prob=0.5, r_prob=0.5, partner=partner)
+    options: dict[str, Any] = {"label_free": LabelFree("im", config), "groups": 2}
+    plain = rows_of(list(loader(table, decoders["memory"], Order(40, 8, 3)).batches(0, 3)))
+    for name in LOADERS:
+        whole = list(loader(table, decoders[name], Order(40, 8, 3), **options).batches(0, 3))
+        expected = rows_of(whole)
+        assert all(not batch.mixed and len(batch.views[0]) == 8 for batch in whole)
+        changed = [not torch.allclose(expected[key][0], plain[key][0], atol=0.3) for key in plain]
+        assert 0.3 < np.mean(changed) < 1
+        shares = [loader(table, decoders[name], Order(40, 8, 3, r, 2), **options) for r in (0, 1)]
+        found = rows_of([batch for share in shares for batch in share.batches(0, 3)])
+        assert expected.keys() == found.keys()
+        for key, views in expected.items():
+            assert all(map(torch.equal, views, found[key]))
 
 
 def test_a_failure_in_the_background_reaches_the_loop(table: Table) -> None:

@@ -12,17 +12,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from models.methods.barlow import BarlowConfig
 from models.methods.byol import ByolConfig
+from models.methods.cmc import CmcConfig
+from models.methods.dino import DinoConfig
+from models.methods.insdis import InsdisConfig
 from models.methods.moco import MocoConfig
+from models.methods.moco_v3 import MocoV3Config
 from models.methods.simclr import SimclrConfig
+from models.methods.simsiam import SimsiamConfig
 from models.methods.swav import SwavConfig
+from models.methods.vicreg import VicregConfig
+from models.methods.wmse import WmseConfig
 from pipelines.decoders import Interpolation, OnBadImage
+from pipelines.label_free import LABEL_FREE, ImConfig
 from pipelines.mixtures import MixName
+from pipelines.resolution import parse_schedule
+from tools.run.clim import RANGES as CLIM_RANGES
+from tools.run.clim import ClimConfig
 
-MethodName = Literal["moco", "simclr", "byol", "swav"]
+MethodName = Literal[
+    "moco", "simclr", "byol", "swav", "wmse", "cmc", "insdis",
+    "simsiam", "barlow", "vicreg", "moco-v3", "dino",
+]  # fmt: skip
 PresetName = Literal[
-    "moco-v1", "moco-v2", "simclr", "byol", "swav", "cifar", "swav-cifar", "whitening"
-]
+    "moco-v1", "moco-v2", "simclr", "byol", "swav", "cifar", "swav-cifar", "whitening",
+    "cmc", "insdis", "moco-v3", "dino", "simsiam-cifar",
+]  # fmt: skip
 
 
 def free(default: Any) -> Any:
@@ -42,7 +58,9 @@ class Config:
     method: MethodName = "swav"
     """What is learnt from the views."""
     mix: MixName = "none"
-    """Un-Mix's mixture: mixup (global), a pasted box (region), or either at each step (unmix)."""
+    """Un-Mix's mixtures: mixup (global), a pasted box (region), either at each step (unmix); clim:
+    a neighbour nearer the cluster's centre; im, im-global, im-region, cutout, erasing: pixels
+    alone, targets stay. See docs/mixtures.md."""
     data: str = free("photos")
     """Images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
     recipe: Path | None = once(None)
@@ -67,16 +85,36 @@ class Config:
     """What decodes (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: int | None = free(None)
     """Decoding threads of each process; None: its share of the cores."""
+    prefetch: int = free(3)
+    """Batches that are made ahead of the step (0: none, the step waits for each)."""
+    dali_device_memory_padding: float | None = free(None)
+    """MiB of GPU memory that each thread of DALI's GPU decoder takes ahead; None: DALI's 16."""
+    dali_host_memory_padding: float | None = free(None)
+    """MiB of page-locked host memory it takes ahead, twice for each thread; None: DALI's 8."""
+    dali_hw_decoder_load: float | None = free(None)
+    """Share of the JPEGs, 0 to 1, for the GPU's own JPEG engine, if any; None: DALI's 0.65."""
     memory_budget: float = free(4.0)
     """GiB that --loader auto may spend on a decoded data set."""
     on_bad_image: OnBadImage = "stop"
     """An image that cannot be read stops the run, or the next row takes its place."""
+    order: Literal["random", "blocks"] = "random"
+    """Shuffle row by row, or by blocks that are read in one piece (data that exceeds memory)."""
+    block_rows: int = 64
+    """Neighbouring rows in a block of --order blocks."""
+    window_blocks: int = 32
+    """Blocks whose rows --order blocks mixes at a time, for each of --groups."""
+    read_ahead: int = free(8)
+    """Steps whose images the system is asked to read while an earlier one is decoded (0: none)."""
     interpolation: Interpolation = "antialias"
     """Filter of the resize: antialias is PIL's, bicubic BYOL's and W-MSE's."""
     views: PresetName | None = None
     """Published augmentation; None: the method's, for this image size."""
     image_size: int | None = None
     """Side of the large views in pixels; None: the data set's."""
+    resolution_schedule: str | None = None
+    """Side of the largest views, growing over the epochs by 32 pixels (4 below 96), as 160:224."""
+    multi_scale: tuple[int, ...] = ()
+    """Sides of the largest views, one drawn for each step, as 160 192 224."""
     crops: tuple[int, ...] = ()
     """Number of views of each size, as 2 6; none: the preset's."""
     crop_sizes: tuple[int, ...] = ()
@@ -94,11 +132,15 @@ class Config:
     groups: int = 8
     """Groups of a batch, inside which rows are mixed and group BN counts: published GPU count."""
 
+    clim: ClimConfig = ClimConfig()
+    im: ImConfig = ImConfig()
+
     # model
     backbone: str = "auto"
     """Any timm model (auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos)."""
-    stem: Literal["auto", "small", "standard"] = "auto"
-    """ResNet's first layers (auto: small, 3x3 at stride 1 without pooling, up to 64 pixels)."""
+    stem: Literal["auto", "small", "small-pool", "standard"] = "auto"
+    """ResNet's first layers (auto: small, 3x3 at stride 1 without pooling, up to 64 pixels;
+    small-pool keeps the pooling)."""
     zero_init_last: bool = False
     """Start each residual block as the identity (timm's habit, not the papers')."""
     bn: Literal["group", "sync"] | None = None
@@ -107,6 +149,14 @@ class Config:
     simclr: SimclrConfig = SimclrConfig()
     byol: ByolConfig = ByolConfig()
     swav: SwavConfig = SwavConfig()
+    simsiam: SimsiamConfig = SimsiamConfig()
+    barlow: BarlowConfig = BarlowConfig()
+    vicreg: VicregConfig = VicregConfig()
+    moco_v3: MocoV3Config = MocoV3Config()
+    dino: DinoConfig = DinoConfig()
+    wmse: WmseConfig = WmseConfig()
+    cmc: CmcConfig = CmcConfig()
+    insdis: InsdisConfig = InsdisConfig()
 
     # optimisation
     epochs: int = free(100)
@@ -124,15 +174,19 @@ class Config:
     schedule: Literal["cosine", "step", "constant"] | None = None
     """Course of the learning rate after the warm-up; None: the method's."""
     milestones: tuple[float, ...] = (0.6, 0.8)
-    """Shares of the run at which --schedule step divides the rate by 10."""
+    """Shares of the run at which --schedule step multiplies the rate by --step-factor."""
+    step_factor: float = 0.1
+    """Factor of each such drop."""
     weight_decay: float | None = None
     """Weight decay; None: the method's."""
+    decay: Literal["all", "weights"] | None = None
+    """What decays, and LARS adapts: all, or no biases and norms; None: the method's."""
     momentum: float | None = None
     """Momentum of SGD and LARS; None: the method's."""
     precision: Literal["no", "bf16", "fp16"] | None = None
     """Mixed precision; None: what accelerate was configured with."""
     compile: bool = free(False)
-    """Compile the backbone with torch.compile."""
+    """Compile the backbone with torch.compile; anew when views change their side."""
     channels_last: bool = free(True)
     """Keep images and weights in NHWC memory."""
 
@@ -141,12 +195,18 @@ class Config:
     """Newest checkpoints that stay."""
     log_every: int = free(50)
     """Steps between log lines, the only points at which the host waits for the device."""
+    keep_every_epochs: int = free(0)
+    """Besides, the checkpoint at the end of each so many epochs stays (0: none)."""
     checkpoint_every: int = free(1000)
     """Steps between checkpoints; one more is written at the end."""
+    checkpoint_minutes: float = free(30.0)
+    """Besides, one at the first log line after so many minutes (0: none)."""
     knn_every: int = free(10)
     """Epochs between kNN scores, the first before training (0: never)."""
     log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
     """Accelerate's trackers beside metrics.jsonl."""
+    timeout_minutes: float = free(10.0)
+    """How long processes wait for one another in a step before the run ends."""
     limit_steps: int | None = once(None)
     """Stop after this many steps of the run; the schedule is not shortened."""
     dry_run: bool = once(False)
@@ -158,12 +218,19 @@ class Config:
         for name, value in dataclasses.asdict(self.chosen).items():
             if name in METHOD_RANGES:
                 check(flag(f"{self.method}.{name}"), value, *METHOD_RANGES[name])
+        for owner, ranges in {"clim": CLIM_RANGES, "im": IM_RANGES}.items():
+            for name, (low, high) in ranges.items():
+                check(flag(f"{owner}.{name}"), getattr(getattr(self, owner), name), low, high)
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"--milestones {self.milestones} must rise")
         if any(low > high for low, high in zip(*[iter(self.crop_scales)] * 2, strict=False)):
             raise ValueError(
                 f"--crop-scales {self.crop_scales}: each pair is the least and the most"
             )
+        if self.resolution_schedule is not None:
+            if self.multi_scale:
+                raise ValueError("--resolution-schedule and --multi-scale exclude each other")
+            parse_schedule(self.resolution_schedule)
         if self.name and (Path(self.name).name != self.name or self.name == ".."):
             raise ValueError(f"--name {self.name} must be one folder's name; --output says where")
         counts = (len(self.crops), len(self.crop_sizes), len(self.crop_scales) / 2)
@@ -174,9 +241,18 @@ class Config:
             )
 
     @property
-    def chosen(self) -> MocoConfig | SimclrConfig | ByolConfig | SwavConfig:
-        """The numbers of the chosen method."""
-        return getattr(self, self.method)
+    def chosen(self) -> Any:
+        """The numbers of the chosen method, a dataclass."""
+        return getattr(self, numbers_of(self.method))
+
+
+def numbers_of(method: str) -> str:
+    """Return the name of the field that holds a method's numbers."""
+    return method.replace("-", "_")
+
+
+MIX_NUMBERS: dict[str, str] = {"clim": "clim", **dict.fromkeys(LABEL_FREE, "im")}
+"""Mixtures with numbers of their own, and the names of the fields that hold them."""
 
 
 def flag(name: str) -> str:
@@ -187,13 +263,19 @@ def flag(name: str) -> str:
 COUNTS = (
     *("groups", "epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
     *("workers", "image_size", "limit_steps", "crops", "crop_sizes"),
+    *("multi_scale", "block_rows", "window_blocks"),
 )
 ABOVE_0 = math.ulp(0.0)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(COUNTS, (1, math.inf)),
     **dict.fromkeys(("seed", "knn_every", "memory_budget", "weight_decay"), (0, math.inf)),
+    **dict.fromkeys(("prefetch", "read_ahead", "dali_device_memory_padding"), (0, math.inf)),
+    "dali_host_memory_padding": (0, math.inf),
+    "dali_hw_decoder_load": (0, 1),
     **dict.fromkeys(("lr", "final_lr", "warmup_epochs"), (0, math.inf)),
-    **dict.fromkeys(("mix_prob", "momentum", "milestones"), (0, 1)),
+    **dict.fromkeys(("keep_every_epochs", "checkpoint_minutes"), (0, math.inf)),
+    "timeout_minutes": (ABOVE_0, 100_000),
+    **dict.fromkeys(("mix_prob", "momentum", "milestones", "step_factor"), (0, 1)),
     "crop_scales": (ABOVE_0, 1),
     "mix_beta": (ABOVE_0, math.inf),
 }
@@ -201,11 +283,25 @@ RANGES: dict[str, tuple[float, float]] = {
 
 METHOD_RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("dim", "prototypes", "iterations"), (1, math.inf)),
+    **dict.fromkeys(("permutations", "negatives"), (1, math.inf)),
+    **dict.fromkeys(("sub_batch",), (2, math.inf)),
     **dict.fromkeys(("queue", "hidden", "queue_start_epoch", "freeze_steps"), (0, math.inf)),
-    **dict.fromkeys(("temperature", "epsilon"), (ABOVE_0, math.inf)),
-    "momentum": (0, 1),
+    **dict.fromkeys(("temperature", "epsilon", "width"), (ABOVE_0, math.inf)),
+    **dict.fromkeys(("freeze_epochs", "temperature_epochs"), (0, math.inf)),
+    **dict.fromkeys(("bias_lr", "off_diagonal"), (0, math.inf)),
+    **dict.fromkeys(("invariance", "variance", "covariance"), (0, math.inf)),
+    **dict.fromkeys(("first_teacher_temperature", "teacher_temperature"), (ABOVE_0, math.inf)),
+    **dict.fromkeys(("momentum", "centre_momentum"), (0, 1)),
 }
 """The same for the methods' own numbers."""
+
+IM_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("g_num", "r_num", "r_beta", "r_pixel_decay"), (0, math.inf)),
+    **dict.fromkeys(("g_prob", "r_prob", "mask_prob"), (0, 1)),
+    "g_alpha": (ABOVE_0, math.inf),
+    "mask_size": (1, math.inf),
+}
+"""The same for mixtures that leave the targets alone."""
 
 
 def check(name: str, value: float | tuple[float, ...] | None, low: float, high: float) -> None:

@@ -17,7 +17,7 @@ import tyro
 import yaml
 
 from tools.run import checkpoint
-from tools.run.config import Config, flag
+from tools.run.config import MIX_NUMBERS, Config, flag, numbers_of
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -30,7 +30,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     argv = list(sys.argv[1:] if argv is None else argv)
     defaults = _defaults(argv)
     config = tyro.cli(Config, args=argv, default=defaults)
-    return _refuse_other_methods(config, defaults)
+    return _refuse_not_chosen(config, defaults)
 
 
 def _defaults(argv: Sequence[str]) -> Config:
@@ -40,7 +40,7 @@ def _defaults(argv: Sequence[str]) -> Config:
         if name == "--recipe":
             return _from_yaml(Path(path), f"--recipe {path}")
         if name == "--resume" and path != "auto":
-            saved = checkpoint.find(Path(path)).parent.parent / "config.yaml"
+            saved = checkpoint.find(Path(path))[0].parent.parent / "config.yaml"
             return _from_yaml(saved, f"--resume {path}: {saved}")
     return Config()
 
@@ -57,21 +57,31 @@ def _from_yaml(path: Path, origin: str) -> Config:
     return from_dict(values, origin)
 
 
-def _refuse_other_methods(config: Config, defaults: Config) -> Config:
-    """Refuse flags of a method that is not chosen; a recipe's numbers for others are dropped."""
+def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
+    """Refuse flags of a method or mixture not chosen; a recipe's numbers for others are dropped."""
     reset: dict[str, Any] = {}
-    for method, default in METHOD_DEFAULTS.items():
-        if method == config.method:
-            continue
-        given, before = getattr(config, method), getattr(defaults, method)
+    for owner in NUMBERS.keys() - _chosen(config):
+        given, before = getattr(config, owner), getattr(defaults, owner)
         for f in dataclasses.fields(given):
             if getattr(given, f.name) != getattr(before, f.name):
-                raise ValueError(f"{flag(f'{method}.{f.name}')} needs --method {method}")
-        reset[method] = default
+                raise ValueError(f"{flag(f'{owner}.{f.name}')} needs {_chooses(owner)}")
+        reset[owner] = NUMBERS[owner]
     return dataclasses.replace(config, **reset)
 
 
-METHOD_DEFAULTS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
+NUMBERS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
+"""The fields with numbers of a method or mixture, and their defaults."""
+
+
+def _chosen(config: Config) -> set[str]:
+    """Return the fields whose numbers the run uses."""
+    return {numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
+
+
+def _chooses(owner: str) -> str:
+    """Return the flag that makes a field's numbers count."""
+    mixtures = [mix for mix, field in MIX_NUMBERS.items() if field == owner]
+    return f"--mix {' or '.join(mixtures)}" if mixtures else f"--method {flag(owner)[2:]}"
 
 
 def from_dict(values: dict[str, Any], origin: str) -> Config:
@@ -142,7 +152,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
     values = plain(dataclasses.asdict(config))
     leave_out = {f.name for f in fields(Config) if f.metadata.get("once")}
-    leave_out |= METHOD_DEFAULTS.keys() - {config.method}
+    leave_out |= NUMBERS.keys() - _chosen(config)
     return {name: value for name, value in values.items() if name not in leave_out}
 
 

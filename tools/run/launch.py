@@ -17,17 +17,19 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.distributed import DistError
+
+from tools.run.stop import LostProcess
 
 PR_SET_PDEATHSIG = 1
-TIMEOUT = timedelta(hours=2)
-"""Other processes wait this long while one lists or converts a large data set."""
-
 UNSUPPORTED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 
-def start(precision: str | None) -> Accelerator:
+def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> Accelerator:
     """Join the process group, if a launcher made one, and take this process's device.
+
+    Processes that wait for one another longer than ``timeout`` end.
 
     Raises:
         ValueError: the launcher asks for something this trainer does not do, or its processes
@@ -53,7 +55,7 @@ def start(precision: str | None) -> Accelerator:
         mixed_precision=precision,
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=TIMEOUT),
+            InitProcessGroupKwargs(timeout=timeout),
         ],
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
@@ -77,8 +79,13 @@ def start(precision: str | None) -> Accelerator:
     return accelerator
 
 
-def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str]) -> None:
-    """Let ``accelerator.log`` write to Accelerate's trackers, for the run in ``folder``.
+def is_lost_contact(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the group is gone, or waited for too long."""
+    return isinstance(error, (LostProcess, DistError)) or "gloo" in str(error)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are not there.
 
     Raises:
         ValueError: a tracker's package is not installed.
@@ -86,6 +93,10 @@ def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str])
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"--log-with {name}: not installed; .venv/bin/uv pip install {name}")
+
+
+def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str]) -> None:
+    """Let ``accelerator.log`` write to Accelerate's trackers, for the run in ``folder``."""
     makers: dict[str, Callable[[], GeneralTracker]] = {
         "tensorboard": lambda: TensorBoardTracker("tensorboard", folder),
         "wandb": lambda: WandBTracker(folder.name, dir=str(folder)),

@@ -47,7 +47,9 @@ def draw_views(
     for mixed in batch.mixed:
         number = mixed.view
         columns.append((f"mixture\nof view {number}", cells(mixed.image[:rows])))
-        partner = batch.views[mixed.view][mixed.partner[:rows]]
+        view, num = batch.views[mixed.view], len(batch.index)
+        beside = len(view) > num  # CLIM's neighbours, each below its anchor
+        partner = view[num : num + rows] if beside else view[mixed.partner[:rows]]
         columns.append((f"partner's\nview {number}", cells(partner)))
 
     numbers = [f"#{row}" for row in batch.index[:rows].tolist()]

@@ -61,9 +61,10 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 
 def _meta_batch(config: Config, method: Method, views: tuple[View, ...], rows: int) -> Batch:
-    images = tuple(torch.empty(rows, 3, v.size, v.size, device="meta") for v in views)
+    beside = 2 if config.mix == "clim" else 1  # each anchor's neighbour
+    images = tuple(torch.empty(beside * rows, 3, v.size, v.size, device="meta") for v in views)
     index = torch.empty(rows, dtype=torch.int64, device="meta")
     which = method.mixed_views(len(views)) if config.mix != "none" else ()
     share = torch.empty(rows, device="meta")
-    mixed = tuple(Mixed(v, images[v], index, share) for v in which)
+    mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in which)
     return Batch(images, index, index, index, config.seed, 0, mixed)

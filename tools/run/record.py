@@ -13,14 +13,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+T = TypeVar("T")
 
 SUMMARY = ("epoch", "step", "loss", "lr", "images_per_second", "knn_top1")
 """Columns of summary.csv; loss and images_per_second are means over the epoch's log lines."""
@@ -67,15 +69,15 @@ class Record:
 
     def _start_bar(self) -> Progress:
         bar = Progress(
-            TextColumn("ep {task.fields[epoch]}"),
+            TextColumn("{task.fields[epoch]}"),
             BarColumn(bar_width=None),
-            TextColumn("step {task.completed:,}/{task.total:,}"),
+            TextColumn("{task.description} {task.completed:,}/{task.total:,}"),
             TextColumn("{task.fields[text]}"),
-            TextColumn("ETA {task.fields[eta]}"),
+            TextColumn("{task.fields[eta]}"),
             console=self._console,
             expand=True,
         )
-        bar.add_task("", total=self._total, completed=self._start, text="", eta="-", epoch="")
+        bar.add_task("step", total=self._total, completed=self._start, text="", eta="", epoch="")
         bar.start()
         self._show(bar, self._start)
         return bar
@@ -134,6 +136,18 @@ class Record:
         if self._active:
             self._print(text)
 
+    def watch(self, items: Sequence[T], what: str) -> Iterator[T]:
+        """Go through the items; a bar of their own below the run's shows how far."""
+        bar = self._bar if self._active else None
+        if bar is None:
+            yield from items
+            return
+        task = bar.add_task(what, total=len(items), text="", eta="", epoch="")
+        for item in items:
+            yield item
+            bar.advance(task)
+        bar.remove_task(task)
+
     def close(self) -> None:
         """Stop the bar and close the files."""
         if self._active:
@@ -146,7 +160,7 @@ class Record:
 
     def _show(self, bar: Progress, step: int, text: str = "") -> None:
         fields: dict[str, Any] = {"text": text} if text else {}
-        epoch, eta = self._epoch_text(step), self._eta(step)
+        epoch, eta = f"ep {self._epoch_text(step)}", f"ETA {self._eta(step)}"
         bar.update(bar.task_ids[0], completed=step, epoch=epoch, eta=eta, **fields)
 
     def _epoch_text(self, step: int) -> str:

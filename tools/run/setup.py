@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.backbone import SMALL_IMAGE, create_backbone
+from models.clim import ClimLoss
 from models.methods import METHODS, Method, build_method
 from pipelines.augment import PRESETS, View
 from pipelines.convert import cached_beton
@@ -29,20 +31,30 @@ from pipelines.datasets import (
 )
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder, choose_loader
+from pipelines.decoders.dali import GpuDecoder
+from pipelines.decoders.memory import MemoryDecoder
+from pipelines.label_free import LABEL_FREE, LabelFree
 from pipelines.loader import Centre, Loader, evaluation_batches
-from pipelines.mixtures import create_mixture
-from pipelines.order import Order
+from pipelines.mixtures import UN_MIX, Mixture, create_mixture
+from pipelines.neighbours import Neighbours
+from pipelines.order import Blocks, Order
 from pipelines.published import Split
+from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule, with_side
 from pipelines.table import Beton, Table
 from tools.run import checkpoint
-from tools.run.config import Config
+from tools.run.agree import each_machine_s_first
+from tools.run.config import Config, flag
 from tools.run.flags import from_dict
 from tools.run.launch import cores_per_process
 
 log = logging.getLogger(__name__)
 
-SMALL_VIEWS = {"moco": "cifar", "simclr": "cifar", "byol": "cifar", "swav": "swav-cifar"}
-"""The published augmentations for images up to ``SMALL_IMAGE`` pixels."""
+SMALL_VIEWS = {
+    **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
+    **dict.fromkeys(("swav", "dino"), "swav-cifar"),
+    "simsiam": "simsiam-cifar",
+}
+"""The published augmentations for images up to ``SMALL_IMAGE`` pixels, where they differ."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,15 @@ def open_data_of(config: Config, accelerator: Accelerator) -> Data:
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table
 
-    with accelerator.local_main_process_first():
+    def both() -> Data:
         train = opened(config.data, "train")
         spec = config.val_data or default_val(config.data)
         val = None
         if spec is not None and spec != "none":
             val = match_classes(opened(spec, "val"), train)
-    return Data(train, val, data_facts(config.data))
+        return Data(train, val, data_facts(config.data))
+
+    return each_machine_s_first(accelerator, both)
 
 
 def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str]:
@@ -99,13 +113,14 @@ def resolve(config: Config, data: Data, precision: str) -> Config:
         peak = defaults.lr_per_256 * config.batch_size / 256
     filled: dict[str, Any] = {
         "image_size": size,
-        "views": config.views or (SMALL_VIEWS[config.method] if small else defaults.views),
+        "views": config.views or ((small and SMALL_VIEWS.get(config.method)) or defaults.views),
         "bn": config.bn or defaults.bn,
         "precision": precision,
         "optimizer": config.optimizer or defaults.optimizer,
         "lr": peak,
         "final_lr": _either(config.final_lr, defaults.final_lr_ratio * peak),
         "weight_decay": _either(config.weight_decay, defaults.weight_decay),
+        "decay": config.decay or ("all" if defaults.decay_norm_and_bias else "weights"),
         "momentum": _either(config.momentum, defaults.momentum),
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
         "schedule": config.schedule or defaults.schedule,
@@ -123,7 +138,35 @@ def _either(given: float | None, default: float) -> float:
 
 
 def views_of(config: Config) -> tuple[View, ...]:
-    """Return the views of resolved settings: the preset's, or as many as ``--crops`` asks for."""
+    """Return the views of resolved settings, the largest with the largest side they ever have.
+
+    Raises:
+        ValueError: the largest views would at times be smaller than others.
+    """
+    views = _published_or_asked(config)
+    resolution = resolution_of(config, 1)
+    if resolution is None:
+        return views
+    least, most = resolution.sides
+    smaller = sorted({view.size for view in views})[:-1]
+    if smaller and least < smaller[-1]:
+        raise ValueError(
+            f"{flag('multi_scale' if config.multi_scale else 'resolution_schedule')}: the largest "
+            f"views would have {least} pixels, fewer than the {smaller[-1]} of smaller ones"
+        )
+    return with_side(views, most)
+
+
+def resolution_of(config: Config, steps_per_epoch: int) -> Resolution | None:
+    """Return the side of the largest views as a function of the step, if it changes."""
+    if config.resolution_schedule is not None:
+        first, last = parse_schedule(config.resolution_schedule)
+        return Progressive(first, last, config.epochs, steps_per_epoch)
+    return MultiScale(config.multi_scale, config.seed) if config.multi_scale else None
+
+
+def _published_or_asked(config: Config) -> tuple[View, ...]:
+    """The preset's views, or as many as ``--crops`` asks for."""
     assert config.views and config.image_size
     preset = PRESETS[config.views](config.image_size)
     if not config.crops:
@@ -139,7 +182,11 @@ def views_of(config: Config) -> tuple[View, ...]:
 
 def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Order:
     """Return which rows each step holds."""
-    return Order(len(data.train), config.batch_size, config.seed, rank, world_size)
+    blocks = None
+    if config.order == "blocks":
+        sequence = data.train.in_file_order()
+        blocks = Blocks(sequence, config.groups, config.block_rows, config.window_blocks)
+    return Order(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
 
 
 def check_sharing(config: Config, processes: int) -> None:
@@ -151,37 +198,108 @@ def check_sharing(config: Config, processes: int) -> None:
     batch, groups = config.batch_size, config.groups
     if batch % processes:
         raise ValueError(f"--batch-size {batch} cannot be shared by {processes} processes")
-    if config.mix == "none" and config.bn == "sync":
+    label_free = label_free_of(config)
+    in_groups = label_free.in_groups if label_free else config.mix != "none"
+    if not in_groups and config.bn == "sync":
         return
     if batch % groups or groups % processes:
         raise ValueError(
             f"--batch-size {batch}, --groups {groups} and {processes} processes do not divide: "
             "groups must share out the batch evenly, and processes the groups"
         )
-    if config.mix != "none" and batch // groups % 2:
+    if config.mix in UN_MIX and batch // groups % 2:
         raise ValueError(
             f"--batch-size {batch} in --groups {groups} makes groups of {batch // groups}: "
             "mixtures pair the rows of a group, so their number must be even"
         )
 
 
-def create_method(config: Config, steps_per_epoch: int) -> Method:
-    """Build the method of resolved settings, weights drawn from the seed."""
+def label_free_of(config: Config) -> LabelFree | None:
+    """Return what edits the views without touching targets, if the mixture is of that kind."""
+    return LabelFree(config.mix, config.im) if config.mix in LABEL_FREE else None
+
+
+def check_mixture(config: Config, num_rows: int) -> None:
+    """Refuse mixtures where there is no loss for them, and more neighbours than images.
+
+    Raises:
+        ValueError: naming the flags.
+    """
+    if config.mix in UN_MIX and not METHODS[config.method][0].un_mix:
+        raise ValueError(
+            f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
+            "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
+            "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
+        )
+    if config.mix_draw == "group" and not METHODS[config.method][0].mixes_groups:
+        raise ValueError(
+            f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "
+            "once, so it takes one mixture a step: --mix-draw step"
+        )
+    if config.mix == "clim" and config.clim.neighbours >= num_rows:
+        raise ValueError(
+            f"--clim.neighbours {config.clim.neighbours} needs more than {num_rows} images"
+        )
+
+
+def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_rows: int) -> Method:
+    """Build the method of resolved settings, weights drawn from the seed.
+
+    ``facts`` and ``num_rows`` are those of the images it is, or was, trained on.
+    """
     assert config.image_size and config.bn
     torch.manual_seed(config.seed)
-    backbone = create_backbone(
-        config.backbone, config.image_size, config.stem, zero_init_last=config.zero_init_last
+    create = partial(
+        create_backbone,
+        config.backbone,
+        config.image_size,
+        config.stem,
+        zero_init_last=config.zero_init_last,
     )
     return build_method(
         config.method,
         config.chosen,
-        backbone,
+        METHODS[config.method][0].build_backbone(config.chosen, create),
         bn=config.bn,
         group_size=config.batch_size // config.groups,
         batch_size=config.batch_size,
         seed=config.seed,
         steps_per_epoch=steps_per_epoch,
         num_views=len(views_of(config)),
+        num_rows=num_rows,
+        mean=facts.mean,
+        std=facts.std,
+        clim=clim_loss(config),
+    )
+
+
+def clim_loss(config: Config) -> ClimLoss | None:
+    """Return how CLIM's terms are weighted, if the mixture is CLIM's."""
+    if config.mix != "clim":
+        return None
+    return ClimLoss(config.clim.mode, config.clim.weight, config.clim.denominator)
+
+
+def assemble(config: Config, data: Data, accelerator: Accelerator) -> tuple[Config, Order, Method]:
+    """Return the resolved settings, which rows each step holds, and the method, if all fit.
+
+    Raises:
+        ValueError: they do not, before any work; the text names the flags.
+    """
+    config = resolve(config, data, accelerator.mixed_precision)
+    order = order_of(config, data)
+    check_sharing(config, accelerator.num_processes)
+    check_mixture(config, len(data.train))
+    method = create_method(config, order.steps_per_epoch, data.facts, len(data.train))
+    return config, order, method
+
+
+def gpu_decoder(config: Config) -> GpuDecoder:
+    """Return what the settings say about DALI's decoder on a GPU."""
+    return GpuDecoder(
+        config.dali_device_memory_padding,
+        config.dali_host_memory_padding,
+        config.dali_hw_decoder_load,
     )
 
 
@@ -206,6 +324,10 @@ class Decoders:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
         self._say(f"loader {loader} ({reason}) for {len(table):,} images")
+        gpu = gpu_decoder(config)
+        if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
+            flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
+            self._say(f"{flags}: no effect, only --loader dali on a GPU decodes there")
         return build_decoder(
             loader,
             table,
@@ -213,6 +335,7 @@ class Decoders:
             workers=config.workers or cores_per_process(),
             device=device,
             on_bad=config.on_bad_image,
+            gpu=gpu,
         )
 
     def close(self) -> None:
@@ -222,24 +345,39 @@ class Decoders:
         self._made.clear()
 
 
+def mixture_of(config: Config) -> Mixture | None:
+    """Return the mixture that meets two targets, if there is one."""
+    if config.mix == "clim":
+        return Mixture(float(config.clim.kind == "mixup"), config.clim.alpha)
+    return create_mixture(config.mix, config.mix_prob, config.mix_beta)
+
+
 def training_loader(
     config: Config, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
-    views = views_of(config)
+    views, decoder = views_of(config), decoders.of(data.train)
+    order = order_of(config, data, accelerator.process_index, accelerator.num_processes)
     return Loader(
         table=data.train,
-        order=order_of(config, data, accelerator.process_index, accelerator.num_processes),
+        order=order,
         views=views,
-        decoder=decoders.of(data.train),
+        decoder=decoder,
         mean=data.facts.mean,
         std=data.facts.std,
         device=accelerator.device,
-        mixture=create_mixture(config.mix, config.mix_prob, config.mix_beta),
+        mixture=mixture_of(config),
+        neighbours=Neighbours.none(len(data.train)) if config.mix == "clim" else None,
+        skip_alone=config.clim.fallback == "skip",
         mixed=method.mixed_views(len(views)),
         mix_per_group=config.mix_draw == "group",
+        mix_chained=method.chained_lam,
         groups=config.groups,
+        prefetch=config.prefetch,
         workers=config.workers or cores_per_process(),
+        read_ahead=0 if isinstance(decoder, MemoryDecoder) else config.read_ahead,
+        resolution=resolution_of(config, order.steps_per_epoch),
+        label_free=label_free_of(config),
     )
 
 
@@ -251,8 +389,16 @@ def evaluation_batches_of(
     accelerator: Accelerator,
     batch_size: int,
     rows: NDArray[np.int64] | None = None,
+    *,
+    shared: bool = True,
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Yield this process's share of a table's rows (default: all) as evaluation views."""
+    """Yield this process's share of a table's rows (default: all) as evaluation views.
+
+    Without ``shared`` the rows are this process's own, all of them.
+    """
+    rank, world_size = 0, 1
+    if shared:
+        rank, world_size = accelerator.process_index, accelerator.num_processes
     size = config.image_size or facts.image_size
     resize = facts.eval_resize or facts.image_size
     return evaluation_batches(
@@ -263,8 +409,8 @@ def evaluation_batches_of(
         facts.mean,
         facts.std,
         accelerator.device,
-        accelerator.process_index,
-        accelerator.num_processes,
+        rank,
+        world_size,
         rows,
     )
 
@@ -275,6 +421,6 @@ def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, An
     Raises:
         ValueError: there is no such run or no checkpoint in it.
     """
-    path = checkpoint.find(named or run)
+    path = checkpoint.first_whole(checkpoint.find(named or run))
     state = checkpoint.load(path)
     return from_dict(state["config"], str(path)), state

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch.optim import Optimizer
 
 from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.table import Table
 from tools.run import checkpoint
+from tools.run.agree import by_first
 from tools.run.config import Config
 from tools.run.flags import differences, from_dict, to_dict
 
 
 class State:
-    """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler."""
+    """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
+
+    ``neighbours`` holds what CLIM found last (``tools.run.neighbourhood``), if anything.
+    """
 
     def __init__(
         self,
@@ -28,27 +38,53 @@ class State:
         data: Table,
         folder: Path,
         accelerator: Accelerator,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock, self._saved_at = clock, clock()
+        self._keep_each = config.keep_every_epochs * (len(data) // config.batch_size)
         self._method, self._optimizer = method, optimizer
+        self.neighbours: dict[str, Any] | None = None
         self._data = {"images": len(data), "key": key_of(data)}
+        if config.order == "blocks":  # the rows of a step depend on where their bytes are
+            self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
         self.folder, self._config, self._accelerator = folder, config, accelerator
 
+    def is_due(self, step: int, at_log: bool) -> bool:
+        """Whether to save after ``step`` steps; all processes ask, and get the same answer.
+
+        The minutes since the last time are the first process's, asked for at log lines alone.
+        """
+        config = self._config
+        if step % config.checkpoint_every == 0 or (self._keep_each and step % self._keep_each == 0):
+            return True
+        if not at_log or not config.checkpoint_minutes:
+            return False
+        late = self._clock() - self._saved_at >= 60 * config.checkpoint_minutes
+        return bool(broadcast(torch.tensor(late, device=self._accelerator.device)).item())
+
     def save(self, step: int) -> None:
-        """Write the checkpoint of ``step`` finished steps; all processes call it together."""
+        """Write the checkpoint of ``step`` finished steps; all processes call it together.
+
+        Raises:
+            OSError: it could not be written; the text names the file.
+        """
         average_buffers(self._method)
-        if self._accelerator.is_main_process:
-            scaler = self._accelerator.scaler
-            state = {
-                "method": self._method.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler else None,
-                "config": to_dict(self._config),
-                "data": self._data,
-                "world_size": self._accelerator.num_processes,
-            }
-            folder = self.folder / "checkpoints"
-            checkpoint.save(folder, step, state, self._config.keep_checkpoints)
-        self._accelerator.wait_for_everyone()
+        by_first(self._accelerator, partial(self._write, step))
+        self._saved_at = self._clock()
+
+    def _write(self, step: int) -> None:
+        scaler = self._accelerator.scaler
+        state = {
+            "method": self._method.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "config": to_dict(self._config),
+            "data": self._data,
+            "neighbours": self.neighbours,
+            "world_size": self._accelerator.num_processes,
+        }
+        folder = self.folder / "checkpoints"
+        checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
 
     def restore(self, path: Path) -> int:
         """Load a checkpoint and return its number of finished steps.
@@ -71,6 +107,7 @@ class State:
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.neighbours = state.get("neighbours")
         return state["step"]
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
+import time
 from types import FrameType
 
 from accelerate import Accelerator
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import Store
+
+from tools.run.agree import notes
+from tools.run.vigil import PATIENCE, Vigil
 
 POLL_SECONDS = 0.1
+ECHO_SECONDS = 2.0
+"""A launcher passes on what its processes got as well; later, a signal is a second one."""
+ANSWER_SECONDS = 20.0
+"""Then whoever has not agreed to stop is lost; who sends signals often kills after 25 or 30."""
+
+
+class LostProcess(RuntimeError):
+    """Another process of the run does not answer any more."""
 
 
 class StopSignal:
@@ -20,15 +31,21 @@ class StopSignal:
     signal leaves a note; a thread in each process sees it and promises the step its process is
     in; the largest promise is the last step. No process waits before its own promise is kept, so
     none holds up a collective that another one is in. A second signal ends a process at once.
+
+    The same thread keeps the ``Vigil``, with ``patience`` seconds.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-    def __init__(self, accelerator: Accelerator, step: int, run: str) -> None:
+    def __init__(
+        self, accelerator: Accelerator, step: int, run: str, patience: float = PATIENCE
+    ) -> None:
         self.received: str | None = None
         self._ranks = range(accelerator.num_processes)
         self._rank = accelerator.process_index
-        self._key = f"unmix-stop/{run}@{step}"
+        self._key = f"{run}@{step}"
+        self._patience = patience
+        self._since = 0.0
         self._finished = step
         self._last: int | None = None
         self._promised = False
@@ -40,7 +57,10 @@ class StopSignal:
         signals = self.SIGNALS if in_main else ()  # Python allows handlers nowhere else
         self._before = {number: signal.signal(number, self._receive) for number in signals}
         if len(self._ranks) > 1:
-            self._listener = threading.Thread(target=self._listen, name="unmix-stop", daemon=True)
+            board = notes(self._key)
+            self._listener = threading.Thread(
+                target=self._listen, args=(board,), name="unmix-stop", daemon=True
+            )
             self._listener.start()
         return self
 
@@ -55,11 +75,18 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        self._restore()
+        if self.received is None or not self._since:
+            self.received, self._since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._since > ECHO_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def after(self, step: int) -> bool:
-        """Whether to stop now that ``step`` steps are finished, the same answer everywhere."""
+        """Whether to stop now that ``step`` steps are finished, the same answer everywhere.
+
+        Raises:
+            LostProcess: another process did not agree in time.
+        """
         if len(self._ranks) == 1:
             return self.received is not None
         with self._lock:
@@ -67,25 +94,34 @@ class StopSignal:
             if not self._promised:
                 return False
         self._agreed.wait()
-        return self._last is not None and step >= self._last
+        if self._last is None:
+            raise LostProcess(f"{self.received}, but not all processes agreed to stop")
+        return step >= self._last
 
-    def _listen(self) -> None:
-        """Answer a request to stop; runs in a thread with a connection of its own."""
-        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = PrefixStore(self._key, TCPStore(*where, is_master=False, wait_for_workers=False))
+    def _listen(self, board: Store) -> None:
+        """Answer a request to stop; runs in a thread of its own."""
+        vigil = Vigil(board, self._rank, self._ranks, self._patience)
         try:
-            while not store.check(["request"]):
+            while not board.check(["request"]) and not self._over.wait(POLL_SECONDS):
                 if self.received:
-                    store.set("request", self.received)
-                elif self._over.wait(POLL_SECONDS):
-                    return
-        except RuntimeError:  # the store ended with the first process
+                    board.set("request", self.received)
+                vigil.beat(self._finished)
+            with self._lock:
+                self._promised = True
+                board.set(str(self._rank), str(self._finished + 1))
+            if self._over.is_set():  # whoever is asked to stop just now goes on to the end
+                return
+            self.received = self.received or board.get("request").decode() + " to another process"
+            self._last = self._largest_promise(board)
+        except RuntimeError:  # the board ended with the process that kept it
             return
-        self.received = self.received or store.get("request").decode() + " to another process"
-        with self._lock:
-            self._promised = True
-            store.set(str(self._rank), str(self._finished + 1))
-        try:
-            self._last = max(int(store.get(str(rank))) for rank in self._ranks)
         finally:
             self._agreed.set()
+
+    def _largest_promise(self, board: Store) -> int | None:
+        until = time.monotonic() + ANSWER_SECONDS
+        promised = [str(rank) for rank in self._ranks]
+        while not board.check(promised):
+            if time.monotonic() > until or self._over.wait(POLL_SECONDS):
+                return None
+        return max(int(board.get(rank)) for rank in promised)

@@ -1,0 +1,173 @@
+"""Each recipe: its header, name and line in docs/recipes.md; its real size; two small steps."""
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from runs import SMALL, lines, run_train
+
+import train
+from models.methods import METHODS
+from pipelines.datasets import DATASETS, IMAGENET
+from tools.run import checkpoint, pictures, setup
+from tools.run.config import Config
+from tools.run.flags import parse
+
+ROOT = Path(__file__).parents[1]
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
+PUBLISHED = [name for name in RECIPES if name != "photos"]
+IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "stl10": 105_000, "tiny-imagenet": 100_000}
+IMAGENET_100 = 126_689
+
+
+@pytest.fixture(scope="module")
+def recipes() -> dict[str, Config]:
+    return {name: parse(["--recipe", str(path)]) for name, path in RECIPES.items()}
+
+
+def header(name: str) -> dict[str, str]:
+    """The parts of the comment at the top: ``# Part: text``, indented where it goes on."""
+    comment = [line for line in RECIPES[name].read_text().splitlines() if line.startswith("#")]
+    parts = re.split(r"\n# ([A-Z][a-z ]+): ", "\n".join(comment))
+    text = (re.sub(r"\s*\\?\n#\s*", " ", part).strip() for part in parts[2::2])
+    return dict(zip(parts[1::2], text, strict=True))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_header_says_where_it_is_from_and_how_to_run_it(name: str) -> None:
+    parts = header(name)
+    needed = {"Source", "Published result", "Command"} | ({"Differs"} if name in PUBLISHED else set())
+    assert needed <= parts.keys()
+    assert all(parts[part] for part in needed)
+    command = f"accelerate launch train.py --recipe recipes/{name}.yaml"
+    assert (parts["Command"] + " ").startswith(command + " ")
+
+
+def test_the_command_s_flags_parse(toy: Path) -> None:
+    """The header's own words, with the images that are here."""
+    for name in RECIPES:
+        words = header(name)["Command"].replace("recipes/", f"{ROOT}/recipes/").split()[3:]
+        parse([word.replace("train.beton", f"folder:{toy}") for word in words])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_name_says_what_it_is(name: str, recipes: dict[str, Config]) -> None:
+    config = recipes[name]
+    data = "imagenet100" if config.classes else config.data.removeprefix("folder:")
+    mixture = "" if config.mix == "none" else f"-{config.mix}"
+    epochs = "" if name == "moco-v2-unmix-imagenet" else f"-{config.epochs}"  # the issue's name
+    method = "wmse[24]" if config.method == "wmse" else config.method
+    assert re.fullmatch(rf"{method}(-[a-z0-9]+)?{mixture}(-multiscale)?-{data}{epochs}", name)
+    assert ("-multiscale" in name) == bool(config.multi_scale)
+
+
+def test_the_page_lists_every_recipe_with_its_result() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    rows = re.findall(r"^\| \[(.+)\]\(\.\./recipes/(.+)\.yaml\) \| .+ \| (.+) \| .+ \|$", page, re.M)
+    assert sorted(name for name, _, _ in rows) == sorted(RECIPES)
+    for name, file, result in rows:
+        assert name == file
+        number = re.match(r"[\d., ]+(?= top-1)|none known", result)
+        assert number and header(name)["Published result"].startswith(number[0])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_run_does_not_rest_on_defaults(name: str) -> None:
+    """A default may change without changing what is reproduced."""
+    stated = yaml.safe_load(RECIPES[name].read_text())
+    filled = {f.name for f in dataclasses.fields(Config) if f.default is None and not f.metadata}
+    filled -= {"classes", "resolution_schedule", "precision", "final_lr", "momentum"}
+    filled |= {"method", "mix", "data", "backbone", "stem", "epochs", "batch_size", "zero_init_last"}
+    assert filled <= stated.keys()
+    assert (stated["schedule"] == "cosine") == ("final_lr" in stated)
+    assert (stated["optimizer"] != "adam") == ("momentum" in stated)
+    assert (stated["mix"] != "none") <= ("groups" in stated)
+
+
+def resolved(config: Config) -> Config:
+    facts = DATASETS.get(config.data, IMAGENET)
+    return setup.resolve(config, setup.Data(None, None, facts), "no")  # type: ignore[arg-type]
+
+
+def num_images(config: Config) -> int:
+    return IMAGES.get(config.data, IMAGENET_100 if config.classes else 1_281_167)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_real_sizes_fit_together(name: str, recipes: dict[str, Config]) -> None:
+    """Batch, groups, queue, crops and sub-batches as published; weights without memory."""
+    config = resolved(recipes[name])
+    num_rows = num_images(config)
+    for processes in (1, config.groups):
+        setup.check_sharing(config, processes)
+    setup.check_mixture(config, num_rows)
+    facts = DATASETS.get(config.data, IMAGENET)
+    with torch.device("meta"):
+        setup.create_method(config, num_rows // config.batch_size, facts, num_rows)
+
+
+WHITENING = [name for name in PUBLISHED if name.split("-")[0] in ("simclr", "byol", "wmse2", "wmse4")]
+WHITENING = [name for name in WHITENING if "-unmix-" in name]
+
+
+@pytest.mark.parametrize("name", WHITENING)
+def test_rate_of_the_whitening_code_base(name: str, recipes: dict[str, Config]) -> None:
+    """500 steps of warm-up, constant, a fifth of it 50 epochs before the end and again at 25."""
+    config = resolved(recipes[name])
+    epoch = num_images(config) // config.batch_size
+    peak = 3e-3 if config.image_size == 32 else 2e-3
+
+    def rate(step: int) -> float:
+        return train.rate(config, step, epoch) / peak
+
+    first, second = ((config.epochs - left) * epoch for left in (50, 25))
+    assert rate(0) == pytest.approx(1 / 500) and rate(249) == pytest.approx(0.5)
+    assert rate(498) < 1 and rate(499) == rate(first - 1) == 1
+    assert rate(first) == rate(second - 1) == pytest.approx(0.2)
+    assert rate(second) == rate(config.epochs * epoch - 1) == pytest.approx(0.04)
+
+
+def small(config: Config) -> list[str]:
+    """Flags that make a recipe's run tiny and leave its kind: mixture, views, loss, optimiser."""
+    flags = ["--backbone", "resnet10t", "--image-size", "16", "--batch-size", "16"]
+    flags += ["--groups", "4", "--classes", "None", "--val-data", "none", *SMALL[config.method]]
+    if config.method == "swav":
+        queue = "32" if config.swav.queue else "0"
+        flags += ["--swav.queue", queue, "--swav.queue-start-epoch", "0"]
+    if config.crop_sizes:
+        flags += ["--crop-sizes", *("16", "8")[: len(config.crop_sizes)]]
+    if config.multi_scale:
+        flags += ["--multi-scale", "16", "20"]
+    if config.mix == "clim":
+        flags += ["--clim.start-epoch", "0", "--clim.neighbours", "4", "--clim.clusters", "3"]
+    flags += ["--loader", "memory", "--workers", "2", "--knn-every", "0", "--log-every", "1"]
+    return [*flags, "--limit-steps", "2", "--checkpoint-every", "2"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps(
+    name: str,
+    recipes: dict[str, Config],
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for picture in ("draw_views", "draw_curves"):
+        monkeypatch.setattr(pictures, picture, lambda *_: None)
+    config = recipes[name]
+    where = ("--data", f"folder:{toy}", "--output", str(tmp_path), "--name", "run")
+    assert run_train("--recipe", str(RECIPES[name]), *small(config), *where) == 0
+    first, second = lines(tmp_path / "run")
+    assert math.isfinite(first["loss"]) and math.isfinite(second["loss"])
+    assert first["loss"] != second["loss"] and second["lr"] > 0
+    path = checkpoint.last(tmp_path / "run" / "checkpoints")
+    assert path is not None
+    groups = checkpoint.load(path)["optimizer"]["param_groups"]
+    everything = config.decay == "all" or METHODS[config.method][0].defaults.decay_norm_and_bias
+    decays = {group["weight_decay"] for group in groups}
+    assert decays == {config.weight_decay} | (set() if everything else {0.0})
+    assert not any(group.get("nesterov") or group.get("trust_clip") for group in groups)

@@ -1,0 +1,73 @@
+"""What one process does for all, and what the others learn of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.distributed import PrefixStore, Store
+from torch.distributed.distributed_c10d import _get_default_store
+
+T = TypeVar("T")
+POLL_SECONDS = 0.2
+
+
+def by_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """Return what ``make()`` returns in the first process, in all; its errors reach all as well.
+
+    Raises:
+        ValueError, OSError: ``make`` did.
+    """
+    answer: list[object] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = make()
+        except (ValueError, OSError) as error:
+            answer[1] = error
+    broadcast_object_list(answer)
+    if isinstance(answer[1], Exception):
+        raise answer[1]
+    return cast(T, answer[0])
+
+
+def notes(name: str) -> Store:
+    """Return the process group's notice board, under a name, by a connection of its own."""
+    return PrefixStore(f"unmix/{name}", _get_default_store().clone())
+
+
+def each_machine_s_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
+    """Call ``make`` in the first process of each machine, then in its others, and return it.
+
+    All leave together. They wait on the notice board, however long it takes: the process group's
+    timeout is for steps, not for converting a data set.
+
+    Raises:
+        ValueError: ``make`` failed in another process, which says why.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    board, world = notes("first"), accelerator.num_processes
+    turn = (board.add("arrived", 1) - 1) // world  # nobody comes again before all have left
+    rank = accelerator.process_index
+    first = rank - accelerator.local_process_index
+    if rank != first:
+        _wait(board, turn, [first])
+    done = b"failed"
+    try:
+        made = make()
+        done = b"done"
+    finally:
+        board.set(f"{turn}/{rank}", done)
+    _wait(board, turn, range(world))
+    return made
+
+
+def _wait(board: Store, turn: int, ranks: range | list[int]) -> None:
+    for rank in ranks:
+        while not board.check([f"{turn}/{rank}"]):
+            time.sleep(POLL_SECONDS)
+        if board.get(f"{turn}/{rank}") != b"done":
+            raise ValueError(f"process {rank} could not open the data; it says why")
