@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +57,8 @@ class Loader:
 
     ``groups`` is the number of groups of the whole batch (mixtures pair rows inside a group);
     ``mixed`` the views that ``mixture`` mixes; ``mix_per_group`` draws one mixture a group,
-    ``mix_chained`` each view's box from the share left by the one before;
+    ``mix_chained`` each view's box from the share left by the one before, ``copies`` that of a view
+    from another one's that shows the same at another side;
     ``workers`` the threads that finish views on the host; ``read_ahead`` the steps whose bytes are
     asked for while an earlier one is decoded; ``resolution`` gives the largest views another side;
     ``label_free`` edits all views before anything else sees them. With ``neighbours`` each view
@@ -76,6 +77,7 @@ class Loader:
     mixed: Sequence[int] = (0,)
     mix_per_group: bool = False
     mix_chained: bool = False
+    copies: Mapping[int, int] = field(default_factory=dict)
     groups: int = 1
     prefetch: int = 3
     workers: int = 1
@@ -212,18 +214,17 @@ class Loader:
         first = int(self.order.positions[0]) // group if self.mix_per_group else None
         if self.neighbours is not None:
             nobody = np.zeros(len(self.order.positions), bool)
-            mixed = mix_neighbours(
+            own = self._on_device(nobody if alone is None else alone)
+            mix = partial(
+                mix_neighbours,
                 self.mixture,
-                views[0],
-                self._on_device(nobody if alone is None else alone),
-                number=0,
                 seed=self.order.seed,
                 step=step,
                 skip=self.skip_alone,
                 group=group if self.mix_per_group else None,
                 first_group=first or 0,
             )
-            return (mixed,)
+            return tuple(mix(views[v], own, number=v) for v in self.mixed)
         return mix_views(
             self.mixture,
             views,
@@ -233,6 +234,7 @@ class Loader:
             group=group,
             first_group=first,
             chained=self.mix_chained,
+            copies=self.copies,
         )
 
     def _on_device(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:

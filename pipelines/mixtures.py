@@ -6,8 +6,10 @@ from ``rng``. ``lam[i]`` is the share of row i measured after clipping, never th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import numpy as np
@@ -122,22 +124,24 @@ def mix_views(
     group: int,
     first_group: int | None,
     chained: bool = False,
+    copies: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Mixed, ...]:
     """Mix the views ``which``; kind and nominal share are common to them, boxes are not.
 
     One draw serves the whole global batch, keyed by (seed, step); with ``first_group`` (the
     number of this rank's first group) each group draws its own, keyed by (seed, step, group).
     ``chained`` draws each box from the share that the box before it left, as the released SwAV
-    did: later views are mixed less and less.
+    did: later views are mixed less and less. ``copies`` says of which view among ``which`` another
+    one is the same at another side: it gets the same box, scaled.
     """
     if first_group is None:
         rng = np.random.default_rng([seed, step])
-        return _mix_rows(mixture, views, which, rng, group, chained)
+        return _mix_rows(mixture, views, which, rng, group, chained, copies)
     parts = []
     for start in range(0, len(views[which[0]]), group):
         rng = np.random.default_rng([seed, step, first_group + start // group])
         rows = [view[start : start + group] for view in views]
-        parts.append(_mix_rows(mixture, rows, which, rng, group, chained))
+        parts.append(_mix_rows(mixture, rows, which, rng, group, chained, copies))
     return tuple(_join(pieces, group) for pieces in zip(*parts, strict=True))
 
 
@@ -148,11 +152,16 @@ def _mix_rows(
     rng: np.random.Generator,
     group: int,
     chained: bool,
+    copies: Mapping[int, int],
 ) -> tuple[Mixed, ...]:
     share = mixture.draw(rng)
     mixed = []
+    before: dict[int, np.random.Generator] = {}
     for v in which:
-        box, lam = place(views[v].shape[2], views[v].shape[3], share, rng)
+        if v not in copies:
+            before[v] = copy.deepcopy(rng)
+        drawing = copy.deepcopy(before[copies[v]]) if v in copies else rng
+        box, lam = place(views[v].shape[2], views[v].shape[3], share, drawing)
         mixed.append(mixed_at(views[v], v, group, box, lam))
         if chained:
             share = (share[0], lam)

@@ -22,6 +22,7 @@ from models.methods.simsiam import Simsiam, SimsiamConfig
 from models.methods.swav import Swav, SwavConfig
 from models.methods.vicreg import Vicreg, VicregConfig
 from models.methods.wmse import Wmse, WmseConfig
+from models.sizes import Sizes
 
 METHODS: dict[str, tuple[Any, Any]] = {
     "moco": (Moco, MocoConfig),
@@ -57,6 +58,7 @@ def build_method(
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
     clim: ClimLoss | None = None,
+    sizes: Sizes | None = None,
 ) -> Method:
     """Return the method with every batch norm, the backbone's included, in mode ``bn``.
 
@@ -75,6 +77,7 @@ def build_method(
         mean: what was subtracted from each channel of a view in [0, 1] ...
         std: ... and what it was divided by after that.
         clim: the weights of CLIM's terms, if batches hold neighbours.
+        sizes: the sides at which queries are shown; None: one.
 
     Raises:
         ValueError: a number does not fit the method; the text names the flag.
@@ -97,9 +100,15 @@ def build_method(
         )
     if not isinstance(config, config_class):
         raise ValueError(f"--method {name} takes a {config_class.__name__}, not {config!r}")
+    if sizes is not None and not method.queries(config):
+        raise ValueError(
+            f"--resolutions cannot go with --method {name}: it shows queries at several sides to "
+            "keys of another network, and this method has none"
+        )
     setup = Setup(
-        bn, group_size, batch_size, seed, steps_per_epoch, num_views, num_rows, mean, std, clim
-    )
+        bn, group_size, batch_size, seed, steps_per_epoch, num_views, num_rows, mean, std, clim,
+        sizes or Sizes(method.queries(config)),
+    )  # fmt: skip
     built = method(backbone, config, setup)
     convert_batchnorm(built, bn, group_size)
     return built

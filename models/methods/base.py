@@ -15,6 +15,7 @@ from models.batchnorm import Mode
 from models.clim import ClimLoss
 from models.distributed import gather
 from models.optim import Rate, Schedule
+from models.sizes import Sizes
 from pipelines.batch import Batch
 
 
@@ -36,6 +37,8 @@ class Setup:
     """... and deviation of each channel."""
     clim: ClimLoss | None = None
     """With CLIM's neighbours in the batches: how its terms are weighted."""
+    sizes: Sizes = Sizes()
+    """The sides at which queries are shown."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,11 @@ class Method(nn.Module):
     def build_backbone(cls, config: Any, create: Callable[..., nn.Module]) -> nn.Module:
         """Return what the method is built on; ``create(in_chans=3, width=1.0)`` makes a model."""
         return create()
+
+    @classmethod
+    def queries(cls, config: Any) -> tuple[int, ...]:
+        """Return the views that meet keys of a network of their own; without such a one, none."""
+        return ()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each loss term, a scalar; their sum is what is minimised."""

@@ -16,7 +16,7 @@ from models.losses import info_nce, log_negatives, on_mixture, unit
 from models.methods.base import Defaults, Method, Setup
 from models.momentum import follow, momentum_copy
 from models.queue import Queue
-from pipelines.batch import Batch
+from pipelines.batch import Batch, Mixed
 
 SHUFFLE = 1 << 20
 """The stream of shuffle BN: a mixture's draw is keyed by (seed, step), or with its group."""
@@ -64,7 +64,7 @@ class Moco(Method):
             raise ValueError("--moco.mix-each needs --moco.symmetric")
         if setup.clim and config.symmetric:
             raise ValueError("--mix clim is one-way: it does not go with --moco.symmetric")
-        self.clim = setup.clim
+        self.clim, self.sizes = setup.clim, setup.sizes
         self.config = config
         self.shuffle = setup.bn == "group"
         self.batch_size = setup.batch_size
@@ -78,6 +78,11 @@ class Moco(Method):
         generator = torch.Generator().manual_seed(setup.seed)
         self.queue = Queue(unit(torch.randn(config.queue, config.dim, generator=generator)))
 
+    @classmethod
+    def queries(cls, config: MocoConfig) -> tuple[int, ...]:
+        """Return the views that are queries."""
+        return (0, 1) if config.symmetric else (0,)
+
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
         """Return which of the views are to be mixed."""
         return (0, 1) if self.config.mix_each else (0,)
@@ -86,41 +91,48 @@ class Moco(Method):
         """Return the clean term and, with a mixture, the mixed one."""
         if self.clim:
             return self._with_neighbours(batch, self.clim)
-        x0, x1 = batch.views
+        x0, x1 = batch.views[:2]
         keys = [self._keys(x1, batch)]  # those that queries of x0 meet, then those of x1's
         if self.config.symmetric:
             keys.append(self._keys(x0, batch, half=1))
-        queries = [self._query(x) for x in ((x0, x1) if self.config.symmetric else (x0,))]
-        temperature = self.config.temperature
+        terms = [self._against(keys, *side) for side in self.sizes.split(batch)]
+        # Only clean keys enter the queue, those of x0 first; in after_step, so all terms above
+        # see the queue as it was.
+        for i, k in enumerate(reversed(keys)):
+            self.queue.hold(batch.step, k, batch.position + i * self.batch_size)
+        return self.sizes.join(terms)
+
+    def _against(
+        self, keys: list[Tensor], views: list[Tensor], mixtures: list[Mixed]
+    ) -> dict[str, Tensor]:
+        """The terms of query views of one side, and of mixtures of them."""
+        queries, temperature = [self._query(x) for x in views], self.config.temperature
         clean = [
             info_nce(q, k, log_negatives(q, self.queue.rows, temperature), temperature).mean()
             for q, k in zip(queries, keys, strict=True)
         ]
         terms = {"clean": torch.stack(clean).sum()}
-        for mixed in batch.mixed:
+        for mixed in mixtures:
             q = self._query(mixed.image)
             negatives = log_negatives(q, self.queue.rows, temperature)
             pair = partial(info_nce, negatives=negatives, temperature=temperature)
             met = keys[mixed.view : mixed.view + 1] if self.config.mix_each else keys
             halves = [on_mixture(pair, q, k, mixed).mean() for k in met]
             terms[f"mixed_{mixed.view}"] = torch.stack(halves).sum()
-        # Only clean keys enter the queue, those of x0 first; in after_step, so all terms above
-        # see the queue as it was.
-        for i, k in enumerate(reversed(keys)):
-            self.queue.hold(batch.step, k, batch.position + i * self.batch_size)
         return terms
 
     def _with_neighbours(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
         """CLIM's terms. Anchors and neighbours share no batch statistics; anchors are enqueued."""
         num = len(batch.index)
         keys = [self._keys(x, batch, half) for half, x in enumerate(batch.views[1].split(num))]
-        queries = [self._query(x) for x in clim.clean_queries(batch.views[0], num)]
-        (mixed,) = batch.mixed
-        mixture = self._query(mixed.image)
         self.queue.hold(batch.step, keys[0], batch.position)
-        return clim.contrast(
-            queries, mixture, torch.cat(keys), mixed, self.queue.rows, self.config.temperature
-        )
+        met = {"queue": self.queue.rows, "temperature": self.config.temperature}
+        terms = []
+        for (view,), (mixed,) in self.sizes.split(batch):
+            queries = [self._query(x) for x in clim.clean_queries(view, num)]
+            mixture = self._query(mixed.image)
+            terms.append(clim.contrast(queries, mixture, torch.cat(keys), mixed, **met))
+        return self.sizes.join(terms)
 
     def after_step(self, progress: float) -> None:
         """Let the key encoder follow and enqueue the keys."""

@@ -15,7 +15,7 @@ from models.distributed import gather
 from models.losses import full_precision, log_negatives, on_mixture, unit
 from models.methods.base import Defaults, Method, Setup
 from models.momentum import cosine_momentum, follow, momentum_copy
-from pipelines.batch import Batch
+from pipelines.batch import Batch, Mixed
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,39 @@ class MocoV3(Method):
         sizes = (num_features(backbone), config.hidden, config.dim)
         head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
         super().__init__(backbone, head)
-        self.config = config
+        self.config, self.sizes = config, setup.sizes
         self.predictor = heads.predictor(config.dim, config.hidden)
         self.key_encoder = momentum_copy(nn.Sequential(self.backbone, self.head))
 
+    @classmethod
+    def queries(cls, config: MocoV3Config) -> tuple[int, ...]:
+        """Return the views that are queries."""
+        return (0, 1)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
-        x0, x1 = batch.views
-        q0, q1 = self._query(x0), self._query(x1)
-        k0, k1 = self._keys(x0), self._keys(x1)
-        all_0, all_1 = gather(k0), gather(k1)
-        halves = self._contrast(q0, all_1)(q0, k1) + self._contrast(q1, all_0)(q1, k0)
-        terms = {"clean": halves.mean()}
-        for m in batch.mixed:
+        keys = [self._keys(x) for x in reversed(batch.views[:2])]  # those that q0 meets, then q1
+        everyone = [gather(k) for k in keys]
+        terms = [self._against(keys, everyone, *side) for side in self.sizes.split(batch)]
+        return self.sizes.join(terms)
+
+    def _against(
+        self, keys: list[Tensor], everyone: list[Tensor], views: list[Tensor], mixed: list[Mixed]
+    ) -> dict[str, Tensor]:
+        """The terms of query views of one side, and of mixtures of them."""
+        q0, q1 = (self._query(x) for x in views)
+        halves = [
+            self._contrast(q, all_k)(q, k)
+            for q, k, all_k in zip((q0, q1), keys, everyone, strict=True)
+        ]
+        terms = {"clean": torch.stack(halves).sum(0).mean()}
+        for m in mixed:
             q = self._query(m.image)
-            halves = on_mixture(self._contrast(q, all_1), q, k1, m)
-            halves = halves + on_mixture(self._contrast(q, all_0), q, k0, m)
-            terms[f"mixed_{m.view}"] = halves.mean()
+            halves = [
+                on_mixture(self._contrast(q, all_k), q, k, m)
+                for k, all_k in zip(keys, everyone, strict=True)
+            ]
+            terms[f"mixed_{m.view}"] = torch.stack(halves).sum(0).mean()
         return terms
 
     def after_step(self, progress: float) -> None:

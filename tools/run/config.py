@@ -24,6 +24,7 @@ from models.methods.simsiam import SimsiamConfig
 from models.methods.swav import SwavConfig
 from models.methods.vicreg import VicregConfig
 from models.methods.wmse import WmseConfig
+from models.sizes import Reduce
 from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.label_free import LABEL_FREE, ImConfig
 from pipelines.mixtures import MixName
@@ -115,6 +116,10 @@ class Config:
     """Side of the largest views, growing over the epochs by 32 pixels (4 below 96), as 160:224."""
     multi_scale: tuple[int, ...] = ()
     """Sides of the largest views, one drawn for each step, as 160 192 224."""
+    resolutions: tuple[int, ...] = ()
+    """Sides at which each query is shown, keys at the first alone, as 224 160 (moco, moco-v3)."""
+    resolution_reduce: Reduce = "mean"
+    """Terms of several --resolutions: their mean, or half their sum."""
     crops: tuple[int, ...] = ()
     """Number of views of each size, as 2 6; none: the preset's."""
     crop_sizes: tuple[int, ...] = ()
@@ -227,10 +232,17 @@ class Config:
             raise ValueError(
                 f"--crop-scales {self.crop_scales}: each pair is the least and the most"
             )
+        if sum(map(bool, (self.resolution_schedule, self.multi_scale, self.resolutions))) > 1:
+            raise ValueError(
+                "--resolution-schedule, --multi-scale and --resolutions exclude each other"
+            )
         if self.resolution_schedule is not None:
-            if self.multi_scale:
-                raise ValueError("--resolution-schedule and --multi-scale exclude each other")
             parse_schedule(self.resolution_schedule)
+        if self.resolutions and self.image_size not in (None, self.resolutions[0]):
+            raise ValueError(
+                f"--image-size {self.image_size} is not the first of --resolutions "
+                f"{' '.join(map(str, self.resolutions))}"
+            )
         if self.name and (Path(self.name).name != self.name or self.name == ".."):
             raise ValueError(f"--name {self.name} must be one folder's name; --output says where")
         counts = (len(self.crops), len(self.crop_sizes), len(self.crop_scales) / 2)
@@ -263,7 +275,7 @@ def flag(name: str) -> str:
 COUNTS = (
     *("groups", "epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
     *("workers", "image_size", "limit_steps", "crops", "crop_sizes"),
-    *("multi_scale", "block_rows", "window_blocks"),
+    *("multi_scale", "resolutions", "block_rows", "window_blocks"),
 )
 ABOVE_0 = math.ulp(0.0)
 RANGES: dict[str, tuple[float, float]] = {

@@ -14,6 +14,7 @@ from pipelines.augment import View
 from pipelines.batch import Batch, Mixed
 from tools.run.config import Config
 from tools.run.flags import to_dict
+from tools.run.setup import mixed_of
 
 
 def describe(config: Config, method: Method, views: tuple[View, ...], steps: int, rows: int) -> str:
@@ -64,7 +65,7 @@ def _meta_batch(config: Config, method: Method, views: tuple[View, ...], rows: i
     beside = 2 if config.mix == "clim" else 1  # each anchor's neighbour
     images = tuple(torch.empty(beside * rows, 3, v.size, v.size, device="meta") for v in views)
     index = torch.empty(rows, dtype=torch.int64, device="meta")
-    which = method.mixed_views(len(views)) if config.mix != "none" else ()
+    which = mixed_of(config, method)
     share = torch.empty(rows, device="meta")
     mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in which)
     return Batch(images, index, index, index, config.seed, 0, mixed)

@@ -19,6 +19,7 @@ from torch import Tensor
 from models.backbone import SMALL_IMAGE, create_backbone
 from models.clim import ClimLoss
 from models.methods import METHODS, Method, build_method
+from models.sizes import Sizes
 from pipelines.augment import PRESETS, View
 from pipelines.convert import cached_beton
 from pipelines.datasets import (
@@ -106,7 +107,8 @@ def resolve(config: Config, data: Data, precision: str) -> Config:
         ValueError: the settings do not fit the data; the text names the flags.
     """
     defaults = METHODS[config.method][0].defaults
-    size = config.image_size or data.facts.image_size
+    first = config.resolutions[0] if config.resolutions else None
+    size = config.image_size or first or data.facts.image_size
     small = size <= SMALL_IMAGE
     peak = config.lr
     if peak is None:
@@ -144,6 +146,10 @@ def views_of(config: Config) -> tuple[View, ...]:
         ValueError: the largest views would at times be smaller than others.
     """
     views = _published_or_asked(config)
+    again = sizes_of(config).copies(len(views)) if config.resolutions else {}
+    sides = [side for side in config.resolutions[1:] for _ in sizes_of(config).queries]
+    copies = zip(again.values(), sides, strict=True)
+    views += tuple(dataclasses.replace(views[v], size=side) for v, side in copies)
     resolution = resolution_of(config, 1)
     if resolution is None:
         return views
@@ -155,6 +161,25 @@ def views_of(config: Config) -> tuple[View, ...]:
             f"views would have {least} pixels, fewer than the {smaller[-1]} of smaller ones"
         )
     return with_side(views, most)
+
+
+def sizes_of(config: Config) -> Sizes:
+    """Return the sides at which queries are shown."""
+    queries = METHODS[config.method][0].queries(config.chosen)
+    return Sizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
+
+
+def copies_of(config: Config) -> dict[int, int]:
+    """Return which views show another one again at another side."""
+    return sizes_of(config).copies(len(_published_or_asked(config)))
+
+
+def mixed_of(config: Config, method: Method) -> tuple[int, ...]:
+    """Return the views that are mixed, each before its copies at other sides."""
+    if config.mix not in (*UN_MIX, "clim"):
+        return ()
+    base = method.mixed_views(len(_published_or_asked(config)))
+    return (*base, *(v for v, of in copies_of(config).items() if of in base))
 
 
 def resolution_of(config: Config, steps_per_epoch: int) -> Resolution | None:
@@ -265,11 +290,12 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
         batch_size=config.batch_size,
         seed=config.seed,
         steps_per_epoch=steps_per_epoch,
-        num_views=len(views_of(config)),
+        num_views=len(_published_or_asked(config)),
         num_rows=num_rows,
         mean=facts.mean,
         std=facts.std,
         clim=clim_loss(config),
+        sizes=sizes_of(config) if config.resolutions else None,
     )
 
 
@@ -369,7 +395,8 @@ def training_loader(
         mixture=mixture_of(config),
         neighbours=Neighbours.none(len(data.train)) if config.mix == "clim" else None,
         skip_alone=config.clim.fallback == "skip",
-        mixed=method.mixed_views(len(views)),
+        mixed=mixed_of(config, method),
+        copies=copies_of(config),
         mix_per_group=config.mix_draw == "group",
         mix_chained=method.chained_lam,
         groups=config.groups,
