@@ -36,6 +36,7 @@ from tools.run.record import Record
 from tools.run.state import State
 from tools.run.stop import StopSignal
 from tools.run.tally import NotFinite, Tally
+from tools.run.views import views_of
 from tools.run.vigil import PATIENCE
 
 STOPPED = 75
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not is_lost_contact(error):
             raise
         lost = str(error).splitlines()[0]
-        print(f"train.py: lost another process: {lost}\nGo on with --resume auto", file=sys.stderr)
+        print(f"train.py: lost contact: {lost}\nGo on with --resume auto", file=sys.stderr)
         return 2
 
 
@@ -72,7 +73,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
     data = setup.open_data_of(config, accelerator)
     config, order, method = setup.assemble(config, data, accelerator)
     if config.dry_run:
-        views, rows = setup.views_of(config), config.batch_size // accelerator.num_processes
+        views, rows = views_of(config), config.batch_size // accelerator.num_processes
         accelerator.print(plan.describe(config, method, views, order.steps_per_epoch, rows))
         return 0
     model, optimizer = prepare(config, method, accelerator)

@@ -21,18 +21,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment import View, centre_box, draw
+from pipelines.augment import View, draw
 from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
 from pipelines.draws import Draws
-from pipelines.finish import Plan, finish
+from pipelines.finish import Plan
 from pipelines.finish_host import HostFinisher
 from pipelines.finish_triton import Plan as FusedPlan
 from pipelines.finish_triton import device_finisher
 from pipelines.label_free import Edits, LabelFree
 from pipelines.mixtures import Mixture, mix_views
 from pipelines.neighbours import AnyRow, Neighbours, draw_neighbours, joined, mix_neighbours
-from pipelines.order import Order, all_rows
+from pipelines.order import Order
 from pipelines.read_ahead import ReadAhead
 from pipelines.resolution import Resolution, with_side
 from pipelines.table import Table
@@ -244,50 +244,3 @@ class Loader:
         if self._side is not None and tensor.numel():
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
-
-
-@dataclass(frozen=True)
-class Centre:
-    """The evaluation view: shorter side to ``resize``, centre ``size`` pixels, no colour."""
-
-    size: int
-    resize: int
-
-
-def evaluation_batches(
-    table: Table,
-    decoder: Decoder,
-    view: Centre,
-    batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device,
-    rank: int = 0,
-    world_size: int = 1,
-    rows: NDArray[np.int64] | None = None,
-) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Yield ``(images (n, 3, size, size), places (n,))`` of this rank's share, each row once.
-
-    ``rows`` (default: all) are the rows to show, ``places`` count in it. The next batch is
-    decoded while the caller computes.
-    """
-    chosen = np.arange(len(table)) if rows is None else rows
-
-    def decode(places: NDArray[np.int64]) -> Tensor:
-        rows = chosen[places]
-        box = centre_box(table.height[rows], table.width[rows], view.size, view.resize)
-        return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
-
-    def images(crops: Tensor) -> Tensor:
-        crops = crops.to(device, non_blocking=True)
-        return finish(crops, Plan.nothing(len(crops), device), mean, std)
-
-    with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
-        ahead = None
-        for places in all_rows(len(chosen), batch_size, rank, world_size):
-            following = (pool.submit(decode, places), places)
-            if ahead is not None:
-                yield images(ahead[0].result()), ahead[1]
-            ahead = following
-        if ahead is not None:
-            yield images(ahead[0].result()), ahead[1]

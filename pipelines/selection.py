@@ -95,7 +95,7 @@ def select(candidates: Candidates, rule: str, limit: int | None = None) -> Selec
     keep = MASKS[rule](candidates)
     if limit is not None:
         keep &= np.cumsum(keep, axis=1) <= limit
-    return Selection(keep, ~keep.any(axis=1))
+    return Selection(keep, np.equal(np.count_nonzero(keep, axis=1), 0))
 
 
 def ranked(candidates: Candidates, limit: int) -> Selection:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from pipelines.table import Table
 from tools import neighbours
 from tools.run import checkpoint, launch, pictures
 from tools.run.flags import parse, to_dict
+from tools.run.neighbourhood import Neighbourhood
+from tools.run.setup import Data
 
 
 @pytest.fixture
@@ -165,7 +168,6 @@ def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        ("moco", ()),
         ("moco", ("--clim.rule", "ranked", "--clim.mode", "csml", "--clim.denominator", "shared")),
         ("moco", ("--clim.rule", "random", "--clim.mode", "replace", "--clim.kind", "mixup")),
         ("byol", ("--clim.features", "online", "--clim.fallback", "skip", "--clim.half")),
@@ -244,3 +246,16 @@ def test_the_tool_draws_a_run(
     with Image.open(run / "neighbours.png") as image:
         assert image.width > 500 and len(image.getcolors(1 << 20) or [0] * 100) >= 100
     assert run_main(neighbours.main, "--run", str(tmp_path / "nobody")) == 2
+
+
+def test_tables_change_at_the_start_and_every_few_epochs_after(table: Table) -> None:
+    config = parse(["--method", "moco", "--mix", "clim", "--clim.start-epoch", "2"])
+    parts: list[Any] = [None] * 5
+    held = Neighbourhood(config, Data(table, None, None), *parts, steps_per_epoch=3)  # type: ignore[arg-type]
+    changes = [step for step in range(1, 60) if held.due(step - 1) == step]
+    assert changes == [6, 21, 36, 51]  # epochs 2, 7, 12, 17
+    alone = held.at(5)
+    assert isinstance(alone, Neighbours) and not alone.count.any()
+    config = parse(["--method", "moco", "--mix", "unmix"])
+    off = Neighbourhood(config, Data(table, None, None), *parts, steps_per_epoch=3)  # type: ignore[arg-type]
+    assert off.at(6) is None and off.due(0) > 10**9

@@ -99,7 +99,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("method", "mix"), CASES)
+@pytest.mark.parametrize(("method", "mix"), [*CASES, ("moco", "clim")])
 def test_no_step_waits_for_the_device(
     toy: Path, tmp_path: Path, seen: list[str], method: str, mix: str
 ) -> None:

@@ -15,10 +15,11 @@ from pipelines.convert import cached_beton
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.build import build_decoder
 from pipelines.draws import Draws
+from pipelines.evaluation import Centre, evaluation_batches
 from pipelines.finish import finish, plan
 from pipelines.folder import scan
 from pipelines.label_free import ImConfig, LabelFree
-from pipelines.loader import Centre, Loader, evaluation_batches
+from pipelines.loader import Loader
 from pipelines.mixtures import Mixture
 from pipelines.order import Order
 from pipelines.table import Table

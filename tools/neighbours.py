@@ -25,6 +25,7 @@ from tools.run import setup
 from tools.run.clim import ClimConfig
 from tools.run.launch import start
 from tools.run.neighbourhood import Found, describe, encode_all, find, statistics
+from tools.run.resolve import check_mixture
 
 COLUMNS = 10
 KEPT, REJECTED = "#1a7f37", "#b35900"
@@ -76,7 +77,7 @@ def show(args: Arguments) -> Found:
     config = dataclasses.replace(config, mix="clim", clim=clim)
     accelerator = start(config.precision)
     data = setup.open_data_of(config, accelerator)
-    setup.check_mixture(config, len(data.train))
+    check_mixture(config, len(data.train))
     trained = dataclasses.replace(config, mix="none")  # any method has features
     method = setup.create_method(trained, 1, data.facts, len(data.train))
     method.load_state_dict(state["method"])

@@ -23,6 +23,7 @@ from tools.run import setup
 from tools.run.config import Config
 from tools.run.launch import cores_per_process
 from tools.run.meter import Meter
+from tools.run.views import views_of
 
 Batch = Sequence[Tensor]
 
@@ -52,7 +53,7 @@ class PlainLoop:
         config, order, method = setup.assemble(config, data, accelerator)
         self.device, self.config = accelerator.device, config
         on_gpu = self.device.type == "cuda"
-        views, facts = setup.views_of(config), data.facts
+        views, facts = views_of(config), data.facts
         setting = Setting(
             data.train, None, np.empty(0, np.int64), order, views, True, config.interpolation,
             config.workers or cores_per_process(),

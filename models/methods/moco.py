@@ -126,12 +126,13 @@ class Moco(Method):
         num = len(batch.index)
         keys = [self._keys(x, batch, half) for half, x in enumerate(batch.views[1].split(num))]
         self.queue.hold(batch.step, keys[0], batch.position)
-        met = {"queue": self.queue.rows, "temperature": self.config.temperature}
+        queue, temperature = self.queue.rows, self.config.temperature
         terms = []
         for (view,), (mixed,) in self.sizes.split(batch):
             queries = [self._query(x) for x in clim.clean_queries(view, num)]
             mixture = self._query(mixed.image)
-            terms.append(clim.contrast(queries, mixture, torch.cat(keys), mixed, **met))
+            everyone = torch.cat(keys)
+            terms.append(clim.contrast(queries, mixture, everyone, mixed, queue, temperature))
         return self.sizes.join(terms)
 
     def after_step(self, progress: float) -> None:

@@ -24,7 +24,7 @@ def extract(
 
     ``encode`` maps images (n, 3, h, w) to features (n, d) through ``model``, which is put in
     eval mode meanwhile; ``batches`` are this process's share of the rows, which may be empty
-    (``pipelines.loader.evaluation_batches``). All processes must call this together.
+    (``pipelines.evaluation.evaluation_batches``). All processes must call this together.
 
     Raises:
         RuntimeError: the processes' batches do not hold each of the ``num_rows`` rows once.

@@ -14,7 +14,7 @@ from pipelines.augment import View
 from pipelines.batch import Batch, Mixed
 from tools.run.config import Config
 from tools.run.flags import to_dict
-from tools.run.setup import mixed_of
+from tools.run.views import mixed_of
 
 
 def describe(config: Config, method: Method, views: tuple[View, ...], steps: int, rows: int) -> str:

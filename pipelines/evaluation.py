@@ -1,0 +1,65 @@
+"""Evaluation views: centre crops of every row, once, in order; nothing random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.augment import centre_box
+from pipelines.decoders import Crops, Decoder
+from pipelines.finish import Plan, finish
+from pipelines.order import all_rows
+from pipelines.table import Table
+
+
+@dataclass(frozen=True)
+class Centre:
+    """The evaluation view: shorter side to ``resize``, centre ``size`` pixels, no colour."""
+
+    size: int
+    resize: int
+
+
+def evaluation_batches(
+    table: Table,
+    decoder: Decoder,
+    view: Centre,
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+    rows: NDArray[np.int64] | None = None,
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Yield ``(images (n, 3, size, size), places (n,))`` of this rank's share, each row once.
+
+    ``rows`` (default: all) are the rows to show, ``places`` count in it. The next batch is
+    decoded while the caller computes.
+    """
+    chosen = np.arange(len(table)) if rows is None else rows
+
+    def decode(places: NDArray[np.int64]) -> Tensor:
+        rows = chosen[places]
+        box = centre_box(table.height[rows], table.width[rows], view.size, view.resize)
+        return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
+
+    def images(crops: Tensor) -> Tensor:
+        crops = crops.to(device, non_blocking=True)
+        return finish(crops, Plan.nothing(len(crops), device), mean, std)
+
+    with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
+        ahead = None
+        for places in all_rows(len(chosen), batch_size, rank, world_size):
+            following = (pool.submit(decode, places), places)
+            if ahead is not None:
+                yield images(ahead[0].result()), ahead[1]
+            ahead = following
+        if ahead is not None:
+            yield images(ahead[0].result()), ahead[1]
