@@ -157,6 +157,8 @@ def test_a_clock_that_goes_backwards_changes_nothing(toy: Path, tmp_path: Path) 
         assert status == 0, said
     a, b = (lines(tmp_path / x / "run") for x in "ab")
     assert [(m["step"], m["loss"]) for m in a] == [(m["step"], m["loss"]) for m in b]
-    assert all(m["images_per_second"] > 0 and 0 <= m["data_wait"] <= 1 for m in b)
+    measured = [m for m in b if m["images_per_second"] is not None]
+    assert all(m["images_per_second"] > 0 and 0 <= m["data_wait"] <= 1 for m in measured)
+    assert measured
     kept = [sorted(p.name for p in (tmp_path / x / "run" / "checkpoints").iterdir()) for x in "ab"]
     assert kept[0] == kept[1]

@@ -55,10 +55,10 @@ def each_machine_s_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     first = rank - accelerator.local_process_index
     if rank != first:
         _wait(board, turn, [first])
-    done = b"failed"
+    done = "failed"
     try:
         made = make()
-        done = b"done"
+        done = "done"
     finally:
         board.set(f"{turn}/{rank}", done)
     _wait(board, turn, range(world))

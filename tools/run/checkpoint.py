@@ -7,13 +7,15 @@ check sums of torch's zip format are read by nobody, and do not cover its table 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from typing_extensions import Buffer
 
 from pipelines.cache import replacing
 
@@ -25,20 +27,17 @@ TRAILER = b"unmix sha256 "
 CHUNK = 1 << 22
 
 
-class _Hashed:
+class _Hashed(io.BufferedWriter):
     """A file that keeps the digest of what is written to it, front to back."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.digest = file, hashlib.sha256()
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.digest = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Buffer, /) -> int:
         """Write and count in."""
         self.digest.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        """Hand on to the file."""
-        self._file.flush()
+        return super().write(data)
 
 
 def save(
@@ -57,10 +56,9 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
-        with replacing(path) as aside, aside.open("wb") as file:
-            hashed = _Hashed(file)
-            torch.save({"format": FORMAT, "step": step, **state}, hashed)
-            file.write(TRAILER + hashed.digest.digest())
+        with replacing(path) as aside, _Hashed(aside) as file:
+            torch.save({"format": FORMAT, "step": step, **state}, file)
+            file.write(TRAILER + file.digest.digest())
         with replacing(folder / "last") as aside:
             aside.write_text(path.name)
         older = sorted((p for p in folder.glob("step-*.pt") if step_of(p) <= step), key=step_of)

@@ -58,9 +58,7 @@ class Config:
     method: MethodName = "swav"
     """What is learnt from the views."""
     mix: MixName = "none"
-    """Un-Mix's mixtures: mixup (global), a pasted box (region), either at each step (unmix); clim:
-    a neighbour nearer the cluster's centre; im, im-global, im-region, cutout, erasing: pixels
-    alone, targets stay. See docs/mixtures.md."""
+    """Un-Mix's global, region, unmix; CLIM's clim; others change pixels only: docs/mixtures.md."""
     data: str = free("photos")
     """Images: photos | cifar10 | cifar100 | stl10 | tiny-imagenet | folder:PATH | PATH.beton"""
     recipe: Path | None = once(None)

@@ -40,7 +40,10 @@ def _defaults(argv: Sequence[str]) -> Config:
         if name == "--recipe":
             return _from_yaml(Path(path), f"--recipe {path}")
         if name == "--resume" and path != "auto":
-            saved = checkpoint.find(Path(path))[0].parent.parent / "config.yaml"
+            try:
+                saved = checkpoint.find(Path(path))[0].parent.parent / "config.yaml"
+            except ValueError as error:
+                raise ValueError(f"--resume {path}: {error}") from error
             return _from_yaml(saved, f"--resume {path}: {saved}")
     return Config()
 

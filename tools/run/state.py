@@ -70,6 +70,7 @@ class State:
         """
         average_buffers(self._method)
         by_first(self._accelerator, partial(self._write, step))
+        self._accelerator.wait_for_everyone()
         self._saved_at = self._clock()
 
     def _write(self, step: int) -> None:

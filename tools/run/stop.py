@@ -21,7 +21,7 @@ ANSWER_SECONDS = 20.0
 
 
 class LostProcess(RuntimeError):
-    """Another process of the run does not answer any more."""
+    """The launcher or another process of the run does not answer any more."""
 
 
 class StopSignal:
@@ -48,7 +48,7 @@ class StopSignal:
         self._since = 0.0
         self._finished = step
         self._last: int | None = None
-        self._promised = False
+        self._promised = self._alone = False
         self._lock = threading.Lock()
         self._agreed, self._over = threading.Event(), threading.Event()
 
@@ -85,17 +85,19 @@ class StopSignal:
         """Whether to stop now that ``step`` steps are finished, the same answer everywhere.
 
         Raises:
-            LostProcess: another process did not agree in time.
+            LostProcess: the launcher is gone, or another process did not agree in time.
         """
         if len(self._ranks) == 1:
             return self.received is not None
+        if self._alone:
+            raise LostProcess(f"the launcher or the first process, after step {step:,}")
         with self._lock:
             self._finished = step
             if not self._promised:
                 return False
         self._agreed.wait()
         if self._last is None:
-            raise LostProcess(f"{self.received}, but not all processes agreed to stop")
+            raise LostProcess(f"after {self.received} not all agreed to stop at step {step:,}")
         return step >= self._last
 
     def _listen(self, board: Store) -> None:
@@ -113,8 +115,8 @@ class StopSignal:
                 return
             self.received = self.received or board.get("request").decode() + " to another process"
             self._last = self._largest_promise(board)
-        except RuntimeError:  # the board ended with the process that kept it
-            return
+        except RuntimeError:  # the board ended with the launcher, or whoever kept it
+            self._alone = True
         finally:
             self._agreed.set()
 
