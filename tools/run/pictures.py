@@ -54,7 +54,7 @@ def draw_views(
 
     numbers = [f"#{row}" for row in batch.index[:rows].tolist()]
     shares = [mixed.lam[:rows].tolist() for mixed in batch.mixed]
-    _grid(columns, numbers, shares, len(batch.views)).savefig(path, dpi=DPI)
+    grid(columns, numbers, shares, len(batch.views)).savefig(path, dpi=DPI)
 
 
 def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
@@ -70,13 +70,16 @@ def enlarge(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image).resize(size, how))
 
 
-def _grid(
+def grid(
     columns: list[tuple[str, list[NDArray[np.uint8]]]],
     numbers: list[str],
     shares: list[list[float]],
     num_views: int,
 ) -> Figure:
-    """Lay out columns of (title, cells), pixel for pixel; each mixture is two of them."""
+    """Return columns of (title, cells), pixel for pixel, and a number for each row.
+
+    Columns after the first ``num_views`` go in twos, with the ``shares`` of the rows between them.
+    """
     tall = max(cells[0].shape[0] for _, cells in columns)
     side = 12 + 8 * max(len(number) for number in numbers)
     lefts, x = [], side

@@ -1,0 +1,35 @@
+"""The gallery of mixtures: it draws every one of them, and refuses what it cannot pair."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools import gallery
+
+
+def test_each_column_shows_its_mixture(tmp_path: Path) -> None:
+    arguments = gallery.Arguments(tmp_path / "g.png", rows=4, size=48, step=1)
+    shown = {mix: gallery.show(mix, arguments) for mix in gallery.SHOWN}
+    plain = shown["none"].views[0]
+    for mix in gallery.SHOWN[1:]:
+        batch = shown[mix]
+        image = batch.mixed[0].image if batch.mixed else batch.views[0]
+        assert (image != plain).flatten(1).any(1).all(), mix
+        assert (batch.index == shown["none"].index).all()
+
+
+def test_it_writes_a_picture(tmp_path: Path) -> None:
+    out = tmp_path / "g.jpg"
+    assert gallery.main([str(out), "--rows", "2", "--size", "48"]) == 0
+    pixels = np.asarray(Image.open(out))
+    assert pixels.shape[1] > len(gallery.SHOWN) * 144 and pixels.std() > 20
+
+
+@pytest.mark.parametrize("flags", [("--rows", "3"), ("--data", "folder:/nowhere")])
+def test_bad_input_is_an_error(
+    flags: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert gallery.main([str(tmp_path / "g.png"), *flags]) == 1
+    assert "gallery: " in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""What each mixture does to real images: python tools/gallery.py docs/mixtures.jpg.
+
+A row an image, a column a --mix, on views that are cropped and nothing else. The mixtures that fire
+for a few images only are drawn firing for all, once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from pipelines.augment import View
+from pipelines.batch import Batch
+from pipelines.datasets import data_facts, open_data
+from pipelines.decoders.build import build_decoder, choose_loader
+from pipelines.label_free import LABEL_FREE, ImConfig, LabelFree
+from pipelines.loader import Loader
+from pipelines.mixtures import UN_MIX, MixName, create_mixture
+from pipelines.order import Order
+from tools.run.pictures import enlarge, grid, to_pixels
+
+SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
+ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
+SIDE = 144
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw what each mixture does to real images."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Picture to write: .png or .jpg."""
+    data: str = "photos"
+    """Images, as for train.py."""
+    data_dir: Path = Path("data")
+    """Where published data sets lie."""
+    rows: int = 4
+    """Images, an even number."""
+    size: int = 144
+    """Side of the views in pixels."""
+    step: int = 0
+    """Which step of a run with seed --seed is drawn."""
+    seed: int = 0
+    """Key of every random number."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw; return the exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    try:
+        draw(arguments)
+    except (ValueError, OSError) as error:
+        print(f"gallery: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def draw(arguments: Arguments) -> None:
+    """Write the picture.
+
+    Raises:
+        ValueError: there are fewer images than rows, or the rows are no pairs.
+    """
+    if arguments.rows < 2 or arguments.rows % 2:
+        raise ValueError(f"--rows {arguments.rows} must be even: mixtures pair the images")
+    facts = data_facts(arguments.data)
+    batches = {mix: show(mix, arguments) for mix in SHOWN}
+    columns, scale = [], max(round(SIDE / arguments.size), 1)
+    for mix, batch in batches.items():
+        image = batch.mixed[0].image if batch.mixed else batch.views[0]
+        pixels = to_pixels(image, facts.mean, facts.std)
+        columns.append((title(mix, batch), [enlarge(cell, scale) for cell in pixels]))
+    numbers = [f"#{row}" for row in batches["none"].index.tolist()]
+    grid(columns, numbers, [], len(columns)).savefig(arguments.out, dpi=100)
+
+
+def title(mix: MixName, batch: Batch) -> str:
+    """Return a column's name, with the share that a row keeps where the loss knows it."""
+    if mix == "none":
+        return "no mixture"
+    return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if mix in UN_MIX else mix
+
+
+def show(mix: MixName, arguments: Arguments) -> Batch:
+    """Return a batch of one view under a mixture."""
+    table = open_data(arguments.data, arguments.data_dir, "train")
+    facts, host = data_facts(arguments.data), torch.device("cpu")
+    name, _ = choose_loader(table, host, 2**32, data_is_beton=False)
+    decoder = build_decoder(
+        name, table, interpolation="antialias", workers=1, device=host, on_bad="stop"
+    )
+    crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
+    loader = Loader(
+        table=table,
+        order=Order(len(table), arguments.rows, arguments.seed),
+        views=(crop,),
+        decoder=decoder,
+        mean=facts.mean,
+        std=facts.std,
+        mixture=create_mixture(mix, prob=0.5, beta=1.0),
+        label_free=LabelFree(mix, once(arguments.size)) if mix in LABEL_FREE else None,
+    )
+    try:
+        return next(loader.batches(arguments.step, arguments.step + 1))
+    finally:
+        decoder.close()
+
+
+def once(size: int) -> ImConfig:
+    """Return settings under which everything happens to each image, once; cutout as for 224."""
+    return ImConfig(**ONCE, mask_size=round(50 / 224 * size))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
