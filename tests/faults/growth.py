@@ -25,7 +25,7 @@ SETTLED = 500
 """By then caches are full and all threads have met each other."""
 LOADERS = ("memory", "ffcv", "dali")
 MOST_BYTES = 1500
-"""A step: 2 MB in the steps measured; a leaked batch of views would be 25 kB."""
+"""A step: 2 MB in the steps measured; a leaked batch of views would be 98 kB."""
 
 
 def watch(file: Path) -> None:
