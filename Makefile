@@ -25,7 +25,7 @@ train: install  ## learn from the embedded photographs and score the result; ARG
 	@$(PY) tools/demo.py $(ARGS)
 
 test: install  ## run the whole test suite; ARGS go to pytest
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pytest
 	$(PY) -m pytest -o "pythonpath=tests tests/faults" tests/faults/*.py $(ARGS)

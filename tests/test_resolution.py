@@ -108,7 +108,7 @@ def test_what_is_no_schedule_names_the_flag(text: str) -> None:
 
 
 def test_two_ways_to_change_the_side_are_refused() -> None:
-    with pytest.raises(ValueError, match="--resolution-schedule and --multi-scale"):
+    with pytest.raises(ValueError, match="--resolution-schedule, --multi-scale and --resolutions"):
         Config(resolution_schedule="160:224", multi_scale=(160, 224))
     with pytest.raises(ValueError, match="--multi-scale"):
         Config(multi_scale=(0, 224))

@@ -153,6 +153,7 @@ def assemble(config: Config, data: Data, accelerator: Accelerator) -> tuple[Conf
     order = order_of(config, data)
     check_sharing(config, accelerator.num_processes)
     check_mixture(config, len(data.train))
+    views_of(config)  # refuses sides that contradict one another
     method = create_method(config, order.steps_per_epoch, data.facts, len(data.train))
     return config, order, method
 
