@@ -1,10 +1,12 @@
 """Label-free mixtures against loops over single images, and their laws."""
 
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from runs import run_train
 
 from pipelines.draws import Draws
 from pipelines.label_free import (
@@ -139,6 +141,14 @@ def test_erasing_has_the_area_and_the_shape_it_was_drawn() -> None:
     assert share.mean() == pytest.approx(0.205, abs=0.015)
     assert (tall / wide).min() > 0.28 and (tall / wide).max() < 3.5
     assert min(v for _, v in found) >= 0 and max(v for _, v in found) < 1
+
+
+def test_groups_of_one_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ("--mix", "im", "--batch-size", "16", "--groups", "16", "--output", str(tmp_path))
+    assert run_train("--data", "photos", "--method", "simclr", *flags) == 2
+    assert "--im.partner dataset" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_group_of_one_is_refused() -> None:

@@ -83,6 +83,9 @@ def show(args: Arguments) -> Found:
     method.load_state_dict(state["method"])
     method.to(accelerator.device)
     decoders = setup.Decoders(config, accelerator)
+    if args.features is None and len(method.encoders()) < 2:  # nothing but the online one
+        clim = dataclasses.replace(clim, features="online")
+        config = dataclasses.replace(config, clim=clim)
 
     def watch(items: Sequence[Any], what: str) -> Any:
         return track(items, what, transient=True)

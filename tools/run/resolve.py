@@ -82,6 +82,11 @@ def check_sharing(config: Config, processes: int) -> None:
             f"--batch-size {batch}, --groups {groups} and {processes} processes do not divide: "
             "groups must share out the batch evenly, and processes the groups"
         )
+    if label_free and in_groups and batch // groups < 2:
+        raise ValueError(
+            f"--batch-size {batch} in --groups {groups} leaves each row alone: --mix {config.mix} "
+            "takes partners from the group (or --im.partner dataset)"
+        )
     if config.mix in UN_MIX and batch // groups % 2:
         raise ValueError(
             f"--batch-size {batch} in --groups {groups} makes groups of {batch // groups}: "
