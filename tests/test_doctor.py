@@ -49,7 +49,7 @@ def module_names() -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
-def test_every_module_imports_without_cuda_dali_ffcv() -> None:
+def test_every_module_imports_without_cuda_dali_ffcv_triton() -> None:
     code = """
 import importlib, torch
 for name in sys.argv[1:]:
@@ -57,8 +57,8 @@ for name in sys.argv[1:]:
 assert not torch.cuda.is_initialized()
 print("imported", len(sys.argv[1:]))
 """
-    names = module_names()
-    run = run_blocked(("ffcv", "nvidia.dali"), code, *names)
+    names = [name for name in module_names() if name != "pipelines.finish_kernels"]  # Triton's own
+    run = run_blocked(("ffcv", "nvidia.dali", "triton"), code, *names)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split()[-1] == str(len(names))
 
