@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.augment import Drawn, View
+from pipelines.pinned import to_device
 
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -55,13 +57,8 @@ class Plan:
             yield from (rows, factors)
 
     def to(self, device: torch.device) -> Plan:
-        """Return the plan on ``device``, through pinned memory on CUDA: the host never waits."""
-
-        def move(x: Tensor) -> Tensor:
-            if device.type == "cuda" and x.numel():
-                x = x.pin_memory()
-            return x.to(device, non_blocking=True)
-
+        """Return the plan on ``device``; the host never waits."""
+        move = partial(to_device, device=device)
         return Plan(
             flip=move(self.flip),
             gray_first=self.gray_first,

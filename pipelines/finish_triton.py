@@ -27,6 +27,7 @@ from pipelines import finish as by_pytorch
 from pipelines.augment import Drawn, View
 from pipelines.finish import CONTRAST, HUE, Images, gaussian_kernels
 from pipelines.finish_host import GRAY, NEGLIGIBLE
+from pipelines.pinned import to_device
 
 MOST = 5  # operations a row
 FLIP, SOLARIZE, COUNT, BEFORE, SLOT, OPS = range(6)  # columns of Plan.codes
@@ -56,14 +57,8 @@ class Plan:
         yield from (getattr(self, name) for name in Plan.__slots__)
 
     def to(self, device: torch.device) -> Plan:
-        """Return the plan on ``device``, through pinned memory on CUDA: the host never waits."""
-
-        def move(x: Tensor) -> Tensor:
-            if device.type == "cuda" and x.numel():
-                x = x.pin_memory()
-            return x.to(device, non_blocking=True)
-
-        return Plan(*map(move, self.tensors()))
+        """Return the plan on ``device``; the host never waits."""
+        return Plan(*(to_device(x, device) for x in self.tensors()))
 
 
 def plan(view: View, drawn: Drawn) -> Plan:

@@ -9,7 +9,7 @@ for any batch or world size; partners come from the row's group, or from the who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.draws import Draws
+from pipelines.pinned import to_device
 
 Rows = NDArray[np.int64]
 LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
@@ -76,9 +77,9 @@ class Edit:
         """Yield all tensors."""
         return (getattr(self, f.name) for f in fields(self))
 
-    def to(self, move: Callable[[Tensor], Tensor]) -> Edit:
-        """Return the edit with ``move`` of each tensor."""
-        return replace(self, **{f.name: move(getattr(self, f.name)) for f in fields(self)})
+    def to(self, device: torch.device) -> Edit:
+        """Return the edit on ``device``; the host never waits."""
+        return Edit(*(to_device(tensor, device) for tensor in self.tensors()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,11 @@ class Edits:
         for edit in (*self.blends, *self.pastes):
             yield from edit.tensors()
 
-    def to(self, move: Callable[[Tensor], Tensor]) -> Edits:
-        """Return the edits with ``move`` of each tensor."""
-        blends, pastes = (tuple(e.to(move) for e in edits) for edits in (self.blends, self.pastes))
+    def to(self, device: torch.device) -> Edits:
+        """Return the edits on ``device``; the host never waits."""
+        blends, pastes = (
+            tuple(e.to(device) for e in edits) for edits in (self.blends, self.pastes)
+        )
         return replace(self, blends=blends, pastes=pastes)
 
     def __call__(self, view: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:

@@ -33,6 +33,7 @@ from pipelines.label_free import Edits, LabelFree
 from pipelines.mixtures import Mixture, mix_views
 from pipelines.neighbours import AnyRow, Neighbours, draw_neighbours, joined, mix_neighbours
 from pipelines.order import Order
+from pipelines.pinned import to_device
 from pipelines.read_ahead import ReadAhead
 from pipelines.resolution import Resolution, with_side
 from pipelines.table import Table
@@ -161,18 +162,19 @@ class Loader:
             crops = self.decoder(wanted, windows)
             crops = [c.to(self.device, non_blocking=True) for c in crops]
             plans = [p.to(self.device) for p in plans]
-            edits = [e.to(self._to_device) for e in edits]
+            edits = [e.to(self.device) for e in edits]
             return _Ready(step, rows, alone, crops, plans, edits, self._side.record_event())
 
     def _edits(
         self, draws: Draws, rows: NDArray[np.int64], settings: Sequence[View]
     ) -> list[Edits]:
-        """What label-free mixtures do to each view, drawn on the host."""
+        """What label-free mixtures do to each view, drawn on the host once for each side."""
         if self.label_free is None:
             return []
         group = self.order.batch_size // self.groups
         make = partial(self.label_free.plan, draws, rows, group, len(self.table))
-        return [make(view.size) for view in settings]
+        made = {side: make(side) for side in {view.size for view in settings}}
+        return [made[view.size] for view in settings]
 
     def _finish(self, ready: _Ready) -> Batch:
         stream = torch.cuda.current_stream(self.device)
@@ -238,9 +240,4 @@ class Loader:
         )
 
     def _on_device(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
-        return self._to_device(torch.from_numpy(array))
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if self._side is not None and tensor.numel():
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return to_device(torch.from_numpy(array), self.device)

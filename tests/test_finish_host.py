@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from finish_cases import drawn_for, noise
 
-from pipelines.augment import PRESETS, Drawn, View, draw
-from pipelines.draws import Draws
+from pipelines.augment import PRESETS, Drawn, View
 from pipelines.finish import finish, plan
 from pipelines.finish_host import HostFinisher
 
@@ -22,22 +22,6 @@ def host() -> Iterator[HostFinisher]:
     made = HostFinisher(2)
     yield made
     made.close()
-
-
-def drawn_for(view: View, n: int = 48, number: int = 0, **fixed: object) -> Drawn:
-    """Draws of a view, some of them replaced by one value for all rows."""
-    side = np.full(n, 300, np.int32)
-    drawn = draw(view, number, Draws(5, 1), np.arange(n), side, side)
-    for name, value in fixed.items():
-        old = getattr(drawn, name)
-        new = np.broadcast_to(np.asarray(value, old.dtype), old.shape).copy()
-        drawn = replace(drawn, **{name: new})
-    return drawn
-
-
-def noise(n: int, size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(size)
-    return torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
 def check(host: HostFinisher, crops: torch.Tensor, view: View, drawn: Drawn) -> torch.Tensor:

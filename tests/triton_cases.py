@@ -12,12 +12,12 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from finish_cases import drawn_for, noise
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
 from pipelines import finish_triton
-from pipelines.augment import PRESETS, Drawn, View, draw
+from pipelines.augment import PRESETS, Drawn, View
 from pipelines.decoders.build import build_decoder
-from pipelines.draws import Draws
 from pipelines.finish import finish, plan
 from pipelines.folder import scan
 from pipelines.loader import Loader
@@ -28,22 +28,6 @@ assert os.environ.get("TRITON_INTERPRET") == "1", "kernels would be compiled for
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 TOLERANCE = 1e-5
 """In units in which black is 0 and white 1."""
-
-
-def drawn_for(view: View, n: int, number: int = 0, **fixed: object) -> Drawn:
-    """Draws of a view, some of them replaced by one value for all rows."""
-    side = np.full(n, 300, np.int32)
-    drawn = draw(view, number, Draws(5, 1), np.arange(n), side, side)
-    for name, value in fixed.items():
-        old = getattr(drawn, name)
-        new = np.broadcast_to(np.asarray(value, old.dtype), old.shape).copy()
-        drawn = replace(drawn, **{name: new})
-    return drawn
-
-
-def noise(n: int, size: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(size)
-    return torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
 def made(

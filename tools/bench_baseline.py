@@ -33,7 +33,7 @@ from tools.doctor import release
 from tools.plain_loop import PlainLoop
 from tools.run import setup
 from tools.run.config import Config
-from tools.run.launch import cores_per_process, start
+from tools.run.launch import check_workers, cores_per_process, start
 from tools.run.machine import commit, machine
 from tools.run.rates import Rates, create_learner
 from train import Learner
@@ -80,9 +80,7 @@ class Arguments:
             raise ValueError("--repeats, --batch-size, --groups and --seconds must be positive")
         if QUEUE % self.batch_size:
             raise ValueError(f"--batch-size {self.batch_size} does not divide {QUEUE}, the queue")
-        cores = cores_per_process()
-        if not 0 <= self.workers <= cores:
-            raise ValueError(f"--workers is 0 to {cores}, the cores here, not {self.workers}")
+        check_workers(self.workers)
 
     def config(self) -> Config:
         """The same as settings of train.py."""

@@ -40,7 +40,7 @@ from pipelines.table import Table
 from tools.bench_contenders import Contender
 from tools.bench_loaders import images_per_second
 from tools.doctor import release
-from tools.run.launch import cores_per_process
+from tools.run.launch import check_workers, cores_per_process
 from tools.run.machine import commit, machine
 
 WINDOWS = "dynamic mode, DALI's windows"
@@ -73,8 +73,7 @@ class Arguments:
     def __post_init__(self) -> None:
         if min(self.repeats, self.batch_size, self.size) < 1 or self.seconds <= 0:
             raise ValueError("--repeats, --seconds, --batch-size and --size must be positive")
-        if not 0 <= self.workers <= (cores := cores_per_process()):
-            raise ValueError(f"--workers is 0 to {cores}, the cores here, not {self.workers}")
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from pipelines.order import Order
 from pipelines.table import Table
 from tools.bench_contenders import COLOUR_FREE, CONTENDERS, Contender, Setting
 from tools.doctor import is_installed, release
-from tools.run.launch import cores_per_process
+from tools.run.launch import check_workers, cores_per_process
 from tools.run.machine import commit, machine
 
 log = logging.getLogger("bench_loaders")
@@ -99,9 +99,7 @@ class Arguments:
                 "--repeats, --seconds, --batch-size and --size are positive and --images holds a "
                 "batch"
             )
-        cores = cores_per_process()
-        if not 0 <= self.workers <= cores:
-            raise ValueError(f"--workers is 0 to {cores}, the cores here, not {self.workers}")
+        check_workers(self.workers)
         if unknown := set(self.loaders) - set(CONTENDERS):
             raise ValueError(f"--loaders {' '.join(unknown)}: choose from {' '.join(CONTENDERS)}")
 

@@ -34,6 +34,7 @@ from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.plan import Plan, check_windows, cut_image, make_plan
+from pipelines.pinned import to_device
 from pipelines.table import Arrays, Table
 
 log = logging.getLogger(__name__)
@@ -215,9 +216,7 @@ class DaliDecoder:
     def _merge(self, first: Tensor, second: Tensor, is_first: NDArray[np.bool_]) -> Tensor:
         """The crops of both, in the order that ``is_first``, (k,), says."""
         places = torch.from_numpy(np.argsort(np.argsort(~is_first, kind="stable")))
-        if self.pin:
-            places = places.pin_memory()
-        return torch.cat([first, second])[places.to(self.device, non_blocking=True)]
+        return torch.cat([first, second])[to_device(places, self.device)]
 
     def _resize(self, images: list[Any], box: NDArray[np.int32], size: int) -> Tensor:
         dali = self.dali

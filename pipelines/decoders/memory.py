@@ -20,6 +20,7 @@ from pipelines.compiled import compiled
 from pipelines.decoders import Crops, Interpolation, OnBadImage
 from pipelines.decoders.pil import pixels_or_replacement
 from pipelines.decoders.plan import check_windows
+from pipelines.pinned import to_device
 from pipelines.resample import LAWS, cut, weight_matrix
 from pipelines.table import Arrays, Table
 
@@ -89,9 +90,7 @@ class MemoryDecoder:
     def _by_matrices(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s 3"]:
         device = self.images.device
         host = torch.from_numpy(np.column_stack([rows, view.box]).astype(np.int64))
-        if device.type == "cuda":
-            host = host.pin_memory()  # else the copy waits for the device
-        index, box = host.to(device, non_blocking=True).split([1, 4], dim=1)
+        index, box = to_device(host, device).split([1, 4], dim=1)
         pieces = zip(*(x.split(self._chunk(view.size)) for x in (index[:, 0], box)), strict=True)
         with torch.autocast(device.type, enabled=False):
             made = [cut_by_matrices(self.images[i], b, view.size, self.interpolation)

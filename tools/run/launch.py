@@ -111,3 +111,13 @@ def cores_per_process() -> int:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     allowed = len(psutil.Process().cpu_affinity() or [0])
     return max(allowed // local, 1)
+
+
+def check_workers(workers: int) -> None:
+    """Refuse more threads or processes than there are cores; 0 stands for one on each.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    if not 0 <= workers <= (cores := cores_per_process()):
+        raise ValueError(f"--workers is 0 to {cores}, the cores here, not {workers}")
