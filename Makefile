@@ -9,7 +9,7 @@ PY := .venv/bin/python
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install ffcv train test faults lint lock clean
+.PHONY: help install ffcv train test faults docs lint lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test: install  ## run the whole test suite; ARGS go to pytest
 faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pytest
 	$(PY) -m pytest -o "pythonpath=tests tests/faults" tests/faults/*.py $(ARGS)
 
+docs: install  ## build the pages of docs/ into site/, to be opened from disk: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
 lint: install  ## check formatting, rules and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -39,6 +42,6 @@ lock: install  ## pin requirements.txt anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \
 		--generate-hashes --no-header --no-annotate --no-emit-package ffcv -o requirements.txt
 
-clean:  ## remove .venv and tool caches; runs/, data and caches elsewhere stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean:  ## remove .venv, site/ and tool caches; runs/, data and caches elsewhere stay
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find pipelines models tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

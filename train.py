@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,15 +25,19 @@ from pipelines.batch import Batch
 from pipelines.loader import Loader
 from pipelines.order import Order
 from pipelines.table import BadImage
+from tools.reporting.write import at_end as report_at_end
 from tools.run import folder as run_folder
 from tools.run import pictures, plan, setup
+from tools.run.accumulate import backward, changes, total
 from tools.run.config import Config
 from tools.run.flags import parse
 from tools.run.knn import OnlineKnn
 from tools.run.launch import check_trackers, is_lost_contact, start, start_trackers
 from tools.run.meter import Meter
 from tools.run.neighbourhood import Neighbourhood
+from tools.run.ranks import check_ranks
 from tools.run.record import Record
+from tools.run.rollback import Rollback, batches
 from tools.run.state import State
 from tools.run.stop import StopSignal
 from tools.run.tally import NotFinite, Tally
@@ -106,6 +111,8 @@ def train(config: Config, accelerator: Accelerator) -> int:
             record.close()
         if accelerator.is_main_process:
             pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+            if config.report and status == 0:
+                report_at_end(config, folder, data, method, accelerator, state.left_out)
             if status == STOPPED:
                 (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
@@ -157,6 +164,8 @@ def start_record(
         start_step=step,
     )
     record.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    for change in changes(config):
+        record.message(f"--accumulate {config.accumulate}: {change}")
     return record
 
 
@@ -201,7 +210,8 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.order.steps_per_epoch
-        self.tally = Tally(self.accelerator)
+        weights = [p for p in self.method.parameters() if p.requires_grad]
+        self.tally = Tally(self.accelerator, weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.meter = Meter(batch_size, lambda: self.loader.waited, device)
 
@@ -209,14 +219,13 @@ class Learner:
         """Make one optimisation step. Nothing here waits for the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
-        terms = self.model(batch)
-        loss = torch.stack(list(terms.values())).sum()
-        self.accelerator.backward(loss)
+        count = self.config.accumulate
+        terms = backward(self.accelerator, self.model, self.method, batch, count)
         self.method.after_backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step((batch.step + 1) / self.total)
-        self.tally.add(batch.step, {"loss": loss, **terms, **mean_share(batch)})
+        self.tally.add(batch.step, {"loss": total(terms), **terms, **mean_share(batch)})
         self.meter.step()
 
     def lr(self, step: int, scheduled: bool = True) -> float:
@@ -232,6 +241,8 @@ class Run(Learner):
     neighbourhood: Neighbourhood
     state: State
     record: Record
+    stopped: bool = False
+    made: int = 0
 
     def steps(self, step: int, last: int) -> int:
         """Train from ``step`` to ``last``; return the exit status."""
@@ -241,41 +252,64 @@ class Run(Learner):
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
             self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
+        rollback = Rollback(self.config, self.state, self.record)
+        if rollback.on and self.state.last_good is None:
+            self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # half the timeout at most
         with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
-            while step < last:
-                scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
-                until = min(scoring, self.neighbourhood.due(step))
-                with self.meter.paused():
-                    self.loader.neighbours = self.neighbourhood.at(step)
-                for batch in self.loader.batches(step, until):
+            self.made = step
+            while step < last and not self.stopped:
+                try:
+                    step = self.stretch(step, last, stop)
+                except NotFinite as error:
+                    with self.meter.paused():
+                        step = rollback.after(error)
+                    self.tally.forget()
+        return STOPPED if self.stopped else 0
+
+    def stretch(self, step: int, last: int, stop: StopSignal) -> int:
+        """Train from ``step`` until the next score or table is due; return the step reached."""
+        scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
+        until = min(scoring, self.neighbourhood.due(step))
+        with self.meter.paused():
+            self.loader.neighbours = self.neighbourhood.at(step)
+        with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
+            for batch in todo:
+                if batch is not None:
                     assert batch.step == step, f"expected step {step}, not {batch.step}"
                     self.train_on(batch)
-                    step += 1
-                    self.record.tick(step)
-                    epoch_ends = step % self.order.steps_per_epoch == 0
-                    at_log = step % self.config.log_every == 0 or step == until or epoch_ends
-                    if at_log:
-                        self.log(step, scored=step == scoring and not self.knn.off)
-                    if epoch_ends:
-                        self.record.epoch(step)
-                    if stop.after(step):
-                        self.save(step)
-                        self.record.message(f"stopped by {stop.received} after step {step:,}")
-                        return STOPPED
-                    if step == last or self.state.is_due(step, at_log):
-                        self.save(step)
-        return 0
+                step += 1
+                self.made += 1  # stop goes by what is done, which a rollback does not undo
+                self.record.tick(step)
+                if self.config.check_ranks and step % self.config.check_ranks == 0:
+                    self.compare_ranks(step)
+                epoch_ends = step % self.order.steps_per_epoch == 0
+                at_log = step % self.config.log_every == 0 or step == until or epoch_ends
+                if at_log:
+                    self.log(step, scored=step == scoring and not self.knn.off)
+                if epoch_ends:
+                    self.record.epoch(step)
+                self.stopped = stop.after(self.made)
+                if self.stopped or step == last or self.state.is_due(step, at_log):
+                    self.save(step)
+                if self.stopped:
+                    self.record.message(f"stopped by {stop.received} after step {step:,}")
+                    break
+        return step
 
     def log(self, step: int, *, scored: bool) -> None:
         """Write the line of ``step`` finished steps: here the host waits for the device."""
         values = self.tally.read()
         self.refuse_if_not_finite()
+        trained = bool(values)  # unless all steps since the last line were left out
         values |= {"lr": self.lr(step - 1)} | self.meter.read()
+        if self.config.on_nan == "rollback":
+            values["steps_left_out"] = len(self.state.left_out)
         if self.config.on_bad_image == "replace":
             values["images_replaced"] = self.loader.decoder.replaced
         with self.meter.paused():
-            values |= {name: value.item() for name, value in self.method.monitors().items()}
+            if trained:
+                values |= {name: value.item() for name, value in self.method.monitors().items()}
             values |= self.neighbourhood.news()
             if scored:
                 values |= self.knn.score()
@@ -287,8 +321,13 @@ class Run(Learner):
             self.refuse_if_not_finite()
             self.state.save(step)
 
+    def compare_ranks(self, step: int) -> None:
+        """Stop if the processes do not hold the same."""
+        with self.meter.paused():
+            check_ranks(self.accelerator, self.method, self.state.neighbours, step)
+
     def refuse_if_not_finite(self) -> None:
-        """Stop if a loss was NaN or infinite, naming the step and its images.
+        """Stop if a loss or weight was NaN or infinite, naming the step and its images.
 
         Raises:
             NotFinite: the first such step.
@@ -298,8 +337,10 @@ class Run(Learner):
             return
         rows = self.order.rows(step).tolist()
         raise NotFinite(
-            f"the loss of step {step} is not finite; its images are rows {rows}. No checkpoint "
-            "was written since; lower --lr, or train with --precision no"
+            f"the loss of step {step}, or a weight after it, is not finite; its images are rows "
+            f"{rows}. No checkpoint was written since; lower --lr, train with --precision no, or "
+            "leave such steps out with --on-nan rollback",
+            step,
         )
 
 

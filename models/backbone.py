@@ -47,12 +47,7 @@ def create_backbone(
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"--backbone {name}: timm has no such model; closest: {', '.join(close)}")
-    options: dict[str, Any] = {"in_chans": in_chans}
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
-    if timm.models.is_model_in_modules(name, ["vision_transformer"]):
-        options["dynamic_img_size"] = True  # multi-crop feeds it more than one size
+    options = {"in_chans": in_chans, **size_options(name, image_size)}
     model = timm.create_model(name, num_classes=0, **options)
     if not isinstance(model, ResNet):
         if stem.startswith("small"):
@@ -71,6 +66,17 @@ def create_backbone(
         if stem != "small-pool":
             model.maxpool = nn.Identity()  # type: ignore[assignment]
     return model
+
+
+def size_options(name: str, image_size: int) -> dict[str, Any]:
+    """Return what timm has to be told of the images' side in pixels to build a model for it."""
+    options: dict[str, Any] = {}
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    if timm.models.is_model_in_modules(name, ["vision_transformer"]):
+        options["dynamic_img_size"] = True  # multi-crop feeds it more than one size
+    return options
 
 
 def num_features(backbone: nn.Module) -> int:

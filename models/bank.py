@@ -38,6 +38,11 @@ class BankConfig:
     softmax: bool = False
     """Cross-entropy over the rows drawn, instead of noise-contrastive estimation."""
 
+    @property
+    def across(self) -> str:
+        """What of the loss looks across the rows of a batch, in words; "" if nothing does."""
+        return "" if self.softmax else "in the first step NCE's constant is a micro-batch's"
+
 
 class Bank(nn.Module):
     """A unit row for each of ``num_rows`` images, the same on every rank.
@@ -59,8 +64,9 @@ class Bank(nn.Module):
         self.register_buffer("rows", (2 * start - 1) * scale)
         # Z of the NCE form: set by the first global batch, then frozen; 0 before.
         self.register_buffer("partition", torch.zeros(()))
-        self._held: tuple[Tensor, Tensor] | None = None
-        self._measured: Tensor | None = None
+        self._held: list[tuple[Tensor, Tensor]] = []
+        self._measured: list[Tensor] = []
+        self._step = -1
 
     def pick(self, batch: Batch) -> Int[Tensor, "n k"]:
         """Return the rows that each image meets: its own, and the negatives drawn."""
@@ -74,25 +80,31 @@ class Bank(nn.Module):
         if self.config.softmax:
             return softmax_loss(scores)
         mean = all_reduce_sum(scores.detach().exp().mean()) / world_size()
-        self._measured = (mean * len(self.rows)).to(self.partition.dtype)
-        partition = torch.where(self.partition > 0, self.partition, self._measured)
+        measured = (mean * len(self.rows)).to(self.partition.dtype)
+        self._measured.append(measured)
+        partition = torch.where(self.partition > 0, self.partition, measured)
         return nce_loss(scores, partition, len(self.rows))
 
     def hold(self, f: Float[Tensor, "n d"], batch: Batch) -> None:
-        """Keep the batch's embeddings for ``commit``; those of an earlier forward are dropped."""
-        self._held = (f.detach(), batch.index)
+        """Keep the batch's embeddings for ``commit``; those of an earlier step are dropped."""
+        if batch.step != self._step:
+            self._held.clear()
+            self._step = batch.step
+        self._held.append((f.detach(), batch.index))
 
     @torch.no_grad()
     def commit(self) -> None:
         """Move all ranks' rows: ``v <- unit(momentum v + (1 - momentum) f)``; freeze Z."""
-        if self._measured is not None:
-            self.partition.copy_(torch.where(self.partition > 0, self.partition, self._measured))
-        if self._held is None:
+        if self._measured:
+            measured = torch.stack(self._measured).mean()
+            self.partition.copy_(torch.where(self.partition > 0, self.partition, measured))
+            self._measured.clear()
+        if not self._held:
             return
-        f, index = (gather(part) for part in self._held)
+        f, index = (gather(torch.cat(parts)) for parts in zip(*self._held, strict=True))
         moved = torch.lerp(f.to(self.rows.dtype), self.rows[index], self.config.momentum)
         self.rows[index] = unit(moved)
-        self._held = None
+        self._held.clear()
 
 
 def draw_rows(

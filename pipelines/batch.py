@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -40,3 +41,32 @@ class Batch:
     seed: int
     step: int
     mixed: tuple[Mixed, ...] = ()
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return ``count`` micro-batches of consecutive rows, each with its anchors' neighbours.
+
+        A mixture's partners must lie in the same part. Views are not copied, but neighbours are.
+        """
+        return [self._part(part, len(self.index) // count) for part in range(count)]
+
+    def _part(self, part: int, rows: int) -> Batch:
+        total, first = len(self.index), part * rows
+
+        def cut(images: Tensor) -> Tensor:
+            blocks = [block[first : first + rows] for block in images.split(total)]
+            return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+        def place(partner: Tensor) -> Tensor:  # row b * total + i of a view, b 0 or 1
+            return partner // total * rows + partner % total - first
+
+        return Batch(
+            tuple(cut(view) for view in self.views),
+            cut(self.index),
+            cut(self.label),
+            cut(self.position),
+            self.seed,
+            self.step,
+            tuple(
+                Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam)) for m in self.mixed
+            ),
+        )

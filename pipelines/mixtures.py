@@ -7,20 +7,25 @@ from ``rng``. ``lam[i]`` is the share of row i measured after clipping, never th
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.batch import Mixed
 from pipelines.label_free import LabelFreeName
+from pipelines.pinned import to_device
 
 Images = Float[Tensor, "n c h w"]
+Place = tuple[int, int, int, int] | NDArray[np.float32] | None
+"""Where the partner is seen: in a box (top, bottom, left, right); where a mask (h, w), each pixel's
+share of the row itself, is below 1; or everywhere alike."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ class Mixture:
         is_global = rng.random() < self.global_prob
         return is_global, float(rng.beta(self.beta, self.beta))
 
+    def place(
+        self, height: int, width: int, share: tuple[bool, float], rng: np.random.Generator
+    ) -> tuple[Place, float]:
+        """Draw where a view shows the partner; return it and the share that is left of the row.
+
+        What is drawn must not depend on the side: views at several sides draw from one state.
+        """
+        return place(height, width, share, rng)
+
     def __call__(
         self,
         view: Images,
@@ -61,8 +75,8 @@ class Mixture:
         Raises:
             ValueError: a group is odd (its middle row would mix with itself) or does not divide.
         """
-        box, lam = place(view.shape[2], view.shape[3], share or self.draw(rng), rng)
-        return mixed_at(view, number, group or len(view), box, lam)
+        where, lam = self.place(view.shape[2], view.shape[3], share or self.draw(rng), rng)
+        return mixed_at(view, number, group or len(view), where, lam)
 
 
 def place(
@@ -76,15 +90,16 @@ def place(
     return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def mixed_at(
-    view: Images, number: int, group: int, box: tuple[int, int, int, int] | None, lam: float
-) -> Mixed:
-    """Mix rows with their partners: inside ``box``, or everywhere at the share ``lam``."""
+def mixed_at(view: Images, number: int, group: int, where: Place, lam: float) -> Mixed:
+    """Mix rows with their partners: in a box, by a mask, or everywhere at the share ``lam``."""
     partner = mirrored(len(view), group, view.device)
-    if box is None:
+    if where is None:
         image = torch.lerp(view[partner], view, lam)
+    elif isinstance(where, np.ndarray):
+        mask = to_device(torch.from_numpy(where), view.device).to(view.dtype)
+        image = torch.lerp(view[partner], view, mask)
     else:
-        top, bottom, left, right = box
+        top, bottom, left, right = where
         image = view.clone()
         image[:, :, top:bottom, left:right] = view[partner, :, top:bottom, left:right]
     return Mixed(number, image, partner, view.new_full((len(view),), lam))
@@ -161,8 +176,8 @@ def _mix_rows(
         if v not in copies:
             before[v] = copy.deepcopy(rng)
         drawing = copy.deepcopy(before[copies[v]]) if v in copies else rng
-        box, lam = place(views[v].shape[2], views[v].shape[3], share, drawing)
-        mixed.append(mixed_at(views[v], v, group, box, lam))
+        where, lam = mixture.place(views[v].shape[2], views[v].shape[3], share, drawing)
+        mixed.append(mixed_at(views[v], v, group, where, lam))
         if chained:
             share = (share[0], lam)
     return tuple(mixed)
@@ -177,12 +192,19 @@ def _join(pieces: Sequence[Mixed], group: int) -> Mixed:
     )
 
 
-UnMixName = Literal["global", "region", "unmix"]
+UN_MIX: dict[str, Callable[[float, float], Mixture]] = {
+    "global": lambda prob, beta: Mixture(1.0, beta),
+    "region": lambda prob, beta: Mixture(0.0, beta),
+    "unmix": lambda prob, beta: Mixture(prob, beta),
+}
+"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; each name is a ``--mix``."""
+if TYPE_CHECKING:
+    UnMixName = str
+else:
+    UnMixName = Literal[tuple(UN_MIX)]
 MixName = Literal["none", "clim"] | UnMixName | LabelFreeName
-UN_MIX: tuple[UnMixName, ...] = get_args(UnMixName)
 
 
 def create_mixture(name: MixName, prob: float, beta: float) -> Mixture | None:
     """Return Un-Mix's mixture of that name; ``prob`` is the share of global steps in ``unmix``."""
-    global_prob = {"global": 1.0, "region": 0.0, "unmix": prob}
-    return Mixture(global_prob[name], beta) if name in global_prob else None
+    return UN_MIX[name](prob, beta) if name in UN_MIX else None

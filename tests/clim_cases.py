@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from launch_cases import flags, recorded_rows
-from method_cases import SMALL, TinyNet, mean_over_ranks, total
+from method_cases import SMALL, TinyNet, train_on
 
 from models import distributed
 from models.clim import ClimLoss
@@ -95,26 +93,8 @@ def own_part(batch: Batch) -> Batch:
 
 
 def train(case: ClimCase, steps: int = 10) -> dict[str, torch.Tensor]:
-    """Train as DDP would; the first loss and gradients, and all state after the last step."""
-    method = build(case)
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
-    out: dict[str, torch.Tensor] = {}
-    for step in range(steps):
-        terms = method(own_part(make_batch(case, step)))
-        total(terms).backward()
-        for name, parameter in method.named_parameters():
-            if parameter.grad is not None:
-                parameter.grad = mean_over_ranks(parameter.grad)
-                if step == 0:
-                    out[f"first/grad/{name}"] = parameter.grad.clone()
-        if step in (0, steps - 1):
-            when = "first" if step == 0 else "last"
-            out |= {f"{when}/loss/{k}": mean_over_ranks(v) for k, v in terms.items()}
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_step(step / steps)
-    distributed.average_buffers(method)
-    return out | {f"last/state/{k}": v for k, v in method.state_dict().items()}
+    """Train a case as DDP would: what ``method_cases.train_on`` returns."""
+    return train_on(build(case), lambda step: own_part(make_batch(case, step)), steps)
 
 
 def run_flags(toy: Path, output: Path) -> tuple[str, ...]:
@@ -123,19 +103,15 @@ def run_flags(toy: Path, output: Path) -> tuple[str, ...]:
     return flags(toy, output, "moco", *clim, "--clim.start-epoch", "1", "--limit-steps", "4")
 
 
-def worker(rank: int, world: int, toy: Path, folder: Path) -> None:
-    """One of ``world`` gloo processes: every case, the search, and a whole run."""
+def work(toy: Path, folder: Path) -> dict[str, Any]:
+    """What one process of a group does: every case, the search, and a whole run."""
     from test_search import tables
 
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    results: dict[str, Any] = {"world_size": distributed.world_size(), "tables": tables()}
+    results: dict[str, Any] = {"tables": tables()}
     results["cases"] = {str(case): train(case) for case in CASES}
     forgotten = distributed.exchange
     distributed.exchange = lambda x, order: x  # the keys' groups stay as they are
     results["sabotaged"] = train(CASES[0])
     distributed.exchange = forgotten
-    torch.save(results, folder / f"{rank}.pt")
-    recorded_rows(*run_flags(toy, folder / "many"), double=True)  # ends the group
+    recorded_rows(*run_flags(toy, folder / "many"), double=True)
+    return results

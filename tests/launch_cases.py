@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
 from accelerate.state import PartialState
-from runs import CASES, SMALL, TINY, run_train
+from runs import SMALL, TINY, lines, run_train
 
 import train
 from models.methods import Method
@@ -19,6 +17,11 @@ from pipelines.batch import Batch
 from tools.run import pictures, setup
 
 STEPS = 3
+FEW = [
+    *(("moco", "unmix"), ("byol", "none"), ("swav", "unmix")),
+    *(("wmse", "unmix"), ("insdis", "none"), ("dino", "none")),
+]
+"""A case for each kind of state; tests/faults/scale.py trains all."""
 RESUMED = ("moco", "unmix")
 """The case that goes on with another number of processes."""
 
@@ -63,25 +66,38 @@ def recorded_rows(*argv: str, double: bool = False) -> list[tuple[int, list[int]
         patch.setattr(setup, "create_method", create_method)
         for name in ("draw_views", "draw_curves"):  # they take longer than the steps
             patch.setattr(pictures, name, lambda *_, **__: None)
+        # a run ends the group it trained in; a test goes on with it
+        patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
         assert run_train(*argv) == 0
     return seen
 
 
-def worker(rank: int, world: int, toy: Path, output: Path) -> None:
-    """One of ``world`` gloo processes: the whole table, then a resume of one process's run."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    dist.init_process_group("gloo", f"file://{output}/store", rank=rank, world_size=world)
-    with pytest.MonkeyPatch.context() as patch:
-        # a run ends the group it trained in; here the next run needs it
-        patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
-        rows = {
-            "-".join(case): recorded_rows(
-                *case_flags(toy, output / "many", case, STEPS), double=True
-            )
-            for case in CASES
-        }
-        resumed = case_flags(toy, output / "resumed", RESUMED, STEPS)
-        rows["resumed"] = recorded_rows(*resumed, "--resume", "auto")
-    torch.save(rows, output / f"rows-{rank}.pt")
-    dist.destroy_process_group()
+def work(toy: Path, output: Path, cases: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """What one process of a group does: train each case; return its rows."""
+    return {
+        "-".join(case): recorded_rows(*case_flags(toy, output, case, STEPS), double=True)
+        for case in cases
+    }
+
+
+def resume(toy: Path, output: Path) -> dict[str, Any]:
+    """What one process of a group does: one more step of another number's run."""
+    flags = case_flags(toy, output, RESUMED, STEPS)
+    return {"rows": recorded_rows(*flags, "--resume", "auto")}
+
+
+def assert_law_4(
+    toy: Path, many: Path, one: Path, ranks: Sequence[dict[str, Any]], case: tuple[str, str]
+) -> None:
+    """Train a case in this process, in float64 (the record keeps single precision), and compare."""
+    name = "-".join(case)
+    rows = recorded_rows(*case_flags(toy, one, case, STEPS), double=True)
+    steps = zip(*(rank[name] for rank in ranks), strict=True)
+    assert [(step[0][0], [row for part in step for row in part[1]]) for step in steps] == rows
+    assert [step for step, _ in rows] == list(range(STEPS))
+    a, b = (lines(folder / name / "run") for folder in (one, many))
+    assert [line["world_size"] for line in a] == [1] * STEPS
+    assert [line["world_size"] for line in b] == [len(ranks)] * STEPS
+    for key in ("loss", "lr", *(k for k in a[0] if k.startswith(("clean", "mixed", "lam")))):
+        for x, y in zip(a, b, strict=True):
+            assert y[key] == pytest.approx(x[key], rel=1e-6, abs=1e-7), key

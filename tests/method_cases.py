@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models import distributed
@@ -113,6 +112,8 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+FEW = list({(case.method, case.mixed): case for case in reversed(CASES)}.values())
+"""Each method with its defaults, with and without mixtures; tests/faults/scale.py does all."""
 
 
 def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
@@ -193,22 +194,26 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 
 def train(case: Case, steps: int = 10) -> dict[str, Tensor]:
-    """Train as DDP would; the first losses and gradients, and everything after the last step."""
-    method = build(case)
+    """Train a case as DDP would: what ``train_on`` returns."""
+    return train_on(build(case), lambda step: own_part(make_batch(case, step)), steps)
+
+
+def train_on(method: Method, part: Callable[[int], Batch], steps: int) -> dict[str, Tensor]:
+    """Train as DDP would on this rank's part of each step's batch.
+
+    Returns the losses and gradients of the first and the last step, and all state at the end.
+    """
     optimizer = torch.optim.SGD(method.parameters(), lr=0.05, momentum=0.9)
     out: dict[str, Tensor] = {}
     for step in range(steps):
-        terms = method(own_part(make_batch(case, step)))
+        terms = method(part(step))
         total(terms).backward()
-        for name, parameter in method.named_parameters():
-            if parameter.grad is not None:
-                parameter.grad = mean_over_ranks(parameter.grad)
-                if step == 0:
-                    out[f"first/grad/{name}"] = parameter.grad.clone()
-        method.after_backward()
+        gradients = average_gradients(method)
         if step in (0, steps - 1):
             when = "first" if step == 0 else "last"
             out |= {f"{when}/loss/{k}": mean_over_ranks(v) for k, v in terms.items()}
+            out |= {f"{when}/grad/{k}": v.clone() for k, v in gradients.items()}
+        method.after_backward()
         optimizer.step()
         optimizer.zero_grad()
         method.after_step(step / steps)
@@ -216,12 +221,48 @@ def train(case: Case, steps: int = 10) -> dict[str, Tensor]:
     return out | {f"last/state/{k}": v for k, v in method.state_dict().items()}
 
 
+def average_gradients(method: Method) -> dict[str, Tensor]:
+    """Replace each gradient by its mean over the ranks, in one go, and return them by name."""
+    gradients = {k: v.grad for k, v in method.named_parameters() if v.grad is not None}
+    flat = mean_over_ranks(torch.cat([g.flatten() for g in gradients.values()]))
+    pieces = flat.split([g.numel() for g in gradients.values()])
+    for gradient, mean in zip(gradients.values(), pieces, strict=True):
+        gradient.copy_(mean.view_as(gradient))
+    return gradients
+
+
+def largest_gap(a: dict[str, Tensor], b: dict[str, Tensor], prefix: str) -> float:
+    """Largest absolute difference over the entries under ``prefix``."""
+    assert a.keys() == b.keys()
+    names = [k for k in a if k.startswith(prefix)]
+    assert names
+    return max(float((a[k].double() - b[k].double()).abs().max()) for k in names)
+
+
+def assert_law_4(alone: dict[str, Tensor], ranks: Sequence[dict[str, Tensor]]) -> None:
+    """What each rank found is what one process found; and all ranks hold the same bits."""
+    for many in ranks:
+        assert largest_gap(alone, many, "first/") < 1e-9
+        assert largest_gap(alone, many, "last/") < 1e-6
+    assert not differences(ranks)
+
+
+def differences(ranks: Sequence[dict[str, Tensor]]) -> set[str]:
+    """Which parameters, queues, banks and centres are not the same on all ranks, bit for bit."""
+    return {
+        name
+        for other in ranks[1:]
+        for name, value in ranks[0].items()
+        if name.startswith("last/state/") and not torch.equal(value, other[name])
+    }
+
+
 def _own_rows_only(x: Tensor) -> Tensor:
     """A gather that was forgotten: the right shape, without the other ranks' rows."""
     return x.repeat(distributed.world_size(), *[1] * (x.ndim - 1))
 
 
-def _sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
+def sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
     from models import bank, centre, prototypes
     from models.methods import barlow, moco_v3, simclr, vicreg, wmse
 
@@ -250,25 +291,25 @@ def _sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
             _own_rows_only,
         ),
         "moco's queue forgets to gather": (Case("moco", bn="group"), distributed, _own_rows_only),
+        "swav's queue forgets to gather": (
+            Case("swav", (("queue", 24), ("queue_start_epoch", 1)), "group", sizes=CROPS),
+            distributed,
+            _own_rows_only,
+        ),
         "batch norm forgets to gather": (Case("byol"), distributed, _own_rows_only),
     }
 
 
-def worker(rank: int, world: int, folder: str) -> None:
-    """One of ``world`` gloo processes: the whole table, then what must go wrong."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    results: dict[str, Any] = {"world_size": distributed.world_size()}
-    results["cases"] = {str(case): train(case) for case in CASES}
+def work(cases: Sequence[Case], broken: bool) -> dict[str, Any]:
+    """What one process of a group does: each case, then, if asked, what must go wrong."""
+    results: dict[str, Any] = {"cases": {str(case): train(case) for case in cases}}
     results["sabotaged"] = {}
-    for name, (case, module, broken) in _sabotages().items():
+    for name, (case, module, forgetful) in sabotages().items() if broken else ():
         gather = module.gather
-        module.gather = broken
+        module.gather = forgetful
         results["sabotaged"][name] = train(case)
         module.gather = gather
-    results["parts"] = parts()
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results | {"parts": parts()}
 
 
 def parts() -> dict[str, Tensor]:

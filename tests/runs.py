@@ -1,17 +1,22 @@
 """Run ``train.py`` in this process, small."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 from accelerate.state import AcceleratorState, PartialState
 
 import train
 
+SHARE = ("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "2"))
+"""make test is two processes, each with half of the cores: threads in want of one cost minutes."""
 TINY = (
-    *("--backbone", "resnet10t", "--image-size", "16", "--batch-size", "16", "--groups", "4"),
+    *("--backbone", "test_resnet", "--image-size", "16", "--batch-size", "16", "--groups", "4"),
     *("--epochs", "4", "--optimizer", "momentum", "--lr", "0.05", "--warmup-epochs", "0"),
     *("--log-every", "1", "--knn-every", "0", "--log-with", "tensorboard", "--workers", "2"),
+    "--no-report",
 )
 SMALL = {
     "moco": ("--moco.queue", "64", "--moco.dim", "16"),
@@ -52,10 +57,12 @@ def reset_accelerate() -> None:
 def run_main(main: Callable[[Sequence[str]], int], *flags: str) -> int:
     """Call a command's ``main`` as a fresh process would find it; return the exit status."""
     reset_accelerate()
-    try:
-        return main(flags)
-    except SystemExit as stop:  # the command line's parser
-        return int(stop.code or 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*SHARE)
+        try:
+            return main(flags)
+        except SystemExit as stop:  # the command line's parser
+            return int(stop.code or 0)
 
 
 def run_train(*flags: str) -> int:

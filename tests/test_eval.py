@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from runs import SMALL, TINY, reset_accelerate, run_train
+from runs import SMALL, TINY, reset_accelerate, run_main, run_train
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 import eval as evaluation
 from tools.run import scores
 from tools.run.features import evaluating, extract
+from tools.run.heads import HeadPlan, fit
 
 
 def clusters(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,6 +41,87 @@ def test_knn_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         right += int(votes.argmax() == label)
     assert ours["knn_top1"] == pytest.approx(right / 40)
     assert 0.5 < ours["knn_top1"] < 1 and ours["knn_top5"] == 1
+
+
+def blobs(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """n points of six overlapping classes, far from the origin."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 6, n)
+    points = 30 + np.eye(6)[label] + 0.7 * rng.normal(size=(n, 6))
+    return torch.from_numpy(points).float(), torch.from_numpy(label)
+
+
+def test_majority_of_euclidean_neighbours_is_scikit_learn_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scores, "SIMILARITIES", 300 * 7)  # seven queries at a time
+    (bank, y_bank), (queries, y) = blobs(300, 1), blobs(200, 2)
+    ours = scores.knn_sweep(
+        bank, y_bank, queries, y, ks=[1, 4, 5, 30], rule="majority", distance="euclidean"
+    )
+    for (k, _), numbers in ours.items():
+        theirs = KNeighborsClassifier(k, algorithm="brute").fit(bank.double(), y_bank)
+        assert numbers == {"knn_top1": pytest.approx(theirs.score(queries.double(), y))}
+    assert len({numbers["knn_top1"] for numbers in ours.values()}) > 1
+
+
+def test_weighted_euclidean_votes_are_scikit_learn_s() -> None:
+    (bank, y_bank), (queries, y) = blobs(300, 1), blobs(200, 2)
+    ours = scores.knn_sweep(
+        bank, y_bank, queries, y, ks=[20], temperatures=[0.3], distance="euclidean"
+    )
+    theirs = KNeighborsClassifier(20, weights=lambda d: np.exp(-d / 0.3), algorithm="brute")
+    theirs.fit(bank.double(), y_bank)
+    assert ours[20, 0.3]["knn_top1"] == pytest.approx(theirs.score(queries.double(), y))
+
+
+def test_a_sweep_of_neighbours_is_each_alone() -> None:
+    (bank, y_bank), (queries, y) = clusters(70, 1), clusters(40, 2)
+    ks, temperatures = (3, 11, 70), (0.05, 0.2)
+    together = scores.knn_sweep(bank, y_bank, queries, y, ks=ks, temperatures=temperatures)
+    assert list(together) == [(k, t) for k in ks for t in temperatures]
+    for (k, t), numbers in together.items():
+        assert numbers == scores.knn(bank, y_bank, queries, y, k=k, temperature=t)
+
+
+@pytest.mark.parametrize("plan", [HeadPlan(6, 32), HeadPlan(6, 32, "adam", schedule="exponential")])
+def test_many_heads_are_each_alone(plan: HeadPlan) -> None:
+    (x, y), (queries, _) = blobs(150, 1), blobs(50, 2)
+    lrs = (0.001, 0.01, 0.03)
+    together = fit(x, y, 6, lrs, plan, seed=4).scores(queries)
+    for lr, seen in zip(lrs, together, strict=True):
+        (alone,) = fit(x, y, 6, (lr,), plan, seed=4).scores(queries)
+        assert torch.equal(seen, alone)
+    assert not torch.equal(together[0], together[1])
+
+
+def test_a_head_is_plain_sgd() -> None:
+    """Against NumPy: momentum, weight decay, drops of the rate, a short last batch."""
+    x, y = blobs(40, 3)
+    plan = HeadPlan(3, 16, weight_decay=0.01, schedule="step", milestones=(1, 2), factor=0.2)
+    (seen,) = fit(x, y, 6, (0.002,), plan, seed=5).scores(x)
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.empty(6, 6).normal_(std=0.01, generator=generator).double().numpy()
+    theta = np.hstack([weight, np.zeros((6, 1))])
+    speed = np.zeros_like(theta)
+    rows = np.hstack([x.double().numpy(), np.ones((40, 1))])
+    for epoch in range(3):
+        for some in torch.randperm(40, generator=generator).split(16):
+            logits = rows[some] @ theta.T
+            share = np.exp(logits - logits.max(1, keepdims=True))
+            share /= share.sum(1, keepdims=True)
+            share[np.arange(len(some)), y[some]] -= 1
+            speed = 0.9 * speed + share.T @ rows[some] / len(some) + 0.01 * theta
+            theta = theta - 0.002 * 0.2**epoch * speed
+    np.testing.assert_allclose(seen.numpy(), rows @ theta.T, atol=2e-4)
+
+
+def test_a_head_that_diverges_has_no_score_and_the_others_do() -> None:
+    x, y = blobs(60, 1)
+    found = scores.linear_sweep(x, y, x, y, lrs=[0.01, 1e38], plan=HeadPlan(3))
+    assert list(found) == [0.01]
+    with pytest.raises(ValueError, match="--lr"):
+        scores.linear_sweep(x, y, x, y, lrs=[1e38], plan=HeadPlan(3))
 
 
 def test_rows_without_a_class_neither_vote_nor_count() -> None:
@@ -105,8 +188,7 @@ def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_eval(*flags: str) -> int:
-    reset_accelerate()
-    return evaluation.main(flags)
+    return run_main(evaluation.main, *flags)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +196,10 @@ def run_eval(*flags: str) -> int:
     [
         (("knn", "--k", "5"), "knn_top1"),
         (("knn", "--k", "5", "--features", "projection"), "knn_top1"),
+        (("knn", "--k", "5", "--rule", "majority", "--distance", "euclidean"), "knn_top1"),
         (("linear", "--epochs", "3"), "linear_top1"),
+        (("linear", "--epochs", "2", "--images", "augmented"), "linear_top1"),
+        (("linear", "--epochs", "2", "--preset", "whitening"), "linear_top1"),
     ],
 )
 def test_each_protocol_appends_its_numbers(
@@ -127,10 +212,36 @@ def test_each_protocol_appends_its_numbers(
     assert "top-1" in capsys.readouterr().out
 
 
+def test_a_sweep_is_a_table_and_a_line_each(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = len(written(run))
+    flags = ("--k", "3", "20", "--temperature", "0.07", "0.1")
+    assert run_eval("knn", "--run", str(run), *flags) == 0
+    lines = written(run)[before:]
+    assert [(x["k"], x["temperature"]) for x in lines] == [
+        (3, 0.07), (3, 0.1), (20, 0.07), (20, 0.1),
+    ]  # fmt: skip
+    told = capsys.readouterr().out
+    assert "highest of 4" in told and "picked on the images" in told
+    assert run_eval("linear", "--run", str(run), "--epochs", "2", "--lr", "0.3", "3") == 0
+    assert [x["lr"] for x in written(run)[before + 4 :]] == [0.3, 3.0]
+    assert "highest of 2" in capsys.readouterr().out
+
+
+def written(run: Path) -> list[dict]:
+    """The lines of eval.jsonl, none without the file."""
+    file = run / "eval.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
         (("knn", "--k", "100"), "--k 100"),
+        (("knn", "--k", "5", "100"), "--k 100"),
+        (("knn", "--k", "5", "--temperature", "0"), "--temperature 0"),
+        (("knn", "--k", "5", "--rule", "majority", "--temperature", "0.2"), "--temperature"),
+        (("linear", "--schedule", "step"), "--milestones"),
+        (("linear", "--lr", "0.1", "0"), "--lr"),
         (("knn", "--k", "5", "--val-data", "none"), "--val-data"),
         (("knn", "--checkpoint", "nowhere.pt"), "nowhere.pt"),
         (("linear", "--data", "folder:nowhere"), "nowhere"),

@@ -14,10 +14,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-import torch.multiprocessing as mp
-from launch_cases import CASES, RESUMED, STEPS, case_flags, flags, recorded_rows, worker
-from runs import lines, run_train
+from launch_cases import (
+    FEW,
+    RESUMED,
+    STEPS,
+    assert_law_4,
+    case_flags,
+    flags,
+    recorded_rows,
+    resume,
+    work,
+)
+from processes import in_group
+from runs import SHARE, lines, run_train
 
 from tools.run import checkpoint, launch
 
@@ -38,38 +47,25 @@ WAIT = 180
 
 @pytest.fixture(scope="module")
 def ranks(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Where one process and a group of two trained, and the rows each rank of the two saw."""
+    """Where a group of two trained, and the rows that each of them saw."""
     output = tmp_path_factory.mktemp("ranks")
-    assert run_train(*case_flags(toy, output / "resumed", RESUMED, STEPS - 1)) == 0
-    mp.spawn(worker, (2, toy, output), nprocs=2)
-    return output, [torch.load(output / f"rows-{rank}.pt") for rank in range(2)]
+    return output / "many", in_group(2, output, work, toy, output / "many", FEW)
 
 
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("case", FEW, ids="-".join)
 def test_two_processes_train_as_one(
-    case: tuple[str, str], toy: Path, ranks: tuple[Path, list[dict[str, Any]]]
+    case: tuple[str, str], toy: Path, tmp_path: Path, ranks: tuple[Path, list[dict[str, Any]]]
 ) -> None:
-    """Law 4 on the whole run, in float64 (the record keeps single precision)."""
-    output, seen = ranks
-    name = "-".join(case)
-    alone = recorded_rows(*case_flags(toy, output / "one", case, STEPS), double=True)
-    joined = [(a[0], a[1] + b[1]) for a, b in zip(*(rank[name] for rank in seen), strict=True)]
-    assert joined == alone and [step for step, _ in alone] == list(range(STEPS))
-    one, many = (lines(output / folder / name / "run") for folder in ("one", "many"))
-    assert [line["world_size"] for line in many] == [2] * STEPS
-    assert [line["world_size"] for line in one] == [1] * STEPS
-    for key in ("loss", "lr", *(k for k in one[0] if k.startswith(("clean", "mixed", "lam")))):
-        for a, b in zip(one, many, strict=True):
-            assert b[key] == pytest.approx(a[key], rel=1e-6), key
+    """Law 4 on the whole run; tests/faults/scale.py does all methods, and four processes."""
+    assert_law_4(toy, ranks[0], tmp_path, ranks[1], case)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(
-    toy: Path, ranks: tuple[Path, list[dict[str, Any]]]
-) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(toy: Path, tmp_path: Path) -> None:
     """One process, then two, then one."""
-    output, seen = ranks
-    name = "-".join(RESUMED)
-    assert [step for step, _ in seen[0]["resumed"]] == [STEPS - 1]
+    output, name = tmp_path, "-".join(RESUMED)
+    assert run_train(*case_flags(toy, output / "resumed", RESUMED, STEPS - 1)) == 0
+    seen = [rank["rows"] for rank in in_group(2, output, resume, toy, output / "resumed")]
+    assert [step for step, _ in seen[0]] == [STEPS - 1]
     again = case_flags(toy, output / "resumed", RESUMED, STEPS + 1)
     assert [step for step, _ in recorded_rows(*again, "--resume", "auto")] == [STEPS]
     straight = case_flags(toy, output / "straight", RESUMED, STEPS + 1)
@@ -88,8 +84,8 @@ def test_a_run_goes_on_with_another_number_of_processes(
 def start(module: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[str]:
     """Run train.py from the checkout, through a launcher's module if one is given."""
     command = [sys.executable, *(("-m", *module) if module else ()), "train.py", *arguments]
-    own = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    environment = {k: v for k, v in os.environ.items() if k not in own}
+    own = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {k: v for k, v in os.environ.items() if k not in own} | dict([SHARE])
     return subprocess.Popen(
         command,
         cwd=ROOT,

@@ -5,9 +5,22 @@ import pytest
 import torch
 
 from pipelines.batch import Mixed
-from pipelines.mixtures import Mixture, create_mixture, mirrored, mix_views, place
+from pipelines.mixtures import (
+    UN_MIX,
+    Mixture,
+    Place,
+    create_mixture,
+    mirrored,
+    mix_views,
+    mixed_at,
+    place,
+)
 
-KINDS = {"global": 1.0, "region": 0.0, "unmix": 0.5}
+
+def of_kind(kind: str) -> Mixture:
+    mixture = create_mixture(kind, 0.5, 1.0)
+    assert mixture is not None
+    return mixture
 
 
 def one_hot_rows(n: int, size: int = 16) -> torch.Tensor:
@@ -15,22 +28,22 @@ def one_hot_rows(n: int, size: int = 16) -> torch.Tensor:
     return (2.0 ** torch.arange(n)).view(n, 1, 1, 1).expand(n, 3, size, size).clone()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UN_MIX)
 @pytest.mark.parametrize("seed", range(6))
 def test_lam_is_the_share_of_own_pixels(kind: str, seed: int) -> None:
     x = one_hot_rows(8)
-    mixed = Mixture(KINDS[kind])(x, np.random.default_rng(seed), group=4)
+    mixed = of_kind(kind)(x, np.random.default_rng(seed), group=4)
     own, other = x[:, 0, 0, 0], x[mixed.partner][:, 0, 0, 0]
     expected = mixed.lam * own + (1 - mixed.lam) * other
     torch.testing.assert_close(mixed.image.mean((1, 2, 3)), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UN_MIX)
 def test_the_view_is_left_untouched_and_the_call_is_pure(kind: str) -> None:
     x = torch.rand(6, 3, 9, 13)
     before = x.clone()
-    a = Mixture(KINDS[kind])(x, np.random.default_rng(3))
-    b = Mixture(KINDS[kind])(x, np.random.default_rng(3))
+    a = of_kind(kind)(x, np.random.default_rng(3))
+    b = of_kind(kind)(x, np.random.default_rng(3))
     assert torch.equal(x, before)
     assert torch.equal(a.image, b.image) and torch.equal(a.lam, b.lam)
 
@@ -51,6 +64,31 @@ def test_a_region_with_nothing_to_paste_is_the_view_itself() -> None:
     x = torch.rand(4, 3, 8, 8)
     mixed = Mixture(0.0)(x, np.random.default_rng(0), share=(False, 1.0))
     assert torch.equal(mixed.image, x) and (mixed.lam == 1).all()
+
+
+@pytest.mark.parametrize("kind", UN_MIX)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_view_at_another_side_is_mixed_alike(kind: str, seed: int) -> None:
+    """From one state of the generator: the same kind of place, the same share but for pixels."""
+    places = []
+    for side in (96, 64):
+        rng = np.random.default_rng(seed)
+        mixture = of_kind(kind)
+        places.append(mixture.place(side, side, mixture.draw(rng), rng))
+    assert type(places[0][0]) is type(places[1][0])
+    assert abs(places[0][1] - places[1][1]) < 0.08
+
+
+def test_a_mask_weighs_each_pixel() -> None:
+    """A place may be any weights, here a ramp: 0 is the partner's pixel, 1 the row's own."""
+    x = one_hot_rows(4, size=5)
+    ramp: Place = np.linspace(0, 1, 25, dtype=np.float32).reshape(5, 5)
+    mixed = mixed_at(x, 0, 2, ramp, 0.5)
+    weight = torch.from_numpy(ramp)
+    for row, partner in enumerate((1, 0, 3, 2)):
+        expected = weight * x[row] + (1 - weight) * x[partner]
+        torch.testing.assert_close(mixed.image[row], expected)
+    assert mixed.lam.tolist() == [0.5] * 4 and torch.equal(x, one_hot_rows(4, size=5))
 
 
 # Un-Mix specification, 1.2: effective share of a region for lam ~ U(0, 1)

@@ -266,6 +266,22 @@ def test_numbers_of_a_method_with_a_hyphen(
     assert "--moco-v3.temperature: 1.0 -> 0.3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["--block-rows", "--window-blocks"])
+def test_numbers_of_blocks_need_blocks(
+    toy: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = (*flags(toy, tmp_path, "moco"), name, "4")
+    assert run_train(*start) == 2
+    assert f"{name} needs --order blocks" in capsys.readouterr().err
+    assert run_train(*start, "--order", "blocks", "--dry-run") == 0
+    recipe = tmp_path / "blocks.yaml"  # its numbers go with what it chose
+    recipe.write_text(f"order: blocks\n{name[2:].replace('-', '_')}: 4\n")
+    start = (*flags(toy, tmp_path, "moco"), "--recipe", str(recipe), "--dry-run")
+    assert run_train(*start) == 0 and "order: blocks" in capsys.readouterr().out
+    assert run_train(*start, "--order", "random") == 0
+    assert f"{name[2:].replace('-', '_')}: 4" not in capsys.readouterr().out
+
+
 def test_an_unknown_flag_is_refused_with_a_suggestion(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

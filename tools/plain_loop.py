@@ -69,9 +69,9 @@ class PlainLoop:
         assert lr is not None and momentum is not None and decay is not None
         self.optimizer = torch.optim.SGD(self.query.parameters(), lr, momentum, weight_decay=decay)
         self.queue = F.normalize(
-            torch.randn(config.moco.dim, config.moco.queue, device=self.device), dim=0
+            torch.randn(config.chosen.dim, config.chosen.queue, device=self.device), dim=0
         )
-        self.at, self.moco = 0, config.moco
+        self.at, self.moco = 0, config.chosen
         self.shuffle = config.bn == "group"
         self.autocast = partial(
             torch.autocast, self.device.type, torch.bfloat16, config.precision == "bf16"

@@ -40,6 +40,7 @@ class Barlow(Method):
     """
 
     mixes_groups = False
+    across_rows = "correlations are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,

@@ -65,9 +65,10 @@ class Method(nn.Module):
     """A self-supervised method: images in, loss terms out.
 
     The trainer's step is ``forward(batch)``, backward of the terms' sum, ``after_backward()``, the
-    optimiser, ``after_step(progress)``. ``forward`` changes no state but batch norm's running
-    statistics. Terms are means over this rank's rows; their mean over ranks is the global loss, and
-    so is DDP's mean of the gradients.
+    optimiser, ``after_step(progress)``; with ``--accumulate`` it is ``before_parts(batch, count)``,
+    then forward and backward of each micro-batch, then the same. ``forward`` changes no state but
+    batch norm's running statistics. Terms are means over this rank's rows; their mean over ranks is
+    the global loss, and so is DDP's mean of the gradients.
     """
 
     defaults: ClassVar[Defaults]
@@ -80,6 +81,8 @@ class Method(nn.Module):
     """Whether it has a loss for mixtures; one without takes those that keep the targets alone."""
     mixes_neighbours: ClassVar[bool] = False
     """Whether it has a loss for CLIM, whose partners are no rows of the batch."""
+    across_rows: ClassVar[str] = "the loss looks at a micro-batch alone"
+    """What ``across`` says of it."""
     chained_lam: bool = False
     """Whether a view's box is drawn from the share left by the box before it."""
 
@@ -100,9 +103,25 @@ class Method(nn.Module):
         """Return the views that meet keys of a network of their own; without such a one, none."""
         return ()
 
+    @classmethod
+    def across(cls, config: Any) -> str:
+        """Return what of its loss looks across the rows of a batch, in words; "" if nothing does.
+
+        Such a loss is another one on micro-batches (``--accumulate``).
+        """
+        return cls.across_rows
+
+    @classmethod
+    def row_unit(cls, config: Any) -> int:
+        """Return the number of which all ranks' rows in a forward must be a multiple."""
+        return 1
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each loss term, a scalar; their sum is what is minimised."""
         raise NotImplementedError
+
+    def before_parts(self, batch: Batch, count: int) -> None:
+        """Look at a step's rows before they come in ``count`` micro-batches, one forward each."""
 
     def after_backward(self) -> None:
         """Change gradients before the optimiser sees them."""

@@ -39,6 +39,7 @@ class Byol(Method):
     """
 
     mixes_neighbours = True
+    across_rows = ""
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,

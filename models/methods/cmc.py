@@ -51,6 +51,11 @@ class Cmc(Method):
         """Return an encoder of one channel and one of two, both ``config.width`` wide."""
         return nn.ModuleList([create(in_chans=c, width=config.width) for c in (1, 2)])
 
+    @classmethod
+    def across(cls, config: CmcConfig) -> str:
+        """Return what looks across rows."""
+        return config.across
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the one term, the sum of both directions."""
         (x,) = batch.views

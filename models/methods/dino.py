@@ -57,6 +57,7 @@ class Dino(Method):
     """
 
     max_views = math.inf
+    across_rows = ""
     defaults = Defaults(
         "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
     )

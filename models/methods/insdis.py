@@ -36,6 +36,11 @@ class Insdis(Method):
         generator = torch.Generator().manual_seed(setup.seed)
         self.bank = Bank(setup.num_rows, config, generator)
 
+    @classmethod
+    def across(cls, config: InsdisConfig) -> str:
+        """Return what looks across rows."""
+        return config.across
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the one term."""
         (x,) = batch.views

@@ -5,21 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import distributed, heads
+from models import heads
 from models.backbone import num_features
 from models.clim import ClimLoss
 from models.losses import info_nce, log_negatives, on_mixture, unit
 from models.methods.base import Defaults, Method, Setup
+from models.micro import ShuffledKeys
 from models.momentum import follow, momentum_copy
 from models.queue import Queue
 from pipelines.batch import Batch, Mixed
-
-SHUFFLE = 1 << 20
-"""The stream of shuffle BN: a mixture's draw is keyed by (seed, step), or with its group."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Moco(Method):
     """
 
     mixes_neighbours = True
+    across_rows = ""
     defaults = Defaults(
         optimizer="momentum", lr_per_256=0.03, weight_decay=1e-4, views="moco-v2", bn="group"
     )
@@ -66,7 +64,7 @@ class Moco(Method):
             raise ValueError("--mix clim is one-way: it does not go with --moco.symmetric")
         self.clim, self.sizes = setup.clim, setup.sizes
         self.config = config
-        self.shuffle = setup.bn == "group"
+        self.shuffled = ShuffledKeys() if setup.bn == "group" else None
         self.batch_size = setup.batch_size
         self.keys_per_step = setup.batch_size * (2 if config.symmetric else 1)
         if self.keys_per_step > config.queue:
@@ -91,10 +89,7 @@ class Moco(Method):
         """Return the clean term and, with a mixture, the mixed one."""
         if self.clim:
             return self._with_neighbours(batch, self.clim)
-        x0, x1 = batch.views[:2]
-        keys = [self._keys(x1, batch)]  # those that queries of x0 meet, then those of x1's
-        if self.config.symmetric:
-            keys.append(self._keys(x0, batch, half=1))
+        keys = self._keys(batch)  # those that queries of x0 meet, then those of x1's
         terms = [self._against(keys, *side) for side in self.sizes.split(batch)]
         # Only clean keys enter the queue, those of x0 first; in after_step, so all terms above
         # see the queue as it was.
@@ -124,7 +119,7 @@ class Moco(Method):
     def _with_neighbours(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
         """CLIM's terms. Anchors and neighbours share no batch statistics; anchors are enqueued."""
         num = len(batch.index)
-        keys = [self._keys(x, batch, half) for half, x in enumerate(batch.views[1].split(num))]
+        keys = self._keys(batch)
         self.queue.hold(batch.step, keys[0], batch.position)
         queue, temperature = self.queue.rows, self.config.temperature
         terms = []
@@ -135,11 +130,18 @@ class Moco(Method):
             terms.append(clim.contrast(queries, mixture, everyone, mixed, queue, temperature))
         return self.sizes.join(terms)
 
+    def before_parts(self, batch: Batch, count: int) -> None:
+        """Encode the keys of the step, if their groups are shuffled, before any is asked for."""
+        if self.shuffled:
+            self.shuffled.ahead(self.key_encoder, self._key_views(batch), batch, count)
+
     def after_step(self, progress: float) -> None:
         """Let the key encoder follow and enqueue the keys."""
         online = nn.Sequential(self.backbone, self.head)
         follow(self.key_encoder, online, self.config.momentum)
         self.queue.commit(self.keys_per_step)
+        if self.shuffled:
+            self.shuffled.forget()
 
     def _query(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
@@ -147,12 +149,17 @@ class Moco(Method):
         self.see(h, z)
         return z
 
+    def _key_views(self, batch: Batch) -> list[Tensor]:
+        """The images that are keys: of x1, then symmetric those of x0, or x1's neighbours."""
+        if self.clim:
+            return list(batch.views[1].split(len(batch.index)))
+        return [batch.views[1], batch.views[0]][: 1 + self.config.symmetric]
+
     @torch.no_grad()
-    def _keys(self, images: Tensor, batch: Batch, half: int = 0) -> Tensor:
+    def _keys(self, batch: Batch) -> list[Tensor]:
         """Unit keys; with group batch norm the groups they are encoded in are shuffled."""
-        if not self.shuffle:
-            return unit(self.key_encoder(images))
-        total = len(images) * distributed.world_size()
-        order = np.random.default_rng([batch.seed, batch.step, SHUFFLE + half]).permutation(total)
-        keys = unit(self.key_encoder(distributed.exchange(images, order)))
-        return distributed.exchange(keys, np.argsort(order))
+        views = self._key_views(batch)
+        if self.shuffled is None:
+            return [unit(self.key_encoder(images)) for images in views]
+        of = self.shuffled.of
+        return [of(self.key_encoder, images, batch, half) for half, images in enumerate(views)]

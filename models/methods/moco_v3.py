@@ -40,6 +40,7 @@ class MocoV3(Method):
     2022, 2003.05438) with this paper's contrast; mixtures are no keys.
     """
 
+    across_rows = "the keys that a query meets are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.3,

@@ -36,6 +36,7 @@ class Simclr(Method):
     soft targets (Shen 2022, 2003.05438). x0, x1 and m are encoded once; the head sees the pairs.
     """
 
+    across_rows = "NT-Xent's negatives are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.3,

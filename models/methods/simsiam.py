@@ -38,6 +38,7 @@ class Simsiam(Method):
     it predicts x1 and is predicted from it, which costs no encoding more than one of the two.
     """
 
+    across_rows = ""
     defaults = Defaults(
         optimizer="momentum", lr_per_256=0.05, weight_decay=1e-4, views="moco-v2", bn="sync"
     )

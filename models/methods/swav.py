@@ -60,6 +60,7 @@ class Swav(Method):
     """
 
     max_views = math.inf
+    across_rows = "Sinkhorn balances the codes of a micro-batch"
     defaults = Defaults("lars", 0.3, 1e-6, "swav", "sync", warmup_epochs=10, final_lr_ratio=0.001)
 
     def __init__(self, backbone: nn.Module, config: SwavConfig, setup: Setup) -> None:

@@ -39,6 +39,7 @@ class Vicreg(Method):
     see the order of the rows, so only the distance is weighted, row by row.
     """
 
+    across_rows = "variances and covariances are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,

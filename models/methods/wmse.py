@@ -47,6 +47,7 @@ class Wmse(Method):
     """
 
     max_views = math.inf
+    across_rows = "the rows whitened together are drawn from a micro-batch"
     defaults = Defaults("adam", 1.5e-3, 1e-6, "whitening", "sync", warmup_epochs=5)
 
     def __init__(self, backbone: nn.Module, config: WmseConfig, setup: Setup) -> None:
@@ -59,6 +60,11 @@ class Wmse(Method):
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
         self.config = config
+
+    @classmethod
+    def row_unit(cls, config: WmseConfig) -> int:
+        """Return the size of a sub-batch."""
+        return config.sub_batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""

@@ -6,7 +6,6 @@ Processes are forked from a server that has imported the trainer already, in a s
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -15,10 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
+from processes import SERVER
+from runs import SHARE
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["train", "attempts"])
 WAIT = 180
 """Seconds after which something hangs."""
 
@@ -50,7 +48,7 @@ def _attempt(
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     sys.stdout.reconfigure(line_buffering=True)
-    torch.set_num_threads(1)
+    os.environ.update([SHARE])
     note_rows(rows)
     arrange(*args)
     import train

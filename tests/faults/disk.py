@@ -17,10 +17,10 @@ from tools.run import checkpoint
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 200 MB of its own; a checkpoint here has 60."""
+    """A disk of 40 MB of its own; a checkpoint here has 5."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a tmpfs is not permitted here")
     yield folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,6 +161,16 @@ def check(path: Path) -> None:
         raise ValueError(f"{path} is damaged: its end is missing")
     if tail[len(TRAILER) :] != digest.digest():
         raise ValueError(f"{path} is damaged: its content is not what was written")
+
+
+def signature(path: Path) -> bytes:
+    """Return a checkpoint's digest as it stands at its end, nothing if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-hashlib.sha256().digest_size, os.SEEK_END)
+            return file.read()
+    except OSError:
+        return b""
 
 
 def load(path: Path) -> dict[str, Any]:

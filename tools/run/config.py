@@ -9,20 +9,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from models.methods.barlow import BarlowConfig
-from models.methods.byol import ByolConfig
-from models.methods.cmc import CmcConfig
-from models.methods.dino import DinoConfig
-from models.methods.insdis import InsdisConfig
-from models.methods.moco import MocoConfig
-from models.methods.moco_v3 import MocoV3Config
-from models.methods.simclr import SimclrConfig
-from models.methods.simsiam import SimsiamConfig
-from models.methods.swav import SwavConfig
-from models.methods.vicreg import VicregConfig
-from models.methods.wmse import WmseConfig
+from models.methods import METHODS
 from models.sizes import Reduce
 from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.label_free import LABEL_FREE, ImConfig
@@ -31,10 +20,11 @@ from pipelines.resolution import parse_schedule
 from tools.run.clim import ClimConfig
 from tools.run.ranges import METHOD_RANGES, MIX_RANGES, RANGES, check
 
-MethodName = Literal[
-    "moco", "simclr", "byol", "swav", "wmse", "cmc", "insdis",
-    "simsiam", "barlow", "vicreg", "moco-v3", "dino",
-]  # fmt: skip
+T = TypeVar("T")
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
 PresetName = Literal[
     "moco-v1", "moco-v2", "simclr", "byol", "swav", "cifar", "swav-cifar", "whitening",
     "cmc", "insdis", "moco-v3", "dino", "simsiam-cifar",
@@ -51,7 +41,21 @@ def once(default: Any) -> Any:
     return field(default=default, metadata={"free": True, "once": True})
 
 
+def numbers_of(method: str) -> str:
+    """Return the name of the field that holds a method's numbers."""
+    return method.replace("-", "_")
+
+
+def with_numbers(cls: type[T]) -> type[T]:
+    """Add a field for the numbers of each of ``METHODS``, where alone a method is registered."""
+    for name, (_, numbers) in METHODS.items():
+        setattr(cls, numbers_of(name), numbers())
+        cls.__annotations__[numbers_of(name)] = numbers
+    return cls
+
+
 @dataclass(frozen=True)
+@with_numbers
 class Config:
     """Learn an image representation without labels."""
 
@@ -147,24 +151,16 @@ class Config:
     """Start each residual block as the identity (timm's habit, not the papers')."""
     bn: Literal["group", "sync"] | None = None
     """Batch statistics of each group, or of the whole batch; None: the method's."""
-    moco: MocoConfig = MocoConfig()
-    simclr: SimclrConfig = SimclrConfig()
-    byol: ByolConfig = ByolConfig()
-    swav: SwavConfig = SwavConfig()
-    simsiam: SimsiamConfig = SimsiamConfig()
-    barlow: BarlowConfig = BarlowConfig()
-    vicreg: VicregConfig = VicregConfig()
-    moco_v3: MocoV3Config = MocoV3Config()
-    dino: DinoConfig = DinoConfig()
-    wmse: WmseConfig = WmseConfig()
-    cmc: CmcConfig = CmcConfig()
-    insdis: InsdisConfig = InsdisConfig()
 
     # optimisation
     epochs: int = free(100)
     """Passes over the data; sets the schedule's length."""
     batch_size: int = 256
     """Images per step over all processes."""
+    accumulate: int = free(1)
+    """Micro-batches in which a process computes its share of a batch, to save memory."""
+    accumulate_inexact: bool = free(False)
+    """Allow --accumulate where a loss looks across the batch: it then sees micro-batches alone."""
     optimizer: str | None = None
     """Any timm optimiser; SGD without Nesterov is 'momentum'; None: the method's."""
     lr: float | None = None
@@ -192,6 +188,12 @@ class Config:
     channels_last: bool = free(True)
     """Keep images and weights in NHWC memory."""
 
+    # faults
+    on_nan: Literal["stop", "rollback"] = free("stop")
+    """A loss that is not finite ends the run, or undoes it to a checkpoint, to skip the step."""
+    check_ranks: int = free(0)
+    """Steps between comparisons of all weights and buffers of the processes (0: none)."""
+
     # records
     keep_checkpoints: int = free(2)
     """Newest checkpoints that stay."""
@@ -207,6 +209,8 @@ class Config:
     """Epochs between kNN scores, the first before training (0: never)."""
     log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
     """Accelerate's trackers beside metrics.jsonl."""
+    report: bool = free(True)
+    """Write report.html when the run is done (tools/report.py writes it at any time)."""
     timeout_minutes: float = free(10.0)
     """How long processes wait for one another in a step before the run ends."""
     limit_steps: int | None = once(None)
@@ -253,11 +257,6 @@ class Config:
     def chosen(self) -> Any:
         """The numbers of the chosen method, a dataclass."""
         return getattr(self, numbers_of(self.method))
-
-
-def numbers_of(method: str) -> str:
-    """Return the name of the field that holds a method's numbers."""
-    return method.replace("-", "_")
 
 
 MIX_NUMBERS: dict[str, str] = {"clim": "clim", **dict.fromkeys(LABEL_FREE, "im")}

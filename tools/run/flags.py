@@ -61,8 +61,12 @@ def _from_yaml(path: Path, origin: str) -> Config:
 
 
 def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
-    """Refuse flags of a method or mixture not chosen; a recipe's numbers for others are dropped."""
+    """Refuse flags of what is not chosen; a recipe's numbers for others are dropped."""
     reset: dict[str, Any] = {}
+    for name in ("block_rows", "window_blocks") if config.order != "blocks" else ():
+        if getattr(config, name) != getattr(defaults, name):
+            raise ValueError(f"{flag(name)} needs --order blocks")
+        reset[name] = getattr(Config, name)
     for owner in NUMBERS.keys() - _chosen(config):
         given, before = getattr(config, owner), getattr(defaults, owner)
         for f in dataclasses.fields(given):

@@ -26,6 +26,9 @@ RESUME = "RESUME"
 LOCK = ".lock"
 """File that a running run holds locked; the system lets go of it however the run ends."""
 
+RECIPE = "# --recipe "
+"""How the config.yaml of a run that began with a recipe begins; the recipe's path follows."""
+
 log = logging.getLogger(__name__)
 
 
@@ -152,6 +155,7 @@ def _number(name: str) -> int:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Save the resolved settings; ``--recipe`` reads them back."""
+    """Save the resolved settings, below the recipe's name; ``--recipe`` reads them back."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    head = f"{RECIPE}{config.recipe}\n" if config.recipe else ""
+    (folder / "config.yaml").write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False))

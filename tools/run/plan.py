@@ -22,13 +22,14 @@ def describe(config: Config, method: Method, views: tuple[View, ...], steps: int
 
     ``steps`` is the length of an epoch, ``rows`` this process's share of a batch.
     """
-    weights, activations = memory(config, method, views, rows)
+    weights, activations = memory(config, method, views, rows // config.accumulate)
     lines = [
         yaml.safe_dump(to_dict(config), sort_keys=False).rstrip(),
         f"steps: {steps:,} an epoch, {steps * config.epochs:,} in all, "
         f"{rows} images each on every process",
         f"device memory, estimated: {weights / 2**30:.2f} GiB for weights, gradients, optimiser "
-        f"and method state, {activations / 2**30:.2f} GiB for a step's activations",
+        f"and method state, {activations / 2**30:.2f} GiB for a step's activations"
+        + (f" ({rows // config.accumulate} images at a time)" if config.accumulate > 1 else ""),
     ]
     return "\n".join(lines)
 

@@ -9,12 +9,13 @@ from tools.run.clim import RANGES as CLIM_RANGES
 COUNTS = (
     *("groups", "epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
     *("workers", "image_size", "limit_steps", "crops", "crop_sizes"),
-    *("multi_scale", "resolutions", "block_rows", "window_blocks"),
+    *("multi_scale", "resolutions", "block_rows", "window_blocks", "accumulate"),
 )
 ABOVE_0 = math.ulp(0.0)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(COUNTS, (1, math.inf)),
     "seed": (0, 2**63 - 1),
+    "check_ranks": (0, math.inf),
     **dict.fromkeys(("knn_every", "memory_budget", "weight_decay"), (0, math.inf)),
     **dict.fromkeys(("prefetch", "read_ahead", "dali_device_memory_padding"), (0, math.inf)),
     "dali_host_memory_padding": (0, math.inf),

@@ -75,10 +75,13 @@ class Rates:
             batches = (batch for _ in itertools.count())
             rate = self._measure(self.loader, batches, self._train_on_marked(marks))[0]
         self.learner.tally.read()
-        whole = [step for step in marks[WARMUP:] if len(step) == 4]  # fp16 may skip the optimiser
+        last = 2 * self.learner.config.accumulate  # where the optimiser begins
+        whole = [step for step in marks[WARMUP:] if len(step) == last + 2]  # fp16 may skip it
+        between = self.clock.between
         return rate, {
-            name: [self.clock.between(step[i], step[i + 1]) for step in whole]
-            for i, name in enumerate(("forward", "backward", "optimizer"))
+            "forward": [sum(between(s[i], s[i + 1]) for i in range(0, last, 2)) for s in whole],
+            "backward": [sum(between(s[i], s[i + 1]) for i in range(1, last, 2)) for s in whole],
+            "optimizer": [between(s[last], s[last + 1]) for s in whole],
         }
 
     def end_to_end(self) -> tuple[float, float]:

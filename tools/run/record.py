@@ -52,20 +52,29 @@ class Record:
         self._accelerator = accelerator
         self._summary = folder / "summary.csv"
         self._steps_per_epoch = steps_per_epoch
-        self._total = total_steps
+        self._folder, self._total = folder, total_steps
         self._start = start_step
         self._clock = clock
         self._began = clock()
 
-        last = start_step or -1
-        cut_metrics(folder / "metrics.jsonl", last)
-        cut_summary(self._summary, last)
-        begin = start_step - start_step % steps_per_epoch  # of the epoch under way
-        lines = read_metrics(folder / "metrics.jsonl")
-        self._epoch_lines = [line for line in lines if line["step"] > begin]
-        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._open(start_step, start_step or -1)
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._bar = self._start_bar() if self._console.is_terminal else None
+
+    def _open(self, step: int, last: int) -> None:
+        """Cut off the lines after step ``last``; the next ones come after ``step``."""
+        path = self._folder / "metrics.jsonl"
+        cut_metrics(path, last)
+        cut_summary(self._summary, last)
+        begin = step - step % self._steps_per_epoch  # of the epoch under way
+        self._epoch_lines = [line for line in read_metrics(path) if line["step"] > begin]
+        self._metrics = path.open("a", encoding="utf-8")
+
+    def rewind(self, step: int) -> None:
+        """Cut off what came after ``step`` finished steps: the run goes on from there."""
+        if self._active:
+            self._metrics.close()
+            self._open(step, step)
 
     def _start_bar(self) -> Progress:
         bar = Progress(

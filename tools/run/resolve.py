@@ -9,6 +9,7 @@ from models.backbone import SMALL_IMAGE
 from models.methods import METHODS
 from pipelines.datasets import DATASETS
 from pipelines.mixtures import UN_MIX
+from tools.run.accumulate import changes
 from tools.run.config import Config
 from tools.run.views import label_free_of
 
@@ -68,19 +69,23 @@ def check_sharing(config: Config, processes: int) -> None:
     Raises:
         ValueError: naming the flags to change.
     """
-    batch, groups = config.batch_size, config.groups
-    if batch % processes:
-        raise ValueError(f"--batch-size {batch} cannot be shared by {processes} processes")
+    batch, groups, shares = config.batch_size, config.groups, processes * config.accumulate
+    by = f"{processes} processes"
+    if config.accumulate > 1:
+        by += f" with --accumulate {config.accumulate}"
+        check_accumulation(config)
+    if batch % shares:
+        raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
     if batch < 2:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
     label_free = label_free_of(config)
     in_groups = label_free.in_groups if label_free else config.mix != "none"
     if not in_groups and config.bn == "sync":
         return
-    if batch % groups or groups % processes:
+    if batch % groups or groups % shares:
         raise ValueError(
-            f"--batch-size {batch}, --groups {groups} and {processes} processes do not divide: "
-            "groups must share out the batch evenly, and processes the groups"
+            f"--batch-size {batch}, --groups {groups} and {by} do not divide: groups must share "
+            "out the batch evenly, and processes (times --accumulate) the groups"
         )
     if label_free and in_groups and batch // groups < 2:
         raise ValueError(
@@ -91,6 +96,27 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(
             f"--batch-size {batch} in --groups {groups} makes groups of {batch // groups}: "
             "mixtures pair the rows of a group, so their number must be even"
+        )
+
+
+def check_accumulation(config: Config) -> None:
+    """Refuse micro-batches that would change the loss, unless that is asked for.
+
+    Raises:
+        ValueError: naming the flags, and what would be another loss.
+    """
+    parts, rows = config.accumulate, config.batch_size // config.accumulate
+    changed = changes(config)
+    if changed and not config.accumulate_inexact:
+        raise ValueError(
+            f"--accumulate {parts} would not be the same run for --method {config.method}: "
+            f"{'; '.join(changed)}. --accumulate-inexact trains so all the same"
+        )
+    unit = METHODS[config.method][0].row_unit(config.chosen)
+    if rows < 2 or rows % unit:
+        raise ValueError(
+            f"--accumulate {parts} makes micro-batches of {rows} images over all processes: "
+            f"--method {config.method} takes multiples of {max(unit, 2)}"
         )
 
 

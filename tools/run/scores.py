@@ -1,17 +1,23 @@
-"""What features are worth: weighted nearest neighbours and a linear probe. Pure tensor functions.
+"""What features are worth: nearest neighbours and linear probes. Pure tensor functions.
 
 Scores are shares in [0, 1]. Rows labelled -1 (no class) neither vote nor count.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_accuracy
+
+from tools.run.heads import HeadPlan, Heads, fit
+
+Rule = Literal["weighted", "majority"]
+Distance = Literal["cosine", "euclidean"]
 
 SIMILARITIES = 2**26
 """Query-bank similarities held at a time: 256 MiB of float32."""
@@ -26,19 +32,95 @@ def knn(
     k: int = 200,
     temperature: float = 0.1,
 ) -> dict[str, float]:
-    """Return ``knn_top1`` and ``knn_top5`` of the queries against the bank.
+    """Return ``knn_top1`` and ``knn_top5`` of the queries: weighted votes by cosine similarity.
 
     Raises:
         ValueError: ``check_knn`` says why.
     """
-    check_knn(bank_labels, labels, k, temperature)
+    every = knn_sweep(bank, bank_labels, queries, labels, ks=[k], temperatures=[temperature])
+    return every[k, temperature]
+
+
+def knn_sweep(
+    bank: Float[Tensor, "m d"],
+    bank_labels: Int[Tensor, " m"],
+    queries: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    *,
+    ks: Sequence[int],
+    temperatures: Sequence[float] = (0.1,),
+    rule: Rule = "weighted",
+    distance: Distance = "cosine",
+) -> dict[tuple[int, float], dict[str, float]]:
+    """Return the scores of every k and temperature, out of one search for the nearest rows.
+
+    ``weighted`` gives ``knn_top1`` and ``knn_top5``: a neighbour votes with ``exp(s / T)``, s its
+    cosine or minus its Euclidean distance. ``majority`` gives ``knn_top1``: a neighbour has one
+    vote, of tied classes the lowest wins (as in scikit-learn), temperatures have no effect.
+
+    Raises:
+        ValueError: ``check_knn`` says why.
+    """
+    for k in ks:
+        for temperature in temperatures:
+            check_knn(bank_labels, labels, k, temperature)
     num_classes = count_classes(bank_labels, labels)
-    bank, bank_labels = _labelled(bank, bank_labels)
-    queries, labels = _labelled(queries, labels)
-    votes = knn_votes(
-        bank, bank_labels, queries, k=k, temperature=temperature, num_classes=num_classes
-    )
-    return {f"knn_{name}": score for name, score in accuracies(votes, labels).items()}
+    bank, bank_labels = labelled(bank, bank_labels)
+    queries, labels = labelled(queries, labels)
+    votes: dict[tuple[int, float], list[Tensor]] = {(k, t): [] for k in ks for t in temperatures}
+    for similarity, nearest in neighbours(bank, queries, max(ks), distance):
+        classes, none = bank_labels[nearest], similarity.new_zeros(len(nearest), num_classes)
+        for (k, temperature), blocks in votes.items():
+            weight = torch.ones_like(similarity[:, :k])
+            if rule == "weighted":
+                weight = vote_weights(similarity[:, :k], temperature)
+            blocks.append(none.scatter_add(1, classes[:, :k], weight))
+    every = {}
+    for key, blocks in votes.items():
+        total = torch.cat(blocks)
+        if rule == "majority":
+            order = torch.arange(num_classes, device=total.device)
+            total = total - order / (2 * num_classes)  # of equal counts the lowest class wins
+        numbers = {f"knn_{name}": value for name, value in accuracies(total, labels).items()}
+        if rule == "majority":
+            del numbers["knn_top5"]  # the fifth class of a few votes has none
+        every[key] = numbers
+    return every
+
+
+def vote_weights(similarity: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
+    """Return the weights of neighbours' votes; similarities come highest first.
+
+    Dividing by the nearest row's weight keeps small temperatures finite and changes no ranking.
+
+    Source: Wu 2018, arXiv:1805.01978, section 3.4.
+    """
+    return ((similarity - similarity[:, :1]) / temperature).exp()
+
+
+@torch.no_grad()
+def neighbours(
+    bank: Float[Tensor, "m d"], queries: Float[Tensor, "n d"], k: int, distance: Distance
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield similarities and rows of the k nearest, (block, k) each, nearest first, block by block.
+
+    The similarity is the cosine, or minus the Euclidean distance.
+    """
+    bank, queries = bank.float(), queries.float()
+    if distance == "cosine":
+        bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    else:  # far from the origin, differences of squares would lose digits
+        centre = bank.mean(0)
+        bank, queries = bank - centre, queries - centre
+    squares = bank.square().sum(1)
+    for some in queries.split(max(1, SIMILARITIES // len(bank))):
+        products = some @ bank.T
+        if distance == "cosine":
+            near, rows = products.topk(k)
+        else:
+            near, rows = (2 * products - squares).topk(k)
+            near = -(some.square().sum(1, keepdim=True) - near).clamp(min=0).sqrt()
+        yield near, rows
 
 
 def check_knn(
@@ -74,36 +156,10 @@ def count_classes(*labels: Tensor) -> int:
     return max(2, *(int(some.max()) + 1 for some in labels))
 
 
-def _labelled(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def labelled(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows that have a class, and their classes."""
     has_class = labels >= 0
     return features[has_class], labels[has_class]
-
-
-@torch.no_grad()
-def knn_votes(
-    bank: Float[Tensor, "m d"],
-    bank_labels: Int[Tensor, " m"],
-    queries: Float[Tensor, "n d"],
-    *,
-    k: int,
-    temperature: float,
-    num_classes: int,
-) -> Float[Tensor, "n classes"]:
-    """Return the votes of each query's k nearest rows: ``sum exp((cos - nearest) / temperature)``.
-
-    Dividing by the nearest row's weight keeps small temperatures finite and changes no ranking.
-
-    Source: Wu 2018, arXiv:1805.01978, section 3.4.
-    """
-    bank = F.normalize(bank.float(), dim=1)
-    chunk = max(1, SIMILARITIES // len(bank))
-    votes = [queries.new_zeros(0, num_classes, dtype=torch.float32)]
-    for some in F.normalize(queries.float(), dim=1).split(chunk):
-        similarity, nearest = (some @ bank.T).topk(k)  # (chunk, k), nearest first
-        weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        empty = weight.new_zeros(len(some), num_classes)
-        votes.append(empty.scatter_add_(1, bank_labels[nearest], weight))
-    return torch.cat(votes)
 
 
 def accuracies(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> dict[str, float]:
@@ -134,37 +190,60 @@ def linear_probe(
 ) -> dict[str, float]:
     """Train one linear layer by SGD on raw features; return ``linear_top1`` and ``linear_top5``.
 
-    Weights start at N(0, 0.01), biases at 0; the learning rate falls from ``lr`` to 0 by a cosine
-    over the steps. The last epoch counts, not the best one. Equal seeds give equal results.
+    The learning rate falls from ``lr`` to 0 by a cosine over the steps.
 
     Raises:
         ValueError: no labels, or the layer diverged.
+    """
+    plan = HeadPlan(epochs, batch_size, "sgd", momentum, weight_decay)
+    x = (train_features, train_labels, val_features, val_labels)
+    return linear_sweep(*x, lrs=[lr], plan=plan, seed=seed)[lr]
 
-    Source: He 2020, arXiv:1911.05722, section 4.1; the cosine as in Caron 2020, arXiv:2006.09882.
+
+def linear_sweep(
+    train_features: Float[Tensor, "m d"],
+    train_labels: Int[Tensor, " m"],
+    val_features: Float[Tensor, "n d"],
+    val_labels: Int[Tensor, " n"],
+    *,
+    lrs: Sequence[float],
+    plan: HeadPlan,
+    seed: int = 0,
+) -> dict[float, dict[str, float]]:
+    """Train a linear layer for each learning rate on raw features; return each one's scores.
+
+    The last epoch counts, not the best one. Those that diverge are left out.
+
+    Raises:
+        ValueError: no labels, or all layers diverged.
+
+    Source: He 2020, arXiv:1911.05722, section 4.1; Caron 2020, arXiv:2006.09882.
     """
     check_labels(train_labels, val_labels)
     num_classes = count_classes(train_labels, val_labels)
-    x, y = _labelled(train_features.float(), train_labels)
-    generator = torch.Generator().manual_seed(seed)
-    layer = nn.Linear(x.shape[1], num_classes)
-    nn.init.normal_(layer.weight, std=0.01, generator=generator)
-    nn.init.zeros_(layer.bias)
-    layer.to(x.device)
-    sgd = torch.optim.SGD(layer.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
+    x, y = labelled(train_features.float(), train_labels)
+    heads = fit(x, y, num_classes, lrs, plan, seed)
+    return linear_scores(heads, lrs, val_features, val_labels)
 
-    total, step = epochs * math.ceil(len(x) / batch_size), 0
-    for _ in range(epochs):
-        shuffled = torch.randperm(len(x), generator=generator).to(x.device)
-        for rows in shuffled.split(batch_size):
-            sgd.param_groups[0]["lr"] = lr * (1 + math.cos(math.pi * step / total)) / 2
-            sgd.zero_grad(set_to_none=True)
-            F.cross_entropy(layer(x[rows]), y[rows]).backward()
-            sgd.step()
-            step += 1
 
-    with torch.no_grad():
-        val_x, val_y = _labelled(val_features.float(), val_labels)
-        scores = layer(val_x)
-    if not bool(scores.isfinite().all()):
-        raise ValueError(f"the linear probe diverged: --lr {lr} is too high for these features")
-    return {f"linear_{name}": score for name, score in accuracies(scores, val_y).items()}
+def linear_scores(
+    heads: Heads,
+    lrs: Sequence[float],
+    val_features: Float[Tensor, "n d"],
+    val_labels: Int[Tensor, " n"],
+) -> dict[float, dict[str, float]]:
+    """Return ``linear_top1`` and ``linear_top5`` of each layer that did not diverge.
+
+    Raises:
+        ValueError: all diverged.
+    """
+    x, y = labelled(val_features.float(), val_labels)
+    every = {
+        lr: {f"linear_{name}": value for name, value in accuracies(scores, y).items()}
+        for lr, scores in zip(lrs, heads.scores(x), strict=True)
+        if scores is not None
+    }
+    if not every:
+        rates = " ".join(f"{lr:g}" for lr in lrs)
+        raise ValueError(f"the linear probe diverged: --lr {rates} is too high for these features")
+    return every

@@ -88,7 +88,11 @@ def open_data_of(config: Config, accelerator: Accelerator) -> Data:
         spec = config.val_data or default_val(config.data)
         val = None
         if spec is not None and spec != "none":
-            val = match_classes(opened(spec, "val"), train)
+            val = opened(spec, "val")
+            try:
+                val = match_classes(val, train)
+            except ValueError as error:
+                raise ValueError(f"--val-data {spec}: {error}") from error
         return Data(train, val, data_facts(config.data))
 
     return each_machine_s_first(accelerator, both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, reduce
 from torch.optim import Optimizer
 
 from models.distributed import average_buffers
@@ -27,7 +28,9 @@ from tools.run.flags import differences, from_dict, to_dict
 class State:
     """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
 
-    ``neighbours`` holds what CLIM found last (``tools.run.neighbourhood``), if anything.
+    ``neighbours`` holds what CLIM found last (``tools.run.neighbourhood``), if anything;
+    ``left_out`` the steps that are not trained on (``tools.run.rollback``); ``last_good`` is the
+    checkpoint that this process loaded or wrote last.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class State:
         self._keep_each = config.keep_every_epochs * (len(data) // config.batch_size)
         self._method, self._optimizer = method, optimizer
         self.neighbours: dict[str, Any] | None = None
+        self.left_out: set[int] = set()
+        self.last_good: Path | None = None
         self._data = {"images": len(data), "key": key_of(data)}
         if config.order == "blocks":  # the rows of a step depend on where their bytes are
             self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
@@ -69,11 +74,11 @@ class State:
             OSError: it could not be written; the text names the file.
         """
         average_buffers(self._method)
-        by_first(self._accelerator, partial(self._write, step))
+        self.last_good = by_first(self._accelerator, partial(self._write, step))
         self._accelerator.wait_for_everyone()
         self._saved_at = self._clock()
 
-    def _write(self, step: int) -> None:
+    def _write(self, step: int) -> Path:
         scaler = self._accelerator.scaler
         state = {
             "method": self._method.state_dict(),
@@ -82,10 +87,24 @@ class State:
             "config": to_dict(self._config),
             "data": self._data,
             "neighbours": self.neighbours,
+            "left_out": sorted(self.left_out),
             "world_size": self._accelerator.num_processes,
         }
         folder = self.folder / "checkpoints"
-        checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
+        return checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint; if a machine does not have it the first process sends it to all."""
+        process = self._accelerator
+        wanted = by_first(process, partial(checkpoint.signature, path))
+        lacking = torch.tensor(float(checkpoint.signature(path) != wanted), device=process.device)
+        if not reduce(lacking).item():
+            return checkpoint.load(path)
+        content = by_first(process, path.read_bytes)
+        with tempfile.NamedTemporaryFile(suffix=path.name) as copy:
+            copy.write(content)
+            copy.flush()
+            return checkpoint.load(Path(copy.name))
 
     def restore(self, path: Path) -> int:
         """Load a checkpoint and return its number of finished steps.
@@ -93,7 +112,7 @@ class State:
         Raises:
             ValueError: it is damaged, or belongs to a run with other settings.
         """
-        state = checkpoint.load(path)
+        state = self._load(path)
         changed = differences(self._config, from_dict(state["config"], str(path)))
         if changed:
             raise ValueError(
@@ -109,6 +128,8 @@ class State:
         if state["scaler"] and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self.neighbours = state.get("neighbours")
+        self.left_out = set(state.get("left_out", ()))
+        self.last_good = path
         return state["step"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
@@ -10,35 +11,51 @@ from torch import Tensor
 
 
 class NotFinite(ValueError):
-    """A loss was NaN or infinite."""
+    """The loss of ``step``, or a weight after it, was NaN or infinite."""
+
+    def __init__(self, text: str, step: int) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 class Tally:
-    """Means of the loss and its terms, and the first step whose loss was not finite.
+    """Means of the loss and its terms, and the first step that was not finite.
 
-    ``add`` never waits for the device; ``read`` and ``check`` do.
+    That is one whose loss was NaN or infinite, or that left such a number in ``weights``. ``add``
+    never waits for the device; ``read`` and ``first_bad`` do.
     """
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, weights: Sequence[Tensor] = ()) -> None:
+        self._accelerator, self._weights = accelerator, list(weights)
         self._names: list[str] = []
         self._rows: list[Tensor] = []
-        self._first_bad = torch.full((1,), math.inf, device=accelerator.device)
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._rows = []
+        self._first_bad = torch.full((1,), math.inf, device=self._accelerator.device)
 
     def add(self, step: int, values: dict[str, Tensor]) -> None:
-        """Take the scalars of ``step``; the one called "loss" must stay finite."""
+        """Take the scalars of a finished ``step``; the one called "loss" must be finite."""
         self._names = list(values)
         self._rows.append(torch.stack([v.detach().float() for v in values.values()]))
-        here = torch.where(values["loss"].detach().isfinite(), math.inf, float(step))
+        fine = values["loss"].detach().isfinite()
+        if self._weights:
+            largest = torch.stack(torch._foreach_norm(self._weights, math.inf))
+            fine = fine & largest.isfinite().all()
+        here = torch.where(fine, math.inf, float(step))
         self._first_bad = torch.minimum(self._first_bad, here)
 
     def read(self) -> dict[str, float]:
-        """Return the means over the steps since the last call and over all processes."""
+        """Return the means over the steps since the last call and over all processes, if any."""
+        if not self._rows:
+            return {}
         means = self._accelerator.reduce(torch.stack(self._rows).mean(0), "mean")
         self._rows = []
         return dict(zip(self._names, means.tolist(), strict=True))
 
     def first_bad(self) -> int | None:
-        """Return the first step, on any process, whose loss was not finite; all must ask."""
+        """Return the first step, on any process, that was not finite; all must ask."""
         step = self._accelerator.gather(self._first_bad).min().item()
         return None if math.isinf(step) else int(step)

@@ -1,0 +1,265 @@
+"""Protocols that train on labels: which labels, how, and by how many processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from conftest import toy_images
+from protocol_cases import COMMANDS, numbers_of, worker
+from runs import SMALL, TINY, run_main, run_train
+
+import eval as evaluation
+from pipelines.table import Arrays, Files, Table
+from tools.protocols.feed import batch_that_fits, listed, stratified
+from tools.protocols.linear import Linear
+from tools.protocols.semi import Semi
+from tools.protocols.tuning import Tuning, rate_of
+from tools.run import checkpoint
+
+# --- which labels --------------------------------------------------------------------------
+
+
+def test_few_labels_are_a_share_of_each_class() -> None:
+    label = np.repeat(np.arange(5), (2, 10, 149, 150, 1000))
+    label = np.random.default_rng(0).permutation(np.append(label, [-1] * 50))
+    rows = stratified(label, 0.01, seed=1)
+    counts = np.bincount(label[rows]).tolist()
+    assert counts == [1, 1, 1, 2, 10] and list(rows) == sorted(set(rows.tolist()))
+    assert stratified(label, 0.01, seed=1).tolist() == rows.tolist()
+    assert stratified(label, 0.01, seed=2).tolist() != rows.tolist()
+    assert set(rows) < set(stratified(label, 0.1, seed=1))
+    assert stratified(label, 1.0, seed=1).tolist() == np.flatnonzero(label >= 0).tolist()
+
+
+def files(*names: str) -> Table:
+    sizes = np.full(len(names), 8, np.int32)
+    return Table(np.arange(len(names)), sizes, sizes, Files(Path("/data"), names))
+
+
+def test_a_list_names_files_or_paths(tmp_path: Path) -> None:
+    table, file = files("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg"), tmp_path / "list.txt"
+    file.write_text("3.jpg\n\nb/1.jpg\n2.jpg\n")
+    assert listed(table, file).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("2.jpg\n9.jpg\n", "9.jpg is not in"),
+        ("1.jpg\n", "more than once"),
+        ("2.jpg\na/2.jpg\n", "twice"),
+        ("\n", "no image"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    table, file = files("a/1.jpg", "a/2.jpg", "b/1.jpg"), tmp_path / "list.txt"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=named) as error:
+        listed(table, file)
+    assert "--list" in str(error.value)
+
+
+def test_a_list_needs_files(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("1.jpg\n")
+    size = np.full(1, 8, np.int32)
+    table = Table(np.zeros(1, np.int64), size, size, Arrays("x", np.zeros((1, 8, 8, 3), np.uint8)))
+    with pytest.raises(ValueError, match="--fraction"):
+        listed(table, tmp_path / "list.txt")
+
+
+def test_batches_are_filled_and_shared() -> None:
+    assert batch_that_fits(256, 1000, 2) == 256
+    assert batch_that_fits(256, 51, 1) == 51 and batch_that_fits(256, 51, 2) == 50
+    for wanted, rows, world in ((255, 1000, 2), (4, 1, 2)):
+        with pytest.raises(ValueError, match="--"):
+            batch_that_fits(wanted, rows, world)
+
+
+# --- published numbers ---------------------------------------------------------------------
+
+
+def test_semi_takes_swav_s_rates_for_the_batch_there_is() -> None:
+    one = Semi(run=Path("x")).tuning(0.01, 256)
+    ten = Semi(run=Path("x"), fraction=0.1).tuning(0.1, 64)
+    assert (one.lr, one.head_lr) == (0.02, 5.0) and (one.epochs, one.weight_decay) == (20, 0)
+    assert (ten.lr, ten.head_lr) == (0.01 / 4, 0.2 / 4)
+    rates = [rate_of(one, step, 1) for step in range(20)]
+    assert rates == pytest.approx([5.0] * 12 + [1.0] * 4 + [0.2] * 4)
+    given = Semi(run=Path("x"), lr=0.0, head_lr=1.0).tuning(0.01, 16)
+    assert (given.lr, given.head_lr) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "seen"),
+    [
+        ("moco", [30, 30, 3, 0.3]),
+        ("swav", [0.3, 0.3 * 0.5, 0.3 * 0.5 * (1 + np.cos(0.6 * np.pi)), 0]),
+        ("cmc", [30, 30 * 0.2, 30 * 0.2**2, 30 * 0.2**3]),
+        ("whitening", [1e-2, 1e-4, 1e-2 * 1e-4**0.6, 1e-6]),
+    ],
+)
+def test_presets_are_the_published_schedules(preset: str, seen: Sequence[float]) -> None:
+    plan, (lr,) = Linear(run=Path("x"), preset=preset).plan()
+    shares = (0, 0.5, 0.7 if preset == "cmc" else 0.6, 0.9999)
+    rates = [plan.rate(lr, round(share * plan.epochs * 100), 100) for share in shares]
+    if preset == "swav":
+        seen = [0.3, 0.15, 0.15 * (1 + np.cos(0.6 * np.pi)), 0]
+    assert rates == pytest.approx(seen, rel=2e-3, abs=1e-6)
+
+
+def test_fewer_epochs_stretch_a_preset_s_drops_but_not_given_ones() -> None:
+    assert Linear(run=Path("x"), preset="moco", epochs=10).plan()[0].milestones == (6, 8)
+    given = Linear(run=Path("x"), preset="moco", epochs=10, milestones=(3,))
+    assert given.plan()[0].milestones == (3,)
+
+
+def test_the_warm_up_and_the_cosine_of_finetune() -> None:
+    tuning = Tuning(4, 8, lr=0.1, head_lr=1.0, warmup_epochs=1)
+    assert [rate_of(tuning, step, 2) for step in (0, 1, 2, 5)] == pytest.approx([0.5, 1, 1, 0.5])
+
+
+# --- commands ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs")
+    flags = ("--method", "moco", *TINY, *SMALL["moco"], "--data", f"folder:{toy}")
+    assert run_train(*flags, "--output", str(output), "--name", "run", "--limit-steps", "2") == 0
+    return output / "run"
+
+
+def run_eval(name: str, run: Path, *flags: str) -> int:
+    return run_main(evaluation.main, name, "--run", str(run), *flags)
+
+
+def last_line(run: Path) -> dict:
+    return json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
+
+
+def test_semi_learns_from_the_chosen_labels_alone(
+    run: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval("semi", run, "--epochs", "2") == 0
+    line = last_line(run)
+    assert line["train_images"] == 2 and line["val_images"] == 12 and line["fraction"] == 0.01
+    assert 0 <= line["semi_top1"] <= 1 and "2 of 40 labels" in capsys.readouterr().out
+    names = [path.name for path in sorted((toy / "train").rglob("*.jpg"))[::5]]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    assert run_eval("semi", run, "--epochs", "1", "--list", str(tmp_path / "list.txt")) == 0
+    line = last_line(run)
+    assert line["train_images"] == 8 and line["lr"] == 0.01 * 8 / 256
+
+
+def test_finetune_moves_what_it_says(run: Path, tmp_path: Path) -> None:
+    kept = {}
+    for lr in ("0", "0.05"):
+        flags = ("--epochs", "1", "--batch-size", "20", "--lr", lr, "--save", str(tmp_path / lr))
+        assert run_eval("finetune", run, *flags) == 0
+        kept[lr] = torch.load(tmp_path / lr, weights_only=True)
+    assert kept["0"]["classes"] == ["class0", "class1"] and last_line(run)["weights"] == "run"
+    state = checkpoint.load(checkpoint.find(run)[0])["method"]
+    for lr, weights in ((lr, kept[lr]["weights"]) for lr in kept):
+        assert weights["head.bias"].abs().max() > 0
+        moved = [n for n in weights if n.startswith("backbone.") and weights[n].ne(state[n]).any()]
+        assert bool(moved) is (lr != "0")
+    assert any("running_mean" in n for n in moved) and any(n.endswith("weight") for n in moved)
+
+
+def test_finetune_learns_colours_on_other_data(run: Path, tmp_path: Path) -> None:
+    toy_images(tmp_path / "other", "train", 32)
+    toy_images(tmp_path / "other", "val", 20)
+    flags = ("--data", f"folder:{tmp_path / 'other'}", "--epochs", "12", "--batch-size", "16")
+    assert run_eval("finetune", run, *flags, "--weights", "random", "--lr", "0.1") == 0
+    line = last_line(run)
+    assert line["finetune_top1"] >= 0.9 and line["weights"] == "random"
+    assert (line["train_images"], line["val_images"]) == (32, 20)
+
+
+def test_classes_that_only_one_set_has(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_images(tmp_path, "train", 8)
+    toy_images(tmp_path, "val", 8)
+    data = ("--data", f"folder:{tmp_path}", "--k", "3")
+    shutil.rmtree(tmp_path / "val/class1")
+    assert run_eval("knn", run, *data) == 0
+    assert "no image of 'class1'" in capsys.readouterr().out
+    toy_images(tmp_path, "val", 8)
+    shutil.rmtree(tmp_path / "train/class1")
+    assert run_eval("knn", run, *data) == 2
+    said = capsys.readouterr().err
+    assert "--val-data" in said and "class1" in said and "Traceback" not in said
+
+
+def test_a_split_without_labels(
+    run: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (toy / "val").rglob("*.jpg"):
+        shutil.copy(file, tmp_path / f"{file.parent.name}-{file.name}")
+    for name in ("knn", "linear", "semi", "finetune"):
+        assert run_eval(name, run, "--val-data", f"folder:{tmp_path}") == 2
+        assert "--val-data has no labels" in capsys.readouterr().err
+
+
+def test_a_list_that_lacks_a_class_of_the_validation_images(
+    run: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [path.name for path in sorted((toy / "train/class0").glob("*.jpg"))]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    assert run_eval("semi", run, "--list", str(tmp_path / "list.txt")) == 2
+    assert "'class1'" in capsys.readouterr().err
+
+
+def test_weights_of_another_backbone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoint.load(checkpoint.find(run)[0])
+    state["config"]["backbone"] = "resnet18"
+    rest = {name: value for name, value in state.items() if name not in ("format", "step")}
+    path = checkpoint.save(tmp_path, 2, rest, keep=1)
+    assert run_eval("knn", run, "--k", "5", "--checkpoint", str(path)) == 2
+    said = capsys.readouterr().err
+    assert "does not fit --backbone resnet18" in said and "512" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "named"),
+    [
+        ("semi", ("--fraction", "0"), "--fraction"),
+        ("semi", ("--list", "nowhere.txt"), "--list nowhere.txt"),
+        ("finetune", ("--optimizer", "sdg"), "--optimizer sdg"),
+        ("finetune", ("--schedule", "step"), "--milestones"),
+        ("finetune", ("--epochs", "0"), "--epochs"),
+        ("linear", ("--crop-scale", "0.5", "0.1"), "--crop-scale"),
+    ],
+)
+def test_bad_requests_are_one_line(
+    run: Path, name: str, flags: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval(name, run, *flags) == 2
+    said = capsys.readouterr().err
+    assert named in said and "Traceback" not in said
+
+
+# --- one process and two -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(run: Path, tmp_path: Path) -> None:
+    """Class scores of every validation image, each once, in the order of the rows."""
+    alone = numbers_of(run)
+    mp.spawn(worker, (2, run, tmp_path), nprocs=2)
+    for rank in range(2):
+        many = torch.load(tmp_path / f"{rank}.pt")
+        for name in COMMANDS:
+            for one, other in zip(alone[name], many[name], strict=True):
+                torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
+    assert {len(rows) for rows in alone["knn"]} == {12}

@@ -1,0 +1,253 @@
+"""Compare runs: scores, their spread over seeds, and what a mixture adds to its method.
+
+python tools/compare.py runs/* --output compare.png
+python tools/compare.py runs/* --protocol linear --markdown
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from tools.run.compare_plot import draw
+from tools.run.comparison import (
+    ONLINE,
+    Difference,
+    Group,
+    Scored,
+    alike,
+    base_of,
+    beyond,
+    difference,
+    group,
+    name_of,
+    read_scores,
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Compare runs that were scored alike; those that differ in the seed alone are one row."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs."""
+    protocol: str | None = None
+    """knn, linear, ...: a line of eval.jsonl; online: train.py's last kNN score. None: knn where
+    all runs have it, else online."""
+    score: str | None = None
+    """Which of its numbers, as knn_top5; None: the first, top-1."""
+    base: tuple[str, ...] = ("mix=none",)
+    """Settings of the rows that others of their method are compared with, as 'clim.rule=random'."""
+    output: Path | None = None
+    """Draw the runs' scores into this .png, .pdf or .svg."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    markdown: bool = False
+    """Print Markdown instead of a table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group with its name and, where there is one, its base and the difference from it."""
+
+    name: str
+    group: Group
+    is_base: bool
+    base: Group | None
+    difference: Difference | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, draw the plot; return the exit status."""
+    args = tyro.cli(Arguments, args=argv, description=__doc__)
+    try:
+        compare(args)
+    except BrokenPipeError:  # whoever read the output has enough
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"tools/compare.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(args: Arguments) -> list[Row]:
+    """Read, compare and tell; return the rows.
+
+    Raises:
+        ValueError: the runs cannot be compared; the text says which, and why.
+    """
+    if args.json and args.markdown:
+        raise ValueError("--json and --markdown exclude each other")
+    if args.output and args.output.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--output {args.output} must end in .png, .pdf or .svg")
+    scored = read(args.runs, args.protocol, args.score)
+    rows = rows_of(group(scored), parse_base(args.base))
+    how = caption(scored)
+    if args.json:
+        print(json.dumps(plain(rows, scored[0]), indent=2))
+    elif args.markdown:
+        print(markdown(rows, how))
+    else:
+        show(rows, how)
+    if args.output:
+        draw([(r.name, r.group, r.base, r.difference) for r in rows], how, args.output)
+        if not args.json:
+            print(args.output)
+    return rows
+
+
+def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[Scored]:
+    """Return one score of each run, alike.
+
+    Raises:
+        ValueError: they have none, or not alike; a run is named twice.
+    """
+    places = [run.resolve() for run in runs]
+    if not places:
+        raise ValueError("name the folders of two or more runs, as runs/*")
+    for run, place in zip(runs, places, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{run} is named twice")
+    names = [protocol] if protocol else ["knn", ONLINE]
+    for name in names:
+        found = [read_scores(run, name, score) for run in runs]
+        without = [run for run, scores in zip(runs, found, strict=True) if not scores]
+        if not without:
+            return alike(found)
+    how = "--val-data and --knn-every of train.py" if name == ONLINE else f"eval.py {name} --run"
+    raise ValueError(f"no {name} score in {', '.join(map(str, without))}: {how} makes one")
+
+
+def parse_base(words: Sequence[str]) -> dict[str, Any]:
+    """Return settings given as NAME=VALUE.
+
+    Raises:
+        ValueError: a word is not of that form.
+    """
+    pairs = [word.partition("=") for word in words]
+    if not pairs or not all(name and equals and value for name, equals, value in pairs):
+        raise ValueError(f"--base {' '.join(words)} must be settings, as mix=none")
+    return {name: value for name, _, value in pairs}
+
+
+def rows_of(groups: Sequence[Group], base: dict[str, Any]) -> list[Row]:
+    """Return a row for each group, next to its base's."""
+    rows = []
+    for one in groups:
+        its_base = base_of(one, groups, base)
+        found = difference(one, its_base) if its_base else None
+        is_base = any(base_of(other, groups, base) is one for other in groups)
+        rows.append(Row(name_of(one, groups), one, is_base, its_base, found))
+    order = {id(one): place for place, one in enumerate(groups)}
+    return sorted(rows, key=lambda r: (order[id(r.base or r.group)], r.base is not None))
+
+
+def caption(scored: Sequence[Scored]) -> str:
+    """Return what was measured, after how much training, and how, in a line."""
+    how = scored[0].protocol
+    epochs = sorted({score.settings["epochs"] for score in scored})
+    steps = sorted({score.step for score in scored})
+    parts = [f"{k} {v}" for k, v in how.items() if k not in ("protocol", "score") and v is not None]
+    said = how["score"].replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
+    budget = f"step {numbers(steps)} of runs of {numbers(epochs)} epochs"
+    return f"{said}, % ({how['protocol']}; {budget}); {', '.join(parts)}"
+
+
+def numbers(many: Sequence[int]) -> str:
+    """Return whole numbers in words."""
+    return " and ".join(f"{number:,}" for number in many)
+
+
+HEADINGS = ("runs", "seeds", "mean", "spread", "difference", "std. error", "verdict")
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row's text, scores in percent."""
+    spread, found = row.group.spread, row.difference
+    text = [row.name, str(len(row.group.runs)), f"{row.group.mean:.2%}"]
+    text.append("one seed" if spread is None else f"{spread:.2%}")
+    if found is None:
+        text += ["base" if row.is_base else "no base", "", ""]
+    else:
+        error = "unknown" if found.error is None else f"{found.error:.2%}"
+        text += [f"{found.value:+.2%}", error, "" if found.resolved else "unresolved"]
+    return [cell.replace("%", "") for cell in text]
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Return what a reader of the table must know."""
+    said = []
+    for row in rows:
+        if row.base is None or row.difference is None:
+            continue
+        for name in beyond(row.group, row.base):
+            before, now = (g.settings.get(name) for g in (row.base, row.group))
+            said.append(f"{row.name} is not its base plus a mixture: {name} {before} -> {now}")
+    kinds = {row.difference.kind for row in rows if row.difference}
+    if kinds & {"paired", "welch"}:
+        said.append(
+            "std. error: over seeds, of the differences seed by seed where both rows have the "
+            "same seeds, else Welch's; unresolved: the difference is below two of them"
+        )
+    if "unknown" in kinds:
+        said.append("std. error unknown: one seed is no measure of chance, so it is unresolved")
+    if any(row.difference is None and not row.is_base for row in rows):
+        said.append("no base: no run of the same method, data and epochs as --base says, or two")
+    return said
+
+
+def show(rows: Sequence[Row], how: str) -> None:
+    """Print a table."""
+    table = Table(caption=how, caption_justify="left", header_style="bold")
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if place in (0, 6) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*cells(row))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for note in notes(rows):
+        console.print(note, style="dim")
+
+
+def markdown(rows: Sequence[Row], how: str) -> str:
+    """Return a table in Markdown."""
+    body = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
+    lines = [f"| {' | '.join(line)} |" for line in body]
+    return "\n".join([*lines, "", how + ".", *(f"{note}." for note in notes(rows))])
+
+
+def plain(rows: Sequence[Row], scored: Scored) -> dict[str, Any]:
+    """Return what JSON says; scores in [0, 1], null where unknown."""
+    names = {id(row.group): row.name for row in rows}
+    told = []
+    for row in rows:
+        runs = [
+            {"run": str(r.run), "seed": r.seed, "step": r.step, "value": r.value}
+            for r in row.group.runs
+        ]
+        one: dict[str, Any] = {"name": row.name, "runs": runs, "mean": row.group.mean}
+        one |= {"spread": row.group.spread, "base": None, "settings": row.group.settings}
+        if row.base and row.difference:
+            found = row.difference
+            one |= {
+                "base": names[id(row.base)],
+                "difference": found.value,
+                "standard_error": found.error,
+                "standard_error_kind": found.kind,
+                "resolved": found.resolved,
+                "differs_beside_the_mixture": beyond(row.group, row.base),
+            }
+        told.append(one)
+    return {"protocol": scored.protocol, "groups": told}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

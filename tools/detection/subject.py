@@ -1,0 +1,124 @@
+"""The backbone a detector starts from: a run's, timm's supervised one, or an untrained one."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.resnet import ResNet
+from torch import nn
+
+from models.backbone import create_backbone
+from pipelines.datasets import data_facts
+from tools.detection.models import check_backbone
+from tools.protocols.base import restore
+from tools.run import setup
+
+Three = tuple[float, float, float]
+
+IMAGE_SIZE = 224
+"""Pixels for which a backbone without a run is built: it has the standard stem."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A ResNet, and how it is used to seeing images."""
+
+    model: ResNet
+    name: str
+    """timm's."""
+    origin: str
+    """``random``, ``supervised`` or the run's folder."""
+    step: int | None
+    """Of the run's checkpoint."""
+    mean: Three
+    std: Three
+
+    @property
+    def fine(self) -> bool:
+        """Whether its features are finer than a ResNet's: its stem is for small images."""
+        return isinstance(self.model.maxpool, nn.Identity)
+
+    @property
+    def told(self) -> str:
+        """Name the weights in a line for people."""
+        if self.step is not None:
+            return f"{self.origin} at step {self.step:,}"
+        return f"{self.origin} weights, {self.name}"
+
+
+def open_backbone(
+    run: Path | None,
+    weights: str | None,
+    checkpoint: Path | None,
+    name: str,
+    seed: int,
+) -> Backbone:
+    """Return the backbone that ``--run``, ``--weights`` and ``--backbone`` mean, on the host.
+
+    With ``random`` and a run, the run's own network as it was before its first step, drawn from
+    ``seed``.
+
+    Raises:
+        ValueError: no such run, checkpoint or weights, or no ResNet.
+    """
+    folder = run
+    if weights not in (None, "random", "supervised"):
+        folder = Path(str(weights))
+    torch.manual_seed(seed)
+    if folder is None:
+        check_backbone(create_backbone(name, IMAGE_SIZE, "standard"), name)
+        model = supervised(name) if weights == "supervised" else None
+        if model is None:
+            torch.manual_seed(seed)
+            model = create_backbone(name, IMAGE_SIZE, "standard", zero_init_last=False)
+        return Backbone(check_backbone(model, name), name, str(weights), None, *seen(model))
+    return _of_run(folder, weights, checkpoint, seed)
+
+
+def _of_run(folder: Path, weights: str | None, checkpoint: Path | None, seed: int) -> Backbone:
+    config, state = setup.load_run(folder, checkpoint)
+    facts = data_facts(config.data)
+    name = config.backbone
+    method = restore(config, state, facts)
+    trained = check_backbone(method.backbone, f"{folder} ({config.method} on {name})")
+    if weights == "supervised":
+        model = check_backbone(supervised(name), name)
+        return Backbone(model, name, weights, None, *seen(model))
+    if weights == "random":
+        untrained = dataclasses.replace(config, seed=seed)
+        fresh = setup.create_method(untrained, 1, facts, state["data"]["images"])
+        model = check_backbone(fresh.backbone, name)
+        return Backbone(model, name, weights, None, facts.mean, facts.std)
+    return Backbone(trained, name, str(folder), state["step"], facts.mean, facts.std)
+
+
+def supervised(name: str) -> nn.Module:
+    """Return timm's model with the weights it was published with.
+
+    Raises:
+        ValueError: there are none, or they cannot be downloaded.
+    """
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"--weights supervised: timm has none for {name}; resnet50 has some")
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's client raises its own kinds, requests' and OSError
+        raise ValueError(
+            f"--weights supervised: timm could not download {name} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Without a connection, copy "
+            "another machine's Hugging Face cache and name it by HF_HOME"
+        ) from error
+
+
+def seen(model: nn.Module) -> tuple[Three, Three]:
+    """Return the mean and deviation that a timm model's images are normalised by."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return (
+        tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
+        tuple(config.get("std", IMAGENET_DEFAULT_STD)),
+    )

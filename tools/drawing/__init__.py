@@ -1,0 +1,1 @@
+"""The figures of the papers, each drawn from the folders of runs."""

@@ -1,0 +1,183 @@
+"""Write the backbone of a run for other people's tools, with a model card, and check it there.
+
+python tools/export.py --run runs/NAME --to timm backbone.safetensors
+python tools/export.py --run runs/NAME --to torchvision backbone.pth
+python tools/export.py --run runs/NAME --to huggingface FOLDER
+python tools/export.py --run runs/NAME --to detectron2 backbone.pkl
+python tools/export.py --run runs/NAME --to onnx backbone.onnx
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from pipelines.cache import replacing
+from tools.exports import (
+    detectron2_file,
+    huggingface_folder,
+    onnx_file,
+    timm_file,
+    torchvision_file,
+)
+from tools.exports.card import card
+from tools.exports.source import Source, Which, load
+
+TOLERANCE = 1e-4
+"""Largest difference of an export's features, as a share of the largest feature."""
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is done for one tool."""
+
+    suffixes: tuple[str, ...]
+    """How OUT may end; none: it is a folder."""
+    check: Callable[[Source], None]
+    write: Callable[[Source, Path], list[str]]
+    example: Callable[[Source, Path], str]
+    verify: Callable[[Source, Path], float]
+    packages: tuple[str, ...] = ()
+    """What has to be installed beside this project's own needs."""
+
+
+def _target(module: Any, *packages: str) -> Target:
+    return Target(
+        module.SUFFIXES, module.check, module.write, module.example, module.verify, packages
+    )
+
+
+TargetName = Literal["timm", "torchvision", "huggingface", "detectron2", "onnx"]
+TARGETS: dict[TargetName, Target] = {
+    "timm": _target(timm_file, "safetensors"),
+    "torchvision": _target(torchvision_file),
+    "huggingface": _target(huggingface_folder, "safetensors"),
+    "detectron2": _target(detectron2_file),
+    "onnx": _target(onnx_file, "onnx", "onnxscript", "onnxruntime"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Write the backbone of a run for another tool."""
+
+    out: tyro.conf.Positional[Path]
+    """File to write, as the tool's files end; for huggingface a folder."""
+    run: Path
+    """Folder of the run, as runs/NAME."""
+    to: TargetName
+    """Tool that is to load it."""
+    checkpoint: Path | None = None
+    """Checkpoint to export (default: the run's last)."""
+    encoder: Which = "online"
+    """The encoder that learns, which eval.py scores, or the one that follows it slowly."""
+    overwrite: bool = False
+    """Replace an earlier export."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export, and say what was written and how far its features are off; return the status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = tyro.cli(Arguments, args=argv, description=__doc__)
+        export(args)
+    except (ValueError, OSError) as error:
+        print(f"tools/export.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(args: Arguments) -> None:
+    """Write into a folder beside OUT, load it from there, and only then move it to its place.
+
+    Raises:
+        ValueError: the tool cannot have this backbone, OUT exists, or the features differ.
+    """
+    target = TARGETS[args.to]
+    readme = check_place(args, target)
+    source = load(args.run, args.checkpoint, args.encoder)
+    target.check(source)
+    out = args.out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+    with aside as folder:
+        staged = Path(folder) / out.name
+        notes = [*source.doubts(), *target.write(source, staged)]
+        difference = target.verify(source, staged)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"--to {args.to}: loaded back, its features differ by {difference:.1e} of the "
+                f"largest (at most {TOLERANCE:.0e}); nothing was written"
+            )
+        code = target.example(source, Path(out.name))  # the card lies there too
+        text = card(source, args.run, args.to, code, notes, command_of(args, source))
+        described = (Path(folder) if target.suffixes else staged) / readme.name
+        described.write_text(text, encoding="utf-8")
+        place(staged, out)
+        if target.suffixes:
+            place(described, readme)
+    print(f"{args.out}: {source.architecture}, {source.which} encoder of step {source.step:,}")
+    print(readme)
+    for note in notes:
+        print(f"\n{note}")
+    print(f"\n{target.example(source, args.out)}")
+    print(f"\nverified: max difference {difference:.1e} of the largest feature")
+
+
+def check_place(args: Arguments, target: Target) -> Path:
+    """Return where the model card goes: into the folder, or beside the file.
+
+    Raises:
+        ValueError: OUT does not fit the tool, exists, or a package is missing.
+    """
+    missing = [name for name in target.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(
+            f"--to {args.to} needs {names}: .venv/bin/uv pip install {' '.join(missing)}"
+        )
+    if target.suffixes and args.out.suffix not in target.suffixes:
+        endings = " or ".join(target.suffixes)
+        raise ValueError(f"--to {args.to} writes a file that ends in {endings}, not {args.out}")
+    if not target.suffixes and args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"--to {args.to} writes a folder, and {args.out} is a file")
+    if target.suffixes and args.out.is_dir():
+        raise ValueError(f"--to {args.to} writes a file, and {args.out} is a folder")
+    readme = args.out.with_name(f"{args.out.name}.{CARD}") if target.suffixes else args.out / CARD
+    for path in (args.out, readme):
+        if path.exists() and not args.overwrite:
+            raise ValueError(f"{path} exists: choose another OUT, or --overwrite")
+    return readme
+
+
+def command_of(args: Arguments, source: Source) -> str:
+    """Return the command line for the model card, without the folders of a machine."""
+    words = ["python", "tools/export.py", "--run", f"runs/{args.run.absolute().name}"]
+    words += ["--checkpoint", f"step-{source.step}.pt"] if args.checkpoint else []
+    words += ["--encoder", args.encoder, "--to", args.to, args.out.absolute().name]
+    return shlex.join(words)
+
+
+def place(staged: Path, final: Path) -> None:
+    """Move a file or folder to its place; of a folder that exists, its files alone."""
+    if not staged.is_dir():
+        with replacing(final) as aside:
+            staged.replace(aside)
+    elif final.exists():
+        for path in sorted(staged.iterdir()):
+            place(path, final / path.name)
+    else:
+        staged.rename(final)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# A run on several machines over ssh, from a checkout that all of them have at the same path:
+#
+#   tools/launch/ssh.sh "HOST0 HOST1" PROCESSES_PER_HOST --method swav --mix region --name swav ...
+#
+# HOST0 must be a name or an address by which the others reach it; PORT (29500) is its port.
+# NCCL_* and GLOO_* variables are handed on. SIGINT or SIGTERM here, or the end of the connection,
+# is SIGTERM there: the run saves and stops, and the same command with --resume auto goes on.
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+read -ra hosts <<<"$1"
+each=$2
+shift 2
+
+quoted() { printf '%q ' "$@"; }
+
+mapfile -t network < <(env | grep -E '^(NCCL|GLOO)_' || true)
+
+# Run "$@"; when standard input ends, send it SIGTERM; return its status.
+# shellcheck disable=SC2016  # expanded there
+there='exec 3<&0
+"$@" 3<&- </dev/null & launcher=$!
+{ read -r _ <&3; kill -TERM "$launcher"; } 2>/dev/null & watcher=$!
+wait "$launcher"; status=$?
+kill "$watcher" 2>/dev/null
+exit "$status"'
+
+inputs=()
+pids=()
+for rank in "${!hosts[@]}"; do
+    command=(env "${network[@]}" "${PYTHON:-.venv/bin/python}" -m accelerate.commands.launch
+        --multi_gpu --num_machines "${#hosts[@]}" --num_processes "$((each * ${#hosts[@]}))"
+        --machine_rank "$rank" --main_process_ip "${hosts[0]}" --main_process_port "${PORT:-29500}"
+        --mixed_precision no --dynamo_backend no train.py "$@")
+    line="cd $(quoted "$PWD") && exec bash -c $(quoted "$there" there "${command[@]}")"
+    exec {input}> >(
+        for other in "${inputs[@]}"; do exec {other}>&-; done # or they would stay open here
+        exec ssh "${hosts[rank]}" "$line"
+    )
+    pids+=($!)
+    inputs+=("$input")
+done
+
+stop() { for input in "${inputs[@]}"; do exec {input}>&-; done; inputs=(); }
+trap stop INT TERM
+
+status=0
+for pid in "${pids[@]}"; do
+    code=0
+    wait "$pid" || code=$?
+    while kill -0 "$pid" 2>/dev/null; do # a signal ends wait, not what it waits for
+        code=0
+        wait "$pid" || code=$?
+    done
+    if [ "$code" -ne 0 ]; then
+        status=$code
+        stop
+    fi
+done
+exit "$status"

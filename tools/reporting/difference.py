@@ -1,0 +1,116 @@
+"""What a run's settings are beside a recipe's or the defaults: the fewest flags that give them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.datasets import DataFacts
+from tools.run.config import Config, flag
+from tools.run.flags import parse
+from tools.run.folder import RECIPE
+from tools.run.resolve import resolve
+from tools.run.setup import Data
+
+ALWAYS = ("method", "mix", "data")
+PLACE = ("output",)
+"""Settings that say where the run lies, and nothing of what it is."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that has another value than its base gives it."""
+
+    name: str
+    value: Any
+    before: Any
+
+    @property
+    def words(self) -> list[str]:
+        """The flag, as the command line takes it."""
+        if isinstance(self.value, bool):
+            owner, dot, last = self.name.rpartition(".")
+            return [flag(self.name if self.value else f"{owner}{dot}no-{last}")]
+        many = self.value if isinstance(self.value, tuple) else (self.value,)
+        return [flag(self.name), *map(str, many)]
+
+
+def recipe_of(folder: Path) -> Path | None:
+    """Return the recipe that a run's config.yaml names, if it does and the file is still there."""
+    try:
+        with (folder / "config.yaml").open(encoding="utf-8") as file:
+            line = file.readline()
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.fullmatch(re.escape(RECIPE) + r"(.+)\n?", line)
+    path = Path(found[1]) if found else None
+    return path if path and path.is_file() else None
+
+
+def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[Difference]:
+    """Return the fewest settings over the recipe or the defaults that give ``config``.
+
+    ``config`` is resolved. What the settings leave to the method and the data is filled in as a
+    run fills it in, so a value that follows from another is not named.
+    """
+    base = parse([word for words in _beginning(config, recipe) for word in words])
+    begun = _filled(base, facts)
+    wanted, before = _flat(config), _flat(begun)
+    needed = [name for name in wanted if before[name] != wanted[name]]
+    for name in list(needed):
+        fewer = [other for other in needed if other != name]
+        if _gives(base, {other: wanted[other] for other in fewer}, wanted, facts):
+            needed = fewer
+    return [Difference(name, wanted[name], before[name]) for name in needed]
+
+
+def _filled(config: Config, facts: DataFacts) -> Config:
+    unseen: Any = None  # settings are filled in by what is known of the data, not by its images
+    return resolve(config, Data(unseen, None, facts), config.precision or "no")
+
+
+def _gives(base: Config, given: dict[str, Any], wanted: dict[str, Any], facts: DataFacts) -> bool:
+    try:
+        return _flat(_filled(with_values(base, given), facts)) == wanted
+    except ValueError:  # settings that only go together
+        return False
+
+
+def with_values(config: Config, given: dict[str, Any]) -> Config:
+    """Return the settings with values by dotted names."""
+    top = {name: value for name, value in given.items() if "." not in name}
+    for owner in {name.split(".")[0] for name in given if "." in name}:
+        inner = {n.split(".")[1]: v for n, v in given.items() if n.startswith(f"{owner}.")}
+        top[owner] = dataclasses.replace(getattr(config, owner), **inner)
+    return dataclasses.replace(config, **top)
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Return the settings that count, by dotted names."""
+    values: dict[str, Any] = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.metadata.get("once") or f.name in PLACE:
+            continue
+        if is_dataclass(value):
+            values |= {f"{f.name}.{g.name}": getattr(value, g.name) for g in fields(value)}
+        else:
+            values[f.name] = value
+    return values
+
+
+def command(config: Config, recipe: Path | None, found: Sequence[Difference]) -> str:
+    """Return a command that trains with the same settings, a flag a line."""
+    flags = [*_beginning(config, recipe), *(one.words for one in found)]
+    return " \\\n    ".join(["accelerate launch train.py", *map(shlex.join, flags)])
+
+
+def _beginning(config: Config, recipe: Path | None) -> list[list[str]]:
+    """Return the flags that every command names; a recipe's numbers count for these choices."""
+    flags = [["--recipe", str(recipe)]] if recipe else []
+    return flags + [[flag(name), str(getattr(config, name))] for name in ALWAYS]

@@ -1,0 +1,123 @@
+"""Linear layers over one stream of features, one for each learning rate, and their schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.optim import learning_rate
+
+OptimizerName = Literal["sgd", "adam"]
+ScheduleName = Literal["cosine", "step", "exponential"]
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """How a linear layer is trained on features."""
+
+    epochs: int = 100
+    batch_size: int = 256
+    optimizer: OptimizerName = "sgd"
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 0.0
+    schedule: ScheduleName = "cosine"
+    milestones: tuple[int, ...] = ()
+    """Epochs after which the step schedule multiplies the rate by ``factor``."""
+    factor: float = 0.1
+    final_lr: float = 1e-6
+    """Where the exponential schedule ends; the cosine ends at 0."""
+
+    def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step, counted from 0, of a layer that starts at ``lr``."""
+        total = self.epochs * steps_per_epoch
+        if self.schedule == "exponential":
+            return lr * (self.final_lr / lr) ** (step / total)
+        return learning_rate(
+            step,
+            total,
+            lr,
+            schedule=self.schedule,
+            milestones=[epoch * steps_per_epoch for epoch in self.milestones],
+            gamma=self.factor,
+        )
+
+
+class Heads:
+    """Linear layers trained side by side on the same batches; each is what it would be alone.
+
+    All begin with the same weights, drawn from N(0, 0.01) by ``generator``; biases begin at 0.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        lrs: Sequence[float],
+        plan: HeadPlan,
+        steps_per_epoch: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self._lrs, self._plan, self._steps_per_epoch = tuple(lrs), plan, steps_per_epoch
+        first = torch.empty(num_classes, width).normal_(std=0.01, generator=generator)
+        self._layers = nn.ModuleList(nn.Linear(width, num_classes) for _ in lrs)
+        for layer in self._layers:
+            assert isinstance(layer, nn.Linear)
+            layer.weight.data.copy_(first)
+            nn.init.zeros_(layer.bias)
+        self._layers.to(device)
+        groups = [{"params": layer.parameters()} for layer in self._layers]
+        self._optimizer: torch.optim.Optimizer
+        if plan.optimizer == "adam":
+            self._optimizer = torch.optim.Adam(groups, weight_decay=plan.weight_decay)
+        else:
+            self._optimizer = torch.optim.SGD(
+                groups, momentum=plan.momentum, weight_decay=plan.weight_decay
+            )
+        self._step = 0
+
+    def step(self, x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> None:
+        """Take one step of every layer towards the labels ``y`` of the features ``x``."""
+        for lr, group in zip(self._lrs, self._optimizer.param_groups, strict=True):
+            group["lr"] = self._plan.rate(lr, self._step, self._steps_per_epoch)
+        self._optimizer.zero_grad(set_to_none=True)
+        for layer in self._layers:
+            F.cross_entropy(layer(x), y).backward()
+        self._optimizer.step()
+        self._step += 1
+
+    @torch.no_grad()
+    def scores(self, x: Float[Tensor, "n d"]) -> list[Tensor | None]:
+        """Return each layer's class scores (n, classes); None for one that diverged."""
+        every = [layer(x) for layer in self._layers]
+        return [scores if bool(scores.isfinite().all()) else None for scores in every]
+
+
+def fit(
+    x: Float[Tensor, "m d"],
+    y: Int[Tensor, " m"],
+    num_classes: int,
+    lrs: Sequence[float],
+    plan: HeadPlan,
+    seed: int,
+) -> Heads:
+    """Train a layer for each learning rate on features held in memory, shuffled each epoch.
+
+    The last batch of an epoch may be short. Equal seeds give equal layers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = math.ceil(len(x) / plan.batch_size)
+    heads = Heads(x.shape[1], num_classes, lrs, plan, steps, generator, x.device)
+    for _ in range(plan.epochs):
+        shuffled = torch.randperm(len(x), generator=generator).to(x.device)
+        for rows in shuffled.split(plan.batch_size):
+            heads.step(x[rows], y[rows])
+    return heads
