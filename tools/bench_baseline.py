@@ -84,11 +84,11 @@ class Arguments:
 
     def config(self) -> Config:
         """The same as settings of train.py."""
-        moco = MocoConfig(DIM, QUEUE, MOMENTUM, TEMPERATURE)
+        numbers: dict[str, Any] = {"moco": MocoConfig(DIM, QUEUE, MOMENTUM, TEMPERATURE)}
         return Config(
-            method="moco", data=self.data, data_dir=self.data_dir, val_data="none", moco=moco,
+            method="moco", data=self.data, data_dir=self.data_dir, val_data="none",
             backbone=self.backbone, batch_size=self.batch_size, groups=self.groups, bn=self.bn,
-            precision=self.precision, workers=self.workers or cores_per_process(),
+            precision=self.precision, workers=self.workers or cores_per_process(), **numbers,
         )  # fmt: skip
 
 

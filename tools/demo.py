@@ -126,7 +126,7 @@ def report(run: Path) -> None:
     after = scores(run / "eval.jsonl")
     print(f"\nkNN top-1 before training  {percent(before[:1])}")
     print(f"kNN top-1 after training   {percent(after[-1:])}")
-    for picture in ("curves.png", "views.png"):
+    for picture in ("curves.png", "views.png", "report.html"):
         print(run / picture)
 
 

@@ -42,7 +42,7 @@ class History:
         if budget == "steps":
             return steps.astype(np.float64)
         if budget == "images":
-            return steps * float(self.config.batch_size)
+            return steps.astype(np.float64) * self.config.batch_size
         known = [line for line in self.lines if line.get("epoch") is not None]
         at = [line["step"] for line in known]
         values = hours(known, self.config.batch_size) if budget == "hours" else None
