@@ -28,6 +28,7 @@ from method_cases import (
 )
 
 from models import losses
+from models.losses import unit
 from models.methods import METHODS, Method, build_method
 from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
@@ -101,11 +102,21 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
     assert_same(mixed, expected, 1e-9)
 
 
+def moco_keys(
+    method: Moco, images: torch.Tensor, batch: Batch | None = None, half: int = 0
+) -> torch.Tensor:
+    """Unit keys of a view; with group batch norm those of a batch's first or second half."""
+    with torch.no_grad():
+        if method.shuffled is None or batch is None:
+            return unit(method.key_encoder(images))
+        return method.shuffled.of(method.key_encoder, images, batch, half)
+
+
 def _moco_halves(method: Moco, batch: Batch) -> Tensor:
     x0, x1 = batch.views
     q = method._query(x0)
     negatives = losses.log_negatives(q, method.queue.rows, 0.2)
-    keys = method._keys(x1, batch), method._keys(x0, batch, half=1)
+    keys = moco_keys(method, x1, batch), moco_keys(method, x0, batch, half=1)
     halves = [losses.info_nce(q, k, negatives, 0.2) for k in keys]
     return torch.stack(halves).sum(0).mean()
 
@@ -174,7 +185,7 @@ def test_moco_against_its_formula() -> None:
         return torch.nn.functional.cross_entropy(logits, torch.zeros(16, dtype=torch.int64))
 
     q0, q1, qm = (method._query(x) for x in (*batch.views, batch.mixed[0].image))
-    k0, k1 = (method._keys(x, batch) for x in batch.views)
+    k0, k1 = (moco_keys(method, x, batch) for x in batch.views)
     terms = method(batch)
     assert_same(terms["clean"], cross_entropy(q0, k1) + cross_entropy(q1, k0))
     back = qm.flip(0)
@@ -190,7 +201,7 @@ def test_moco_can_mix_each_view_for_the_other_s_keys() -> None:
     negatives = method.queue.rows
     terms = method(batch)
     for m, x in zip(batch.mixed, reversed(batch.views), strict=True):
-        q, k = method._query(m.image), method._keys(x, batch)
+        q, k = method._query(m.image), moco_keys(method, x, batch)
         below = losses.log_negatives(q, negatives, 0.2)
         own, other = (losses.info_nce(q, keys, below, 0.2) for keys in (k, k[m.partner]))
         assert_same(terms[f"mixed_{m.view}"], (m.lam * own + (1 - m.lam) * other).mean())
@@ -201,7 +212,7 @@ def test_moco_shuffles_each_half_afresh() -> None:
     for bn, differs in (("group", True), ("sync", False)):
         case = Case("moco", (("symmetric", True),), bn)
         method, batch = build(case), make_batch(case)
-        first, second, again = (method._keys(batch.views[0], batch, half=h) for h in (0, 1, 0))
+        first, second, again = (moco_keys(method, batch.views[0], batch, half=h) for h in (0, 1, 0))
         assert first.equal(again)
         assert ((first - second).abs().max() > 1e-6) == differs
 
@@ -311,7 +322,7 @@ def test_moco_queue_is_a_ring() -> None:
     pointer = 0
     for step in range(4):
         batch = make_batch(case, step)
-        keys = torch.cat([method._keys(x, batch) for x in batch.views])  # x0 first
+        keys = torch.cat([moco_keys(method, x, batch) for x in batch.views])  # x0 first
         method(batch)
         method.after_step(0.0)
         for row in keys:
