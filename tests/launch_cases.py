@@ -33,10 +33,11 @@ def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
 
 
 def case_flags(toy: Path, output: Path, case: tuple[str, str], steps: int) -> tuple[str, ...]:
-    """The flags of a case of the table."""
+    """The flags of a case of the table; its processes must hold the same after each step."""
     method, mix = case
     folder = output / "-".join(case)
-    return flags(toy, folder, method, "--mix", mix, "--limit-steps", str(steps))
+    more = ("--mix", mix, "--limit-steps", str(steps), "--check-ranks", "1")
+    return flags(toy, folder, method, *more)
 
 
 def in_double(batch: Batch) -> Batch:

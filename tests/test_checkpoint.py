@@ -250,3 +250,14 @@ def test_an_unwritable_folder_is_refused_before_any_work(
     assert run_train(*flags(toy, file / "runs", "simclr", *more)) == 2
     said = capsys.readouterr().err
     assert "--output" in said and str(file) in said
+
+
+def test_a_copy_damaged_in_the_middle_is_none(tmp_path: Path) -> None:
+    """Its end is that of the whole one, so the first process has to send its own."""
+    path = checkpoint.save(tmp_path, 1, STATE, keep=1)
+    end = checkpoint.signature(path)
+    assert checkpoint.is_copy(path, end) and not checkpoint.is_copy(tmp_path / "none.pt", end)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert checkpoint.signature(path) == end and not checkpoint.is_copy(path, end)

@@ -126,6 +126,12 @@ def test_nor_with_the_other_settings(
     assert not seen
 
 
+def test_nor_with_micro_batches(toy: Path, tmp_path: Path, seen: list[str]) -> None:
+    more = ("--mix", "unmix", "--accumulate", "2", "--moco.symmetric", "--limit-steps", "2")
+    assert run_train(*flags(toy, tmp_path, "moco", *more)) == 0
+    assert not seen
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_nor_does_the_device_s_finisher(preset: str) -> None:
     """The host has one of its own, so no run above calls it."""

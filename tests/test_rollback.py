@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate.state import PartialState
+
+sys.path.insert(0, str(Path(__file__).parent))
 from launch_cases import flags
+from processes import in_group
 from runs import lines, run_train
 
 import train
@@ -122,6 +128,30 @@ def test_the_run_is_one_without_the_step(
     assert end(tmp_path / "a/run")["left_out"] == sorted(bad)
     assert lines(tmp_path / "a/run")[-1]["steps_left_out"] == len(bad)
     assert trained[-1] == 5 and all(trained.count(step) == 1 for step in bad)
+
+
+def of_two(toy: Path, output: Path) -> dict[str, Any]:
+    """One of two processes: a run whose step 3 is NaN in the second process alone."""
+    clim = ("--mix", "clim", "--clim.neighbours", "6", "--clim.clusters", "5")
+    often = ("--check-ranks", "1", "--limit-steps", "6", "--log-every", "5")
+    more = (*clim, "--clim.start-epoch", "1", *often, "--checkpoint-every", "3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
+        for name in ("draw_views", "draw_curves"):
+            patch.setattr(pictures, name, lambda *_: None)
+        trained = spoil(patch, {3} if dist.get_rank() == 1 else ())
+        assert run_train(*flags(toy, output, "moco", *more, *ROLLBACK)) == 0
+    return {"trained": trained}
+
+
+def test_processes_go_back_together(toy: Path, tmp_path: Path) -> None:
+    """Each to the same step, weights and table of neighbours (``--check-ranks``)."""
+    first, second = in_group(2, tmp_path, of_two, toy, tmp_path)
+    assert first == second
+    assert first["trained"].count(3) == 1 and first["trained"][-1] == 5
+    state = end(tmp_path / "run")
+    assert (state["step"], state["left_out"], state["world_size"]) == (6, [3], 2)
+    assert all(value.isfinite().all() for value in state["method"].values())
 
 
 def test_a_resumed_run_leaves_the_step_out_as_well(toy: Path, tmp_path: Path) -> None:

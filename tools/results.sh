@@ -62,9 +62,9 @@ for seed in "$@"; do
 done
 
 for run in "${runs[@]}"; do
-    [[ -e $run/eval.jsonl ]] && continue
-    "$python" eval.py knn --run "$run"
-    "$python" eval.py linear --run "$run" --preset "$preset"
+    scored() { grep -qs "\"protocol\": \"$1\"" "$run/eval.jsonl"; }
+    scored knn || "$python" eval.py knn --run "$run"
+    scored linear || "$python" eval.py linear --run "$run" --preset "$preset"
 done
 for protocol in knn linear; do
     for base in "${bases[@]}"; do

@@ -17,8 +17,10 @@ from test_launch import LONG, ROOT, end, wait_for_steps
 from tools.run import checkpoint
 
 SSH = """#!/usr/bin/env bash
-exec bash -c "$2"
+set -o pipefail
+setsid bash -c "$2" | cat
 """
+"""What it starts is out of the terminal's reach, as on another machine; its words end with it."""
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
 export SLURM_NTASKS=2 SLURM_STEP_TASKS_PER_NODE="2(x1)"
@@ -68,12 +70,17 @@ def start(environment: dict[str, str], script: str, *argv: str) -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's jobs ignore it
     )
 
 
 @pytest.mark.parametrize(
-    ("script", "hosts", "status"),
-    [("ssh.sh", ("127.0.0.1 again", "1"), None), ("slurm.sh", (), 75)],
+    ("script", "hosts", "status", "ctrl_c"),
+    [
+        ("ssh.sh", ("127.0.0.1 again", "1"), None, False),
+        ("ssh.sh", ("127.0.0.1 again", "1"), None, True),
+        ("slurm.sh", (), 75, False),
+    ],
 )
 def test_a_run_is_stopped_by_a_signal_and_goes_on(
     toy: Path,
@@ -82,8 +89,12 @@ def test_a_run_is_stopped_by_a_signal_and_goes_on(
     script: str,
     hosts: tuple[str, ...],
     status: int | None,
+    ctrl_c: bool,
 ) -> None:
-    """Slurm signals the tasks of a step, ssh.sh its launchers; the job puts itself back."""
+    """Slurm signals the tasks of a step, ssh.sh its launchers; the job puts itself back.
+
+    A terminal's Ctrl-C comes to ssh.sh and to each ssh.
+    """
     run, argv = tmp_path / "run", (*hosts, *flags(toy, tmp_path, "moco", "--mix", "unmix"))
     process = start(environment, script, *argv, *LONG)
     wait_for_steps(process, run, 2)
@@ -92,6 +103,8 @@ def test_a_run_is_stopped_by_a_signal_and_goes_on(
             ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
         ).stdout.split()
         os.kill(int(srun), signal.SIGUSR1)
+    elif ctrl_c:
+        os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGTERM)
     code, said = end(process)

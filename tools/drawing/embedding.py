@@ -69,10 +69,12 @@ def draw(
     """Draw a panel a run; ``how`` says how the places were found."""
     first = encoded[0].table
     classes = shown_classes(first.label)
-    rows = -(-len(classes) // 5) if classes else 0
     across = min(len(names), 3)
     down = -(-len(names) // across)
-    figure = style.sheet(3.5 * across, 3.6 * down + 0.35 + 0.19 * rows)
+    side = 5.0 if across == 1 else 3.5
+    columns = _columns(side * across, [*first.classes, "other classes"])
+    rows = -(-len(classes) // columns)
+    figure = style.sheet(side * across, (side + 0.1) * down + 0.35 + 0.19 * rows)
     cells = figure.subplots(down, across, squeeze=False).flat
     for place, axes in enumerate(cells):
         if place >= len(names):
@@ -82,13 +84,18 @@ def draw(
         axes.set_title(names[place], loc="left")
     handles, labels = cells[0].get_legend_handles_labels()
     if handles:
-        columns = min(len(labels), 5 if across > 1 else 4)
         figure.legend(
             handles, labels, loc="outside lower center", ncols=columns, markerscale=1.8,
             frameon=False, columnspacing=1.2, handletextpad=0.2,
         )  # fmt: skip
     figure.suptitle(how, fontsize=7.5, color=style.FAINT, x=0.01, ha="left")
     return figure
+
+
+def _columns(width: float, labels: Sequence[str]) -> int:
+    """How many columns of the legend fit into so many inches."""
+    longest = max(len(label) for label in labels)
+    return max(1, min(5, int(width / (0.3 + 0.075 * longest))))
 
 
 def _points(

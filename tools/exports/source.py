@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.backbone import num_features, size_options
 from models.methods.cmc import Halves
 from pipelines.datasets import DataFacts, data_facts
+from tools.protocols.base import restore
 from tools.run import setup
 from tools.run.config import Config
 
@@ -124,8 +125,7 @@ def load(run: Path, checkpoint: Path | None, which: Which) -> Source:
     config, state = setup.load_run(run, checkpoint)
     facts = data_facts(config.data)
     num_images = state["data"]["images"]
-    method = setup.create_method(config, 1, facts, num_images)
-    method.load_state_dict(state["method"])
+    method = restore(config, state, facts)
     encoders = method.encoders()
     if which == "momentum" and len(encoders) < 2:
         raise ValueError(f"--encoder momentum: {config.method} has none; take online, the default")

@@ -7,6 +7,10 @@
 # NCCL_* and GLOO_* variables are handed on. SIGINT or SIGTERM here, or the end of the connection,
 # is SIGTERM there: the run saves and stops, and the same command with --resume auto goes on.
 set -euo pipefail
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then
+    echo "tools/launch/ssh.sh: bash $BASH_VERSION cannot wait for several hosts: 5.1 or later" >&2
+    exit 2
+fi
 if [ $# -lt 2 ]; then
     sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
     exit 2
@@ -38,6 +42,7 @@ for rank in "${!hosts[@]}"; do
     line="cd $(quoted "$PWD") && exec bash -c $(quoted "$there" there "${command[@]}")"
     exec {input}> >(
         for other in "${inputs[@]}"; do exec {other}>&-; done # or they would stay open here
+        trap '' INT # the terminal's Ctrl-C comes to all of us, and the run still has much to say
         exec ssh "${hosts[rank]}" "$line"
     )
     pids+=($!)

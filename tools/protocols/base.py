@@ -60,6 +60,8 @@ class OfRun(Protocol):
     """What decodes."""
     workers: int | None = None
     """Decoding threads of each process (default: its share of the cores)."""
+    precision: Literal["no", "bf16", "fp16"] | None = None
+    """Mixed precision to compute in (default: the run's)."""
 
     @contextmanager
     def opened(self) -> Iterator[Subject]:
@@ -71,7 +73,7 @@ class OfRun(Protocol):
         config, state = setup.load_run(self.run, self.checkpoint)
         facts = data_facts(config.data)  # other data are shown as the network learnt to see
         config = self._with_data(config)
-        accelerator = start(config.precision)
+        accelerator = start(self.precision or config.precision)
         data = setup.open_data_of(config, accelerator)
         if data.val is None:
             raise ValueError("--val-data: there are no images to score, name some with labels")
@@ -201,6 +203,7 @@ class Subject:
             "val_data": self.config.val_data,
             "train_images": len(self.train),
             "val_images": len(self.val),
+            "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,
         } | stamp(command)
 

@@ -60,6 +60,8 @@ class Robustness(Protocol):
     def __post_init__(self) -> None:
         if self.linear is None and (self.lr, self.epochs) != (None, None):
             raise ValueError("--lr and --epochs are the linear layer's: they need --linear")
+        if not self.runs:
+            raise ValueError("--runs names no run: give folders, as runs/NAME")
 
     def evaluate(self, command: str) -> None:
         """Score every checkpoint by every protocol, in the order of steps; print a table."""

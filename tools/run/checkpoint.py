@@ -64,7 +64,7 @@ def save(
             aside.write_text(path.name)
         older = sorted((p for p in folder.glob("step-*.pt") if step_of(p) <= step), key=step_of)
         for old in older[:-keep]:
-            if not keep_each or step_of(old) % keep_each:
+            if not keep_each or not step_of(old) or step_of(old) % keep_each:
                 old.unlink()
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__
@@ -171,6 +171,17 @@ def signature(path: Path) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+def is_copy(path: Path, end: bytes) -> bool:
+    """Whether ``path`` is a whole checkpoint with this ``signature``."""
+    if signature(path) != end:
+        return False
+    try:
+        check(path)
+    except ValueError:
+        return False
+    return True
 
 
 def load(path: Path) -> dict[str, Any]:

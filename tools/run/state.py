@@ -94,10 +94,11 @@ class State:
         return checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
 
     def _load(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint; if a machine does not have it the first process sends it to all."""
+        """Read a checkpoint; if one machine has no whole one the first process sends it to all."""
         process = self._accelerator
         wanted = by_first(process, partial(checkpoint.signature, path))
-        lacking = torch.tensor(float(checkpoint.signature(path) != wanted), device=process.device)
+        lacks = not process.is_main_process and not checkpoint.is_copy(path, wanted)
+        lacking = torch.tensor(float(lacks), device=process.device)
         if not reduce(lacking).item():
             return checkpoint.load(path)
         content = by_first(process, path.read_bytes)
