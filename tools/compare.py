@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -208,7 +208,9 @@ def show(rows: Sequence[Row], how: str) -> None:
     """Print a table."""
     table = Table(caption=how, caption_justify="left", header_style="bold")
     for place, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if place in (0, 6) else "right", no_wrap=True)
+        name = place == 0  # the only one that may take several lines
+        justify: Literal["left", "right"] = "left" if place in (0, 6) else "right"
+        table.add_column(heading, justify=justify, no_wrap=not name, overflow="fold")
     for row in rows:
         table.add_row(*cells(row))
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -14,6 +14,8 @@ from tools.run.comparison import Difference, Group
 Drawn = tuple[str, Group, Group | None, Difference | None]
 """Name, group, its base, and the difference from it."""
 LEGEND = "point: one seed    bar: mean    right: difference from the base ± standard error"
+NAME = 36
+"""Characters of a group's name on a line."""
 BASE, OTHER, WEAK = "#6e7781", "#0969da", "#9a6700"
 
 
@@ -35,11 +37,11 @@ def draw(rows: Sequence[Drawn], how: str, path: Path) -> None:
             colour = OTHER if found.resolved else WEAK
             right = axes.get_yaxis_transform()
             axes.text(1.02, place, told(found), transform=right, va="center", color=colour, size=9)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [textwrap.fill(name, NAME) for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.08)
-    axes.set_xlabel(textwrap.fill(how, 80), fontsize=8.5)
-    axes.set_title(LEGEND, size=8.5, loc="left", color="0.35")
+    figure.supxlabel(textwrap.fill(how, 110), fontsize=8.5, x=0.01, ha="left")
+    figure.suptitle(LEGEND, size=8.5, x=0.01, ha="left", color="0.35")
     axes.tick_params(labelsize=9)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
