@@ -252,7 +252,7 @@ class Run(Learner):
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
             self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
-        rollback = Rollback(self.config, self.state, self.record)
+        rollback = Rollback(self.config, self.state, self.record, self.accelerator)
         if rollback.on and self.state.last_good is None:
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # half the timeout at most

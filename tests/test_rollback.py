@@ -13,6 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate.state import PartialState
+from hypothesis import given
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 from launch_cases import flags
@@ -22,7 +24,7 @@ from runs import lines, run_train
 import train
 from pipelines.batch import Batch
 from tools.run import checkpoint, pictures
-from tools.run.rollback import LIMIT
+from tools.run.rollback import LIMIT, NEAR, crowd
 
 ROLLBACK = ("--on-nan", "rollback", "--checkpoint-minutes", "0")
 
@@ -190,6 +192,35 @@ def test_a_step_that_spoils_the_weights_is_the_one_left_out(toy: Path, tmp_path:
         leave_out(patch, {3})
         assert run_train(*flags(toy, tmp_path / "b", "byol", *more)) == 0
     assert_same(tmp_path / "a/run", tmp_path / "b/run")
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The newest one loses its end while the run goes on."""
+    argv = flags(toy, tmp_path, "moco", *ROLLBACK, "--limit-steps", "6", "--checkpoint-every", "2")
+    newest = tmp_path / "run/checkpoints/step-4.pt"
+
+    def damage() -> bool:
+        if trained == [0, 1, 2, 3, 4]:
+            newest.write_bytes(newest.read_bytes()[:-1])
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        trained = spoil(patch, {4}, on=damage)
+        assert run_train(*argv) == 0
+    assert trained == [0, 1, 2, 3, 4, 2, 3, 5]
+    assert f"{newest} is damaged" in caplog.text and "step-2.pt, the one before" in caplog.text
+    assert (end(tmp_path / "run")["step"], end(tmp_path / "run")["left_out"]) == (6, [4])
+
+
+@given(st.sets(st.integers(0, 400), max_size=12))
+def test_a_crowd_is_more_than_three_steps_of_a_hundred(steps: set[int]) -> None:
+    """Against every window of 100 steps."""
+    windows = (sorted(steps & set(range(at, at + NEAR))) for at in range(401))
+    crowded = [window for window in windows if len(window) > LIMIT]
+    assert bool(crowd(steps)) == bool(crowded)
+    assert not crowd(steps) or any(set(crowd(steps)) <= set(window) for window in crowded)
 
 
 def test_it_gives_up_where_step_after_step_breaks(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator
+from pathlib import Path
+
+from accelerate import Accelerator
 
 from pipelines.batch import Batch
 from pipelines.loader import Loader
+from tools.run import checkpoint
+from tools.run.agree import by_first
 from tools.run.config import Config
 from tools.run.record import Record
 from tools.run.state import State
@@ -27,34 +32,53 @@ def batches(
     yield from loader.batches(start, stop)
 
 
+def crowd(steps: Collection[int]) -> list[int]:
+    """Return the first ``LIMIT + 1`` steps that lie within ``NEAR`` in a row, if any do."""
+    found = sorted(steps)
+    for first in range(len(found) - LIMIT):
+        if found[first + LIMIT] - found[first] < NEAR:
+            return found[first : first + LIMIT + 1]
+    return []
+
+
+def whole(good: Path) -> Path:
+    """Return a checkpoint, or the newest before it that is not damaged; damage is logged."""
+    before = checkpoint.available(good.parent)
+    older = [path for path in before if checkpoint.step_of(path) < checkpoint.step_of(good)]
+    return checkpoint.first_whole([good, *older])
+
+
 class Rollback:
     """Takes a run back to its last good checkpoint; every process does it at the same line."""
 
-    def __init__(self, config: Config, state: State, record: Record) -> None:
+    def __init__(
+        self, config: Config, state: State, record: Record, accelerator: Accelerator
+    ) -> None:
         self.on = config.on_nan == "rollback"
-        self._state, self._record = state, record
+        self._state, self._record, self._accelerator = state, record, accelerator
 
     def after(self, error: NotFinite) -> int:
         """Restore the last good checkpoint; return its step, from which to go on.
 
-        The run leaves out the step that broke, and those that it left out before.
+        The run leaves out the step that broke, and those that it left out before. A checkpoint
+        that was damaged meanwhile gives way to the one before.
 
         Raises:
-            NotFinite: ``--on-nan stop``, or ``LIMIT`` of the ``NEAR`` last steps are left out.
-            ValueError: the checkpoint is damaged.
+            NotFinite: ``--on-nan stop``, or more than ``LIMIT`` of ``NEAR`` steps are left out.
+            ValueError: all checkpoints are damaged.
         """
         state = self._state
         if not self.on or state.last_good is None:
             raise error
         left_out = {*state.left_out, error.step}
-        near = sorted(step for step in left_out if abs(error.step - step) < NEAR)
-        if len(near) > LIMIT:
+        if near := crowd(left_out):
             raise NotFinite(
                 f"{error}\n--on-nan rollback gave up: steps {', '.join(map(str, near))} were not "
                 "finite, each without those before it",
                 error.step,
             )
-        step = state.restore(state.last_good)
+        good = state.last_good
+        step = state.restore(by_first(self._accelerator, lambda: whole(good)))
         state.left_out |= left_out
         self._record.rewind(step)
         self._record.message(
