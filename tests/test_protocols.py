@@ -215,7 +215,8 @@ def test_a_list_that_lacks_a_class_of_the_validation_images(
     names = [path.name for path in sorted((toy / "train/class0").glob("*.jpg"))]
     (tmp_path / "list.txt").write_text("\n".join(names))
     assert run_eval("semi", run, "--list", str(tmp_path / "list.txt")) == 2
-    assert "'class1'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "'class1'" in said and f"--list {tmp_path / 'list.txt'}: of the images" in said
 
 
 def test_weights_of_another_backbone(
@@ -238,6 +239,9 @@ def test_weights_of_another_backbone(
         ("finetune", ("--optimizer", "sdg"), "--optimizer sdg"),
         ("finetune", ("--schedule", "step"), "--milestones"),
         ("finetune", ("--epochs", "0"), "--epochs"),
+        ("finetune", ("--factor", "0.5"), "--factor"),
+        ("finetune", ("--optimizer", "adamw", "--momentum", "0.8"), "--momentum: adamw"),
+        ("semi", ("--fraction", "0.1", "--list", "nowhere.txt"), "--fraction and --list"),
         ("linear", ("--crop-scale", "0.5", "0.1"), "--crop-scale"),
     ],
 )

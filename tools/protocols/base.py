@@ -116,7 +116,10 @@ class Subject:
         Raises:
             ValueError: the weights do not fit what its settings build today.
         """
-        method = restore(self.config, self.state, self.facts)
+        return self.placed(restore(self.config, self.state, self.facts))
+
+    def placed(self, method: Method) -> Method:
+        """Put a method on the device, laid out as the run's was."""
         if self.config.channels_last:
             method.to(memory_format=torch.channels_last)
         return method.to(self.accelerator.device)

@@ -64,8 +64,13 @@ class Finetune(OfRun):
             raise ValueError("--head-lr must be above 0, --lr 0 or above")
         if bool(self.milestones) != (self.schedule == "step"):
             raise ValueError("--milestones EPOCH ... and --schedule step go together")
+        if self.factor != Finetune.factor and self.schedule != "step":
+            raise ValueError("--factor is that of --schedule step")
         if self.optimizer not in timm.optim.list_optimizers():
             raise ValueError(f"--optimizer {self.optimizer}: timm has no such optimiser")
+        has_momentum = timm.optim.get_optimizer_info(self.optimizer).has_momentum
+        if self.momentum != Finetune.momentum and not has_momentum:
+            raise ValueError(f"--momentum: {self.optimizer} has none")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
@@ -97,7 +102,7 @@ class Finetune(OfRun):
         config = dataclasses.replace(subject.config, seed=self.seed)
         images = subject.state["data"]["images"]
         method = setup.create_method(config, 1, subject.facts, images)
-        return method.to(subject.accelerator.device)
+        return subject.placed(method)
 
     def tuning(self, batch_size: int) -> Tuning:
         """Return the settings with the batch there is."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.table import Table
-from tools.protocols.base import OfRun, percent
+from tools.protocols.base import OfRun, Subject, percent
 from tools.protocols.feed import batch_that_fits, listed, stratified
 from tools.protocols.tuning import Tuning, score, tune
 
@@ -31,8 +31,8 @@ class Semi(OfRun):
     one image; or those of a list file, as SimCLR's 1percent.txt.
     """
 
-    fraction: float = 0.01
-    """Share of each class's labels, 0.01 or 0.1 in the papers."""
+    fraction: float | None = None
+    """Share of each class's labels, 0.01 (default) or 0.1 in the papers."""
     list: Path | None = None
     """File that names the images instead, one a line."""
     epochs: int = 20
@@ -49,18 +49,24 @@ class Semi(OfRun):
     """Key of the choice of labels, the layer's first weights, the order and the crops."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
+        if self.fraction is not None and not 0 < self.fraction <= 1:
             raise ValueError(f"--fraction {self.fraction} must be above 0 and at most 1")
+        if self.fraction is not None and self.list is not None:
+            raise ValueError("--fraction and --list exclude each other: the list says which labels")
         if min(self.epochs, self.batch_size) < 1:
             raise ValueError("--epochs and --batch-size must be at least 1")
         if not (self.lr is None or self.lr >= 0) or not (self.head_lr is None or self.head_lr > 0):
             raise ValueError("--head-lr must be above 0, --lr 0 or above")
 
+    @property
+    def _share(self) -> float:
+        return 0.01 if self.fraction is None else self.fraction
+
     def evaluate(self, command: str) -> None:
         """Choose the labels, train on them, score."""
         with self.opened() as opened:
             every = int((opened.train.label >= 0).sum())
-            subject = dataclasses.replace(opened, train=self.chosen(opened.train)).labelled()
+            subject = self.of_few(opened)
             count = len(subject.train)
             world = subject.accelerator.num_processes
             tuning = self.tuning(count / every, batch_that_fits(self.batch_size, count, world))
@@ -74,6 +80,20 @@ class Semi(OfRun):
                 f"lr {tuning.lr:g} and {tuning.head_lr:g}, step {subject.state['step']})"
             )
 
+    def of_few(self, opened: Subject) -> Subject:
+        """Return the subject with only the images whose labels are used, if they allow a score.
+
+        Raises:
+            ValueError: they do not; or the list does not fit the data.
+        """
+        few = dataclasses.replace(opened, train=self.chosen(opened.train))
+        try:
+            return few.labelled()
+        except ValueError as error:
+            if self.list is None:
+                raise
+            raise ValueError(f"--list {self.list}: of the images it names, {error}") from error
+
     def chosen(self, table: Table) -> Table:
         """Return the images whose labels are used.
 
@@ -84,7 +104,7 @@ class Semi(OfRun):
         if self.list is not None:
             rows = listed(table, self.list)
             return table.take(rows)
-        return table.take(stratified(table.label, self.fraction, self.seed))
+        return table.take(stratified(table.label, self._share, self.seed))
 
     def tuning(self, share: float, batch_size: int) -> Tuning:
         """Return the settings for a share of the labels and the batch there is."""
@@ -105,5 +125,5 @@ class Semi(OfRun):
         """Return what the score depends on."""
         numbers = dataclasses.asdict(tuning)
         numbers["probe_seed"] = numbers.pop("seed")
-        labels = {"list": str(self.list)} if self.list else {"fraction": self.fraction}
+        labels = {"list": str(self.list)} if self.list else {"fraction": self._share}
         return {"protocol": "semi"} | labels | numbers
