@@ -239,6 +239,7 @@ def test_weights_of_another_backbone(
         ("finetune", ("--optimizer", "sdg"), "--optimizer sdg"),
         ("finetune", ("--schedule", "step"), "--milestones"),
         ("finetune", ("--epochs", "0"), "--epochs"),
+        ("finetune", ("--epochs", "1", "--lr", "1e38"), "lower --lr and --head-lr"),
         ("finetune", ("--factor", "0.5"), "--factor"),
         ("finetune", ("--optimizer", "adamw", "--momentum", "0.8"), "--momentum: adamw"),
         ("semi", ("--fraction", "0.1", "--list", "nowhere.txt"), "--fraction and --list"),

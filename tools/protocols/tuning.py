@@ -131,7 +131,13 @@ def _say(subject: Subject, step: int, total: int, loss: Tensor) -> None:
 
 
 def score(subject: Subject, classifier: Classifier) -> dict[str, float]:
-    """Return ``top1`` and ``top5`` on the validation images, each counted once."""
+    """Return ``top1`` and ``top5`` on the validation images, each counted once.
+
+    Raises:
+        ValueError: the class scores are not finite.
+    """
     batches = subject.batches(subject.val, 256)
     logits = extract(classifier, classifier, batches, len(subject.val), subject.accelerator)
+    if not logits.isfinite().all():
+        raise ValueError("the trained network's scores are not finite: lower --lr and --head-lr")
     return scores.accuracies(*scores.labelled(logits, subject.labels(subject.val)))
