@@ -108,7 +108,8 @@ class Loader:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """Yield the batches of steps ``start`` to ``stop - 1`` of the run, each with its number."""
-        reader = ReadAhead(self.table.source, self.order, start, stop, self.read_ahead)
+        beside = self._beside if self.neighbours is not None else None
+        reader = ReadAhead(self.table.source, self.order, start, stop, self.read_ahead, beside)
         with contextlib.closing(reader), ThreadPoolExecutor(1, "unmix-prefetch") as pool:
             ahead: deque = deque()
             todo = iter(range(start, stop))
@@ -164,6 +165,12 @@ class Loader:
             plans = [p.to(self.device) for p in plans]
             edits = [e.to(self.device) for e in edits]
             return _Ready(step, rows, alone, crops, plans, edits, self._side.record_event())
+
+    def _beside(self, step: int) -> NDArray[np.int64]:
+        """The rows of a step's neighbours."""
+        assert self.neighbours is not None
+        draws = Draws(self.order.seed, self.order.epoch(step))
+        return self.neighbours.draw(self.order.rows(step), draws)
 
     def _edits(
         self, draws: Draws, rows: NDArray[np.int64], settings: Sequence[View]

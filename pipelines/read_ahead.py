@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -15,11 +16,20 @@ class ReadAhead:
     """Asks for the bytes of steps ``start`` to ``stop - 1`` of a rank, at most ``steps`` ahead.
 
     Each step's bytes are asked for once, in a thread of its own, because a busy disk makes even
-    asking slow; an order by blocks asks for whole blocks, each once an epoch.
+    asking slow; an order by blocks asks for whole blocks, each once an epoch. ``beside`` says which
+    rows a step shows besides its own.
     """
 
-    def __init__(self, source: Source, order: Order, start: int, stop: int, steps: int) -> None:
-        self._source, self._order = source, order
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        start: int,
+        stop: int,
+        steps: int,
+        beside: Callable[[int], NDArray[np.int64]] | None = None,
+    ) -> None:
+        self._source, self._order, self._beside = source, order, beside
         self._next, self._stop, self._steps = start, stop, steps
         self._thread = ThreadPoolExecutor(1, "unmix-read-ahead")
         self._asking: Future[None] | None = None
@@ -37,6 +47,8 @@ class ReadAhead:
     def _ask(self, until: int) -> None:
         while self._next < until:
             rows = self._rows(self._next)
+            if self._beside is not None:
+                rows = np.concatenate([rows, self._beside(self._next)])
             if len(rows):
                 self._source.will_need(rows)
             self._next += 1

@@ -5,7 +5,7 @@ import mmap
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipelines.beton import Sample, open_beton
 from pipelines.beton_writer import write_beton
 from pipelines.decoders import Crops
 from pipelines.loader import Loader
+from pipelines.neighbours import AnyRow
 from pipelines.order import Blocks, Order
 from pipelines.read_ahead import ReadAhead
 from pipelines.table import Arrays, Beton, Files, Source, Table
@@ -113,6 +114,33 @@ def test_the_loader_asks_for_its_range_and_nothing_else() -> None:
     before = threading.active_count()
     next(iter(loader_of(source, AHEAD).batches(0, 10)))
     assert threading.active_count() == before  # a loop that is left early leaves no thread
+
+
+class Decoded(Nothing):
+    """Keeps the rows it decoded."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+
+    def __call__(self, rows: np.ndarray, crops: Sequence[Crops]) -> list[torch.Tensor]:
+        self.rows.append(sorted(rows.tolist()))
+        return super().__call__(rows, crops)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_neighbours_are_asked_for_as_well(blocks: bool) -> None:
+    """What a step decodes was asked for, and without blocks nothing else."""
+    source, decoder = Asked(), Decoded()
+    order = order_of(blocks, rank=1, world_size=2)
+    loader = replace(
+        loader_of(source, AHEAD), order=order, decoder=decoder, neighbours=AnyRow(ROWS)
+    )
+    assert len(list(loader.batches(3, 15))) == 12
+    asked = [set(rows.tolist()) for rows in source.calls]
+    if blocks:
+        assert set().union(*asked) >= {row for rows in decoder.rows for row in rows}
+    else:
+        assert asked == [set(rows) for rows in decoder.rows]
 
 
 def test_without_read_ahead_nothing_is_asked_for() -> None:
