@@ -169,6 +169,21 @@ def test_eval_jsonl_counts_at_the_last_step_that_all_share(tmp_path: Path) -> No
     assert read_scores(tmp_path / "b", "linear") == []  # a torn line
 
 
+def test_detection_from_two_seeds_is_one_group(tmp_path: Path) -> None:
+    """The run's folder and the last loss are no protocol; other weights are not the run's score."""
+    runs = []
+    for seed in (0, 1):
+        run = write_run(tmp_path, f"seed-{seed}", seed=seed)
+        line = {"protocol": "detect", "dataset": "demo", "steps": 120, "ap": 0.1 + seed / 10}
+        own = line | {"weights": "run", "origin": str(run), "step": 100, "loss": 1.0 + seed}
+        other = line | {"weights": "random", "origin": "random", "step": None, "loss": 2.0, "ap": 0}
+        (run / "eval.jsonl").write_text("".join(json.dumps(x) + "\n" for x in (own, other)))
+        runs.append(run)
+    (one,) = group(alike([read_scores(run, "detect") for run in runs]))
+    assert one.values == pytest.approx([0.1, 0.2])
+    assert compare.main(["--protocol", "detect", *map(str, runs)]) == 0
+
+
 def test_the_online_score_is_the_last(tmp_path: Path) -> None:
     (score,) = read_scores(write_run(tmp_path, "a", 0.7), "online")
     assert (score.step, score.value) == (100, 0.7)

@@ -516,7 +516,8 @@ def test_detect_leaves_a_line_and_a_picture(
     flags = ("--run", str(run), "--steps", "2", "--batch-size", "2", "--short-sides", "64")
     assert run_main(evaluation.main, "detect", *flags) == 0
     line = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
-    assert line["protocol"] == "detect" and line["weights"] == str(run) and line["step"] == 2
+    assert line["protocol"] == "detect" and line["step"] == 2
+    assert (line["weights"], line["origin"]) == ("run", str(run))
     assert line["lr"] == pytest.approx(PLANS["demo"].lr / 2) and line["val_images"] == 4
     assert all(0 <= line[name] <= 1 for name in ("ap", "ap50", "ap75"))
     said = capsys.readouterr().out

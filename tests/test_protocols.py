@@ -183,6 +183,31 @@ def test_finetune_learns_colours_on_other_data(run: Path, tmp_path: Path) -> Non
     assert (line["train_images"], line["val_images"]) == (32, 20)
 
 
+def test_a_run_of_some_classes_is_scored_on_data_with_others(
+    toy: Path, tmp_path: Path, run: Path
+) -> None:
+    """Its list of classes is for its own data; another may be given."""
+    (tmp_path / "one.txt").write_text("class0\n")
+    trained = tmp_path / "runs/one"
+    shutil.copytree(run, trained)
+    state = checkpoint.load(checkpoint.find(trained)[0])
+    state["config"]["classes"] = str(tmp_path / "one.txt")
+    rest = {name: value for name, value in state.items() if name not in ("format", "step")}
+    checkpoint.save(trained / "checkpoints", 2, rest, keep=1)
+    assert run_eval("knn", trained, "--k", "5") == 0
+    assert (last_line(trained)["train_images"], last_line(trained)["val_images"]) == (20, 6)
+    toy_images(tmp_path / "other", "train", 8)
+    toy_images(tmp_path / "other", "val", 4)
+    for name in ("train", "val"):
+        (tmp_path / "other" / name / "class0").rename(tmp_path / "other" / name / "rose")
+    data = ("--k", "4", "--data", f"folder:{tmp_path / 'other'}")
+    assert run_eval("knn", trained, *data) == 0
+    assert last_line(trained)["train_images"] == 8 and "classes" not in last_line(trained)
+    (tmp_path / "rose.txt").write_text("rose\n")
+    assert run_eval("knn", trained, *data, "--classes", str(tmp_path / "rose.txt")) == 0
+    assert last_line(trained)["train_images"] == 4
+
+
 def test_classes_that_only_one_set_has(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,8 @@ class OfRun(Protocol):
     """Labelled images to score (default: the run's)."""
     data_dir: Path | None = None
     """Where published data sets lie or are downloaded to (default: the run's)."""
+    classes: Path | None = None
+    """File of class names to keep, one a line (default: the run's; of other --data all)."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
     """What decodes."""
     workers: int | None = None
@@ -86,12 +88,13 @@ class OfRun(Protocol):
     def _with_data(self, config: Config) -> Config:
         """Return the run's settings with the data that the command line names instead.
 
-        With data of its own and no ``--val-data``, what belongs to those data is scored.
+        With data of its own and no ``--val-data``, what belongs to those data is scored, and the
+        run's ``--classes`` are not looked for in them.
         """
-        names = ("data", "val_data", "data_dir", "loader", "workers")
+        names = ("data", "val_data", "data_dir", "classes", "loader", "workers")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         if self.data is not None and self.data != config.data:
-            given.setdefault("val_data", None)
+            given = {"val_data": None, "classes": None} | given
         return dataclasses.replace(config, **given)
 
 
@@ -208,6 +211,7 @@ class Subject:
             "val_images": len(self.val),
             "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,
+            **({"classes": str(self.config.classes)} if self.config.classes else {}),
         } | stamp(command)
 
 

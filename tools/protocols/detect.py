@@ -154,7 +154,8 @@ class Detect(Protocol):
         """Return the numbers that the score depends on."""
         return {
             "protocol": "detect",
-            "weights": subject.origin,
+            "weights": subject.origin if subject.step is None else "run",
+            "origin": subject.origin,
             "backbone": subject.name,
             "step": subject.step,
             "detector": self.detector,

@@ -28,6 +28,7 @@ Settings = dict[str, Any]
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
+NOT_THE_PROTOCOL |= {"origin", "loss"}
 """Parts of a line of eval.jsonl that may differ between runs scored alike."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """How the names of scores end; higher is better, in [0, 1]."""
@@ -148,6 +149,8 @@ def _without_effect(mix: str) -> set[str]:
 def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scored]:
     """Return a run's scores by a protocol, the newest first; none if it was not scored so.
 
+    A network that eval.py trained from other weights than the run's is not the run's score.
+
     ``protocol`` is ``online``, of which the last counts, or that of lines of eval.jsonl;
     ``score`` names the number (default: the first that ends as in ``SCORES``).
 
@@ -159,6 +162,7 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
         lines = _online(run, config)[-1:]
     else:
         lines = [x for x in read_metrics(run / "eval.jsonl") if x.get("protocol") == protocol]
+        lines = [x for x in lines if x.get("weights", "run") == "run"]
     found = []
     for line in reversed(lines):
         numbers = [name for name in line if name.endswith(SCORES)]
