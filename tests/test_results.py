@@ -55,3 +55,18 @@ def test_a_slice_that_ends_is_said_and_nothing_is_scored(tmp_path: Path) -> None
     assert [words[0] for words in commands] == ["train.py"] * 2
     assert script(tmp_path, "moco", "60")[0] == 2
     assert "no pair mico" in script(tmp_path, "mico", "60", "0")[2]
+
+
+def test_what_is_done_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("none", "unmix"):
+        run = tmp_path / f"byol-{name}-60-seed0"
+        run.mkdir()
+        (run / "report.html").touch()
+    (tmp_path / "byol-none-60-seed0/eval.jsonl").write_text('{"protocol": "knn"}\n')
+    monkeypatch.setenv("MINUTES", "0")
+    status, commands, said = script(tmp_path, "byol", "60", "0")
+    assert (status, commands) == (75, []) and "over in its scores" in said
+    monkeypatch.setenv("MINUTES", "1")
+    status, commands, _ = script(tmp_path, "byol", "60", "0")
+    assert status == 0 and "train.py" not in {words[0] for words in commands}
+    assert [words[1] for words in commands if words[0] == "eval.py"] == ["linear", "knn", "linear"]

@@ -5,8 +5,9 @@
 #   tools/results.sh moco 60 0 1 2        # three seeds of 60 epochs
 #   tools/results.sh swav 200 0           # one of 200
 #
-# A slice ends after MINUTES; the same command goes on where it stopped, and runs that are done are
-# left alone. When all are done they are scored and compared.
+# A slice ends after MINUTES (no score begins later, but one may end later); the same command goes on
+# where it stopped, and runs that are done are left alone. When all are done they are scored and
+# compared.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,32 +40,36 @@ case $pair in
 esac
 
 end=$((SECONDS + 60 * minutes))
+over() { echo "tools/results.sh: this slice is over in $1; the same command goes on" >&2; }
 runs=()
 for seed in "$@"; do
     for variant in "${variants[@]}"; do
         read -ra words <<<"$variant"
         name=$pair-${words[0]}-$epochs-seed$seed
         runs+=("$output/$name")
+        [ -e "$output/$name/report.html" ] && continue # written when a run is done
         left=$((end - SECONDS))
         status=75
-        if ((left > 0)); then
+        if ((left > 20)); then # or the signal would come before it can be answered
             status=0
             timeout --preserve-status --signal TERM "$left" "$python" train.py \
                 --recipe "recipes/$recipe.yaml" --data-dir "$data" --epochs "$epochs" \
                 --seed "$seed" --output "$output" --name "$name" --resume auto \
                 "${words[@]:1}" "${flags[@]}" || status=$?
         fi
-        if ((status == 75)); then
-            echo "tools/results.sh: this slice is over in $name; the same command goes on" >&2
-        fi
+        ((status != 75)) || over "$name"
         ((status == 0)) || exit "$status"
     done
 done
 
 for run in "${runs[@]}"; do
-    scored() { grep -qs "\"protocol\": \"$1\"" "$run/eval.jsonl"; }
-    scored knn || "$python" eval.py knn --run "$run"
-    scored linear || "$python" eval.py linear --run "$run" --preset "$preset"
+    for protocol in knn linear; do
+        grep -qs "\"protocol\": \"$protocol\"" "$run/eval.jsonl" && continue
+        ((SECONDS < end)) || { over "its scores" && exit 75; }
+        words=()
+        [ "$protocol" = knn ] || words=(--preset "$preset")
+        "$python" eval.py "$protocol" --run "$run" "${words[@]}"
+    done
 done
 for protocol in knn linear; do
     for base in "${bases[@]}"; do
