@@ -102,4 +102,5 @@ def _spread(
         colour, _ = style.look(number)
         axes.hist(some, bins, color=colour, alpha=0.35, histtype="stepfilled", label=name)
         axes.axvline(statistics.fmean(some), color=colour, linewidth=1, linestyle=(0, (4, 3)))
+    axes.locator_params(axis="x", nbins=6)
     style.tidy(axes, x=label)
