@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,8 @@ from tools.detection.score import Found, find, precision
 from tools.detection.subject import open_backbone, supervised
 from tools.detection.train import batches, load, mirror, settle_norms, train
 from tools.detection.voc import CLASSES, read_annotation, voc
+
+scored = pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools is not installed")
 
 SMALL_SIZES = Sizes((64,), regions=8, proposals=8, grid=4)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -411,6 +414,7 @@ def found(rows: list[tuple[tuple[float, ...], int, float]]) -> Found:
 A, B, C = (10, 10, 60, 60), (80, 10, 120, 90), (0, 100, 30, 130)
 
 
+@scored
 def test_perfect_boxes_score_one_and_others_less() -> None:
     objects = [objects_of([(A, 0, False, False), (B, 1, False, False)]), objects_of([])]
     perfect = [found([(A, 0, 0.9), (B, 1, 0.4)]), found([])]
@@ -425,12 +429,14 @@ def test_perfect_boxes_score_one_and_others_less() -> None:
         precision([found([])], [objects_of([])])
 
 
+@scored
 def test_the_score_is_one_process_s_own_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # others do not answer
     objects = [objects_of([(A, 0, False, False)])]
     assert precision([found([(A, 0, 0.9)])], objects)["ap"] == pytest.approx(1)
 
 
+@scored
 @pytest.mark.parametrize(("difficult", "crowd"), [(True, False), (False, True)])
 def test_ignored_objects_are_neither_missed_nor_wrongly_found(difficult: bool, crowd: bool) -> None:
     objects = [objects_of([(A, 0, False, False), (C, 0, difficult, crowd)])]
@@ -509,6 +515,7 @@ def test_supervised_weights_need_the_network_and_say_so(monkeypatch: pytest.Monk
         supervised("resnet50t")
 
 
+@scored
 def test_detect_leaves_a_line_and_a_picture(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,6 +533,7 @@ def test_detect_leaves_a_line_and_a_picture(
     assert str(picture) in said and np.asarray(Image.open(picture)).std() > 10
 
 
+@scored
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

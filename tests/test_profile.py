@@ -54,6 +54,7 @@ def flags(toy: Path) -> tuple[str, ...]:
 def test_measures_stages_and_rates(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("ffcv")
     out, plot = tmp_path / "out.json", tmp_path / "out.png"
     own = ("--json", str(out), "--plot", str(plot), "--sweep-workers", "1,2")
     given = ("--loader", "ffcv", "--mix", "unmix", "--views", "byol")
