@@ -48,7 +48,7 @@ class ReadAhead:
         while self._next < until:
             rows = self._rows(self._next)
             if self._beside is not None:
-                rows = np.concatenate([rows, self._beside(self._next)])
+                rows = np.union1d(rows, self._beside(self._next))
             if len(rows):
                 self._source.will_need(rows)
             self._next += 1
