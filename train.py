@@ -265,6 +265,8 @@ class Run(Learner):
                     with self.meter.paused():
                         step = rollback.after(error)
                     self.tally.forget()
+                    if self.stopped:  # a signal came in that very step
+                        self.save(step)
         return STOPPED if self.stopped else 0
 
     def stretch(self, step: int, last: int, stop: StopSignal) -> int:

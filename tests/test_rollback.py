@@ -168,6 +168,19 @@ def test_a_resumed_run_leaves_the_step_out_as_well(toy: Path, tmp_path: Path) ->
     assert trained == [1, 2, 4]
 
 
+def test_a_signal_in_the_step_that_breaks(toy: Path, tmp_path: Path) -> None:
+    """The run stops where it went back to, and knows the step when it goes on."""
+    more = ("--limit-steps", "5", "--log-every", "5", "--checkpoint-every", "2")
+    argv = flags(toy, tmp_path, "moco", *ROLLBACK, *more)
+    with pytest.MonkeyPatch.context() as patch:
+        trained = spoil(patch, {2}, on=lambda: trained == [0, 1, 2])
+        assert run_train(*argv) == train.STOPPED
+        assert (end(tmp_path / "run")["step"], end(tmp_path / "run")["left_out"]) == (2, [2])
+        del trained[:]
+        assert run_train(*argv, "--resume", "auto") == 0
+    assert trained == [3, 4]
+
+
 def test_a_step_whose_line_has_no_loss(toy: Path, tmp_path: Path) -> None:
     """With a line each step, that of the step left out says when, but no loss."""
     with pytest.MonkeyPatch.context() as patch:
