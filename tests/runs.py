@@ -69,3 +69,10 @@ def run_main(main: Callable[[Sequence[str]], int], *flags: str) -> int:
 def run_train(*flags: str) -> int:
     """Call ``train.main`` so."""
     return run_main(train.main, *flags)
+
+
+def two_steps(method: str, data: Path, output: Path, *more: str) -> Path:
+    """A run of two steps on a folder of images."""
+    flags = ("--method", method, *TINY, *SMALL[method], "--data", f"folder:{data}", *more)
+    assert run_train(*flags, "--output", str(output), "--name", "run", "--limit-steps", "2") == 0
+    return output / "run"

@@ -13,7 +13,7 @@ import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from runs import SMALL, TINY, reset_accelerate, run_main, run_train
+from runs import reset_accelerate, run_main, two_steps
 from torch import nn
 
 import eval as evaluation
@@ -482,11 +482,7 @@ def test_loading_mirrors_on_request() -> None:
 
 @pytest.fixture(scope="module")
 def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs")
-    flags = ("--method", "simclr", *TINY, *SMALL["simclr"], "--data", f"folder:{toy}")
-    flags += ("--stem", "standard", "--output", str(output), "--name", "run")
-    assert run_train(*flags, "--limit-steps", "2") == 0
-    return output / "run"
+    return two_steps("simclr", toy, tmp_path_factory.mktemp("runs"), "--stem", "standard")
 
 
 def test_the_weights_of_a_run_arrive(run: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from runs import SMALL, TINY, reset_accelerate, run_main, run_train
+from runs import reset_accelerate, run_main, two_steps
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
@@ -148,14 +148,16 @@ def test_linear_probe_separates_what_is_separable_and_repeats_itself() -> None:
     label = rng.integers(0, 4, 300)
     x = torch.from_numpy(np.eye(4)[label] * 3 + 0.3 * rng.normal(size=(300, 4))).float()
     y = torch.from_numpy(label)
-    first, again = (
-        scores.linear_probe(x[:200], y[:200], x[200:], y[200:], epochs=20, lr=1.0, seed=3)
-        for _ in range(2)
-    )
+    plan = HeadPlan(20, 256, "sgd", 0.9, 0.0)
+
+    def probe(labels: torch.Tensor, seed: int) -> dict[str, float]:
+        data = (x[:200], labels, x[200:], y[200:])
+        return scores.linear_sweep(*data, lrs=[1.0], plan=plan, seed=seed)[1.0]
+
+    first, again = (probe(y[:200], 3) for _ in range(2))
     assert first["linear_top1"] > 0.98 and first == again
     shuffled = y[:200][torch.randperm(200, generator=torch.Generator().manual_seed(0))]
-    chance = scores.linear_probe(x[:200], shuffled, x[200:], y[200:], epochs=20, lr=1.0)
-    assert chance["linear_top1"] < 0.6
+    assert probe(shuffled, 0)["linear_top1"] < 0.6
 
 
 def test_features_come_in_row_order_and_modes_return() -> None:
@@ -181,10 +183,7 @@ def test_a_row_missing_or_twice_is_an_error() -> None:
 
 @pytest.fixture(scope="module")
 def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs")
-    flags = ("--method", "moco", *TINY, *SMALL["moco"], "--data", f"folder:{toy}")
-    assert run_train(*flags, "--output", str(output), "--name", "run", "--limit-steps", "2") == 0
-    return output / "run"
+    return two_steps("moco", toy, tmp_path_factory.mktemp("runs"))
 
 
 def run_eval(*flags: str) -> int:

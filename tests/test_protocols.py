@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from conftest import toy_images
 from protocol_cases import COMMANDS, numbers_of, worker
-from runs import SMALL, TINY, run_main, run_train
+from runs import run_main, two_steps
 
 import eval as evaluation
 from pipelines.table import Arrays, Files, Table
@@ -130,10 +130,7 @@ def test_the_warm_up_and_the_cosine_of_finetune() -> None:
 
 @pytest.fixture(scope="module")
 def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs")
-    flags = ("--method", "moco", *TINY, *SMALL["moco"], "--data", f"folder:{toy}")
-    assert run_train(*flags, "--output", str(output), "--name", "run", "--limit-steps", "2") == 0
-    return output / "run"
+    return two_steps("moco", toy, tmp_path_factory.mktemp("runs"))
 
 
 def run_eval(name: str, run: Path, *flags: str) -> int:

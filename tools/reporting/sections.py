@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tools.reporting.charts import Series
 from tools.reporting.difference import Difference
 from tools.reporting.findings import Finding, Line
 from tools.reporting.markup import figure, fold, note, picture, prose, table, text
+from tools.run.comparison import SCORES
 from tools.run.config import Config, flag
 from tools.run.pictures import TITLES, column, panel_of, untrained_knn
 from tools.run.thumbnails import data_uri
@@ -28,14 +28,6 @@ NAMES = {
     "knn_top1": "top-1", "knn_top5": "top-5", "images_per_second": "images/s",
     "data_wait": "waiting for data", "lr": "learning rate", "lam": "mean λ",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart: its title and the columns of metrics.jsonl in it."""
-
-    title: str
-    columns: list[str]
 
 
 def summary(cards: Sequence[tuple[str, Finding]]) -> str:
@@ -211,6 +203,7 @@ APART = {
     "commit",
     "command",
     "world_size",
+    "origin",
     "train_images",
     "val_images",
 }
@@ -221,8 +214,6 @@ def conditions(line: Line) -> str:
     plain = (
         f"{name} {value}"
         for name, value in line.items()
-        if name not in APART
-        and isinstance(value, str | int | float)
-        and not name.endswith(("_top1", "_top5", "ap", "ap50", "ap75"))
+        if name not in APART and isinstance(value, str | int | float) and not name.endswith(SCORES)
     )
     return ", ".join(plain)

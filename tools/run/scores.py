@@ -175,31 +175,6 @@ def accuracies(scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) ->
     }
 
 
-def linear_probe(
-    train_features: Float[Tensor, "m d"],
-    train_labels: Int[Tensor, " m"],
-    val_features: Float[Tensor, "n d"],
-    val_labels: Int[Tensor, " n"],
-    *,
-    epochs: int = 100,
-    batch_size: int = 256,
-    lr: float = 0.3,
-    weight_decay: float = 0.0,
-    momentum: float = 0.9,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Train one linear layer by SGD on raw features; return ``linear_top1`` and ``linear_top5``.
-
-    The learning rate falls from ``lr`` to 0 by a cosine over the steps.
-
-    Raises:
-        ValueError: no labels, or the layer diverged.
-    """
-    plan = HeadPlan(epochs, batch_size, "sgd", momentum, weight_decay)
-    x = (train_features, train_labels, val_features, val_labels)
-    return linear_sweep(*x, lrs=[lr], plan=plan, seed=seed)[lr]
-
-
 def linear_sweep(
     train_features: Float[Tensor, "m d"],
     train_labels: Int[Tensor, " m"],
