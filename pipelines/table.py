@@ -60,6 +60,10 @@ class Table:
     def __len__(self) -> int:
         return len(self.label)
 
+    def class_name(self, label: int) -> str:
+        """The name of the class with this number; where classes have no names, the number."""
+        return self.classes[label] if label < len(self.classes) else f"class {label}"
+
     def in_file_order(self) -> NDArray[np.int64]:
         """The rows in the order of their bytes, (N,); files follow one another as listed."""
         if isinstance(self.source, Beton):

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from pipelines.selection import MASKS, RuleName, purity, select
 from pipelines.table import BadImage, Table
+from tools.protocols.base import restore
 from tools.run import setup
 from tools.run.clim import ClimConfig
 from tools.run.launch import start
@@ -79,9 +80,7 @@ def show(args: Arguments) -> Found:
     data = setup.open_data_of(config, accelerator)
     check_mixture(config, len(data.train))
     trained = dataclasses.replace(config, mix="none")  # any method has features
-    method = setup.create_method(trained, 1, data.facts, len(data.train))
-    method.load_state_dict(state["method"])
-    method.to(accelerator.device)
+    method = restore(trained, state, data.facts).to(accelerator.device)
     decoders = setup.Decoders(config, accelerator)
     if args.features is None and len(method.encoders()) < 2:  # nothing but the online one
         clim = dataclasses.replace(clim, features="online")

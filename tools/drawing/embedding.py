@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipelines.table import Table
 from tools.drawing import style
 from tools.drawing.opened import Encoded
 
@@ -80,7 +81,7 @@ def draw(
         if place >= len(names):
             axes.set_visible(False)
             continue
-        _points(axes, places[place], first.label, classes, first.classes)
+        _points(axes, places[place], first, classes)
         axes.set_title(names[place], loc="left")
     handles, labels = cells[0].get_legend_handles_labels()
     if handles:
@@ -98,14 +99,8 @@ def _columns(width: float, labels: Sequence[str]) -> int:
     return max(1, min(5, int(width / (0.3 + 0.075 * longest))))
 
 
-def _points(
-    axes: Axes,
-    places: NDArray[np.float32],
-    label: NDArray[np.int64],
-    classes: Sequence[int],
-    names: Sequence[str],
-) -> None:
-    others = ~np.isin(label, classes)
+def _points(axes: Axes, places: NDArray[np.float32], table: Table, classes: Sequence[int]) -> None:
+    others = ~np.isin(table.label, classes)
     if others.any():
         text = "other classes" if classes else None
         axes.scatter(
@@ -113,10 +108,9 @@ def _points(
         )
     for number, which in enumerate(classes):
         colour, marker = style.look(number)
-        name = names[which] if which < len(names) else f"class {which}"
-        x, y = places[label == which].T
+        x, y = places[table.label == which].T
         axes.scatter(
-            x, y, s=11, color=colour, marker=marker, label=name,
+            x, y, s=11, color=colour, marker=marker, label=table.class_name(which),
             edgecolors="white", linewidths=0.25,
         )  # fmt: skip
     axes.set_xticks([])

@@ -68,9 +68,7 @@ def right(near: Near, queries: NDArray[np.int64], bank: NDArray[np.int64]) -> ND
 def class_name(table: Table, row: int) -> str:
     """Return the name of a row's class, or its number; empty without."""
     label = int(table.label[row])
-    if label < 0:
-        return ""
-    return table.classes[label] if label < len(table.classes) else f"class {label}"
+    return "" if label < 0 else table.class_name(label)
 
 
 def share_right(marks: NDArray[np.int8]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.methods import Method
 from pipelines.datasets import data_facts
 from pipelines.table import Table
+from tools.protocols.base import restore
 from tools.run import setup
 from tools.run.config import Config
 from tools.run.features import evaluating
@@ -81,11 +82,9 @@ def load(folder: Path, checkpoint: Path | None = None) -> tuple[Config, dict[str
 def open_weights(folder: Path) -> Weights:
     """Return a run's network, trained and untrained; its images are not needed."""
     config, state = load(folder)
-    facts, images = data_facts(config.data), state["data"]["images"]
-    untrained = setup.create_method(config, 1, facts, images)
-    method = setup.create_method(config, 1, facts, images)
-    method.load_state_dict(state["method"])
-    return Weights(config, method, untrained)
+    facts = data_facts(config.data)
+    untrained = setup.create_method(config, 1, facts, state["data"]["images"])
+    return Weights(config, restore(config, state, facts), untrained)
 
 
 def open_runs(folders: Sequence[Path]) -> list[Opened]:
@@ -106,9 +105,7 @@ def open_runs(folders: Sequence[Path]) -> list[Opened]:
     data = setup.open_data_of(first, accelerator)
     opened = []
     for folder, (config, state) in zip(folders, loaded, strict=True):
-        method = setup.create_method(config, 1, data.facts, state["data"]["images"])
-        method.load_state_dict(state["method"])
-        method.to(accelerator.device)
+        method = restore(config, state, data.facts).to(accelerator.device)
         left_out = tuple(sorted(state.get("left_out", ())))
         opened.append(Opened(config, method, data, accelerator, folder, left_out))
     return opened

@@ -93,7 +93,7 @@ distances between groups say little"
         )
     label = some.table.label
     classes = embedding.shown_classes(label)
-    names = [_name(some, which) for which in classes]
+    names = [some.table.class_name(which) for which in classes]
     looks = np.full(len(label), -1)
     for number, which in enumerate(classes):
         looks[label == which] = number
@@ -103,8 +103,3 @@ distances between groups say little"
     coloured = "" if classes else " The images have no labels, so no point is coloured."
     said = note(f"{len(label):,} validation images by their backbone features: {way}.{coloured}")
     return f'<div class="halves">{drawn}<div>{said}{charts.map_key(names, others)}</div></div>'
-
-
-def _name(some: Encoded, which: int) -> str:
-    names = some.table.classes
-    return names[which] if which < len(names) else f"class {which}"
