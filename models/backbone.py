@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 Stem = Literal["auto", "small", "small-pool", "standard"]
 
+StemInit = Literal["he", "pytorch"]
+
 SMALL_IMAGE = 64
 """Images up to this many pixels a side get the small stem under ``auto``."""
 
@@ -24,6 +26,7 @@ def create_backbone(
     stem: Stem = "auto",
     *,
     zero_init_last: bool = True,
+    stem_init: StemInit = "he",
     in_chans: int = 3,
     width: float = 1.0,
 ) -> nn.Module:
@@ -35,20 +38,27 @@ def create_backbone(
         stem: ``small`` gives a ResNet a 3x3 stride-1 first convolution and no max-pool;
             ``small-pool`` keeps the max-pool; ``auto`` is ``small`` for images up to 64 pixels,
             else ``standard``, the model's own.
-        zero_init_last: start each ResNet block's last batch norm at zero, as timm does; the
-            papers reproduced here did not (``False``).
+        zero_init_last: start the last batch norm of each ResNet block at 0, so that the block
+            starts as the identity (Goyal 2017, 1706.02677); else at 1.
+        stem_init: first weights of a small stem's convolution: ``he``, normal with He's deviation
+            over the fan-out, as the other convolutions; ``pytorch``, as ``nn.Conv2d`` is made.
         in_chans: channels of the images.
         width: channels of each stage of a ResNet as a share of the model's own; the stem stays.
 
     Raises:
-        ValueError: timm has no such model, or a small stem or another width was asked of a model
-            that is no ResNet.
+        ValueError: timm has no such model; a small stem or another width was asked of a model
+            that is no ResNet; ``stem_init`` was given for a stem that is not small.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"--backbone {name}: timm has no such model; closest: {', '.join(close)}")
     options = {"in_chans": in_chans, **size_options(name, image_size)}
     model = timm.create_model(name, num_classes=0, **options)
+    small = stem.startswith("small") or (stem == "auto" and image_size <= SMALL_IMAGE)
+    if stem_init != "he" and not (small and isinstance(model, ResNet)):
+        raise ValueError(
+            f"--stem-init {stem_init} is for the convolution of a ResNet's small stem: --stem small"
+        )
     if not isinstance(model, ResNet):
         if stem.startswith("small"):
             raise ValueError(f"--stem {stem} is for ResNets; {name} has its own stem")
@@ -61,8 +71,8 @@ def create_backbone(
             options["channels"] = tuple(round(c * width) for c in _stage_channels(model))
         model = timm.create_model(name, num_classes=0, **options)
         assert isinstance(model, ResNet)
-    if stem.startswith("small") or (stem == "auto" and image_size <= SMALL_IMAGE):
-        _use_small_stem(model)
+    if small:
+        _use_small_stem(model, stem_init)
         if stem != "small-pool":
             model.maxpool = nn.Identity()  # type: ignore[assignment]
     return model
@@ -110,14 +120,17 @@ def _stage_channels(model: ResNet) -> list[int]:
     return [stage["num_chs"] // expansion for stage in stages]
 
 
-def _use_small_stem(model: ResNet) -> None:
+def _use_small_stem(model: ResNet, init: StemInit) -> None:
     """Keep the image's full resolution in the first convolution."""
     first = model.conv1
     if isinstance(first, nn.Sequential):  # a deep stem: its first convolution halves
         assert isinstance(first[0], nn.Conv2d)
         first[0].stride = (1, 1)
+        if init == "pytorch":
+            first[0].reset_parameters()
     else:
         model.conv1 = nn.Conv2d(
             first.in_channels, first.out_channels, 3, stride=1, padding=1, bias=False
         )
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        if init == "he":
+            nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -15,6 +15,7 @@ def mlp(
     *sizes: int,
     norm: bool,
     last_norm: bool = False,
+    last_bias: bool = True,
     last_affine: bool = True,
     activation: Callable[[], nn.Module] = RELU,
 ) -> nn.Sequential:
@@ -24,7 +25,8 @@ def mlp(
         sizes: widths, the input's first; two give a single linear layer.
         norm: batch norm before each activation (those linear layers then have no bias).
         last_norm: batch norm after the last linear layer too.
-        last_affine: whether the last linear layer has a bias, and that norm weights and a bias.
+        last_bias: whether the last linear layer and that norm have biases.
+        last_affine: off, that norm has no weights either.
         activation: makes what lies between the layers, ReLU unless said.
     """
     layers: list[nn.Module] = []
@@ -33,17 +35,23 @@ def mlp(
         if norm:
             layers.append(nn.BatchNorm1d(following))
         layers.append(activation())
-    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=last_affine))
+    last_bias = last_bias and last_affine
+    layers.append(nn.Linear(sizes[-2], sizes[-1], bias=last_bias))
     if last_norm:
-        layers.append(nn.BatchNorm1d(sizes[-1], affine=last_affine))
+        final = nn.BatchNorm1d(sizes[-1], affine=last_affine)
+        if not last_bias:
+            final.register_parameter("bias", None)
+        layers.append(final)
     return nn.Sequential(*layers)
 
 
-def projector(width: int, hidden: int, dim: int, *, norm: bool) -> nn.Sequential:
+def projector(
+    width: int, hidden: int, dim: int, *, norm: bool, last_bias: bool = True
+) -> nn.Sequential:
     """Return the usual head: ``width -> hidden -> dim``."""
-    return mlp(width, hidden, dim, norm=norm)
+    return mlp(width, hidden, dim, norm=norm, last_bias=last_bias)
 
 
-def predictor(dim: int, hidden: int) -> nn.Sequential:
+def predictor(dim: int, hidden: int, *, last_bias: bool = True) -> nn.Sequential:
     """Return BYOL's predictor: ``dim -> hidden -> dim`` with batch norm. Grill 2020, 2006.07733."""
-    return mlp(dim, hidden, dim, norm=True)
+    return mlp(dim, hidden, dim, norm=True, last_bias=last_bias)

@@ -27,6 +27,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "--multi-scale": ("8 16", "16 12 8", "0"),
     "--backbone": ("resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224", "resnet"),
     "--stem": ("small", "standard"),
+    "--stem-init": ("he", "pytorch", "xavier"),
+    "--zero-init-last": ("",),
     "--optimizer": ("sgd", "adamw", "lars", "lamb", "adm"),
     "--lr": ("0", "1e-4", "nan", "inf", "-1", "x"),
     "--final-lr": ("0", "1"),

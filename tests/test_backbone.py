@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
-from models.backbone import create_backbone, num_features
+from models.backbone import Stem, StemInit, create_backbone, num_features
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10t"])
@@ -33,6 +35,27 @@ def test_small_stem_with_pooling() -> None:
     model.layer1.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[-2:]))
     model(torch.randn(2, 3, 64, 64))
     assert sizes == [(32, 32)]
+
+
+@pytest.mark.parametrize("stem", ["small", "small-pool"])
+def test_first_weights_of_a_small_stem(stem: Stem) -> None:
+    """He's normal over the fan-out, 64 x 9, or the uniform draw of ``nn.Conv2d``: fan-in 3 x 9."""
+    he = create_backbone("resnet18", 32, stem).conv1.weight.detach()
+    assert he.std() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
+    bound = (3 * 9) ** -0.5
+    plain = create_backbone("resnet18", 32, stem, stem_init="pytorch").conv1.weight.detach()
+    assert plain.abs().max() <= bound and plain.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+    deep = create_backbone("resnet10t", 32, stem, stem_init="pytorch").conv1[0].weight
+    assert deep.abs().max() <= bound
+
+
+def test_other_first_weights_change_no_other() -> None:
+    models = []
+    for init in get_args(StemInit):
+        torch.manual_seed(0)
+        models.append(create_backbone("resnet18", 32, stem_init=init).state_dict())
+    different = [k for k in models[0] if not models[0][k].equal(models[1][k])]
+    assert different == ["conv1.weight"]
 
 
 def test_last_gamma() -> None:
@@ -69,5 +92,8 @@ def test_errors_name_the_flag() -> None:
     for stem in ("small", "small-pool"):
         with pytest.raises(ValueError, match=f"--stem {stem} "):
             create_backbone("vit_tiny_patch16_224", 32, stem)
+    for name, size in (("resnet18", 224), ("vit_tiny_patch16_224", 32)):
+        with pytest.raises(ValueError, match="--stem-init pytorch "):
+            create_backbone(name, size, stem_init="pytorch")
     with pytest.raises(ValueError, match="only ResNets"):
         create_backbone("vit_tiny_patch16_224", 32, width=0.5)

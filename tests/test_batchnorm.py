@@ -9,7 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from models.batchnorm import BatchNorm, _SyncNorm, convert_batchnorm
+from models import heads
+from models.batchnorm import BatchNorm, Mode, _SyncNorm, convert_batchnorm
 
 
 def image(n: int = 12, c: int = 3, size: int = 4) -> Tensor:
@@ -104,3 +105,48 @@ def test_convert_keeps_the_network(name: str) -> None:
     converted.train()
     last = x.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(converted(last).shape, expected.shape)
+
+
+def scale_only() -> nn.Sequential:
+    """A head like SimCLR's: its last norm has weights and no bias."""
+    torch.manual_seed(0)
+    head = heads.mlp(5, 6, 3, norm=True, last_norm=True, last_bias=False).double()
+    with torch.no_grad():
+        head[-1].weight.copy_(torch.tensor([1.0, 2.0, -1.0]))
+    return head
+
+
+@pytest.mark.parametrize(("mode", "size"), [("group", 4), ("group", 12), ("sync", 4)])
+def test_a_norm_without_bias(mode: Mode, size: int) -> None:
+    """Values, gradients and evaluation are those of a norm whose bias is 0 and stays there."""
+    plain = scale_only()
+    full = heads.mlp(5, 6, 3, norm=True, last_norm=True).double()
+    full.load_state_dict(plain.state_dict() | dict.fromkeys(("3.bias", "4.bias"), torch.zeros(3)))
+    names = [name for name, _ in plain.named_parameters()]
+    state = list(plain.state_dict())
+    assert "4.weight" in names and "4.bias" not in names and "3.bias" not in names
+    convert_batchnorm(plain, mode, size)
+    convert_batchnorm(full, mode, size)
+    assert isinstance(plain[-1], BatchNorm) and plain[-1].bias is None
+    assert [name for name, _ in plain.named_parameters()] == names
+    assert list(plain.state_dict()) == state
+    x = torch.randn(12, 5, dtype=torch.float64)
+    for head in (plain, full):
+        head(x).pow(3).sum().backward()
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(parameter.grad, full.get_parameter(name).grad)
+    torch.testing.assert_close(plain(x), full(x))
+    torch.testing.assert_close(plain.eval()(x), full.eval()(x))
+    torch.testing.assert_close(copy.deepcopy(plain)(x), plain(x))
+
+
+def test_the_sync_kernel_without_bias() -> None:
+    """What several processes call; two of them: test_distributed.py."""
+    x, weight = image().requires_grad_(), torch.rand(3, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(12, 3, 4, 4, dtype=torch.float64)
+    fused = nn.functional.batch_norm(x, None, None, weight, None, True, 0.1, 1e-5)
+    expected = torch.autograd.grad((fused * target).sum(), (x, weight))
+    ours, _, _ = _SyncNorm.apply(x, weight, x.new_zeros(3), 1e-5)
+    actual = torch.autograd.grad((ours * target).sum(), (x, weight))
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)

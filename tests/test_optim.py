@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import heads
 from models.methods import METHODS
 from models.optim import create_optimizer, learning_rate
 
@@ -54,6 +55,15 @@ def test_decay_groups(name: str) -> None:
     trained = [net.fc.weight, net.fc.bias, net.bn.weight, net.bn.bias]
     assert decays(True) == {id(p): 0.5 for p in trained}
     assert decays(False) == {id(p): 0.5 * (p is net.fc.weight) for p in trained}
+
+
+def test_a_norm_without_bias_is_a_norm() -> None:
+    head = heads.mlp(3, 4, 2, norm=True, last_norm=True, last_bias=False)
+    optimizer = create_optimizer(head, "lars", 0.1, 0.5, 0.9, decay_norm_and_bias=False)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    expected = {name: 0.5 * name.startswith(("0", "3")) for name, _ in head.named_parameters()}
+    assert {name: decays[id(p)] for name, p in head.named_parameters()} == expected
+    assert list(expected) == ["0.weight", "1.weight", "1.bias", "3.weight", "4.weight"]
 
 
 def test_lars_follows_the_formula() -> None:

@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
-from models.methods import METHODS
+from models.methods import METHODS, Method
 from models.methods.base import Defaults
 from pipelines.augment import PRESETS, View
+from pipelines.datasets import DATASETS, IMAGENET
+from tools.run import setup
+from tools.run.config import Config
 from tools.run.flags import parse, to_dict
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*"))}
@@ -165,7 +170,10 @@ NUMBERS: dict[str, dict[str, Any]] = {
     },
     r"(simclr|byol|wmse.)-unmix-cifar.*": {"lr": 3e-3, "stem": "small", "epochs": 1000},
     r"(simclr|byol|wmse.)-unmix-(stl|tiny).*": {"lr": 2e-3, "stem": "small-pool"},
-    r"(simclr|byol|wmse.)-unmix-(cifar|stl|tiny).*": {"views": "whitening"},
+    r"(simclr|byol|wmse.)-unmix-(cifar|stl|tiny).*": {
+        "views": "whitening",
+        "stem_init": "pytorch",  # nn.Conv2d as it is made
+    },
     r"(simclr|byol|wmse.)-unmix-stl.*": {"epochs": 2000, "image_size": 64},
     r"(simclr|byol|wmse.)-unmix-tiny.*": {"epochs": 1000, "image_size": 64},
     r"wmse.-unmix-imagenet100-.*": {
@@ -178,10 +186,20 @@ NUMBERS: dict[str, dict[str, Any]] = {
     },
     r"(simclr|byol|wmse2)-unmix-.*": {"batch_size": 512},
     r"wmse4-.*": {"batch_size": 256, "crops": (4,)},
-    r"simclr-unmix-.*": {"simclr.hidden": 1024, "simclr.temperature": 0.5, "simclr.head_bn": True},
+    r"simclr-unmix-.*": {
+        "simclr.hidden": 1024,
+        "simclr.temperature": 0.5,
+        "simclr.head_bn": True,
+        "simclr.last_bias": True,
+    },
     r"simclr-unmix-cifar.*": {"simclr.dim": 64},
     r"simclr-unmix-(stl|tiny).*": {"simclr.dim": 128},
-    r"byol-unmix-.*": {"byol.hidden": 1024, "byol.momentum": 0.99, "byol.mix_online": False},
+    r"byol-unmix-.*": {
+        "byol.hidden": 1024,
+        "byol.momentum": 0.99,
+        "byol.mix_online": False,
+        "byol.last_bias": True,
+    },
     r"byol-unmix-cifar.*": {"byol.dim": 64},
     r"byol-unmix-(stl|tiny).*": {"byol.dim": 128},
     r"wmse.-unmix-.*": {"wmse.hidden": 1024},
@@ -247,6 +265,8 @@ NUMBERS: dict[str, dict[str, Any]] = {
     r"swav-2x224-.*": {"crops": (2,), "crop_sizes": (224,), "crop_scales": (0.08, 1)},
     r"(simclr|byol|barlow|vicreg|moco-v3)-imagenet-1000": LARS
     | {"backbone": "resnet50", "decay": "weights", "bn": "sync", "epochs": 1000},
+    r"(simclr|byol|barlow|vicreg|moco-v3|simsiam)-imagenet-.*": {"zero_init_last": True},
+    r"(?!(simclr|byol|barlow|vicreg|moco-v3|simsiam)-imagenet-).*": {"zero_init_last": False},
     r"simclr-imagenet-1000": {
         "views": "simclr",
         "lr": 4.8,
@@ -255,6 +275,9 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "simclr.temperature": 0.1,
         "simclr.hidden": 2048,
         "simclr.dim": 128,
+        "simclr.head_bn": True,
+        "simclr.last_bias": False,
+        "interpolation": "bicubic",
     },
     r"byol-imagenet-1000": {
         "views": "byol",
@@ -264,6 +287,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "byol.momentum": 0.996,
         "byol.hidden": 4096,
         "byol.dim": 256,
+        "byol.last_bias": False,
     },
     r"barlow-imagenet-1000": {
         "views": "byol",
@@ -295,6 +319,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "moco_v3.temperature": 1,
         "moco_v3.hidden": 4096,
         "moco_v3.dim": 256,
+        "moco_v3.last_bias": False,
     },
     r"simsiam-imagenet-100": SGD
     | {
@@ -398,7 +423,7 @@ def test_a_preset_holds_the_published_numbers(name: str) -> None:
     assert PRESETS[name](224) == VIEWS[name]
 
 
-BY_LARS = dict(decay_norm_and_bias=False, warmup_epochs=10)
+BY_LARS = dict(decay_norm_and_bias=False, warmup_epochs=10, zero_init_last=True)
 DEFAULTS = {
     "moco": Defaults("momentum", 0.03, 1e-4, "moco-v2", "group"),
     "simclr": Defaults("lars", 0.3, 1e-6, "simclr", "sync", **BY_LARS),
@@ -407,7 +432,7 @@ DEFAULTS = {
     "wmse": Defaults("adam", 1.5e-3, 1e-6, "whitening", "sync", warmup_epochs=5),
     "cmc": Defaults("momentum", 0.06, 1e-4, "cmc", "group", schedule="step"),
     "insdis": Defaults("momentum", 0.06, 1e-4, "insdis", "group", schedule="step"),
-    "simsiam": Defaults("momentum", 0.05, 1e-4, "moco-v2", "sync"),
+    "simsiam": Defaults("momentum", 0.05, 1e-4, "moco-v2", "sync", zero_init_last=True),
     "barlow": Defaults("lars", 0.2, 1.5e-6, "byol", "sync", final_lr_ratio=1e-3, **BY_LARS),
     "vicreg": Defaults("lars", 0.2, 1e-6, "byol", "sync", final_lr_ratio=1.25e-3, **BY_LARS),
     "moco-v3": Defaults("lars", 0.3, 1.5e-6, "moco-v3", "sync", **BY_LARS),
@@ -418,7 +443,7 @@ DEFAULTS = {
 NUMBERS_OF: dict[str, dict[str, Any]] = {
     "moco": {"dim": 128, "queue": 65536, "momentum": 0.999, "temperature": 0.2, "mlp": True},
     "simclr": {"dim": 128, "hidden": 0, "temperature": 0.1},  # 0: as wide as the backbone, 2048
-    "byol": {"dim": 256, "hidden": 4096, "momentum": 0.996, "mix_online": False},
+    "byol": {"dim": 256, "hidden": 4096, "momentum": 0.996, "last_bias": False},
     "swav": {"dim": 128, "hidden": 2048, "prototypes": 3000, "temperature": 0.1, "epsilon": 0.05},
     "wmse": {"hidden": 1024},
     "cmc": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5, "width": 0.5},
@@ -426,7 +451,13 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
     "simsiam": {"dim": 2048, "hidden": 512, "layers": 3},
     "barlow": {"dim": 8192, "hidden": 8192, "off_diagonal": 0.0051, "bias_lr": 0.024},
     "vicreg": {"dim": 8192, "hidden": 8192, "invariance": 25, "variance": 25, "covariance": 1},
-    "moco-v3": {"dim": 256, "hidden": 4096, "momentum": 0.996, "temperature": 1},
+    "moco-v3": {
+        "dim": 256,
+        "hidden": 4096,
+        "momentum": 0.996,
+        "temperature": 1,
+        "last_bias": False,
+    },
     "dino": {"prototypes": 65536, "momentum": 0.996},
 }
 
@@ -437,3 +468,80 @@ def test_a_method_holds_the_published_numbers(name: str) -> None:
     assert method.defaults == DEFAULTS[name]
     made = config()
     assert {key: getattr(made, key) for key in NUMBERS_OF[name]} == NUMBERS_OF[name]
+
+
+FROM_ZERO = ("simclr", "byol", "simsiam", "barlow", "vicreg", "moco-v3")
+"""Methods whose released ResNets start each residual block's last batch norm at 0."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_last_norm_of_a_block_starts_where_the_release_s_does(name: str) -> None:
+    """On images as large as ImageNet's; the releases for small images start it at 1."""
+    for size, expected in ((224, name in FROM_ZERO), (32, False)):
+        assert resolved("--method", name, "--image-size", str(size)).zero_init_last is expected
+        for flag, given in (("--zero-init-last", True), ("--no-zero-init-last", False)):
+            words = ("--method", name, "--image-size", str(size), flag)
+            assert resolved(*words).zero_init_last is given
+
+
+def resolved(*words: str) -> Config:
+    """Settings of a command line, filled in for photographs of ImageNet's kind."""
+    return setup.resolve(parse(words), setup.Data(None, None, IMAGENET), "no")  # type: ignore[arg-type]
+
+
+def built(name: str) -> Method:
+    """A recipe's network, whose weights take no memory."""
+    words = ["--recipe", str(RECIPES[name])]
+    if "imagenet100" in name:
+        words += ["--classes", "None"]
+    config = parse(words)
+    facts = DATASETS.get(config.data, IMAGENET)
+    config = setup.resolve(config, setup.Data(None, None, facts), "no")  # type: ignore[arg-type]
+    with torch.device("meta"):
+        return setup.create_method(config, 100, facts, 100_000)
+
+
+def ends(module: nn.Module) -> list[tuple[str, bool, bool]]:
+    """A head's linear layers and norms, each with whether it has a weight and a bias."""
+    return [
+        (kind, layer.weight is not None, layer.bias is not None)
+        for layer in module.modules()
+        for kind, types in (("linear", nn.Linear), ("norm", nn.modules.batchnorm._BatchNorm))
+        if isinstance(layer, types)
+    ]
+
+
+def linear(bias: bool) -> tuple[str, bool, bool]:
+    return ("linear", True, bias)
+
+
+NORM, SCALE_ONLY, FIXED = ("norm", True, True), ("norm", True, False), ("norm", False, False)
+HEADS: dict[str, list[tuple[str, bool, bool]]] = {
+    # google-research/simclr model_util.py: center=False in the last norm, use_bias and not use_bn
+    "simclr-imagenet-1000": [linear(False), NORM, linear(False), SCALE_ONLY],
+    # htdt/self-supervised: nn.BatchNorm1d after the head, nn.Linear as it is made
+    "simclr-unmix-cifar10-1000": [linear(False), NORM, linear(True), NORM],
+    # deepmind-research byol/utils/networks.py: with_bias=False in the last layer
+    "byol-imagenet-1000": [linear(False), NORM, linear(False)],
+    "byol-unmix-cifar10-1000": [linear(False), NORM, linear(True)],
+    # moco-v3 moco/builder.py: bias=False everywhere, the projector's last norm affine=False
+    "moco-v3-imagenet-1000": [linear(False), NORM, linear(False), FIXED],
+    "simsiam-imagenet-100": [linear(False), NORM] * 2 + [linear(False), FIXED],
+    "wmse2-unmix-cifar10-1000": [linear(False), NORM, linear(True)],
+}
+"""Where a norm follows, a linear layer's bias has no effect: ours has none, the release may."""
+PREDICTORS = {
+    "byol-imagenet-1000": [linear(False), NORM, linear(False)],
+    "byol-unmix-cifar10-1000": [linear(False), NORM, linear(True)],
+    "moco-v3-imagenet-1000": [linear(False), NORM, linear(False)],
+    "simsiam-imagenet-100": [linear(False), NORM, linear(True)],
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_has_the_released_biases_and_norms(name: str) -> None:
+    method = built(name)
+    assert ends(method.head) == HEADS[name]
+    assert hasattr(method, "predictor") == (name in PREDICTORS)
+    if name in PREDICTORS:
+        assert ends(method.predictor) == PREDICTORS[name]

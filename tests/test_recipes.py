@@ -142,6 +142,7 @@ def test_rate_of_the_whitening_code_base(name: str, recipes: dict[str, Config]) 
 
 NOT_THE_STEP = {
     *("data", "classes", "interpolation", "views", "crop_scales", "backbone", "stem"),
+    *("stem_init", "zero_init_last"),
     *("epochs", "final_lr", "warmup_epochs", "schedule", "milestones", "step_factor"),
 }
 """Settings of the images, the network and the rate: what a step is does not depend on them."""

@@ -1,5 +1,6 @@
 """Whole runs, in this process: every method, mixture and loader; resume; what a run leaves."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import yaml
 from conftest import toy_images
 from runs import MIXES, SMALL, TINY, lines, run_train
 
-from tools.run import checkpoint, pictures
+from pipelines.datasets import data_facts
+from tools.run import checkpoint, pictures, setup
+from tools.run.config import Config
+from tools.run.flags import ADDED_LATER, NUMBERS, from_saved, parse, to_dict
 
 MIXTURES, LOADERS = ("none", "global", "region", "unmix"), ("memory", "ffcv", "dali")
 FULL = ("moco", "simclr", "byol", "swav")
@@ -120,6 +124,53 @@ def test_resume_by_path_needs_no_other_flag(toy: Path, tmp_path: Path) -> None:
     assert run_train("--resume", str(run), "--limit-steps", "5") == 0
     assert run_train("--resume", str(run / "checkpoints" / "step-5.pt")) == 0
     assert [line["step"] for line in lines(run)] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("method", ["byol", "moco-v3"])
+def test_a_run_older_than_a_setting_goes_on_as_it_began(
+    method: str, toy: Path, tmp_path: Path, no_pictures: None
+) -> None:
+    """Its files lack the setting, whose default is no longer what the run did."""
+    owner = method.replace("-", "_")
+    then = (f"--{method}.last-bias", "--no-zero-init-last", "--limit-steps", "2")
+    assert run_train(*flags(toy, tmp_path, method, *then)) == 0
+    run = tmp_path / "run"
+
+    def older(config: dict) -> dict:
+        del config["zero_init_last"], config[owner]["last_bias"]
+        return config
+
+    (run / "config.yaml").write_text(
+        yaml.safe_dump(older(yaml.safe_load((run / "config.yaml").read_text())))
+    )
+    path = checkpoint.last(run / "checkpoints")
+    assert path is not None
+    state = checkpoint.load(path)
+    state = {key: value for key, value in state.items() if key not in ("format", "step")}
+    checkpoint.save(path.parent, 2, state | {"config": older(state["config"])}, 2)
+
+    config, state = setup.load_run(run)
+    assert getattr(config, owner).last_bias and not config.zero_init_last
+    facts = data_facts(config.data)
+    restored = setup.create_method(config, 1, facts, state["data"]["images"])
+    restored.load_state_dict(state["method"])
+    assert run_train("--resume", str(run), "--limit-steps", "3") == 0
+    assert [line["step"] for line in lines(run)] == [1, 2, 3]
+
+
+def test_settings_added_later_are_settings() -> None:
+    """Each is one of today's, with a default that is not what runs did before."""
+    today = to_dict(Config()) | {name: dataclasses.asdict(v) for name, v in NUMBERS.items()}
+    for name, before in ADDED_LATER.items():
+        owner, _, setting = name.rpartition(".")
+        part = today[owner] if owner else today
+        assert part[setting] != before
+        named = {owner: {}} if owner else {}
+        saved = from_saved({"method": owner.replace("_", "-") or "moco"} | named, "a run")
+        assert getattr(getattr(saved, owner) if owner else saved, setting) == before
+        kept = from_saved({owner: {setting: part[setting]}} if owner else {setting: None}, "a run")
+        assert getattr(getattr(kept, owner) if owner else kept, setting) == part[setting]
+    assert from_saved({"method": "moco"}, "a run").byol == Config().byol
 
 
 def test_resume_refuses_other_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,6 +338,20 @@ def test_an_unknown_flag_is_refused_with_a_suggestion(
 ) -> None:
     assert run_train(*flags(toy, tmp_path, "moco", "--methid", "moco")) == 2
     assert "--method" in capsys.readouterr().err
+
+
+def test_a_switch_that_may_be_left_to_the_method_is_a_switch(tmp_path: Path) -> None:
+    """``--zero-init-last`` and ``--no-zero-init-last``; true and false in YAML."""
+    assert parse([]).zero_init_last is None
+    assert parse(["--zero-init-last"]).zero_init_last is True
+    assert parse(["--no-zero-init-last"]).zero_init_last is False
+    recipe = tmp_path / "recipe.yaml"
+    for word, value in (("true", True), ("false", False), ("null", None)):
+        recipe.write_text(f"zero_init_last: {word}\n")
+        assert parse(["--recipe", str(recipe)]).zero_init_last is value
+        turned = parse(["--recipe", str(recipe), "--zero-init-last"])
+        assert turned.zero_init_last is True
+        assert from_saved(to_dict(turned), "a run") == dataclasses.replace(turned, recipe=None)
 
 
 def test_an_unknown_recipe_key_is_refused_with_a_suggestion(

@@ -125,9 +125,16 @@ def the_peer(config: Config, workers: Workers, steps: int, accelerator: Accelera
     """Return lightly's side of resolved settings."""
     assert config.optimizer and config.lr is not None and config.weight_decay is not None
     assert config.image_size and config.momentum is not None
+    assert config.zero_init_last is not None
     torch.manual_seed(config.seed)  # as setup.create_method: the same first weights
-    zero = {"zero_init_last": config.zero_init_last}
-    peer = Peer(config, create_backbone(config.backbone, config.image_size, config.stem, **zero))
+    backbone = create_backbone(
+        config.backbone,
+        config.image_size,
+        config.stem,
+        zero_init_last=config.zero_init_last,
+        stem_init=config.stem_init,
+    )
+    peer = Peer(config, backbone)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     peer.to(accelerator.device).to(memory_format=layout)
     given = (config.optimizer, config.lr, config.weight_decay, config.momentum)

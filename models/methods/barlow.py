@@ -50,6 +50,7 @@ class Barlow(Method):
         decay_norm_and_bias=False,
         warmup_epochs=10,
         final_lr_ratio=0.001,
+        zero_init_last=True,
     )
 
     def __init__(self, backbone: nn.Module, config: BarlowConfig, setup: Setup) -> None:

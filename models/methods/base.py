@@ -59,6 +59,8 @@ class Defaults:
     warmup_epochs: int = 0
     final_lr_ratio: float = 0.0
     """Last learning rate as a share of the peak."""
+    zero_init_last: bool = False
+    """Whether each residual block starts as the identity, on images above 64 pixels."""
 
 
 class Method(nn.Module):

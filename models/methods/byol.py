@@ -28,6 +28,8 @@ class ByolConfig:
     """Share of itself the target keeps at the first step; rises to 1 along a cosine."""
     mix_online: bool = False
     """Send the mixture through the online branch only (twice the weight); off: through both."""
+    last_bias: bool = False
+    """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
 
 
 class Byol(Method):
@@ -48,6 +50,7 @@ class Byol(Method):
         bn="sync",
         decay_norm_and_bias=False,
         warmup_epochs=10,
+        zero_init_last=True,
     )
 
     def __init__(self, backbone: nn.Module, config: ByolConfig, setup: Setup) -> None:
@@ -61,9 +64,10 @@ class Byol(Method):
                 "--clim.mode csml and --clim.denominator shared belong to --method moco"
             )
         width = num_features(backbone)
-        super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
+        sizes = (width, config.hidden, config.dim)
+        super().__init__(backbone, heads.projector(*sizes, norm=True, last_bias=config.last_bias))
         self.config, self.clim = config, setup.clim
-        self.predictor = heads.predictor(config.dim, config.hidden)
+        self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
         self.target = momentum_copy(nn.Sequential(self.backbone, self.head))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ class MocoV3Config:
     """Share of itself the key encoder keeps at the first step; rises to 1 along a cosine."""
     temperature: float = 1.0
     """Softmax temperature."""
+    last_bias: bool = False
+    """Bias of the predictor's last linear layer (the released code has none)."""
 
 
 class MocoV3(Method):
@@ -49,6 +51,7 @@ class MocoV3(Method):
         bn="sync",
         decay_norm_and_bias=False,
         warmup_epochs=10,
+        zero_init_last=True,
     )
 
     def __init__(self, backbone: nn.Module, config: MocoV3Config, setup: Setup) -> None:
@@ -56,7 +59,7 @@ class MocoV3(Method):
         head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
         super().__init__(backbone, head)
         self.config, self.sizes = config, setup.sizes
-        self.predictor = heads.predictor(config.dim, config.hidden)
+        self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
         self.key_encoder = momentum_copy(nn.Sequential(self.backbone, self.head))
 
     @classmethod

@@ -27,6 +27,8 @@ class SimclrConfig:
     """Softmax temperature (CIFAR: 0.5)."""
     head_bn: bool = False
     """Batch norm after each of the head's linear layers, over both views of a pair at once."""
+    last_bias: bool = True
+    """Biases of the head's last linear layer and of the batch norm after it (ImageNet: off)."""
 
 
 class Simclr(Method):
@@ -45,12 +47,14 @@ class Simclr(Method):
         bn="sync",
         decay_norm_and_bias=False,
         warmup_epochs=10,
+        zero_init_last=True,
     )
 
     def __init__(self, backbone: nn.Module, config: SimclrConfig, setup: Setup) -> None:
         width = num_features(backbone)
         sizes = (width, config.hidden or width, config.dim)
-        super().__init__(backbone, heads.mlp(*sizes, norm=config.head_bn, last_norm=config.head_bn))
+        norm, bias = config.head_bn, config.last_bias
+        super().__init__(backbone, heads.mlp(*sizes, norm=norm, last_norm=norm, last_bias=bias))
         self.config = config
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -40,7 +40,12 @@ class Simsiam(Method):
 
     across_rows = ""
     defaults = Defaults(
-        optimizer="momentum", lr_per_256=0.05, weight_decay=1e-4, views="moco-v2", bn="sync"
+        optimizer="momentum",
+        lr_per_256=0.05,
+        weight_decay=1e-4,
+        views="moco-v2",
+        bn="sync",
+        zero_init_last=True,
     )
 
     def __init__(self, backbone: nn.Module, config: SimsiamConfig, setup: Setup) -> None:

@@ -49,6 +49,7 @@ class Vicreg(Method):
         decay_norm_and_bias=False,
         warmup_epochs=10,
         final_lr_ratio=0.00125,
+        zero_init_last=True,
     )
 
     def __init__(self, backbone: nn.Module, config: VicregConfig, setup: Setup) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from pipelines.mixtures import UN_MIX
 from tools.run.config import Config
-from tools.run.flags import from_dict, to_dict
+from tools.run.flags import from_saved, to_dict
 from tools.run.record import read_metrics
 
 Settings = dict[str, Any]
@@ -110,7 +110,7 @@ def _error_of_mean(values: Sequence[float]) -> float:
 
 
 def read_config(run: Path) -> Config:
-    """Return the settings in a run's folder, today's defaults where it has none.
+    """Return the settings in a run's folder; the defaults it had where it is older than a setting.
 
     Raises:
         ValueError: there is no such run, or its config.yaml is not one.
@@ -122,7 +122,7 @@ def read_config(run: Path) -> Config:
         raise ValueError(f"{run} is not the folder of a run: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings")
-    return from_dict(values, str(path))
+    return from_saved(values, str(path))
 
 
 def settings_of(config: Config) -> Settings:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from tyro.conf import DisallowNone
+
+from models.backbone import Stem, StemInit
 from models.methods import METHODS
 from models.sizes import Reduce
 from pipelines.decoders import Interpolation, OnBadImage
@@ -144,11 +147,14 @@ class Config:
     # model
     backbone: str = "auto"
     """Any timm model (auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos)."""
-    stem: Literal["auto", "small", "small-pool", "standard"] = "auto"
+    stem: Stem = "auto"
     """ResNet's first layers (auto: small, 3x3 at stride 1 without pooling, up to 64 pixels;
     small-pool keeps the pooling)."""
-    zero_init_last: bool = False
-    """Start each residual block as the identity (timm's habit, not the papers')."""
+    stem_init: StemInit = "he"
+    """First weights of a small stem's 3x3 convolution: He's (fan out), or PyTorch's default."""
+    zero_init_last: DisallowNone[bool | None] = None
+    """Start each residual block as the identity: its last batch norm's weights are 0.
+    None: as the method's released code, on images above 64 pixels; on smaller ones, off."""
     bn: Literal["group", "sync"] | None = None
     """Batch statistics of each group, or of the whole batch; None: the method's."""
 

@@ -44,11 +44,11 @@ def _defaults(argv: Sequence[str]) -> Config:
                 saved = checkpoint.find(Path(path))[0].parent.parent / "config.yaml"
             except ValueError as error:
                 raise ValueError(f"--resume {path}: {error}") from error
-            return _from_yaml(saved, f"--resume {path}: {saved}")
+            return _from_yaml(saved, f"--resume {path}: {saved}", saved=True)
     return Config()
 
 
-def _from_yaml(path: Path, origin: str) -> Config:
+def _from_yaml(path: Path, origin: str, saved: bool = False) -> Config:
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -57,7 +57,7 @@ def _from_yaml(path: Path, origin: str) -> Config:
         raise ValueError(f"{origin} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{origin} must hold one setting a line, 'name: value'")
-    return from_dict(values, origin)
+    return from_saved(values, origin) if saved else from_dict(values, origin)
 
 
 def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
@@ -106,6 +106,28 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
             return tyro.cli(Config, args=words)
         except SystemExit as error:
             raise ValueError(f"{origin}: {said.getvalue().strip()}") from error
+
+
+ADDED_LATER: dict[str, Any] = {
+    "zero_init_last": False,
+    "byol.last_bias": True,
+    "moco_v3.last_bias": True,
+}
+"""Settings that a saved run may lack because it is older, and what such a run did.
+
+Only settings whose default is not what runs did before have a line here.
+"""
+
+
+def from_saved(values: dict[str, Any], origin: str) -> Config:
+    """Build the settings of a saved run, as ``from_dict`` does; ``ADDED_LATER`` fills the gaps."""
+    filled = {key: dict(v) if isinstance(v, dict) else v for key, v in values.items()}
+    for name, before in ADDED_LATER.items():
+        owner, _, setting = name.rpartition(".")
+        part = filled.get(owner) if owner else filled
+        if isinstance(part, dict):  # the numbers of methods not chosen are not saved
+            part.setdefault(setting, before)
+    return from_dict(filled, origin)
 
 
 def _refuse_unknown(owner: Any, values: dict[str, Any], origin: str, prefix: str) -> None:

@@ -51,6 +51,8 @@ def resolve(config: Config, data: Data, precision: str) -> Config:
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
         "schedule": config.schedule or defaults.schedule,
     }
+    if config.zero_init_last is None:
+        filled["zero_init_last"] = defaults.zero_init_last and not small
     if config.backbone == "auto":
         filled["backbone"] = "resnet18" if size <= 96 else "resnet50"
         if data.facts is DATASETS["photos"]:  # what two cores train in minutes

@@ -38,7 +38,7 @@ from pipelines.table import Beton, Table
 from tools.run import checkpoint
 from tools.run.agree import each_machine_s_first
 from tools.run.config import Config, flag
-from tools.run.flags import from_dict
+from tools.run.flags import from_saved
 from tools.run.launch import cores_per_process
 from tools.run.resolve import check_mixture, check_sharing, resolve
 from tools.run.views import (
@@ -120,7 +120,7 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
 
     ``facts`` and ``num_rows`` are those of the images it is, or was, trained on.
     """
-    assert config.image_size and config.bn
+    assert config.image_size and config.bn and config.zero_init_last is not None
     torch.manual_seed(config.seed)
     create = partial(
         create_backbone,
@@ -128,6 +128,7 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
         config.image_size,
         config.stem,
         zero_init_last=config.zero_init_last,
+        stem_init=config.stem_init,
     )
     return build_method(
         config.method,
@@ -285,4 +286,4 @@ def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, An
     """
     path = checkpoint.first_whole(checkpoint.find(named or run))
     state = checkpoint.load(path)
-    return from_dict(state["config"], str(path)), state
+    return from_saved(state["config"], str(path)), state

@@ -22,7 +22,7 @@ from pipelines.table import Table
 from tools.run import checkpoint
 from tools.run.agree import by_first
 from tools.run.config import Config
-from tools.run.flags import differences, from_dict, to_dict
+from tools.run.flags import differences, from_saved, to_dict
 
 
 class State:
@@ -114,7 +114,7 @@ class State:
             ValueError: it is damaged, or belongs to a run with other settings.
         """
         state = self._load(path)
-        changed = differences(self._config, from_dict(state["config"], str(path)))
+        changed = differences(self._config, from_saved(state["config"], str(path)))
         if changed:
             raise ValueError(
                 f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
