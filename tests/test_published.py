@@ -66,6 +66,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "batch_size": 512,
         "mix_draw": "step",
     },
+    r"moco-a?symmetric-unmix-cifar.*": {"stem_init": "pytorch"},
     r"moco-(symmetric).*": {"moco.symmetric": True},
     r"moco-(asymmetric|clim|v1|v2|im|16384).*": {"moco.symmetric": False},
     r"moco-v1-.*|moco-v2-.*|moco-clim-.*imagenet.*": SGD
