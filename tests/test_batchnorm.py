@@ -96,8 +96,9 @@ def test_a_forward_that_counts_twice_is_made_once(
     for _ in range(3):
         for number in (0, 2, 1, 2):
             parts = [part.transpose(0, 1).flatten(1) for part in batches[number].split(size)]
-            mean = (1 - momentum) * mean + momentum * torch.stack([p.mean(1) for p in parts]).mean(0)
-            var = (1 - momentum) * var + momentum * torch.stack([p.var(1) for p in parts]).mean(0)
+            means, variances = ([getattr(p, f)(1) for p in parts] for f in ("mean", "var"))
+            mean = (1 - momentum) * mean + momentum * torch.stack(means).mean(0)
+            var = (1 - momentum) * var + momentum * torch.stack(variances).mean(0)
         for number, x in enumerate(batches):
             plain = copy.deepcopy(norm)(x)
             with tracking(norm, (0, 2, 1, 2), number):

@@ -20,7 +20,6 @@ from models.momentum import follow, momentum_copy
 from models.queue import Queue
 from pipelines.batch import Batch, Mixed
 
-
 RELEASED = (0, 2, 1, 2)
 """Un-Mix's symmetric code: x0, m, x1, m, where 2 is the mixture, is the order of its queries."""
 
