@@ -109,14 +109,20 @@ class Moco(Method):
         """The terms of query views of one side, and of mixtures of them."""
         temperature = self.config.temperature
         twice = bool(mixtures) and self.config.symmetric and not self.config.mix_each
-        queries = [self._query(x, i if twice else None) for i, x in enumerate(views)]
+        encoder = nn.Sequential(self.backbone, self.head)
+
+        def query(number: int, images: Tensor) -> Tensor:
+            with tracking(encoder, RELEASED, number) if twice else nullcontext():
+                return self._query(images)
+
+        queries = [query(number, images) for number, images in enumerate(views)]
         clean = [
             info_nce(q, k, log_negatives(q, self.queue.rows, temperature), temperature).mean()
             for q, k in zip(queries, keys, strict=True)
         ]
         terms = {"clean": torch.stack(clean).sum()}
         for mixed in mixtures:
-            q = self._query(mixed.image, len(views) if twice else None)
+            q = query(len(views), mixed.image)
             negatives = log_negatives(q, self.queue.rows, temperature)
             pair = partial(info_nce, negatives=negatives, temperature=temperature)
             met = keys[mixed.view : mixed.view + 1] if self.config.mix_each else keys
@@ -151,12 +157,9 @@ class Moco(Method):
         if self.shuffled:
             self.shuffled.forget()
 
-    def _query(self, images: Tensor, number: int | None = None) -> Tensor:
-        """Unit queries, of the forward ``number`` of those that ``RELEASED`` orders."""
-        query_encoder = nn.Sequential(self.backbone, self.head)
-        with nullcontext() if number is None else tracking(query_encoder, RELEASED, number):
-            h = self.backbone(images)
-            z = unit(self.head(h))
+    def _query(self, images: Tensor) -> Tensor:
+        h = self.backbone(images)
+        z = unit(self.head(h))
         self.see(h, z)
         return z
 
