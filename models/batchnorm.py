@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -146,6 +148,37 @@ class _SyncNorm(torch.autograd.Function):
 def _as(channel: Tensor, x: Tensor) -> Tensor:
     """One number a channel, shaped to meet ``x`` (n, c, ...)."""
     return channel.view(1, -1, *[1] * (x.ndim - 2))
+
+
+@contextmanager
+def tracking(module: nn.Module, order: Sequence[int], number: int) -> Iterator[None]:
+    """Weigh what the forward inside adds to the running statistics.
+
+    Forwards 0, 1, 2, ..., one after the other and each inside with its ``number``, leave the
+    running statistics that the forwards ``order`` would have left: (0, 2, 1, 2) is forward 0, 2, 1,
+    and 2 again, of which the second one need not be computed. Running statistics are linear in the
+    batches', so only weights change; outputs and gradients do not.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    scaled = []
+    for norm in (norm for norm in norms if norm.training):
+        assert norm.momentum is not None
+        share = _momenta(order, norm.momentum)[number] / norm.momentum
+        buffers = [b for b in (norm.running_mean, norm.running_var) if b is not None]
+        scaled += [(buffer, buffer.clone(), share) for buffer in buffers]
+    yield
+    for buffer, before, share in scaled:
+        # Through .data: the backward has saved the buffer, although it does not read it.
+        buffer.data.copy_(before.lerp_(buffer.data, share))
+
+
+def _momenta(order: Sequence[int], momentum: float) -> list[float]:
+    """Return the momentum of each forward, made once, that leaves what ``order`` leaves."""
+    weights = [0.0] * (max(order) + 1)
+    for after, number in enumerate(reversed(order)):
+        weights[number] += momentum * (1 - momentum) ** after
+    kept = [1 - sum(weights[number + 1 :]) for number in range(len(weights))]  # by later forwards
+    return [weight / rest for weight, rest in zip(weights, kept, strict=True)]
 
 
 def convert_batchnorm(module: nn.Module, mode: Mode, group_size: int) -> nn.Module:

@@ -56,7 +56,7 @@ class _Ready:
 class Loader:
     """Batches of a rank for any range of steps; ``waited`` counts seconds spent waiting for them.
 
-    ``groups`` is the number of groups of the whole batch (mixtures pair rows inside a group);
+    ``groups`` is the number of groups of the whole batch inside which rows are mixed;
     ``mixed`` the views that ``mixture`` mixes; ``mix_per_group`` draws one mixture a group,
     ``mix_chained`` each view's box from the share left by the one before, ``copies`` that of a view
     from another one's that shows the same at another side;
@@ -94,13 +94,14 @@ class Loader:
         pairs = self.mixture or self.label_free
         if size % self.groups or (pairs and self.groups % self.order.world_size):
             raise ValueError(
-                f"--batch-size {size}, --groups {self.groups} and {self.order.world_size} "
-                "processes: the groups must divide the batch and the processes the groups"
+                f"--batch-size {size}, {self.groups} groups to mix in (--mix-groups or --groups) "
+                f"and {self.order.world_size} processes: the groups must divide the batch and the "
+                "processes the groups"
             )
         if self.mixture and self.neighbours is None and (size // self.groups) % 2:
             raise ValueError(
-                f"--batch-size {size} in --groups {self.groups} gives odd groups: rows are mixed "
-                "in pairs"
+                f"--batch-size {size} in {self.groups} groups (--mix-groups or --groups) makes odd "
+                "groups: rows are mixed in pairs"
             )
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._host = HostFinisher(self.workers)  # its threads start with its first view

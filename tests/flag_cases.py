@@ -15,6 +15,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "--views": get_args(PresetName),
     "--batch-size": ("1", "2", "8", "12", "40", "41"),
     "--groups": ("1", "2", "3", "8", "16", "17"),
+    "--mix-groups": ("1", "2", "0", "16"),
     "--image-size": ("1", "8", "15", "32"),
     "--mix-prob": ("0", "1", "-0.1"),
     "--mix-beta": ("0", "1e-3", "1e3"),

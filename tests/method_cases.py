@@ -41,6 +41,7 @@ class Case:
     sizes: tuple[int, ...] = (8, 8)
     rows: int = 16
     groups: int = 4
+    mix_groups: int | None = None
 
     @property
     def mixes(self) -> bool:
@@ -49,7 +50,8 @@ class Case:
 
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
-        return f"{self.method}-{options}-{self.bn}-{'mixed' if self.mixed else 'none'}"
+        ranges = f"-in-{self.mix_groups}" if self.mix_groups else ""
+        return f"{self.method}-{options}-{self.bn}-{'mixed' if self.mixed else 'none'}{ranges}"
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -106,11 +108,12 @@ def _cases() -> list[Case]:
         ("insdis", {}, "sync", (8,)),
         ("insdis", {"softmax": True}, "group", (8,)),
     ]
-    return [
+    cases = [
         Case(name, tuple(options.items()), bn, mixed, sizes)
         for name, options, bn, sizes in rows
         for mixed in ((False, True) if METHODS[name][0].un_mix else (False,))
     ]
+    return [*cases, Case("moco", (("symmetric", True), ("queue", 40)), "group", mix_groups=2)]
 
 
 CASES = _cases()
@@ -158,12 +161,13 @@ def make_batch(
     for size in case.sizes:
         noise = torch.randn(case.rows, 3, size, size, generator=generator, dtype=torch.float64)
         views.append((base[:, :, :size, :size] + 0.3 * noise).to(dtype))
-    partner = mirrored(case.rows, case.groups)
+    groups = case.mix_groups or case.groups
+    partner = mirrored(case.rows, groups)
     if lam is None:
-        lam = torch.rand(case.groups, generator=generator, dtype=torch.float64)
+        lam = torch.rand(groups, generator=generator, dtype=torch.float64)
         if not METHODS[case.method][0].mixes_groups:
-            lam = lam[:1].expand(case.groups)
-        lam = lam.repeat_interleave(case.rows // case.groups)
+            lam = lam[:1].expand(groups)
+        lam = lam.repeat_interleave(case.rows // groups)
     lam = lam.to(dtype)
     mixed = []
     for v in mixed_views(case):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models import heads
-from models.batchnorm import BatchNorm, Mode, _SyncNorm, convert_batchnorm
+from models.batchnorm import BatchNorm, Mode, _SyncNorm, convert_batchnorm, tracking
 
 
 def image(n: int = 12, c: int = 3, size: int = 4) -> Tensor:
@@ -81,6 +81,39 @@ def test_half_precision_input_keeps_fp32_statistics() -> None:
         )
     y, mean, _ = _SyncNorm.apply(x, torch.ones(3), torch.zeros(3), 1e-5)
     assert (y.dtype, mean.dtype) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("mode", ["group", "sync"])
+@pytest.mark.parametrize("group_size", [4, 12])
+@pytest.mark.parametrize("momentum", [0.1, 0.03])
+def test_a_forward_that_counts_twice_is_made_once(
+    mode: Mode, group_size: int, momentum: float
+) -> None:
+    """Four forwards of three batches: a loop over them, in float64, and three forwards."""
+    batches = [image() * (i + 1) + i for i in range(3)]
+    norm = BatchNorm(3, momentum=momentum, mode=mode, group_size=group_size).double()
+    mean, var = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    size = group_size if mode == "group" else 12
+    for _ in range(3):
+        for number in (0, 2, 1, 2):
+            parts = [part.transpose(0, 1).flatten(1) for part in batches[number].split(size)]
+            means, variances = ([getattr(p, f)(1) for p in parts] for f in ("mean", "var"))
+            mean = (1 - momentum) * mean + momentum * torch.stack(means).mean(0)
+            var = (1 - momentum) * var + momentum * torch.stack(variances).mean(0)
+        for number, x in enumerate(batches):
+            plain = copy.deepcopy(norm)(x)
+            with tracking(norm, (0, 2, 1, 2), number):
+                assert norm(x).equal(plain)
+    torch.testing.assert_close(norm.running_mean, mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norm.running_var, var, rtol=1e-12, atol=1e-12)
+
+
+def test_evaluation_inside_tracking_moves_nothing() -> None:
+    norm = BatchNorm(3, mode="group", group_size=4).double().eval()
+    before = copy.deepcopy(norm.state_dict())
+    with tracking(norm, (0, 1, 1), 1):
+        norm(image())
+    assert all(before[name].equal(value) for name, value in norm.state_dict().items())
 
 
 def test_broken_groups_are_refused() -> None:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from method_cases import (
 
 from models import losses
 from models.losses import unit
-from models.methods import METHODS, Method, build_method
+from models.methods import METHODS, Method, build_method, moco
 from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
 from models.methods.moco_v3 import MocoV3
 from models.methods.swav import Swav
+from models.sizes import Sizes
 from pipelines.batch import Batch, Mixed
 
 MIXED = [case for case in CASES if case.mixed]
@@ -205,6 +207,69 @@ def test_moco_can_mix_each_view_for_the_other_s_keys() -> None:
         below = losses.log_negatives(q, negatives, 0.2)
         own, other = (losses.info_nce(q, keys, below, 0.2) for keys in (k, k[m.partner]))
         assert_same(terms[f"mixed_{m.view}"], (m.lam * own + (1 - m.lam) * other).mean())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("bn", ["group", "sync"])
+def test_symmetric_moco_s_statistics_are_the_released_ones(
+    bn: str, sides: int, compiled: bool
+) -> None:
+    """Spec 1.5: the release encodes x0, m, x1, m; of each step m has .1 + .1 .9^2 of .3439."""
+    case = Case("moco", (("symmetric", True),), bn)
+    method, batch = build(case), make_batch(case)
+    x, m = list(batch.views), list(batch.mixed)
+    if sides == 2:
+        method.sizes = Sizes((0, 1), 2)
+        x += [view[:, :, ::2, ::2] for view in x]
+        m.append(dataclasses.replace(m[0], view=2, image=m[0].image[:, :, ::2, ::2]))
+        batch = dataclasses.replace(batch, views=tuple(x), mixed=tuple(m))
+    released = copy.deepcopy(method.backbone)
+    if compiled:
+        method.backbone.compile(backend="eager")
+    for _ in range(2):
+        total(method(batch)).backward()
+        for side in range(sides):
+            for images in (x[2 * side], m[side].image, x[2 * side + 1], m[side].image):
+                released(images)
+    for (name, found), (_, expected) in zip(
+        method.backbone.named_buffers(), released.named_buffers(), strict=True
+    ):
+        if "running" in name:
+            assert_same(found, expected, 1e-12)
+    everything = 1 - 0.9**4
+    assert (0.1 + 0.081) / everything == pytest.approx(0.526, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("moco", (("symmetric", True),), "group"),
+        Case("moco", (("symmetric", True), ("mix_each", True)), "group"),
+        Case("moco", (("symmetric", True),), "group", mixed=False),
+        Case("moco", (), "group"),
+    ],
+    ids=str,
+)
+def test_the_weight_of_statistics_changes_no_loss(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a gradient; nor, where the release encodes nothing twice, the statistics."""
+
+    def step() -> tuple[dict[str, Tensor], list[Tensor], dict[str, Tensor]]:
+        method = build(case)
+        terms = method(make_batch(case))
+        total(terms).backward()
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        return terms, gradients, dict(method.backbone.named_buffers())
+
+    found = step()
+    monkeypatch.setattr(moco, "tracking", lambda *_: nullcontext())
+    terms, gradients, buffers = step()
+    assert all(found[0][name].equal(value) for name, value in terms.items())
+    assert all(a.equal(b) for a, b in zip(found[1], gradients, strict=True))
+    twice = case.mixed and case.options == (("symmetric", True),)
+    assert all(found[2][name].equal(value) for name, value in buffers.items()) != twice
 
 
 def test_moco_shuffles_each_half_afresh() -> None:

@@ -1,9 +1,14 @@
 """Mixtures: measured shares, partners inside groups, purity, and the spec's numeric facts."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from runs import two_steps
 
+import train
 from pipelines.batch import Mixed
 from pipelines.mixtures import (
     UN_MIX,
@@ -15,6 +20,10 @@ from pipelines.mixtures import (
     mixed_at,
     place,
 )
+from tools.run.flags import parse
+from tools.run.resolve import check_sharing
+
+ROOT = Path(__file__).parents[1]
 
 
 def of_kind(kind: str) -> Mixture:
@@ -52,6 +61,81 @@ def test_partners_mirror_inside_groups_and_back() -> None:
     partner = mirrored(12, 4, torch.device("cpu"))
     assert partner.tolist() == [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8]
     assert torch.equal(partner[partner], torch.arange(12))
+
+
+CIFAR = [
+    f"moco-{way}-unmix-cifar{n}-1000" for way in ("symmetric", "asymmetric") for n in (10, 100)
+]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+def test_a_partner_is_in_another_batch_norm_group_where_one_gpu_split_the_batch(name: str) -> None:
+    """Spec 1.2, 1.5: the reversed batch sends class n mod 8 to 7 - n mod 8, group by group."""
+    config = parse(["--recipe", str(ROOT / "recipes" / f"{name}.yaml")])
+    rows, size = config.batch_size, config.batch_size // config.groups
+    partner = mirrored(rows, rows // config.mixing_groups, torch.device("cpu"))
+    own, other = torch.arange(rows) // size, partner // size
+    assert (rows, config.groups) == (512, 8) and (own != other).all()
+    assert len(set(zip(own.tolist(), other.tolist(), strict=True))) == config.groups
+
+
+@pytest.mark.parametrize("name", ["moco-v2-unmix-imagenet", "moco-v1-unmix-imagenet-200"])
+def test_a_partner_is_in_the_own_group_where_a_gpu_mixed_its_rows(name: str) -> None:
+    config = parse(["--recipe", str(ROOT / "recipes" / f"{name}.yaml")])
+    assert config.mixing_groups == config.groups == 8
+
+
+def test_a_group_s_mean_varies_as_where_partners_come_from_another_group() -> None:
+    """Var(lam mean_g + (1 - lam) mean_h) = (lam^2 + (1 - lam)^2) Var(mean_g) for g other than h."""
+    lam, draws = 0.3, 20_000
+    x = torch.randn(32, draws, 1, 1, generator=torch.Generator().manual_seed(0))
+    spread = {}
+    for groups in (8, 4, 1):
+        mixed = mixed_at(x, 0, 32 // groups, None, lam).image
+        spread[groups] = mixed.view(8, 4, draws).mean(1).var()
+    assert spread[8] == pytest.approx(1 / 4, rel=0.02)
+    for groups in (4, 1):
+        assert spread[groups] / spread[8] == pytest.approx(lam**2 + (1 - lam) ** 2, rel=0.02)
+
+
+def test_rows_are_mixed_where_mix_groups_says(toy: Path, tmp_path: Path) -> None:
+    """From the command line to the batch; without it, as many groups as ``--groups``."""
+    partners = {}
+    for words in ((), ("--mix-groups", "4"), ("--mix-groups", "2"), ("--mix-groups", "1")):
+        seen: list[Mixed] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                train.Run, "train_on", lambda _, batch, seen=seen: seen.extend(batch.mixed)
+            )
+            two_steps("moco", toy, tmp_path / "-".join(words), "--mix", "unmix", *words)
+        partners[words[1:]] = [(m.partner.tolist(), m.lam.tolist()) for m in seen]
+        images = torch.cat([m.image for m in seen])
+        if words == ():
+            expected = images
+        elif words[1] == "4":
+            assert images.equal(expected)
+    assert partners[()] == partners["4",]
+    for groups in (4, 2, 1):
+        of_groups = mirrored(16, 16 // groups, torch.device("cpu")).tolist()
+        assert [partner for partner, _ in partners[str(groups),]] == [of_groups] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "processes", "named"),
+    [
+        (("--mix-groups", "4"), 8, "--mix-groups 4 and 8 processes"),
+        (("--mix-groups", "4", "--accumulate", "8"), 1, "--mix-groups 4 and 1 processes"),
+        (("--mix-groups", "3"), 1, "--mix-groups 3"),
+        (("--mix-groups", "16", "--batch-size", "16"), 1, "--mix-groups 16 makes groups of 1"),
+        (("--groups", "4"), 8, "--groups 4 and 8 processes"),
+    ],
+)
+def test_groups_that_processes_would_cut_are_refused(
+    words: Sequence[str], processes: int, named: str
+) -> None:
+    config = parse(["--method", "moco", "--mix", "unmix", "--bn", "group", *words])
+    with pytest.raises(ValueError, match=named):
+        check_sharing(config, processes)
 
 
 @pytest.mark.parametrize(("rows", "group"), [(9, 3), (10, 4), (3, 3)])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,12 +18,20 @@ from protocol_cases import COMMANDS, numbers_of, worker
 from runs import run_main, two_steps
 
 import eval as evaluation
+from pipelines.augment import PRESETS as VIEWS
+from pipelines.augment import View
+from pipelines.datasets import IMAGENET
+from pipelines.loader import Loader
 from pipelines.table import Arrays, Files, Table
+from tools.protocols import linear
 from tools.protocols.feed import batch_that_fits, listed, stratified
-from tools.protocols.linear import Linear
+from tools.protocols.linear import PRESETS, Linear, PresetName
 from tools.protocols.semi import Semi
 from tools.protocols.tuning import Tuning, rate_of
-from tools.run import checkpoint
+from tools.run import checkpoint, setup
+
+STD, PROBE = IMAGENET.std, (0.2470, 0.2435, 0.2616)
+(INSDIS,) = VIEWS["insdis"](16)
 
 # --- which labels --------------------------------------------------------------------------
 
@@ -102,16 +112,47 @@ def test_semi_takes_swav_s_rates_for_the_batch_there_is() -> None:
         ("moco", [30, 30, 3, 0.3]),
         ("swav", [0.3, 0.3 * 0.5, 0.3 * 0.5 * (1 + np.cos(0.6 * np.pi)), 0]),
         ("cmc", [30, 30 * 0.2, 30 * 0.2**2, 30 * 0.2**3]),
+        ("cmc-imagenet100", [30, 30 * 0.2, 30 * 0.2**2, 30 * 0.2**3]),
+        ("insdis", [30, 30 * 0.2, 30 * 0.2**2, 30 * 0.2**3]),
+        ("insdis-imagenet100", [10, 10 * 0.2, 10 * 0.2**2, 10 * 0.2**3]),
         ("whitening", [1e-2, 1e-4, 1e-2 * 1e-4**0.6, 1e-6]),
     ],
 )
 def test_presets_are_the_published_schedules(preset: str, seen: Sequence[float]) -> None:
     plan, (lr,) = Linear(run=Path("x"), preset=preset).plan()
-    shares = (0, 0.5, 0.7 if preset == "cmc" else 0.6, 0.9999)
+    shares = (0, 0.5, 0.7 if "cmc" in preset or "insdis" in preset else 0.6, 0.9999)
     rates = [plan.rate(lr, round(share * plan.epochs * 100), 100) for share in shares]
     if preset == "swav":
         seen = [0.3, 0.15, 0.15 * (1 + np.cos(0.6 * np.pi)), 0]
     assert rates == pytest.approx(seen, rel=2e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preset", "crop_scale", "views", "std"),
+    [
+        ("moco", (0.08, 1.0), "plain", None),
+        ("swav", (0.08, 1.0), "plain", None),
+        ("swav-cifar", (0.08, 1.0), "plain", (0.2470, 0.2435, 0.2616)),
+        ("cmc", (0.08, 1.0), "plain", None),
+        ("cmc-imagenet100", (0.2, 1.0), "plain", None),
+        ("insdis", (0.08, 1.0), "insdis", None),
+        ("insdis-imagenet100", (0.2, 1.0), "insdis", None),
+        ("whitening", (0.08, 1.0), "plain", None),
+    ],
+)
+def test_presets_show_images_as_published(
+    preset: PresetName,
+    crop_scale: tuple[float, float],
+    views: str,
+    std: tuple[float, float, float] | None,
+) -> None:
+    """Spec 2.8, 3.2, 3.4, 3.5."""
+    shown = Linear(run=Path("x"), preset=preset).shown()
+    assert (shown.crop_scale, shown.views, shown.std) == (crop_scale, views, std)
+    assert PRESETS.keys() == set(get_args(PresetName))
+    plan = Linear(run=Path("x"), preset=preset).plan()[0]
+    of_cmc = shown.plan.milestones == (30, 40, 50)
+    assert of_cmc == (plan.epochs == 60) == (preset.startswith(("cmc", "insdis")))
 
 
 def test_fewer_epochs_stretch_a_preset_s_drops_but_not_given_ones() -> None:
@@ -139,6 +180,63 @@ def run_eval(name: str, run: Path, *flags: str) -> int:
 
 def last_line(run: Path) -> dict:
     return json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "deviation", "view"),
+    [
+        ((), STD, View(16, (0.08, 1.0), jitter_prob=0.0, gray=0.0)),
+        (("--preset", "swav-cifar"), PROBE, View(16, (0.08, 1.0), jitter_prob=0.0, gray=0.0)),
+        (("--preset", "cmc-imagenet100"), STD, View(16, (0.2, 1.0), jitter_prob=0.0, gray=0.0)),
+        (("--std", ".1", ".2", ".3"), (0.1, 0.2, 0.3), None),
+        (("--preset", "insdis-imagenet100"), STD, replace(INSDIS, scale=(0.2, 1.0))),
+        (
+            ("--preset", "insdis", "--crop-scale", ".5", ".6"),
+            STD,
+            replace(INSDIS, scale=(0.5, 0.6)),
+        ),
+    ],
+)
+def test_the_linear_layer_sees_images_as_its_preset_says(
+    run: Path,
+    flags: tuple[str, ...],
+    deviation: tuple[float, ...],
+    view: View | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scored: list[Any] = []
+    trained: list[Loader] = []
+    batches, feed = setup.evaluation_batches, linear.feed
+
+    def evaluation_batches(*words: Any) -> Any:
+        scored.append(words[5])
+        return batches(*words)
+
+    def watched(*words: Any) -> Loader:
+        trained.append(feed(*words))
+        return trained[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "evaluation_batches", evaluation_batches)
+        patch.setattr(linear, "feed", watched)
+        small = ("--epochs", "1", "--batch-size", "16", "--milestones", "1")
+        small = small if "cmc" in str(flags) or "insdis" in str(flags) else small[:4]
+        assert run_eval("linear", run, *flags, *small) == 0
+        assert run_eval("linear", run, *flags, *small, "--images", "augmented") == 0
+    assert scored == [deviation] * 3 and trained[0].std == deviation
+    assert view is None or trained[0].views == (view,)
+    line, said = last_line(run), capsys.readouterr().out
+    assert line.get("std") == (None if deviation == STD else list(deviation))
+    assert ("images are divided by --std" in said) == (deviation != STD)
+    assert line.get("views") == ("insdis" if "insdis" in str(flags) else None)
+    assert line["crop_scale"] == list(trained[0].views[0].scale)
+
+
+@pytest.mark.parametrize(
+    "words", [("--std", "1"), ("--crop-scale", ".2"), ("--std", "1", "0", "1")]
+)
+def test_numbers_of_images_that_are_none_are_refused(run: Path, words: tuple[str, ...]) -> None:
+    assert run_eval("linear", run, *words) != 0
 
 
 def test_semi_learns_from_the_chosen_labels_alone(

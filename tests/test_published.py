@@ -67,6 +67,8 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "mix_draw": "step",
     },
     r"moco-a?symmetric-unmix-cifar.*": {"stem_init": "pytorch"},
+    r"moco-a?symmetric-.*": {"mix_groups": 4},
+    r"moco-v1-.*|moco-v2-.*|swav-.*imagenet.*": {"mix_groups": None},
     r"moco-(symmetric).*": {"moco.symmetric": True},
     r"moco-(asymmetric|clim|v1|v2|im|16384).*": {"moco.symmetric": False},
     r"moco-v1-.*|moco-v2-.*|moco-clim-.*imagenet.*": SGD

@@ -90,6 +90,7 @@ def test_a_published_run_does_not_rest_on_defaults(name: str) -> None:
     stated = yaml.safe_load(RECIPES[name].read_text())
     filled = {f.name for f in dataclasses.fields(Config) if f.default is None and not f.metadata}
     filled -= {"classes", "resolution_schedule", "precision", "final_lr", "momentum"}
+    filled -= {"mix_groups"}  # as many as groups, which are stated
     others = {"method", "mix", "data", "backbone", "stem", "zero_init_last", "epochs", "batch_size"}
     assert filled | others <= stated.keys()
     assert ("milestones" if stated["schedule"] == "step" else "final_lr") in stated
@@ -113,7 +114,7 @@ def num_images(config: Config) -> int:
 def test_real_sizes_fit_together(name: str, recipes: dict[str, Config]) -> None:
     """Batch, groups, queue, crops and sub-batches as published; the weights take no memory."""
     config, num_rows = resolved(recipes[name]), num_images(recipes[name])
-    for processes in (1, config.groups):
+    for processes in (1, config.mixing_groups):
         setup.check_sharing(config, processes)
     setup.check_mixture(config, num_rows)
     with torch.device("meta"):
@@ -161,6 +162,8 @@ def small(config: Config) -> list[str]:
     """Flags that make a recipe's run tiny and leave its kind."""
     flags = ["--backbone", "resnet10t", "--image-size", "16", "--batch-size", "16"]
     flags += ["--groups", "4", "--classes", "None", "--val-data", "none", *SMALL[config.method]]
+    if config.mix_groups:
+        flags += ["--mix-groups", "2"]
     if config.method == "swav":
         queue = "32" if config.swav.queue else "0"
         flags += ["--swav.queue", queue, "--swav.queue-start-epoch", "0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from models import heads
 from models.backbone import num_features
+from models.batchnorm import tracking
 from models.clim import ClimLoss
 from models.losses import info_nce, log_negatives, on_mixture, unit
 from models.methods.base import Defaults, Method, Setup
@@ -17,6 +19,9 @@ from models.micro import ShuffledKeys
 from models.momentum import follow, momentum_copy
 from models.queue import Queue
 from pipelines.batch import Batch, Mixed
+
+RELEASED = (0, 2, 1, 2)
+"""Un-Mix's symmetric code: x0, m, x1, m, where 2 is the mixture, is the order of its queries."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Moco(Method):
     One-way: ``CE(q(x0), k(x1))``, with a mixture m of x0 also ``lam CE(q(m), k(x1)) + (1 - lam)
     CE(q(m), k(x1)[partner])``. Symmetric adds the same with x0 and x1 exchanged, where the mixture
     is still x0's and meets the keys of x0 (Shen 2022, 2003.05438, the released CIFAR code); with
-    ``mix_each`` it is one of x1.
+    ``mix_each`` it is one of x1. That code encodes the mixture once for each half; here it is
+    encoded once and weighs as much in the running statistics of the queries' batch norm.
     """
 
     mixes_neighbours = True
@@ -101,14 +107,22 @@ class Moco(Method):
         self, keys: list[Tensor], views: list[Tensor], mixtures: list[Mixed]
     ) -> dict[str, Tensor]:
         """The terms of query views of one side, and of mixtures of them."""
-        queries, temperature = [self._query(x) for x in views], self.config.temperature
+        temperature = self.config.temperature
+        twice = bool(mixtures) and self.config.symmetric and not self.config.mix_each
+        encoder = nn.Sequential(self.backbone, self.head)
+
+        def query(number: int, images: Tensor) -> Tensor:
+            with tracking(encoder, RELEASED, number) if twice else nullcontext():
+                return self._query(images)
+
+        queries = [query(number, images) for number, images in enumerate(views)]
         clean = [
             info_nce(q, k, log_negatives(q, self.queue.rows, temperature), temperature).mean()
             for q, k in zip(queries, keys, strict=True)
         ]
         terms = {"clean": torch.stack(clean).sum()}
         for mixed in mixtures:
-            q = self._query(mixed.image)
+            q = query(len(views), mixed.image)
             negatives = log_negatives(q, self.queue.rows, temperature)
             pair = partial(info_nce, negatives=negatives, temperature=temperature)
             met = keys[mixed.view : mixed.view + 1] if self.config.mix_each else keys

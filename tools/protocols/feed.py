@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.augment import View
+from pipelines.augment import PRESETS, View
 from pipelines.draws import ORDER, Draws
 from pipelines.loader import Loader
 from pipelines.order import Order
@@ -21,21 +22,30 @@ _SUBSET = ORDER + 2
 
 
 def feed(
-    subject: Subject, table: Table, batch_size: int, seed: int, scale: tuple[float, float]
+    subject: Subject,
+    table: Table,
+    batch_size: int,
+    seed: int,
+    scale: tuple[float, float],
+    colours: bool = False,
 ) -> Loader:
     """Return this process's share of shuffled batches, one view an image.
 
     The view is the papers' for training with labels: a random crop of a share ``scale`` of the
-    area, resized, and a flip. Each epoch leaves out what does not fill a batch.
+    area, resized, and a flip; with ``colours`` grayed and jittered as InsDis' training views are.
+    Each epoch leaves out what does not fill a batch.
     """
     config, facts, accelerator = subject.config, subject.facts, subject.accelerator
     side = config.image_size or facts.image_size
+    view = View(side, jitter_prob=0.0, gray=0.0)
+    if colours:
+        (view,) = PRESETS["insdis"](side)
     return Loader(
         table=table,
         order=Order(
             len(table), batch_size, seed, accelerator.process_index, accelerator.num_processes
         ),
-        views=(View(side, scale=scale, jitter_prob=0.0, gray=0.0),),
+        views=(replace(view, scale=scale),),
         decoder=subject.decoders.of(table),
         mean=facts.mean,
         std=facts.std,

@@ -17,19 +17,50 @@ from tools.run import scores
 from tools.run.features import evaluating
 from tools.run.heads import HeadPlan, Heads, OptimizerName, ScheduleName
 
-PresetName = Literal["moco", "swav", "swav-cifar", "cmc", "whitening"]
-PRESETS: dict[PresetName, tuple[float, HeadPlan]] = {
+PresetName = Literal[
+    "moco", "swav", "swav-cifar", "cmc", "cmc-imagenet100", "insdis", "insdis-imagenet100",
+    "whitening",
+]  # fmt: skip
+Views = Literal["plain", "insdis"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published linear probe."""
+
+    lr: float
+    """First learning rate."""
+    plan: HeadPlan
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the area that a training crop covers."""
+    views: Views = "plain"
+    """Colours of the training crops."""
+    std: tuple[float, float, float] | None = None
+    """Deviation that images are divided by, where it is not the one of pre-training."""
+
+
+_SWAV = HeadPlan(100, 256, weight_decay=1e-6)
+_CMC = HeadPlan(60, 256, schedule="step", milestones=(30, 40, 50), factor=0.2)
+PRESETS: dict[PresetName, Preset] = {
     # He 2020, arXiv:1911.05722, section 4.1; Un-Mix's MoCo on ImageNet
-    "moco": (30.0, HeadPlan(100, 256, schedule="step", milestones=(60, 80))),
-    # Caron 2020, arXiv:2006.09882; Un-Mix's SwAV, in batches of 32 on CIFAR
-    "swav": (0.3, HeadPlan(100, 256, weight_decay=1e-6)),
-    "swav-cifar": (0.3, HeadPlan(100, 32, weight_decay=1e-6)),
-    # Tian 2019, arXiv:1906.05849, and the InsDis and MoCo that came with it
-    "cmc": (30.0, HeadPlan(60, 256, schedule="step", milestones=(30, 40, 50), factor=0.2)),
+    "moco": Preset(30.0, HeadPlan(100, 256, schedule="step", milestones=(60, 80))),
+    # Caron 2020, arXiv:2006.09882
+    "swav": Preset(0.3, _SWAV),
+    # Shen 2022, arXiv:2003.05438: SwAV's released CIFAR script, for both CIFARs
+    "swav-cifar": Preset(
+        0.3, dataclasses.replace(_SWAV, batch_size=32), std=(0.2470, 0.2435, 0.2616)
+    ),
+    # Tian 2019, arXiv:1906.05849; InsDis and MoCo of the same code; Shen 2020, 2003.05438v1
+    "cmc": Preset(30.0, _CMC),
+    "cmc-imagenet100": Preset(30.0, _CMC, (0.2, 1.0)),
+    "insdis": Preset(30.0, _CMC, views="insdis"),
+    "insdis-imagenet100": Preset(10.0, _CMC, (0.2, 1.0), "insdis"),
     # Ermolov 2020, arXiv:2007.06346: W-MSE, SimCLR and BYOL on small images
-    "whitening": (0.01, HeadPlan(500, 1000, "adam", weight_decay=5e-6, schedule="exponential")),
+    "whitening": Preset(
+        0.01, HeadPlan(500, 1000, "adam", weight_decay=5e-6, schedule="exponential")
+    ),
 }
-"""First learning rate and the rest of each published protocol."""
+"""The published protocols."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +71,7 @@ class Linear(OfRun):
     """
 
     preset: PresetName = "swav"
-    """Published schedule: moco | swav | swav-cifar | cmc | whitening (Adam)."""
+    """Published probe, with its rate, schedule, crops and normalisation: docs/evaluation.md."""
     images: Literal["cached", "augmented"] = "cached"
     """Features of each image encoded once, or of a new crop and flip of it in each epoch."""
     lr: tuple[float, ...] = ()
@@ -61,8 +92,12 @@ class Linear(OfRun):
     """Epochs after which --schedule step multiplies the rate (none: the preset's, stretched)."""
     factor: float | None = None
     """Factor of each such step."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the area that the crops of --images augmented cover."""
+    crop_scale: tuple[float, ...] = ()
+    """Least and largest share of the area that crops of --images augmented cover."""
+    views: Views | None = None
+    """Colours of --images augmented: plain, or grayed and jittered as InsDis' training views."""
+    std: tuple[float, ...] = ()
+    """Deviation of R, G and B to divide images by (none: the preset's, else pre-training's)."""
     seed: int = 0
     """Key of the layer's first weights, of the order of rows and of the crops."""
 
@@ -78,13 +113,22 @@ class Linear(OfRun):
             raise ValueError("--milestones and --factor go with --schedule step")
         if self.momentum is not None and plan.optimizer != "sgd":
             raise ValueError("--momentum goes with --optimizer sgd")
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
+        scale = self.crop_scale
+        if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
             raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
+        if self.std and (len(self.std) != 3 or not min(self.std) > 0):
+            raise ValueError("--std takes the deviations of red, green and blue, above 0")
+
+    def shown(self) -> Preset:
+        """Return the preset with the flags that say how images are shown."""
+        given = {name: getattr(self, name) for name in ("crop_scale", "views", "std")}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
+        return dataclasses.replace(PRESETS[self.preset], **given)
 
     def plan(self) -> tuple[HeadPlan, tuple[float, ...]]:
         """Return the schedule and the first learning rates: the preset's and the flags'."""
-        lr, plan = PRESETS[self.preset]
+        preset = PRESETS[self.preset]
+        lr, plan = preset.lr, preset.plan
         names = [f.name for f in dataclasses.fields(HeadPlan) if hasattr(self, f.name)]
         given = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in given.items() if value not in (None, ())}
@@ -97,7 +141,7 @@ class Linear(OfRun):
         """Encode the images, train the layers, score them."""
         plan, lrs = self.plan()
         with self.opened() as opened:
-            subject = opened.labelled()
+            subject = self._normalised(opened.labelled())
             y = subject.labels(subject.val)
             method = subject.method()
             if self.images == "cached":
@@ -110,6 +154,16 @@ class Linear(OfRun):
             for protocol, numbers in results:
                 subject.append(self.run, protocol | numbers, command)
             self._tell(subject, results, lrs)
+
+    def _normalised(self, subject: Subject) -> Subject:
+        """Return the subject with images divided by the probe's own deviation, if it has one."""
+        std = self.shown().std
+        if not std or std == subject.facts.std:
+            return subject
+        own = " ".join(f"{value:g}" for value in subject.facts.std)
+        probe = " ".join(f"{value:g}" for value in std)
+        subject.tell(f"images are divided by --std {probe}, in pre-training by {own}")
+        return dataclasses.replace(subject, facts=dataclasses.replace(subject.facts, std=std))
 
     def _cached(
         self, subject: Subject, method: Method, y: torch.Tensor
@@ -128,7 +182,9 @@ class Linear(OfRun):
         accelerator = subject.accelerator
         rows = len(subject.train)
         size = batch_that_fits(plan.batch_size, rows, accelerator.num_processes)
-        loader = feed(subject, subject.train, size, self.seed, self.crop_scale)
+        shown = self.shown()
+        colours = shown.views == "insdis"
+        loader = feed(subject, subject.train, size, self.seed, shown.crop_scale, colours)
         steps = loader.order.steps_per_epoch
         num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
         generator = torch.Generator().manual_seed(self.seed)
@@ -158,8 +214,13 @@ class Linear(OfRun):
         if plan.optimizer != "sgd":
             del numbers["momentum"]
         numbers |= {"lr": lr, "images": self.images, "probe_seed": self.seed}
+        shown = self.shown()
+        if shown.std:
+            numbers["std"] = list(shown.std)
         if self.images == "augmented":
-            numbers["crop_scale"] = list(self.crop_scale)
+            numbers["crop_scale"] = list(shown.crop_scale)
+            if shown.views != "plain":  # absent from the lines of earlier versions
+                numbers["views"] = shown.views
         return {"protocol": "linear", "features": "backbone"} | numbers
 
     def _tell(

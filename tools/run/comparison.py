@@ -32,7 +32,7 @@ NOT_THE_PROTOCOL |= {"origin", "loss"}
 """Parts of a line of eval.jsonl that may differ between runs scored alike."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """How the names of scores end; higher is better, in [0, 1]."""
-MIXING = ("mix", "mix_prob", "mix_beta", "mix_draw", "clim", "im")
+MIXING = ("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "clim", "im")
 """Settings of the mixture."""
 
 
@@ -140,7 +140,7 @@ def settings_of(config: Config) -> Settings:
 def _without_effect(mix: str) -> set[str]:
     """Return the settings of mixtures that this one does not read."""
     if mix == "none":
-        return {"mix_prob", "mix_beta", "mix_draw"}
+        return {"mix_prob", "mix_beta", "mix_draw", "mix_groups"}
     if mix not in UN_MIX:
         return {"mix_prob", "mix_beta"}
     return set() if mix == "unmix" else {"mix_prob"}

@@ -137,9 +137,11 @@ class Config:
     mix_beta: float = 1.0
     """Beta(b, b) draws the share."""
     mix_draw: Literal["step", "group"] = "step"
-    """One mixture a step, or one a group."""
+    """One mixture a step, or one for each group in which rows are mixed."""
     groups: int = 8
-    """Groups of a batch, inside which rows are mixed and group BN counts: published GPU count."""
+    """Groups of a batch, in each of which group BN counts: published GPU count."""
+    mix_groups: int | None = None
+    """Groups in each of which rows are mixed (1: the whole batch); None: as many as --groups."""
 
     clim: ClimConfig = ClimConfig()
     im: ImConfig = ImConfig()
@@ -258,6 +260,11 @@ class Config:
                 "--crops, --crop-sizes and --crop-scales go together: as many sizes as counts, "
                 "and two scales for each"
             )
+
+    @property
+    def mixing_groups(self) -> int:
+        """The number of groups in each of which rows are mixed."""
+        return self.mix_groups or self.groups
 
     @property
     def chosen(self) -> Any:

@@ -7,7 +7,15 @@ import math
 from tools.run.clim import RANGES as CLIM_RANGES
 
 COUNTS = (
-    *("groups", "epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"),
+    *(
+        "groups",
+        "mix_groups",
+        "epochs",
+        "batch_size",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ),
     *("workers", "image_size", "limit_steps", "crops", "crop_sizes"),
     *("multi_scale", "resolutions", "block_rows", "window_blocks", "accumulate"),
 )

@@ -10,7 +10,7 @@ from models.methods import METHODS
 from pipelines.datasets import DATASETS
 from pipelines.mixtures import UN_MIX
 from tools.run.accumulate import changes
-from tools.run.config import Config
+from tools.run.config import Config, flag
 from tools.run.views import label_free_of
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check_sharing(config: Config, processes: int) -> None:
     Raises:
         ValueError: naming the flags to change.
     """
-    batch, groups, shares = config.batch_size, config.groups, processes * config.accumulate
+    batch, shares = config.batch_size, processes * config.accumulate
     by = f"{processes} processes"
     if config.accumulate > 1:
         by += f" with --accumulate {config.accumulate}"
@@ -82,22 +82,32 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
     label_free = label_free_of(config)
     in_groups = label_free.in_groups if label_free else config.mix != "none"
-    if not in_groups and config.bn == "sync":
+    if config.bn == "group" or (in_groups and config.mix_groups is None):
+        _check_groups(config, "groups", by, shares)
+    if not in_groups:
         return
-    if batch % groups or groups % shares:
+    named = "groups" if config.mix_groups is None else "mix_groups"
+    _check_groups(config, named, by, shares)
+    rows, described = batch // config.mixing_groups, f"{flag(named)} {config.mixing_groups}"
+    if label_free and rows < 2:
         raise ValueError(
-            f"--batch-size {batch}, --groups {groups} and {by} do not divide: groups must share "
-            "out the batch evenly, and processes (times --accumulate) the groups"
-        )
-    if label_free and in_groups and batch // groups < 2:
-        raise ValueError(
-            f"--batch-size {batch} in --groups {groups} leaves each row alone: --mix {config.mix} "
+            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
             "takes partners from the group (or --im.partner dataset)"
         )
-    if config.mix in UN_MIX and batch // groups % 2:
+    if config.mix in UN_MIX and rows % 2:
         raise ValueError(
-            f"--batch-size {batch} in --groups {groups} makes groups of {batch // groups}: "
+            f"--batch-size {batch} in {described} makes groups of {rows}: "
             "mixtures pair the rows of a group, so their number must be even"
+        )
+
+
+def _check_groups(config: Config, name: str, by: str, shares: int) -> None:
+    """Refuse groups that do not divide the batch, or that processes would cut."""
+    batch, groups = config.batch_size, getattr(config, name)
+    if batch % groups or groups % shares:
+        raise ValueError(
+            f"--batch-size {batch}, {flag(name)} {groups} and {by} do not divide: groups must "
+            "share out the batch evenly, and processes (times --accumulate) the groups"
         )
 
 

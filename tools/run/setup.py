@@ -235,7 +235,7 @@ def training_loader(
         copies=copies_of(config),
         mix_per_group=config.mix_draw == "group",
         mix_chained=method.chained_lam,
-        groups=config.groups,
+        groups=config.mixing_groups,
         prefetch=config.prefetch,
         workers=config.workers or cores_per_process(),
         read_ahead=0 if isinstance(decoder, MemoryDecoder) else config.read_ahead,
