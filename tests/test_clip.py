@@ -47,7 +47,7 @@ def gradients(of: list[nn.Parameter]) -> list[Tensor]:
 def test_without_a_limit_no_bit_changes(accelerator: Accelerator) -> None:
     found = weights()
     before = gradients(found)
-    assert clip(accelerator, found, None, each=False).item() == pytest.approx(math.hypot(2, 0.5))
+    assert clip(accelerator, found, 0.0, each=False).item() == pytest.approx(math.hypot(2, 0.5))
     assert all(a.equal(b) for a, b in zip(before, gradients(found), strict=True))
 
 
@@ -146,13 +146,12 @@ def test_the_limit_is_part_of_the_run(
     assert run_train(*flags(toy, tmp_path, "simclr", *more)) == 0
     again = ("--clip-grad", "3", "--resume", "auto", "--limit-steps", "2")
     assert run_train(*flags(toy, tmp_path, "simclr", *again)) == 2
-    assert "--clip-grad: None -> 3.0" in capsys.readouterr().err
+    assert "--clip-grad: 0.0 -> 3.0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (("--clip-grad", "0"), "--clip-grad"),
         (("--clip-grad", "-1"), "--clip-grad"),
         (("--clip-grad-each",), "--clip-grad-each needs --clip-grad NORM"),
     ],

@@ -315,6 +315,23 @@ NUMBERS: dict[str, dict[str, Any]] = {
     },
     r"dino-.*": MULTI_CROP
     | {
+        "crops": (2, 8),  # local_crops_number, a default of main_dino.py as the next ones
+        "dino.first_teacher_temperature": 0.04,
+        "dino.teacher_temperature": 0.04,
+        "dino.temperature_epochs": 0,
+        "dino.temperature": 0.1,
+        "dino.prototypes": 65536,
+        "dino.hidden": 2048,
+        "dino.dim": 256,
+        "dino.head_bn": False,
+        "dino.centre_momentum": 0.9,
+        "dino.freeze_epochs": 1,
+        "clip_grad": 3,
+        "clip_grad_each": True,
+        "final_lr": 1e-6,
+        "warmup_epochs": 10,
+        "batch_size": 4096,
+        "lr": 0.48,  # 0.03 * 4096 / 256
         "views": "dino",
         "optimizer": "momentum",
         "weight_decay": 1e-4,
@@ -466,3 +483,20 @@ def test_vicreg_s_variance_term_is_the_release_s() -> None:
     images = rows[:, :, None, None]
     batch = Batch((images, images), number, number, number, seed=0, step=0)
     assert method(batch)["clean"].item() == pytest.approx(17.464, abs=5e-4)
+
+
+def test_dino_s_head_starts_as_the_release_s() -> None:
+    """Linear layers from N(0, .02) with biases of 0; the prototypes from PyTorch's uniform law."""
+    torch.manual_seed(0)
+    method = build_method(
+        "dino", METHODS["dino"][1](dim=64, hidden=256, prototypes=512), Rows(), bn="sync",
+        group_size=8, batch_size=8, seed=0, steps_per_epoch=1,
+    )  # fmt: skip
+    layers = [layer for layer in method.head if isinstance(layer, nn.Linear)]
+    assert len(layers) == 3
+    for layer in layers:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert layer.bias is not None and not layer.bias.any()
+    assert method.prototypes.weight.abs().max().item() == pytest.approx(64**-0.5, rel=0.01)
+    for a, b in zip(method.head.parameters(), method.teacher[1].parameters(), strict=True):
+        assert a.equal(b)
