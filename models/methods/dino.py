@@ -58,6 +58,7 @@ class Dino(Method):
 
     max_views = math.inf
     across_rows = ""
+    scored = "momentum"
     defaults = Defaults(
         "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
     )
