@@ -18,7 +18,7 @@ from models import losses
 from models.methods import METHODS
 from models.methods.base import Method
 from pipelines.datasets import data_facts
-from tools import export
+from tools import export, report
 from tools.detection.subject import open_backbone
 from tools.exports.card import scores as card_scores
 from tools.exports.source import load
@@ -161,6 +161,20 @@ def test_a_card_says_which_scores_are_of_the_other_encoder(
     _, _, during, old, new = card_scores(load(runs["dino"], None, None), tmp_path).splitlines()
     assert during.startswith("| kNN while training |") and new.startswith("| knn |")
     assert old.startswith("| knn, of the online encoder |")
+
+
+@pytest.mark.parametrize("which", ["online", "momentum"])
+def test_a_report_names_the_encoder(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], which: str
+) -> None:
+    flags = ("--run", str(runs["dino"]), "--map", "pca")
+    flags += ("--encoder", "online") if which == "online" else ()
+    assert run_main(report.main, *flags) == 0
+    page = (runs["dino"] / "report.html").read_text()
+    assert f"Features of the {which} encoder" in page
+    other = ("--run", str(runs["simclr"]), "--encoder", "momentum")
+    assert run_main(report.main, *other) == 2
+    assert "--method simclr keeps no momentum copy" in capsys.readouterr().err
 
 
 def test_what_is_tuned_is_the_encoder(runs: dict[str, Path]) -> None:
