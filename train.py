@@ -29,6 +29,7 @@ from tools.reporting.write import at_end as report_at_end
 from tools.run import folder as run_folder
 from tools.run import pictures, plan, setup
 from tools.run.accumulate import backward, changes, total
+from tools.run.clip import clip
 from tools.run.config import Config
 from tools.run.flags import parse
 from tools.run.knn import OnlineKnn
@@ -210,8 +211,8 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.order.steps_per_epoch
-        weights = [p for p in self.method.parameters() if p.requires_grad]
-        self.tally = Tally(self.accelerator, weights)
+        self.weights = [p for p in self.method.parameters() if p.requires_grad]
+        self.tally = Tally(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.meter = Meter(batch_size, lambda: self.loader.waited, device)
 
@@ -219,13 +220,15 @@ class Learner:
         """Make one optimisation step. Nothing here waits for the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
-        count = self.config.accumulate
-        terms = backward(self.accelerator, self.model, self.method, batch, count)
+        config = self.config
+        terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
         self.method.after_backward()
+        norm = clip(self.accelerator, self.weights, config.clip_grad, config.clip_grad_each)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step((batch.step + 1) / self.total)
-        self.tally.add(batch.step, {"loss": total(terms), **terms, **mean_share(batch)})
+        values = {"loss": total(terms), **terms, "grad_norm": norm, **mean_share(batch)}
+        self.tally.add(batch.step, values)
         self.meter.step()
 
     def lr(self, step: int, scheduled: bool = True) -> float:

@@ -99,6 +99,10 @@ def assert_law_4(
     a, b = (lines(folder / name / "run") for folder in (one, many))
     assert [line["world_size"] for line in a] == [1] * STEPS
     assert [line["world_size"] for line in b] == [len(ranks)] * STEPS
-    for key in ("loss", "lr", *(k for k in a[0] if k.startswith(("clean", "mixed", "lam")))):
+    for key in (
+        "loss",
+        "lr",
+        *(k for k in a[0] if k.startswith(("clean", "mixed", "lam", "grad"))),
+    ):
         for x, y in zip(a, b, strict=True):
             assert y[key] == pytest.approx(x[key], rel=1e-6, abs=1e-7), key

@@ -132,6 +132,15 @@ def test_nor_with_micro_batches(toy: Path, tmp_path: Path, seen: list[str]) -> N
     assert not seen
 
 
+@pytest.mark.parametrize("each", [(), ("--clip-grad-each",)])
+def test_nor_with_clipping(
+    toy: Path, tmp_path: Path, seen: list[str], each: tuple[str, ...]
+) -> None:
+    more = ("--clip-grad", "0.1", *each, "--limit-steps", "2")
+    assert run_train(*flags(toy, tmp_path, "dino", *more)) == 0
+    assert not seen
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_nor_does_the_device_s_finisher(preset: str) -> None:
     """The host has one of its own, so no run above calls it."""

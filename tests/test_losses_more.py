@@ -122,14 +122,14 @@ def loop_barlow(a: Array, b: Array, weight: float) -> float:
 
 
 def loop_spread(z: Array) -> float:
-    """25 v(z) + c(z)."""
+    """25 v(z) / 2 + c(z)."""
     mean = [sum(z[:, d]) / N for d in range(D)]
 
     def cov(i: int, j: int) -> float:
         return sum((z[n, i] - mean[i]) * (z[n, j] - mean[j]) for n in range(N)) / (N - 1)
 
     v = sum(max(0.0, 1 - np.sqrt(cov(d, d) + 1e-4)) for d in range(D)) / D
-    return 25 * v + sum(cov(i, j) ** 2 for i in range(D) for j in range(D) if i != j) / D
+    return 25 * v / 2 + sum(cov(i, j) ** 2 for i in range(D) for j in range(D) if i != j) / D
 
 
 def loop_vicreg(a: Array, b: Array) -> float:
@@ -242,7 +242,7 @@ PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Array, Arra
         lambda a, b: [((u - v) ** 2).mean() for u, v in zip(a, b, strict=True)],
     ),
     "spread": (
-        lambda a, b: 25 * variance(a) + covariance(a) + 0 * b.sum(),
+        lambda a, b: 12.5 * variance(a) + covariance(a) + 0 * b.sum(),
         lambda a, b: loop_spread(a),
     ),
     "barlow": (
@@ -451,7 +451,7 @@ def test_rates_of_parameters() -> None:
     assert all(r.scheduled for r in groups("simsiam", constant_predictor_lr=False).values())
     shares = groups("barlow")
     assert shares["backbone.layers.0.weight"].share == shares["head.0.weight"].share == 1
-    assert shares["backbone.layers.1.weight"].share == shares["head.1.bias"].share == 0.024
+    assert shares["backbone.layers.1.weight"].share == shares["head.1.bias"].share == 0.0015
     assert set(groups("vicreg").values()) == {Rate()}
 
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.methods import METHODS, Method
+from models.methods import METHODS, Method, build_method
 from models.methods.base import Defaults
 from pipelines.augment import PRESETS, View
+from pipelines.batch import Batch
 from pipelines.datasets import DATASETS, IMAGENET
 from tools.run import setup
 from tools.run.config import Config
@@ -295,10 +296,11 @@ NUMBERS: dict[str, dict[str, Any]] = {
     r"barlow-imagenet-1000": {
         "views": "byol",
         "lr": 1.6,
-        "weight_decay": 1.5e-6,
+        "weight_decay": 1e-6,  # main.py's default, which the README's command leaves
+        "final_lr": 0.0016,  # 0.001 * 0.2 * 2048 / 256
         "batch_size": 2048,
         "barlow.off_diagonal": 0.0051,
-        "barlow.bias_lr": 0.024,  # 0.0048 / 0.2
+        "barlow.bias_lr": 0.0015,  # 0.0048 / 0.2, by DDP's mean over 16 GPUs
         "barlow.dim": 8192,
         "barlow.hidden": 8192,
     },
@@ -306,6 +308,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "views": "byol",
         "lr": 1.6,
         "weight_decay": 1e-6,
+        "final_lr": 0.0016,  # end_lr = 0.001 * 0.2 * 2048 / 256
         "batch_size": 2048,
         "vicreg.invariance": 25,
         "vicreg.variance": 25,
@@ -338,6 +341,23 @@ NUMBERS: dict[str, dict[str, Any]] = {
     },
     r"dino-.*": MULTI_CROP
     | {
+        "crops": (2, 8),  # local_crops_number, a default of main_dino.py as the next ones
+        "dino.first_teacher_temperature": 0.04,
+        "dino.teacher_temperature": 0.04,
+        "dino.temperature_epochs": 0,
+        "dino.temperature": 0.1,
+        "dino.prototypes": 65536,
+        "dino.hidden": 2048,
+        "dino.dim": 256,
+        "dino.head_bn": False,
+        "dino.centre_momentum": 0.9,
+        "dino.freeze_epochs": 1,
+        "clip_grad": 3,
+        "clip_grad_each": True,
+        "final_lr": 1e-6,
+        "warmup_epochs": 10,
+        "batch_size": 4096,
+        "lr": 0.48,  # 0.03 * 4096 / 256
         "views": "dino",
         "optimizer": "momentum",
         "weight_decay": 1e-4,
@@ -436,8 +456,8 @@ DEFAULTS = {
     "cmc": Defaults("momentum", 0.06, 1e-4, "cmc", "group", schedule="step"),
     "insdis": Defaults("momentum", 0.06, 1e-4, "insdis", "group", schedule="step"),
     "simsiam": Defaults("momentum", 0.05, 1e-4, "moco-v2", "sync", zero_init_last=True),
-    "barlow": Defaults("lars", 0.2, 1.5e-6, "byol", "sync", final_lr_ratio=1e-3, **BY_LARS),
-    "vicreg": Defaults("lars", 0.2, 1e-6, "byol", "sync", final_lr_ratio=1.25e-3, **BY_LARS),
+    "barlow": Defaults("lars", 0.2, 1e-6, "byol", "sync", final_lr_ratio=1e-3, **BY_LARS),
+    "vicreg": Defaults("lars", 0.2, 1e-6, "byol", "sync", final_lr_ratio=1e-3, **BY_LARS),
     "moco-v3": Defaults("lars", 0.3, 1.5e-6, "moco-v3", "sync", **BY_LARS),
     "dino": Defaults(
         "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
@@ -452,7 +472,7 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
     "cmc": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5, "width": 0.5},
     "insdis": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5},
     "simsiam": {"dim": 2048, "hidden": 512, "layers": 3},
-    "barlow": {"dim": 8192, "hidden": 8192, "off_diagonal": 0.0051, "bias_lr": 0.024},
+    "barlow": {"dim": 8192, "hidden": 8192, "off_diagonal": 0.0051, "bias_lr": 0.0015},
     "vicreg": {"dim": 8192, "hidden": 8192, "invariance": 25, "variance": 25, "covariance": 1},
     "moco-v3": {
         "dim": 256,
@@ -548,3 +568,44 @@ def test_a_head_has_the_released_biases_and_norms(name: str) -> None:
     assert hasattr(method, "predictor") == (name in PREDICTORS)
     if name in PREDICTORS:
         assert ends(method.predictor) == PREDICTORS[name]
+
+
+class Rows(nn.Module):
+    """Returns embeddings that were made outside."""
+
+    num_features = 8
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
+
+
+def test_vicreg_s_variance_term_is_the_release_s() -> None:
+    """25 (v(x) / 2 + v(y) / 2), both views the rows below: the whole loss but the covariances."""
+    torch.manual_seed(0)
+    rows = 0.3 * torch.randn(64, 8)
+    method = build_method(
+        "vicreg", METHODS["vicreg"][1](covariance=0.0), Rows(), bn="sync", group_size=64,
+        batch_size=64, seed=0, steps_per_epoch=1,
+    )  # fmt: skip
+    method.head = nn.Identity()
+    number = torch.arange(64)
+    images = rows[:, :, None, None]
+    batch = Batch((images, images), number, number, number, seed=0, step=0)
+    assert method(batch)["clean"].item() == pytest.approx(17.464, abs=5e-4)
+
+
+def test_dino_s_head_starts_as_the_release_s() -> None:
+    """Linear layers from N(0, .02) with biases of 0; the prototypes from PyTorch's uniform law."""
+    torch.manual_seed(0)
+    method = build_method(
+        "dino", METHODS["dino"][1](dim=64, hidden=256, prototypes=512), Rows(), bn="sync",
+        group_size=8, batch_size=8, seed=0, steps_per_epoch=1,
+    )  # fmt: skip
+    layers = [layer for layer in method.head if isinstance(layer, nn.Linear)]
+    assert len(layers) == 3
+    for layer in layers:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert layer.bias is not None and not layer.bias.any()
+    assert method.prototypes.weight.abs().max().item() == pytest.approx(64**-0.5, rel=0.01)
+    for a, b in zip(method.head.parameters(), method.teacher[1].parameters(), strict=True):
+        assert a.equal(b)

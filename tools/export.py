@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import tyro
 
+from models.methods.base import Which
 from pipelines.cache import replacing
 from tools.exports import (
     detectron2_file,
@@ -29,7 +30,7 @@ from tools.exports import (
     torchvision_file,
 )
 from tools.exports.card import card
-from tools.exports.source import Source, Which, load
+from tools.exports.source import Source, load
 
 TOLERANCE = 1e-4
 """Largest difference of an export's features, as a share of the largest feature."""
@@ -78,8 +79,8 @@ class Arguments:
     """Tool that is to load it."""
     checkpoint: Path | None = None
     """Checkpoint to export (default: the run's last)."""
-    encoder: Which = "online"
-    """The encoder that learns, which eval.py scores, or the one that follows it slowly."""
+    encoder: Which | None = None
+    """The one that learns, or its momentum (EMA) copy (default: the one that eval.py scores)."""
     overwrite: bool = False
     """Replace an earlier export."""
 
@@ -163,7 +164,7 @@ def command_of(args: Arguments, source: Source) -> str:
     """Return the command line for the model card, without the folders of a machine."""
     words = ["python", "tools/export.py", "--run", f"runs/{args.run.absolute().name}"]
     words += ["--checkpoint", f"step-{source.step}.pt"] if args.checkpoint else []
-    words += ["--encoder", args.encoder, "--to", args.to, args.out.absolute().name]
+    words += ["--encoder", source.which, "--to", args.to, args.out.absolute().name]
     return shlex.join(words)
 
 

@@ -85,7 +85,11 @@ class Weights(Common):
         opened = [open_weights(folder) for folder in self.run]
         names = unique([name_of(folder) for folder in self.run])
         shown = dict(
-            zip(names, (weights.layers_of(some.method.backbone) for some in opened), strict=True)
+            zip(
+                names,
+                (weights.layers_of(some.method.scored_encoder) for some in opened),
+                strict=True,
+            )
         )
         layers = weights.choose(list(next(iter(shown.values()))), self.layers, self.num)
         for folder, found in zip(self.run, shown.values(), strict=True):
@@ -95,7 +99,7 @@ class Weights(Common):
                     f"--run {folder} has no layer {missing[0]}: compare runs of one --backbone"
                 )
         if self.untrained:
-            shown["untrained"] = weights.layers_of(opened[0].untrained.backbone)
+            shown["untrained"] = weights.layers_of(opened[0].untrained.scored_encoder)
         print(weights.table(shown, layers))
         return weights.draw(shown, layers)
 

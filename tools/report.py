@@ -13,6 +13,7 @@ from pathlib import Path
 
 import tyro
 
+from models.methods.base import Which
 from pipelines.table import BadImage
 from tools.drawing.opened import open_runs
 from tools.reporting.looked import How
@@ -25,6 +26,9 @@ class Arguments:
 
     run: Path
     """Folder of the run, as runs/NAME."""
+    encoder: Which | None = None
+    """Whose features are looked at: the encoder that learns, or its momentum (EMA) copy (default:
+    the one that the paper scores)."""
     map: How = "tsne"
     """How the images are laid out in the plane; pca takes no time."""
     look: bool = True
@@ -39,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = tyro.cli(Arguments, args=argv, description=__doc__)
         if not (args.run / "config.yaml").is_file():
             raise ValueError(f"--run {args.run} is not the folder of a run: it has no config.yaml")
-        print(write(args.run, open_runs([args.run])[0] if args.look else None, args.map))
+        if args.encoder and not args.look:
+            raise ValueError("--encoder chooses whose features are looked at: --no-look has none")
+        run = open_runs([args.run], args.encoder)[0] if args.look else None
+        print(write(args.run, run, args.map))
     except (ValueError, OSError, BadImage) as error:
         hint = "" if "--no-look" in argv else "\n--no-look writes what needs no network"
         print(f"tools/report.py: {error}{hint}", file=sys.stderr)

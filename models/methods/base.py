@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from models.distributed import gather
 from models.optim import Rate, Schedule
 from models.sizes import Sizes
 from pipelines.batch import Batch
+
+Which = Literal["online", "momentum"]
+"""An encoder of a method: the one that learns, or its momentum (EMA) copy."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Method(nn.Module):
     """Whether it has a loss for CLIM, whose partners are no rows of the batch."""
     across_rows: ClassVar[str] = "the loss looks at a micro-batch alone"
     """What ``across`` says of it."""
+    scored: Which = "online"
+    """The encoder whose features count: its paper's, unless an instance is set otherwise."""
     chained_lam: bool = False
     """Whether a view's box is drawn from the share left by the box before it."""
 
@@ -132,12 +137,16 @@ class Method(nn.Module):
         """Move whatever follows the weights; ``progress`` is the share of the run done, 0 to 1."""
 
     def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Return the backbone's features."""
-        return self.backbone(images)
+        """Return the features of the encoder that is scored."""
+        return self.scored_encoder(images)
 
     def project(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Return the projection as unit rows."""
-        return losses.unit(self.head(self.backbone(images)))
+        """Return the projection by the encoder that is scored, and its head, as unit rows."""
+        if self.scored == "online":
+            return losses.unit(self.head(self.backbone(images)))
+        encoder = self.scored_encoder
+        pairs = (m for m in self.modules() if isinstance(m, nn.Sequential) and len(m) == 2)
+        return losses.unit(next(pair for pair in pairs if pair[0] is encoder)(images))
 
     def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
         """Return how a parameter's learning rate follows the run's."""
@@ -150,6 +159,16 @@ class Method(nn.Module):
     def encoders(self) -> list[nn.Module]:
         """Return the backbone and its momentum copy, if there is one."""
         return [module for module in self.modules() if type(module) is type(self.backbone)]
+
+    @property
+    def scored_encoder(self) -> nn.Module:
+        """The backbone that is scored and exported."""
+        return self.backbone if self.scored == "online" else self.encoders()[1]
+
+    @property
+    def named_encoder(self) -> Which | None:
+        """Which encoder is scored; None where there is only one."""
+        return self.scored if len(self.encoders()) > 1 else None
 
     def see(self, features: Tensor, projection: Tensor) -> None:
         """Keep the rows of a forward's first clean view, the first to be seen, for ``monitors``."""

@@ -58,13 +58,15 @@ class Dino(Method):
 
     max_views = math.inf
     across_rows = ""
+    scored = "momentum"
     defaults = Defaults(
         "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
     )
 
     def __init__(self, backbone: nn.Module, config: DinoConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)
-        super().__init__(backbone, heads.mlp(*sizes, norm=config.head_bn, activation=nn.GELU))
+        head = heads.mlp(*sizes, norm=config.head_bn, activation=nn.GELU)
+        super().__init__(backbone, head.apply(initialise))
         self.config = config
         self.steps_per_epoch = setup.steps_per_epoch
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
@@ -131,6 +133,17 @@ class Dino(Method):
         g = scores(z, self.teacher_prototypes)
         self.centre.hold(batch.step, g)
         return assignment(g, self.centre.value, self.teacher_temperature(batch.step))
+
+
+def initialise(layer: nn.Module) -> None:
+    """Draw a linear layer's first weights from N(0, .02), its bias is 0: the released code's head.
+
+    The prototypes keep PyTorch's, as there.
+    """
+    if isinstance(layer, nn.Linear):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def scores(z: Float[Tensor, "n d"], prototypes: nn.Linear) -> Float[Tensor, "n k"]:

@@ -27,16 +27,17 @@ class VicregConfig:
     invariance: float = 25.0
     """Weight of the squared distance between the views."""
     variance: float = 25.0
-    """Weight of what each dimension's deviation lacks to 1."""
+    """Weight of what each dimension's deviation lacks to 1, a mean of the two views."""
     covariance: float = 1.0
     """Weight of the covariances between different dimensions."""
 
 
 class Vicreg(Method):
-    """``L(a, b) = 25 mse(a, b) + s(a) + s(b)`` with ``s(z) = 25 v(z) + c(z)`` over all ranks' rows.
+    """``L(a, b) = 25 mse(a, b) + s(a) + s(b)``, ``s(z) = 25 v(z) / 2 + c(z)`` over all ranks' rows.
 
     A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam) L(z(m)[partner], z(x1))``. s does not
-    see the order of the rows, so only the distance is weighted, row by row.
+    see the order of the rows, so only the distance is weighted, row by row. The mean of both views'
+    v is the released code's; eq. 6 of the paper has their sum.
     """
 
     across_rows = "variances and covariances are those of a micro-batch"
@@ -48,7 +49,7 @@ class Vicreg(Method):
         bn="sync",
         decay_norm_and_bias=False,
         warmup_epochs=10,
-        final_lr_ratio=0.00125,
+        final_lr_ratio=0.001,
         zero_init_last=True,
     )
 
@@ -74,7 +75,8 @@ class Vicreg(Method):
         z = self.head(h)
         self.see(h, z)
         rows = gather(z)
-        return z, self.config.variance * variance(rows) + self.config.covariance * covariance(rows)
+        spread = self.config.variance / 2 * variance(rows)
+        return z, spread + self.config.covariance * covariance(rows)
 
 
 @full_precision

@@ -13,9 +13,10 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from models.backbone import create_backbone
+from models.methods.base import Which
 from pipelines.datasets import data_facts
 from tools.detection.models import check_backbone
-from tools.protocols.base import restore
+from tools.protocols.base import of_encoder, restore
 from tools.run import setup
 
 Three = tuple[float, float, float]
@@ -37,6 +38,8 @@ class Backbone:
     """Of the run's checkpoint."""
     mean: Three
     std: Three
+    encoder: Which | None = None
+    """Which of a run's encoders, where there are two."""
 
     @property
     def fine(self) -> bool:
@@ -47,7 +50,7 @@ class Backbone:
     def told(self) -> str:
         """Name the weights in a line for people."""
         if self.step is not None:
-            return f"{self.origin} at step {self.step:,}"
+            return of_encoder(f"{self.origin} at step {self.step:,}", self.encoder)
         return f"{self.origin} weights, {self.name}"
 
 
@@ -57,8 +60,9 @@ def open_backbone(
     checkpoint: Path | None,
     name: str,
     seed: int,
+    encoder: Which | None = None,
 ) -> Backbone:
-    """Return the backbone that ``--run``, ``--weights`` and ``--backbone`` mean, on the host.
+    """Return what ``--run``, ``--weights``, ``--backbone`` and ``--encoder`` mean, on the host.
 
     With ``random`` and a run, the run's own network as it was before its first step, drawn from
     ``seed``.
@@ -77,15 +81,22 @@ def open_backbone(
             torch.manual_seed(seed)
             model = create_backbone(name, IMAGE_SIZE, "standard", zero_init_last=False)
         return Backbone(check_backbone(model, name), name, str(weights), None, *seen(model))
-    return _of_run(folder, weights, checkpoint, seed)
+    return _of_run(folder, weights, checkpoint, seed, encoder)
 
 
-def _of_run(folder: Path, weights: str | None, checkpoint: Path | None, seed: int) -> Backbone:
+def _of_run(
+    folder: Path,
+    weights: str | None,
+    checkpoint: Path | None,
+    seed: int,
+    encoder: Which | None,
+) -> Backbone:
     config, state = setup.load_run(folder, checkpoint)
     facts = data_facts(config.data)
     name = config.backbone
-    method = restore(config, state, facts)
-    trained = check_backbone(method.backbone, f"{folder} ({config.method} on {name})")
+    method = restore(config, state, facts, encoder)
+    encoded = method.scored_encoder.requires_grad_(True)  # a momentum copy has it off
+    trained = check_backbone(encoded, f"{folder} ({config.method} on {name})")
     if weights == "supervised":
         model = check_backbone(supervised(name), name)
         return Backbone(model, name, weights, None, *seen(model))
@@ -94,7 +105,8 @@ def _of_run(folder: Path, weights: str | None, checkpoint: Path | None, seed: in
         fresh = setup.create_method(untrained, 1, facts, state["data"]["images"])
         model = check_backbone(fresh.backbone, name)
         return Backbone(model, name, weights, None, facts.mean, facts.std)
-    return Backbone(trained, name, str(folder), state["step"], facts.mean, facts.std)
+    step, which = state["step"], method.named_encoder
+    return Backbone(trained, name, str(folder), step, facts.mean, facts.std, which)
 
 
 def supervised(name: str) -> nn.Module:

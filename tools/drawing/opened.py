@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import Method
+from models.methods.base import Which
 from pipelines.datasets import data_facts
 from pipelines.table import Table
 from tools.protocols.base import restore
@@ -87,11 +88,11 @@ def open_weights(folder: Path) -> Weights:
     return Weights(config, restore(config, state, facts), untrained)
 
 
-def open_runs(folders: Sequence[Path]) -> list[Opened]:
-    """Open runs that are to look at the same images.
+def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Opened]:
+    """Open runs that are to look at the same images, with an encoder (None: each paper's).
 
     Raises:
-        ValueError: a run or its data are missing, or the runs' data differ.
+        ValueError: a run, its data or encoder are missing, or the runs' data differ.
     """
     loaded = [load(folder) for folder in folders]
     first = loaded[0][0]
@@ -105,7 +106,7 @@ def open_runs(folders: Sequence[Path]) -> list[Opened]:
     data = setup.open_data_of(first, accelerator)
     opened = []
     for folder, (config, state) in zip(folders, loaded, strict=True):
-        method = restore(config, state, data.facts).to(accelerator.device)
+        method = restore(config, state, data.facts, encoder).to(accelerator.device)
         left_out = tuple(sorted(state.get("left_out", ())))
         opened.append(Opened(config, method, data, accelerator, folder, left_out))
     return opened

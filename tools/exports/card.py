@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from models.methods import METHODS
 from pipelines.mixtures import UN_MIX
 from tools.exports.source import Source
-from tools.run.comparison import NOT_THE_PROTOCOL, SCORES
+from tools.run.comparison import NOT_THE_PROTOCOL, SCORES, encoder_of
 from tools.run.config import Config
 from tools.run.flags import to_dict
 from tools.run.machine import commit
@@ -130,16 +131,21 @@ def scores(source: Source, run: Path) -> str:
     rows = []
     for line in read_metrics(run / "metrics.jsonl"):
         if line["step"] == source.step and line.get("knn_top1") is not None:
-            rows.append(("kNN while training", _scores_of(line), "k=200, temperature=0.1"))
+            which = METHODS[source.config.method][0].scored
+            name = _of_encoder("kNN while training", which, source)
+            rows.append((name, _scores_of(line), "k=200, temperature=0.1"))
     for line in read_metrics(run / "eval.jsonl"):
         if line["step"] == source.step:
-            rows.append((str(line.get("protocol")), _scores_of(line), _how(line)))
+            name = _of_encoder(str(line.get("protocol")), encoder_of(line), source)
+            rows.append((name, _scores_of(line), _how(line)))
     if not rows:
         return "Not evaluated."
-    text = _table(("protocol", "score", "how"), rows)
-    if source.which == "momentum":
-        text += "\n\nThey are scores of the online encoder; this is the momentum encoder."
-    return text
+    return _table(("protocol", "score", "how"), rows)
+
+
+def _of_encoder(protocol: str, encoder: str, source: Source) -> str:
+    """Say so where a score is not of the encoder that was exported."""
+    return protocol if encoder == source.which else f"{protocol}, of the {encoder} encoder"
 
 
 def reproduction(source: Source, command: str) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from models.backbone import num_features, size_options
+from models.methods.base import Which
 from models.methods.cmc import Halves
 from pipelines.datasets import DataFacts, data_facts
 from tools.protocols.base import restore
 from tools.run import setup
 from tools.run.config import Config
-
-Which = Literal["online", "momentum"]
 
 
 @dataclass(frozen=True)
@@ -116,8 +115,8 @@ class Source:
             )
 
 
-def load(run: Path, checkpoint: Path | None, which: Which) -> Source:
-    """Return the encoder of a run's last checkpoint, or of the one named.
+def load(run: Path, checkpoint: Path | None, which: Which | None) -> Source:
+    """Return an encoder of a run's last checkpoint, or of the one named (None: what is scored).
 
     Raises:
         ValueError: there is no such run or checkpoint, or the method has no such encoder.
@@ -125,12 +124,9 @@ def load(run: Path, checkpoint: Path | None, which: Which) -> Source:
     config, state = setup.load_run(run, checkpoint)
     facts = data_facts(config.data)
     num_images = state["data"]["images"]
-    method = restore(config, state, facts)
-    encoders = method.encoders()
-    if which == "momentum" and len(encoders) < 2:
-        raise ValueError(f"--encoder momentum: {config.method} has none; take online, the default")
-    encoder = encoders[which == "momentum"].eval().requires_grad_(False)
+    method = restore(config, state, facts, which)
+    encoder = method.scored_encoder.eval().requires_grad_(False)
     module = inspect.getmodule(type(method))
     assert module and module.__doc__
     paper = module.__doc__.splitlines()[0]
-    return Source(encoder, which, config, facts, state["step"], num_images, paper)
+    return Source(encoder, method.scored, config, facts, state["step"], num_images, paper)

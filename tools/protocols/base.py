@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.backbone import num_features
 from models.methods import Method
+from models.methods.base import Which
 from pipelines.datasets import DataFacts, data_facts
 from pipelines.table import Table
 from tools.run import scores, setup
@@ -50,6 +51,8 @@ class OfRun(Protocol):
     """Folder of the run, as runs/NAME."""
     checkpoint: Path | None = None
     """Checkpoint to score (default: the run's last)."""
+    encoder: Which | None = None
+    """The one that learns, or its momentum (EMA) copy (default: the one that the paper scores)."""
     data: str | None = None
     """Labelled images to learn from, in the grammar of train.py (default: the run's)."""
     val_data: str | None = None
@@ -74,6 +77,7 @@ class OfRun(Protocol):
         """
         config, state = setup.load_run(self.run, self.checkpoint)
         facts = data_facts(config.data)  # other data are shown as the network learnt to see
+        method = restore(config, state, facts, self.encoder)
         config = self._with_data(config)
         accelerator = start(self.precision or config.precision)
         data = setup.open_data_of(config, accelerator)
@@ -81,7 +85,7 @@ class OfRun(Protocol):
             raise ValueError("--val-data: there are no images to score, name some with labels")
         decoders = setup.Decoders(config, accelerator)
         try:
-            yield Subject(config, state, facts, data.train, data.val, decoders, accelerator)
+            yield Subject(config, state, facts, data.train, data.val, decoders, accelerator, method)
         finally:
             decoders.close()
 
@@ -112,14 +116,12 @@ class Subject:
     val: Table
     decoders: setup.Decoders
     accelerator: Accelerator
+    restored: Method
+    """The run's method with the checkpoint's weights, and the encoder that is scored."""
 
     def method(self) -> Method:
-        """Build the run's method with the checkpoint's weights, on the device.
-
-        Raises:
-            ValueError: the weights do not fit what its settings build today.
-        """
-        return self.placed(restore(self.config, self.state, self.facts))
+        """Return the run's method with the checkpoint's weights, on the device."""
+        return self.placed(self.restored)
 
     def placed(self, method: Method) -> Method:
         """Put a method on the device, laid out as the run's was."""
@@ -182,6 +184,11 @@ class Subject:
         classes = self.train.classes
         return repr(classes[label]) if label < len(classes) else f"class {label}"
 
+    @property
+    def at(self) -> str:
+        """Name the checkpoint, and the encoder where there are two, for people."""
+        return of_encoder(f"step {self.state['step']}", self.restored.named_encoder)
+
     def tell(self, text: str) -> None:
         """Print, in the first process."""
         if self.accelerator.is_main_process:
@@ -212,6 +219,7 @@ class Subject:
             "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
+            **encoder_line(self.restored),
         } | stamp(command)
 
 
@@ -226,13 +234,31 @@ def labelled_rows(table: Table) -> Table:
     return table if len(rows) == len(table) else table.take(rows)
 
 
-def restore(config: Config, state: Mapping[str, Any], facts: DataFacts) -> Method:
+def encoder_line(method: Method) -> dict[str, Which]:
+    """Return what a line of eval.jsonl says of the encoder: nothing where there is only one."""
+    return {"encoder": method.named_encoder} if method.named_encoder else {}
+
+
+def of_encoder(text: str, encoder: Which | None) -> str:
+    """Add the encoder's name to a text for people, where there are two."""
+    return f"{text}, {encoder} encoder" if encoder else text
+
+
+def restore(
+    config: Config, state: Mapping[str, Any], facts: DataFacts, encoder: Which | None = None
+) -> Method:
     """Build a run's method on the host with the weights of a checkpoint.
 
-    ``config`` is the run's, ``facts`` those of the images it was trained on.
+    Whatever scores or exports a run takes ``features`` or ``scored_encoder`` of what this returns.
+
+    Args:
+        config: the run's settings.
+        state: the checkpoint.
+        facts: those of the images it was trained on.
+        encoder: which one is scored; None: the one that the method's paper scores.
 
     Raises:
-        ValueError: the weights do not fit; the text says how.
+        ValueError: the weights do not fit, or there is no such encoder; the text says how.
     """
     method = setup.create_method(config, 1, facts, state["data"]["images"])
     own, saved = method.state_dict(), state["method"]
@@ -251,6 +277,12 @@ def restore(config: Config, state: Mapping[str, Any], facts: DataFacts) -> Metho
             "Was it made with another version of timm?"
         )
     method.load_state_dict(saved)
+    if encoder == "momentum" and len(method.encoders()) < 2:
+        raise ValueError(
+            f"--encoder momentum: --method {config.method} keeps no momentum copy of its encoder; "
+            "leave it out"
+        )
+    method.scored = encoder or method.scored
     return method
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from models.methods.base import Which
 from tools.protocols.base import Protocol, append, percent, stamp
 
 if TYPE_CHECKING:  # torchvision's detection parts are imported when they are needed
@@ -28,6 +29,8 @@ class Detect(Protocol):
     """Where the backbone starts: random, supervised (timm's, downloaded) or runs/NAME."""
     checkpoint: Path | None = None
     """Checkpoint of the run to start from (default: its last)."""
+    encoder: Which | None = None
+    """The one that learns, or its momentum (EMA) copy (default: the one that the paper scores)."""
     backbone: str = "resnet50"
     """A timm ResNet, for random or supervised weights without --run."""
     output: Path | None = None
@@ -62,6 +65,10 @@ class Detect(Protocol):
             raise ValueError("name --run runs/NAME, or --weights random, supervised or runs/NAME")
         if self.weights not in (None, "random", "supervised") and self.run is not None:
             raise ValueError("--weights runs/NAME and --run name the same thing; give one of them")
+        if self.encoder and self.weights in ("random", "supervised"):
+            raise ValueError(
+                f"--encoder chooses among a run's encoders: --weights {self.weights} has none"
+            )
         if self.folder is None:
             raise ValueError(f"--weights {self.weights} without --run needs --output FOLDER")
         counts = [n for n in (self.batch_size, self.workers) if n is not None]
@@ -92,7 +99,9 @@ class Detect(Protocol):
         check_scorer()
         plan = self.plan()
         train_set, val_set = self.examples()
-        subject = open_backbone(self.run, self.weights, self.checkpoint, self.backbone, self.seed)
+        subject = open_backbone(
+            self.run, self.weights, self.checkpoint, self.backbone, self.seed, self.encoder
+        )
         accelerator = start(self.precision)
         torch.manual_seed(self.seed)  # whatever the backbone, the heads start alike
         model = build_detector(
@@ -158,6 +167,7 @@ class Detect(Protocol):
             "origin": subject.origin,
             "backbone": subject.name,
             "step": subject.step,
+            **({"encoder": subject.encoder} if subject.encoder else {}),
             "detector": self.detector,
             "dataset": self.dataset,
             "splits": [*self.train_split, *self.val_split],

@@ -71,6 +71,10 @@ class Finetune(OfRun):
         has_momentum = timm.optim.get_optimizer_info(self.optimizer).has_momentum
         if self.momentum != Finetune.momentum and not has_momentum:
             raise ValueError(f"--momentum: {self.optimizer} has none")
+        if self.encoder and self.weights == "random":
+            raise ValueError(
+                "--encoder chooses among the run's encoders: --weights random has none"
+            )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
@@ -88,7 +92,7 @@ class Finetune(OfRun):
             top1, top5 = (percent(numbers[f"finetune_{name}"]) for name in ("top1", "top5"))
             begin = "from scratch"
             if self.weights == "run":
-                begin = f"from step {subject.state['step']}"
+                begin = f"from {subject.at}"
             subject.tell(
                 f"fine-tuned {begin}: top-1 {top1}, top-5 {top5} ({count:,} images, "
                 f"{self.epochs} epochs, lr {tuning.lr:g} and {tuning.head_lr:g})"

@@ -65,7 +65,7 @@ class Knn(OfRun):
                 subject.append(self.run, protocol | numbers, command)
             if len(results) > 1:
                 names = ("k", "temperature") if self.rule == "weighted" else ("k",)
-                subject.tell(show(results, names, f"{self.how()}, step {subject.state['step']}"))
+                subject.tell(show(results, names, f"{self.how()}, {subject.at}"))
             else:
                 subject.tell(self.told(*results[0], subject))
 
@@ -87,7 +87,7 @@ class Knn(OfRun):
     def told(self, protocol: dict[str, Any], numbers: dict[str, float], subject: Subject) -> str:
         """Put the only result into one line."""
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
-        text = f"k={protocol['k']}{heat}, {self.how()}, step {subject.state['step']}"
+        text = f"k={protocol['k']}{heat}, {self.how()}, {subject.at}"
         untrained = self.untrained(protocol)
         before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"

@@ -230,7 +230,7 @@ class Linear(OfRun):
         lrs: tuple[float, ...],
     ) -> None:
         plan, _ = self.plan()
-        how = f"{plan.epochs} epochs, {self.images} images, step {subject.state['step']}"
+        how = f"{plan.epochs} epochs, {self.images} images, {subject.at}"
         if len(lrs) == 1:
             numbers = results[0][1]
             top1, top5 = percent(numbers["linear_top1"]), percent(numbers["linear_top5"])

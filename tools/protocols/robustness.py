@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from models.methods.base import Which
 from tools.drawing import style
 from tools.protocols.base import Protocol
 from tools.protocols.knn import Knn
@@ -46,6 +47,8 @@ class Robustness(Protocol):
     """Neighbours that vote (eval.py knn)."""
     features: Literal["backbone", "projection"] = "backbone"
     """What neighbours are looked for in: pooled features, or the projection head's output."""
+    encoder: Which | None = None
+    """The one that learns, or its momentum (EMA) copy (default: the one that the paper scores)."""
     data: str | None = None
     """Labelled images to learn from, in the grammar of train.py (default: each run's)."""
     val_data: str | None = None
@@ -93,7 +96,7 @@ class Robustness(Protocol):
         images: dict[str, Any] = {
             name: getattr(self, name) for name in ("data", "val_data", "data_dir", "workers")
         }
-        images |= {"run": run, "checkpoint": path}
+        images |= {"run": run, "checkpoint": path, "encoder": self.encoder}
         yield Knn(k=(self.k,), features=self.features, **images)
         if self.linear:
             lr = () if self.lr is None else (self.lr,)

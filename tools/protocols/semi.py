@@ -77,7 +77,7 @@ class Semi(OfRun):
             subject.tell(
                 f"semi top-1 {percent(numbers['semi_top1'])}, top-5 {percent(numbers['semi_top5'])}"
                 f" ({count:,} labels, {percent(count / every)} of them; {self.epochs} epochs, "
-                f"lr {tuning.lr:g} and {tuning.head_lr:g}, step {subject.state['step']})"
+                f"lr {tuning.lr:g} and {tuning.head_lr:g}, {subject.at})"
             )
 
     def of_few(self, opened: Subject) -> Subject:

@@ -44,12 +44,12 @@ class Tuning:
 
 
 class Classifier(nn.Module):
-    """A run's backbone and one linear layer, N(0, 0.01) and 0 at first."""
+    """A run's scored encoder and one linear layer, N(0, 0.01) and 0 at first."""
 
     def __init__(self, method: Method, num_classes: int, seed: int) -> None:
         super().__init__()
-        self.backbone = method.backbone
-        self.head = nn.Linear(num_features(method.backbone), num_classes)
+        self.backbone = method.scored_encoder
+        self.head = nn.Linear(num_features(self.backbone), num_classes)
         generator = torch.Generator().manual_seed(seed)
         nn.init.normal_(self.head.weight, std=0.01, generator=generator)
         nn.init.zeros_(self.head.bias)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from models.methods.base import Which
 from tools.reporting import charts, findings
 from tools.reporting.charts import Series
 from tools.reporting.difference import Difference
@@ -160,14 +161,18 @@ def profile(folder: Path) -> str:
     return words + (table(("part alone", "images/s"), rates, (1,)) if rates else "")
 
 
-def scores(lines: Sequence[Line], results: Sequence[Line]) -> str:
-    """Return the table of scores: the run's own kNN, then the lines of eval.jsonl."""
+def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which) -> str:
+    """Return the table of scores: the run's own kNN, then the lines of eval.jsonl.
+
+    ``scored`` is the encoder that the run itself scores.
+    """
     rows: list[tuple[str, ...]] = []
     known = [line for line in lines if line.get("knn_top1") is not None]
     for line in dict.fromkeys((0, len(known) - 1)) if known else ():
         at = known[line]
         name = "kNN while training" + (", untrained" if at["step"] == 0 else "")
         how = "k 200, T 0.1, validation images"
+        how += ", encoder momentum" if scored == "momentum" else ""
         rows.append((name, percent(at, "_top1"), percent(at, "_top5"), f"{at['step']:,}", how, ""))
     for result in results:
         rows.append(

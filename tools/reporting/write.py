@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from models.methods import Method
+from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
 from tools.drawing.opened import Opened
 from tools.reporting import findings, looked, sections
@@ -61,6 +61,7 @@ def html(folder: Path, run: Opened | None, how: looked.How) -> str:
     """Return the page."""
     config = read_config(folder)
     lines = read_metrics(folder / "metrics.jsonl")
+    results = read_metrics(folder / "eval.jsonl")
     name = folder.resolve().name
     knn, health, speed = (
         findings.knn_gain(lines),
@@ -78,14 +79,20 @@ def html(folder: Path, run: Opened | None, how: looked.How) -> str:
     body = [
         head + sections.summary(cards),
         section("events", "On the way", f"<ul>{notes}</ul>" if notes else ""),
-        section("scores", "Scores", sections.scores(lines, read_metrics(folder / "eval.jsonl"))),
+        section(
+            "scores", "Scores", sections.scores(lines, results, METHODS[config.method][0].scored)
+        ),
         section("curves", "Curves", sections.course(lines)),
         section(
             "collapse",
             "Collapse monitors",
             _with(sections.curves(lines, sections.MONITORS), health),
         ),
-        section("neighbours", "Nearest neighbours", looked.neighbours(some) if some else unseen),
+        section(
+            "neighbours",
+            "Nearest neighbours",
+            _seen(run) + looked.neighbours(some) if some else unseen,
+        ),
         section("map", "Map of the embedding", looked.embedding_map(some, how, 0) if some else ""),
         section("views", "Views and mixtures", sections.gallery(folder / "views.png")),
         section("speed", "Throughput", _speed(lines, folder, speed)),
@@ -93,6 +100,12 @@ def html(folder: Path, run: Opened | None, how: looked.How) -> str:
         f"<footer>Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by tools/report.py.</footer>",
     ]
     return page(f"{name}: {what}", "".join(body), style())
+
+
+def _seen(run: Opened | None) -> str:
+    """Name the encoder whose features are looked at, where there are two."""
+    which = run.method.named_encoder if run else None
+    return note(f"Features of the {which} encoder, here and in the map.") if which else ""
 
 
 def _with(charts: str, found: findings.Finding) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from models.methods import METHODS
 from pipelines.mixtures import UN_MIX
 from tools.run.config import Config
 from tools.run.flags import from_saved, to_dict
@@ -171,9 +172,18 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
             raise ValueError(f"{run}: no score {name!r} by {protocol}, but {', '.join(numbers)}")
         apart = NOT_THE_PROTOCOL.union(numbers)
         how = {"score": name} | {key: value for key, value in line.items() if key not in apart}
+        if encoder_of(line) == METHODS[config.method][0].scored:
+            how.pop("encoder", None)  # each method by the encoder of its paper: scored alike
+        else:
+            how["encoder"] = encoder_of(line)
         settings = settings_of(config)
         found.append(Scored(run, settings, config.seed, how, line["step"], line[name]))
     return found
+
+
+def encoder_of(line: Mapping[str, Any]) -> str:
+    """Return which encoder a line of eval.jsonl scored; by default the one that learns."""
+    return line.get("encoder", "online")
 
 
 def _online(run: Path, config: Config) -> list[dict[str, Any]]:

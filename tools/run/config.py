@@ -189,6 +189,10 @@ class Config:
     """What decays, and LARS adapts: all, or no biases and norms; None: the method's."""
     momentum: float | None = None
     """Momentum of SGD and LARS; None: the method's."""
+    clip_grad: float = 0.0
+    """Largest norm of the gradient, a longer one is scaled down to it (0: any)."""
+    clip_grad_each: bool = False
+    """Hold each parameter's gradient to --clip-grad by itself, as DINO's code does."""
     precision: Literal["no", "bf16", "fp16"] | None = None
     """Mixed precision; None: what accelerate was configured with."""
     compile: bool = free(False)
@@ -245,6 +249,8 @@ class Config:
             raise ValueError(
                 "--resolution-schedule, --multi-scale and --resolutions exclude each other"
             )
+        if self.clip_grad_each and not self.clip_grad:
+            raise ValueError("--clip-grad-each needs --clip-grad NORM")
         if self.resolution_schedule is not None:
             parse_schedule(self.resolution_schedule)
         if self.resolutions and self.image_size not in (None, self.resolutions[0]):

@@ -124,6 +124,7 @@ TITLES = {
     "knn": ("kNN on the validation set", "accuracy (%)"),
     "lr": ("Learning rate", "learning rate"),
     "speed": ("Throughput", "images / s"),
+    "grad_norm": ("Norm of the gradient, before clipping", "2-norm"),
     "std": ("Spread of unit rows (0: collapsed)", "std x sqrt(width)"),
     "rank": ("Effective rank", "dimensions"),
     "lam": ("Own share in the mixtures", "mean λ"),

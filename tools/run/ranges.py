@@ -31,6 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("lr", "final_lr", "warmup_epochs"), (0, math.inf)),
     **dict.fromkeys(("keep_every_epochs", "checkpoint_minutes"), (0, math.inf)),
     "timeout_minutes": (ABOVE_0, 100_000),
+    "clip_grad": (0, math.inf),
     **dict.fromkeys(("mix_prob", "momentum", "milestones", "step_factor"), (0, 1)),
     "crop_scales": (ABOVE_0, 1),
     "mix_beta": (ABOVE_0, math.inf),
