@@ -59,7 +59,7 @@ class OfRun(Protocol):
     classes: Path | None = None
     """File of class names to keep, one a line (default: the run's; of other --data all)."""
     subset: float | None = None
-    """Images of each class to learn from, as in train.py (default: the run's; of other data all)."""
+    """Share or number of each class's images (default: the run's; of other --data all)."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
     """What decodes."""
     workers: int | None = None
