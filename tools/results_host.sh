@@ -12,6 +12,8 @@
 # equal epochs alone).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PYTHONPATH=$PWD # this checkout's modules, wherever the environment's own come from
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # or idle threads spin, on cores others may use
 
 python=${PYTHON:-.venv/bin/python}
 data=${DATA:-data}
