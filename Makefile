@@ -9,7 +9,7 @@ PY := .venv/bin/python
 ARGS :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install ffcv train test faults docs lint lock clean
+.PHONY: help install ffcv train results test faults docs lint lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ ffcv:  ## try again to install FFCV, after a failure
 
 train: install  ## learn from the embedded photographs and score the result; ARGS go to train.py
 	@$(PY) tools/demo.py $(ARGS)
+
+results: install  ## does a mixture help? one seed of SimCLR with and without Un-Mix; DATA=FOLDER of CIFAR-10
+	PYTHON=$(PY) EPOCHS=30 SEEDS=0 STAGES=pair OUTPUT=runs/cifar10-10k-short tools/results_host.sh
 
 test: install  ## run the whole test suite; ARGS go to pytest
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)

@@ -48,6 +48,8 @@ WORDS: dict[str, tuple[str, ...]] = {
     "--read-ahead": ("0", "100"),
     "--interpolation": ("area", "bilinear", "bicubic", "nearest"),
     "--on-bad-image": ("stop", "replace"),
+    "--subset": ("0.5", "20", "1", "0", "1.5", "1000", "nan"),
+    "--subset-seed": ("0", "3", "-1"),
     "--val-data": ("none", "nowhere.beton"),
     "--epochs": ("1", "0", "-1", "1000000"),
     "--log-every": ("1", "1000"),

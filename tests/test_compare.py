@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from scipy import stats
 
 from tools import compare
 from tools.run.comparison import (
@@ -69,7 +70,10 @@ def test_the_same_seeds_are_compared_seed_by_seed(tmp_path: Path) -> None:
     pairs = np.array(UNMIX) - np.array(NONE)
     assert found.value == pytest.approx(pairs.mean())
     assert found.error == pytest.approx(pairs.std(ddof=1) / np.sqrt(3))
-    assert found.kind == "paired" and found.resolved
+    assert found.kind == "paired" and found.freedom == 2
+    reach = 4.302653 * found.error  # Student's t of two degrees of freedom, from a table
+    assert found.interval == pytest.approx((found.value - reach, found.value + reach))
+    assert found.resolved
     assert none.mean == pytest.approx(np.mean(NONE))
     assert none.spread == pytest.approx(np.std(NONE, ddof=1))
 
@@ -81,6 +85,9 @@ def test_other_seeds_are_compared_as_welch_did(tmp_path: Path, first: int, count
     found = difference(mixed, none)
     error = np.sqrt(np.var(NONE, ddof=1) / 3 + np.var(mixed_values, ddof=1) / count)
     assert found.kind == "welch" and found.error == pytest.approx(error)
+    student = stats.ttest_ind(mixed_values, NONE, equal_var=False)
+    assert found.freedom == pytest.approx(student.df)
+    assert found.interval == pytest.approx(student.confidence_interval(0.95))
     assert found.value == pytest.approx(np.mean(mixed_values) - np.mean(NONE))
 
 
@@ -94,18 +101,18 @@ def test_one_seed_has_no_error_and_resolves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "error", "resolved"),
     [
-        (0.02, 0.0101, False),
-        (0.02, 0.0099, True),
-        (-0.02, 0.0099, True),
-        (0.02, 0.01, True),
+        (0.02, 0.01 * 2 / 2.776, False),
+        (0.02, 0.01 * 2 / 2.777, True),
+        (-0.02, 0.01 * 2 / 2.777, True),
         (0.0, 0.0, False),
         (0.5, None, False),
     ],
 )
-def test_unresolved_is_below_two_standard_errors(
+def test_unresolved_is_an_interval_with_zero(
     value: float, error: float | None, resolved: bool
 ) -> None:
-    assert Difference(value, error, "paired").resolved is resolved
+    """Student's t of four degrees of freedom is 2.7764."""
+    assert Difference(value, error, "paired", 4).resolved is resolved
 
 
 def test_a_group_leaves_out_the_seed_and_what_changes_no_result(tmp_path: Path) -> None:
@@ -237,10 +244,11 @@ def test_table_markdown_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixt
     assert min(Image.open(plot).size) > 300
     assert compare.main([*runs, "--markdown"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert table[3].startswith("| simclr + region, lr None | 3 | 81.33 | 0.45 | +1.23 | 0.26 |  |")
+    assert table[3].startswith("| simclr + region, lr None | 3 | 81.33 | 0.45 | +1.23 | 0.26 |")
     assert compare.main([*runs, "--json"]) == 0
     base, region, im = json.loads(capsys.readouterr().out)["groups"]
     assert region["base"] == base["name"] and region["resolved"] and not im["resolved"]
+    assert region["interval"][0] > 0 and im["interval"] is None
     assert region["standard_error_kind"] == "paired" and im["standard_error"] is None
     assert im["differs_beside_the_mixture"] == ["lr"]
     assert [run["seed"] for run in base["runs"]] == [0, 1, 2]

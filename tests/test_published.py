@@ -24,7 +24,7 @@ from tools.run.config import Config
 from tools.run.flags import parse, to_dict
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*"))}
-PUBLISHED = [name for name in RECIPES if name not in ("photos", "cifar10-host")]
+PUBLISHED = [name for name in RECIPES if name not in ("photos", "cifar10-host", "cifar10-10k")]
 
 SGD = {"optimizer": "momentum", "momentum": 0.9, "decay": "all", "warmup_epochs": 0}
 LARS = {"optimizer": "lars", "momentum": 0.9, "schedule": "cosine", "warmup_epochs": 10}

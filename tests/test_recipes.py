@@ -20,7 +20,7 @@ from tools.run.flags import parse
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
-PUBLISHED = [name for name in RECIPES if name not in ("photos", "cifar10-host")]
+PUBLISHED = [name for name in RECIPES if name not in ("photos", "cifar10-host", "cifar10-10k")]
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "stl10": 105_000, "tiny-imagenet": 100_000}
 IMAGENET_100 = 126_689
 
@@ -142,8 +142,8 @@ def test_rate_of_the_whitening_code_base(name: str, recipes: dict[str, Config]) 
 
 
 NOT_THE_STEP = {
-    *("data", "classes", "interpolation", "views", "crop_scales", "backbone", "stem"),
-    *("stem_init", "zero_init_last"),
+    *("data", "classes", "subset", "subset_seed", "interpolation", "views", "crop_scales"),
+    *("backbone", "stem", "stem_init", "zero_init_last"),
     *("epochs", "final_lr", "warmup_epochs", "schedule", "milestones", "step_factor"),
 }
 """Settings of the images, the network and the rate: what a step is does not depend on them."""
@@ -161,7 +161,8 @@ def kind(value: object) -> object:
 def small(config: Config) -> list[str]:
     """Flags that make a recipe's run tiny and leave its kind."""
     flags = ["--backbone", "resnet10t", "--image-size", "16", "--batch-size", "16"]
-    flags += ["--groups", "4", "--classes", "None", "--val-data", "none", *SMALL[config.method]]
+    flags += ["--groups", "4", "--classes", "None", "--subset", "None", "--val-data", "none"]
+    flags += SMALL[config.method]
     if config.mix_groups:
         flags += ["--mix-groups", "2"]
     if config.method == "swav":

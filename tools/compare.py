@@ -155,7 +155,11 @@ def caption(scored: Sequence[Scored]) -> str:
     how = scored[0].protocol
     epochs = sorted({score.settings["epochs"] for score in scored})
     steps = sorted({score.step for score in scored})
-    parts = [f"{k} {v}" for k, v in how.items() if k not in ("protocol", "score") and v is not None]
+    parts = [
+        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in how.items()
+        if k not in ("protocol", "score") and v is not None
+    ]
     said = how["score"].replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
     budget = f"step {numbers(steps)} of runs of {numbers(epochs)} epochs"
     return f"{said}, % ({how['protocol']}; {budget}); {', '.join(parts)}"
@@ -166,7 +170,7 @@ def numbers(many: Sequence[int]) -> str:
     return " and ".join(f"{number:,}" for number in many)
 
 
-HEADINGS = ("runs", "seeds", "mean", "spread", "difference", "std. error", "verdict")
+HEADINGS = ("runs", "seeds", "mean", "spread", "difference", "std. error", "95 %", "verdict")
 
 
 def cells(row: Row) -> list[str]:
@@ -175,10 +179,14 @@ def cells(row: Row) -> list[str]:
     text = [row.name, str(len(row.group.runs)), f"{row.group.mean:.2%}"]
     text.append("one seed" if spread is None else f"{spread:.2%}")
     if found is None:
-        text += ["base" if row.is_base else "no base", "", ""]
+        text += ["base" if row.is_base else "no base", "", "", ""]
     else:
         error = "unknown" if found.error is None else f"{found.error:.2%}"
-        text += [f"{found.value:+.2%}", error, "" if found.resolved else "unresolved"]
+        interval = "unknown"
+        if found.interval:
+            interval = " to ".join(f"{end:+.2%}" for end in found.interval)
+        verdict = "resolved" if found.resolved else "unresolved"
+        text += [f"{found.value:+.2%}", error, interval, verdict]
     return [cell.replace("%", "") for cell in text]
 
 
@@ -195,7 +203,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if kinds & {"paired", "welch"}:
         said.append(
             "std. error: over seeds, of the differences seed by seed where both rows have the "
-            "same seeds, else Welch's; unresolved: the difference is below two of them"
+            "same seeds, else Welch's; 95 %: Student's interval; unresolved: it contains 0"
         )
     if "unknown" in kinds:
         said.append("std. error unknown: one seed is no measure of chance, so it is unresolved")
@@ -209,7 +217,7 @@ def show(rows: Sequence[Row], how: str) -> None:
     table = Table(caption=how, caption_justify="left", header_style="bold")
     for place, heading in enumerate(HEADINGS):
         name = place == 0  # the only one that may take several lines
-        justify: Literal["left", "right"] = "left" if place in (0, 6) else "right"
+        justify: Literal["left", "right"] = "left" if place in (0, 7) else "right"
         table.add_column(heading, justify=justify, no_wrap=not name, overflow="fold")
     for row in rows:
         table.add_row(*cells(row))
@@ -244,6 +252,7 @@ def plain(rows: Sequence[Row], scored: Scored) -> dict[str, Any]:
                 "difference": found.value,
                 "standard_error": found.error,
                 "standard_error_kind": found.kind,
+                "interval": found.interval,
                 "resolved": found.resolved,
                 "differs_beside_the_mixture": beyond(row.group, row.base),
             }

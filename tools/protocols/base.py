@@ -61,6 +61,8 @@ class OfRun(Protocol):
     """Where published data sets lie or are downloaded to (default: the run's)."""
     classes: Path | None = None
     """File of class names to keep, one a line (default: the run's; of other --data all)."""
+    subset: float | None = None
+    """Share or number of each class's images (default: the run's; of other --data all)."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
     """What decodes."""
     workers: int | None = None
@@ -93,12 +95,12 @@ class OfRun(Protocol):
         """Return the run's settings with the data that the command line names instead.
 
         With data of its own and no ``--val-data``, what belongs to those data is scored, and the
-        run's ``--classes`` are not looked for in them.
+        run's ``--classes`` and ``--subset`` do not apply to them.
         """
-        names = ("data", "val_data", "data_dir", "classes", "loader", "workers")
+        names = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         if self.data is not None and self.data != config.data:
-            given = {"val_data": None, "classes": None} | given
+            given = {"val_data": None, "classes": None, "subset": None} | given
         return dataclasses.replace(config, **given)
 
 
@@ -220,7 +222,13 @@ class Subject:
             "world_size": self.accelerator.num_processes,
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
             **encoder_line(self.restored),
+            **self._subset(),
         } | stamp(command)
+
+    def _subset(self) -> dict[str, Any]:
+        if self.config.subset is None:
+            return {}
+        return {"subset": self.config.subset, "subset_seed": self.config.subset_seed}
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.augment import PRESETS, View
-from pipelines.draws import ORDER, Draws
+from pipelines.draws import ORDER
 from pipelines.loader import Loader
 from pipelines.order import Order
+from pipelines.subset import rows_of_each, share_of
 from pipelines.table import Files, Table
 from tools.protocols.base import Subject
 from tools.run.launch import cores_per_process
 
-_SUBSET = ORDER + 2
+_FEW_LABELS = ORDER + 2
 """The stream of random numbers from which few labels are chosen."""
 
 
@@ -79,13 +80,8 @@ def stratified(label: NDArray[np.int64], fraction: float, seed: int) -> NDArray[
         fraction: above 0, at most 1; of n rows ``n * fraction`` are taken, halves rounded up.
         seed: another seed is another list.
     """
-    late = Draws(seed, 0).bits(np.arange(len(label)), _SUBSET, 1)[:, 0]
-    chosen = []
-    for name in np.unique(label[label >= 0]):
-        rows = np.flatnonzero(label == name)
-        count = max(int(np.floor(len(rows) * fraction + 0.5)), 1)
-        chosen.append(rows[np.argsort(late[rows], kind="stable")[:count]])
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+    rows = rows_of_each(label, lambda count: share_of(count, fraction), seed, _FEW_LABELS)
+    return rows[label[rows] >= 0]
 
 
 def listed(table: Table, file: Path) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 The base of a group is the one with the same method, data and budget and without the mixture. Their
 difference has a standard error over seeds: of the differences where both have the same seeds, else
-Welch's. One below two standard errors, or without one, is unresolved.
+Welch's. It is unresolved unless Student's 95 % interval leaves out 0.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from scipy.special import stdtrit
 
 from models.methods import METHODS
 from pipelines.mixtures import UN_MIX
@@ -87,11 +88,21 @@ class Difference:
     error: float | None
     """Standard error over the seeds; None: unknown, one of the groups has one seed."""
     kind: Literal["paired", "welch", "unknown"]
+    freedom: float | None = None
+    """Degrees of freedom of the standard error."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Student's 95 % interval; None without a standard error."""
+        if self.error is None or self.freedom is None:
+            return None
+        reach = float(stdtrit(self.freedom, 0.975)) * self.error
+        return self.value - reach, self.value + reach
 
     @property
     def resolved(self) -> bool:
-        """Whether it is at least two standard errors, and not nothing."""
-        return self.error is not None and self.value != 0 and abs(self.value) >= 2 * self.error
+        """Whether the interval leaves out 0."""
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 def difference(group: Group, base: Group) -> Difference:
@@ -101,9 +112,11 @@ def difference(group: Group, base: Group) -> Difference:
         return Difference(value, None, "unknown")
     if [run.seed for run in group.runs] == [run.seed for run in base.runs]:
         pairs = [a - b for a, b in zip(group.values, base.values, strict=True)]
-        return Difference(value, statistics.stdev(pairs) / math.sqrt(len(pairs)), "paired")
-    error = math.hypot(*(_error_of_mean(side.values) for side in (group, base)))
-    return Difference(value, error, "welch")
+        return Difference(value, _error_of_mean(pairs), "paired", len(pairs) - 1)
+    sides = [(_error_of_mean(side.values), len(side.runs)) for side in (group, base)]
+    error = math.hypot(*(e for e, _ in sides))
+    share = sum(e**4 / (n - 1) for e, n in sides)  # Welch-Satterthwaite
+    return Difference(value, error, "welch", error**4 / share if share else 1.0)
 
 
 def _error_of_mean(values: Sequence[float]) -> float:
@@ -188,7 +201,9 @@ def encoder_of(line: Mapping[str, Any]) -> str:
 
 def _online(run: Path, config: Config) -> list[dict[str, Any]]:
     """Return the scores in metrics.jsonl as lines of eval.jsonl would hold them."""
-    how = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
+    how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
+    if config.subset is not None:
+        how |= {"subset": config.subset, "subset_seed": config.subset_seed}
     return [
         how | {name: line[name] for name in ("step", "knn_top1", "knn_top5") if name in line}
         for line in read_metrics(run / "metrics.jsonl")
@@ -241,7 +256,7 @@ def _at_common_steps(candidates: Sequence[Sequence[Scored]]) -> list[Scored] | N
 
 
 def _budget(scored: Scored) -> tuple[Any, ...]:
-    return tuple(scored.settings[name] for name in ("data", "epochs", "batch_size"))
+    return tuple(scored.settings[name] for name in ("data", "subset", "epochs", "batch_size"))
 
 
 def differing(many: Iterable[Settings]) -> list[str]:

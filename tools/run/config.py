@@ -86,6 +86,10 @@ class Config:
     """Where published data sets lie or are downloaded to."""
     classes: Path | None = None
     """File of class names to keep, one a line (ImageNet-100)."""
+    subset: float | None = None
+    """Training images of each class: up to 1 a share (1: all), above 1 a number; None: all."""
+    subset_seed: int = 0
+    """Key of the choice of --subset; it does not depend on --seed."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
     """What decodes (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: int | None = free(None)
@@ -239,6 +243,10 @@ class Config:
         for owner, ranges in MIX_RANGES.items():
             for name, (low, high) in ranges.items():
                 check(flag(f"{owner}.{name}"), getattr(getattr(self, owner), name), low, high)
+        if self.subset is not None and self.subset > 1 and self.subset % 1:
+            raise ValueError(
+                f"--subset {self.subset:g} must be a share up to 1, or a whole number of images"
+            )
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"--milestones {self.milestones} must rise")
         if any(low > high for low, high in zip(*[iter(self.crop_scales)] * 2, strict=False)):

@@ -67,6 +67,10 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
         if getattr(config, name) != getattr(defaults, name):
             raise ValueError(f"{flag(name)} needs --order blocks")
         reset[name] = getattr(Config, name)
+    if config.subset is None:
+        if config.subset_seed != defaults.subset_seed:
+            raise ValueError("--subset-seed needs --subset")
+        reset["subset_seed"] = Config.subset_seed
     for owner in NUMBERS.keys() - _chosen(config):
         given, before = getattr(config, owner), getattr(defaults, owner)
         for f in dataclasses.fields(given):

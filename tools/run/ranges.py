@@ -22,7 +22,8 @@ COUNTS = (
 ABOVE_0 = math.ulp(0.0)
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(COUNTS, (1, math.inf)),
-    "seed": (0, 2**63 - 1),
+    **dict.fromkeys(("seed", "subset_seed"), (0, 2**63 - 1)),
+    "subset": (ABOVE_0, math.inf),
     "check_ranks": (0, math.inf),
     **dict.fromkeys(("knn_every", "memory_budget", "weight_decay"), (0, math.inf)),
     **dict.fromkeys(("prefetch", "read_ahead", "dali_device_memory_padding"), (0, math.inf)),

@@ -34,6 +34,7 @@ from pipelines.loader import Loader
 from pipelines.neighbours import Neighbours
 from pipelines.order import Blocks, Order
 from pipelines.published import Split
+from pipelines.subset import take_subset
 from pipelines.table import Beton, Table
 from tools.run import checkpoint
 from tools.run.agree import each_machine_s_first
@@ -79,6 +80,8 @@ def open_data_of(config: Config, accelerator: Accelerator) -> Data:
         except ValueError as error:
             given = "--data" if split == "train" else "--val-data"
             raise ValueError(f"{given} {spec}: {error}") from error
+        if split == "train" and config.subset is not None:
+            table = take_subset(table, config.subset, config.subset_seed)
         if choose(config, table, accelerator.device)[0] == "ffcv":
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table

@@ -1,0 +1,93 @@
+"""Keep the scores of a finished run in one small file, to be committed.
+
+python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
+
+The file holds the kNN scores and losses of the epochs that were scored, the lines of eval.jsonl,
+the settings with their digest, and the commit and command of each start of the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from pipelines.cache import replacing
+from tools.run.comparison import read_config, settings_of
+from tools.run.record import read_metrics
+
+COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Keep the scores of a finished run in one small file, to be committed."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run; beside it NAME.commands, if any: commit, tab, command on each line."""
+    output: Annotated[Path, tyro.conf.Positional]
+    """Folder for NAME.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the file; return the exit status."""
+    args = tyro.cli(Arguments, args=argv, description=__doc__)
+    try:
+        print(write(args.run, args.output))
+    except (ValueError, OSError) as error:
+        print(f"tools/collect.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write(run: Path, output: Path) -> Path:
+    """Write ``output``/NAME.json; return its path.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    path = output / f"{run.resolve().name}.json"
+    text = json.dumps(collected(run), indent=1)
+    output.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as aside:
+        aside.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def collected(run: Path) -> dict[str, Any]:
+    """Return what is kept of a run.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    config = read_config(run)
+    settings = settings_of(config)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    metrics = [line for line in read_metrics(run / "metrics.jsonl") if "knn_top1" in line]
+    return {
+        "seed": config.seed,
+        "settings": settings,
+        "settings_sha256": digest,
+        "starts": starts(run),
+        "metrics": [{name: line.get(name) for name in COPIED} for line in metrics],
+        "scores": read_metrics(run / "eval.jsonl"),
+    }
+
+
+def starts(run: Path) -> list[dict[str, str]]:
+    """Return commit and command of each start of a run's training, in order."""
+    path = run.resolve().with_name(f"{run.resolve().name}.commands")
+    if not path.is_file():
+        return []
+    pairs = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    return [{"commit": commit, "command": command} for commit, command in pairs]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
