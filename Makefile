@@ -31,7 +31,7 @@ test: install  ## run the whole test suite; ARGS go to pytest
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pytest
-	$(PY) -m pytest -o "pythonpath=tests tests/faults" tests/faults/*.py $(ARGS)
+	$(PY) -m pytest -o "pythonpath=tests/support tests/faults" tests/faults/*.py $(ARGS)
 
 docs: install  ## build the pages of docs/ into site/, to be opened from disk: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet

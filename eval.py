@@ -16,14 +16,14 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
-from pipelines.table import BadImage
-from tools.protocols.base import Protocol
-from tools.protocols.detect import Detect
-from tools.protocols.finetune import Finetune
-from tools.protocols.knn import Knn
-from tools.protocols.linear import Linear
-from tools.protocols.robustness import Robustness
-from tools.protocols.semi import Semi
+from pipelines.sources.image_file import BadImage
+from tools.evaluation.base import Protocol
+from tools.evaluation.detect import Detect
+from tools.evaluation.finetune import Finetune
+from tools.evaluation.knn import Knn
+from tools.evaluation.linear import Linear
+from tools.evaluation.robustness import Robustness
+from tools.evaluation.semi import Semi
 
 Arguments = (
     Annotated[Knn, subcommand("knn")]

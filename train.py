@@ -6,47 +6,30 @@ accelerate launch train.py --method swav --mix region
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from models.methods import Method
-from models.optim import create_optimizer, learning_rate
-from pipelines.batch import Batch
-from pipelines.loader import Loader
-from pipelines.order import Order
-from pipelines.table import BadImage
+from pipelines.sampler import Order
+from pipelines.sources.image_file import BadImage
+from tools.config.cli import parse
+from tools.config.config import Config
+from tools.config.view_plan import views_of
+from tools.distributed.launch import check_trackers, is_lost_contact, start, start_trackers
+from tools.engine import build, dry_run
+from tools.engine.accumulation import changes
+from tools.engine.clim_refresh import Neighbourhood
+from tools.engine.logger import Record
+from tools.engine.online_knn import OnlineKnn
+from tools.engine.train_state import State
+from tools.engine.trainer import STOPPED, Run, prepare
+from tools.plots import curves
+from tools.plots.views import draw_views
 from tools.reporting.write import at_end as report_at_end
-from tools.run import folder as run_folder
-from tools.run import pictures, plan, setup
-from tools.run.accumulate import backward, changes, total
-from tools.run.clip import clip
-from tools.run.config import Config
-from tools.run.flags import parse
-from tools.run.knn import OnlineKnn
-from tools.run.launch import check_trackers, is_lost_contact, start, start_trackers
-from tools.run.meter import Meter
-from tools.run.neighbourhood import Neighbourhood
-from tools.run.ranks import check_ranks
-from tools.run.record import Record
-from tools.run.rollback import Rollback, batches
-from tools.run.state import State
-from tools.run.stop import StopSignal
-from tools.run.tally import NotFinite, Tally
-from tools.run.views import views_of
-from tools.run.vigil import PATIENCE
-
-STOPPED = 75
-"""Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto goes on."""
+from tools.runs import run_dir as run_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,11 +59,11 @@ def train(config: Config, accelerator: Accelerator) -> int:
     if not config.dry_run:
         check_trackers(config.log_with)
         run_folder.refuse_unwritable(config, accelerator)
-    data = setup.open_data_of(config, accelerator)
-    config, order, method = setup.assemble(config, data, accelerator)
+    data = build.open_data_of(config, accelerator)
+    config, order, method = build.assemble(config, data, accelerator)
     if config.dry_run:
         views, rows = views_of(config), config.batch_size // accelerator.num_processes
-        accelerator.print(plan.describe(config, method, views, order.steps_per_epoch, rows))
+        accelerator.print(dry_run.describe(config, method, views, order.steps_per_epoch, rows))
         return 0
     model, optimizer = prepare(config, method, accelerator)
 
@@ -92,9 +75,9 @@ def train(config: Config, accelerator: Accelerator) -> int:
         last = min(total, config.limit_steps or total)
         record = start_record(config, folder, accelerator, order, step, last)
 
-        decoders = setup.Decoders(config, accelerator, record.message)
+        decoders = build.Decoders(config, accelerator, record.message)
         try:
-            loader = setup.training_loader(config, data, decoders, method, accelerator)
+            loader = build.training_loader(config, data, decoders, method, accelerator)
             knn = OnlineKnn(config, data, decoders, method, accelerator)
             neighbourhood = Neighbourhood(
                 config, data, decoders, state, record, method, accelerator, order.steps_per_epoch
@@ -103,7 +86,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
                 loader.neighbours = neighbourhood.at(step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
-                pictures.draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+                draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
             learning = (config, accelerator, order, model, method, optimizer, loader)
             run = Run(*learning, knn, neighbourhood, state, record)
             status = run.steps(step, last)
@@ -111,41 +94,13 @@ def train(config: Config, accelerator: Accelerator) -> int:
             decoders.close()
             record.close()
         if accelerator.is_main_process:
-            pictures.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+            curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
             if config.report and status == 0:
                 report_at_end(config, folder, data, method, accelerator, state.left_out)
             if status == STOPPED:
                 (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
     return status
-
-
-def prepare(
-    config: Config, method: Method, accelerator: Accelerator
-) -> tuple[nn.Module, Optimizer]:
-    """Put the method on its device, laid out and compiled as asked; wrap it and its optimiser."""
-    method.to(accelerator.device)
-    if config.channels_last:
-        method.to(memory_format=torch.channels_last)
-    if config.compile:
-        for encoder in method.encoders():
-            encoder.compile()
-    return accelerator.prepare(method, make_optimizer(config, method))
-
-
-def make_optimizer(config: Config, method: Method) -> Optimizer:
-    """Build the optimiser of resolved settings."""
-    assert config.optimizer and config.momentum is not None
-    assert config.lr is not None and config.weight_decay is not None
-    return create_optimizer(
-        method,
-        config.optimizer,
-        config.lr,
-        config.weight_decay,
-        config.momentum,
-        config.decay == "all",
-        method.rate_of,
-    )
 
 
 def start_record(
@@ -168,185 +123,6 @@ def start_record(
     for change in changes(config):
         record.message(f"--accumulate {config.accumulate}: {change}")
     return record
-
-
-def rate(config: Config, step: int, steps_per_epoch: int, scheduled: bool = True) -> float:
-    """Return the learning rate of a step: a pure function of the settings and the step.
-
-    Where it is not ``scheduled`` it keeps to the peak after the warm-up.
-    """
-    assert config.lr is not None and config.final_lr is not None and config.schedule
-    assert config.warmup_epochs is not None
-    total = config.epochs * steps_per_epoch
-    return learning_rate(
-        step,
-        total,
-        config.lr,
-        config.final_lr,
-        round(config.warmup_epochs * steps_per_epoch),
-        config.schedule if scheduled else "constant",
-        [round(share * total) for share in config.milestones],
-        config.step_factor,
-    )
-
-
-def mean_share(batch: Batch) -> dict[str, Tensor]:
-    """Return the mean lam of a batch's mixtures, if it has any."""
-    if not batch.mixed:
-        return {}
-    return {"lam": torch.cat([mixed.lam for mixed in batch.mixed]).mean()}
-
-
-@dataclass
-class Learner:
-    """What makes the steps of a run: a method, its optimiser and its batches; it writes nothing."""
-
-    config: Config
-    accelerator: Accelerator
-    order: Order
-    model: nn.Module
-    method: Method
-    optimizer: Optimizer
-    loader: Loader
-
-    def __post_init__(self) -> None:
-        self.total = self.config.epochs * self.order.steps_per_epoch
-        self.weights = [p for p in self.method.parameters() if p.requires_grad]
-        self.tally = Tally(self.accelerator, self.weights)
-        device, batch_size = self.accelerator.device, self.config.batch_size
-        self.meter = Meter(batch_size, lambda: self.loader.waited, device)
-
-    def train_on(self, batch: Batch) -> None:
-        """Make one optimisation step. Nothing here waits for the device."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
-        config = self.config
-        terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
-        self.method.after_backward()
-        norm = clip(self.accelerator, self.weights, config.clip_grad, config.clip_grad_each)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.method.after_step((batch.step + 1) / self.total)
-        values = {"loss": total(terms), **terms, "grad_norm": norm, **mean_share(batch)}
-        self.tally.add(batch.step, values)
-        self.meter.step()
-
-    def lr(self, step: int, scheduled: bool = True) -> float:
-        """Return the learning rate of a step."""
-        return rate(self.config, step, self.order.steps_per_epoch, scheduled)
-
-
-@dataclass
-class Run(Learner):
-    """The steps of a run and what happens between them."""
-
-    knn: OnlineKnn
-    neighbourhood: Neighbourhood
-    state: State
-    record: Record
-    stopped: bool = False
-    made: int = 0
-
-    def steps(self, step: int, last: int) -> int:
-        """Train from ``step`` to ``last``; return the exit status."""
-        if self.knn.off:
-            self.record.message(f"kNN is off: {self.knn.off}")
-        elif step == 0:
-            untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
-            self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
-        self.method.train()
-        rollback = Rollback(self.config, self.state, self.record, self.accelerator)
-        if rollback.on and self.state.last_good is None:
-            self.save(step)
-        patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # half the timeout at most
-        with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
-            self.made = step
-            while step < last and not self.stopped:
-                try:
-                    step = self.stretch(step, last, stop)
-                except NotFinite as error:
-                    with self.meter.paused():
-                        step = rollback.after(error)
-                    self.tally.forget()
-                    if self.stopped:  # a signal came in that very step
-                        self.save(step)
-        return STOPPED if self.stopped else 0
-
-    def stretch(self, step: int, last: int, stop: StopSignal) -> int:
-        """Train from ``step`` until the next score or table is due; return the step reached."""
-        scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
-        until = min(scoring, self.neighbourhood.due(step))
-        with self.meter.paused():
-            self.loader.neighbours = self.neighbourhood.at(step)
-        with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
-            for batch in todo:
-                if batch is not None:
-                    assert batch.step == step, f"expected step {step}, not {batch.step}"
-                    self.train_on(batch)
-                step += 1
-                self.made += 1  # stop goes by what is done, which a rollback does not undo
-                self.record.tick(step)
-                if self.config.check_ranks and step % self.config.check_ranks == 0:
-                    self.compare_ranks(step)
-                epoch_ends = step % self.order.steps_per_epoch == 0
-                at_log = step % self.config.log_every == 0 or step == until or epoch_ends
-                if at_log:
-                    self.log(step, scored=step == scoring and not self.knn.off)
-                if epoch_ends:
-                    self.record.epoch(step)
-                self.stopped = stop.after(self.made)
-                if self.stopped or step == last or self.state.is_due(step, at_log):
-                    self.save(step)
-                if self.stopped:
-                    self.record.message(f"stopped by {stop.received} after step {step:,}")
-                    break
-        return step
-
-    def log(self, step: int, *, scored: bool) -> None:
-        """Write the line of ``step`` finished steps: here the host waits for the device."""
-        values = self.tally.read()
-        self.refuse_if_not_finite()
-        trained = bool(values)  # unless all steps since the last line were left out
-        values |= {"lr": self.lr(step - 1)} | self.meter.read()
-        if self.config.on_nan == "rollback":
-            values["steps_left_out"] = len(self.state.left_out)
-        if self.config.on_bad_image == "replace":
-            values["images_replaced"] = self.loader.decoder.replaced
-        with self.meter.paused():
-            if trained:
-                values |= {name: value.item() for name, value in self.method.monitors().items()}
-            values |= self.neighbourhood.news()
-            if scored:
-                values |= self.knn.score()
-            self.record.log(step, values)
-
-    def save(self, step: int) -> None:
-        """Write a checkpoint, unless the losses since the last one were not all finite."""
-        with self.meter.paused():
-            self.refuse_if_not_finite()
-            self.state.save(step)
-
-    def compare_ranks(self, step: int) -> None:
-        """Stop if the processes do not hold the same."""
-        with self.meter.paused():
-            check_ranks(self.accelerator, self.method, self.state.neighbours, step)
-
-    def refuse_if_not_finite(self) -> None:
-        """Stop if a loss or weight was NaN or infinite, naming the step and its images.
-
-        Raises:
-            NotFinite: the first such step.
-        """
-        step = self.tally.first_bad()
-        if step is None:
-            return
-        rows = self.order.rows(step).tolist()
-        raise NotFinite(
-            f"the loss of step {step}, or a weight after it, is not finite; its images are rows "
-            f"{rows}. No checkpoint was written since; lower --lr, train with --precision no, or "
-            "leave such steps out with --on-nan rollback",
-            step,
-        )
 
 
 if __name__ == "__main__":

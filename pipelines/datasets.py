@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.beton import open_beton, read_manifest
-from pipelines.cache import cache_root
-from pipelines.folder import OnBad, check_classes, scan
-from pipelines.photos import prepare_photos
-from pipelines.published import Split, open_cifar, open_stl10, open_tiny_imagenet
-from pipelines.table import Table
+from pipelines.beton.format import open_beton, read_manifest
+from pipelines.sources.folder import OnBad, check_classes, scan
+from pipelines.sources.photos import prepare_photos
+from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
+from pipelines.sources.table import Table
+from pipelines.system.cache import cache_root
 
 
 @dataclass(frozen=True, slots=True)

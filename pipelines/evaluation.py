@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment import centre_box
+from pipelines.augment.params import centre_box
+from pipelines.augment.reference import Plan, finish
 from pipelines.decoders import Crops, Decoder
-from pipelines.finish import Plan, finish
-from pipelines.order import all_rows
-from pipelines.table import Table
+from pipelines.sampler import all_rows
+from pipelines.sources.table import Table
 
 
 @dataclass(frozen=True)

@@ -21,22 +21,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment import View, draw
+from pipelines.augment.cpu import HostFinisher
+from pipelines.augment.params import draw
+from pipelines.augment.reference import Plan
+from pipelines.augment.triton import Plan as FusedPlan
+from pipelines.augment.triton import device_finisher
 from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
-from pipelines.draws import Draws
-from pipelines.finish import Plan
-from pipelines.finish_host import HostFinisher
-from pipelines.finish_triton import Plan as FusedPlan
-from pipelines.finish_triton import device_finisher
-from pipelines.label_free import Edits, LabelFree
-from pipelines.mixtures import Mixture, mix_views
-from pipelines.neighbours import AnyRow, Neighbours, draw_neighbours, joined, mix_neighbours
-from pipelines.order import Order
-from pipelines.pinned import to_device
+from pipelines.mixtures.clim import AnyRow, Neighbours, draw_neighbours, joined, mix_neighbours
+from pipelines.mixtures.image_mixture import Edits, LabelFree
+from pipelines.mixtures.unmix import Mixture, mix_views
 from pipelines.read_ahead import ReadAhead
 from pipelines.resolution import Resolution, with_side
-from pipelines.table import Table
+from pipelines.rng import Draws
+from pipelines.sampler import Order
+from pipelines.sources.table import Table
+from pipelines.system.transfer import to_device
+from pipelines.views import View
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.order import Order
-from pipelines.table import Source
+from pipelines.sampler import Order
+from pipelines.sources.source import Source
 
 
 class ReadAhead:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipelines.augment import View
+from pipelines.views import View
 
 FINE_BELOW = 96
 """Sides are multiples of 4 in runs that stay below this many pixels, of 32 in others."""

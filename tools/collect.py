@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from pipelines.cache import replacing
-from tools.run.comparison import read_config, settings_of
-from tools.run.record import read_metrics
+from pipelines.system.atomic import replacing
+from tools.runs.comparison import read_config, settings_of
+from tools.runs.metrics import read_metrics
 
 COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 

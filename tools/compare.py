@@ -17,8 +17,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from tools.run.compare_plot import draw
-from tools.run.comparison import (
+from tools.plots.comparison import draw
+from tools.runs.comparison import (
     ONLINE,
     Difference,
     Group,

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.cache import cache_root
-from pipelines.photos import VERSION
+from pipelines.sources.photos import VERSION
+from pipelines.system.cache import cache_root
 from tools.doctor import check_ffcv
 
 ROOT = Path(__file__).resolve().parent.parent

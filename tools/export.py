@@ -21,16 +21,11 @@ from typing import Any, Literal
 import tyro
 
 from models.methods.base import Which
-from pipelines.cache import replacing
-from tools.exports import (
-    detectron2_file,
-    huggingface_folder,
-    onnx_file,
-    timm_file,
-    torchvision_file,
-)
-from tools.exports.card import card
-from tools.exports.source import Source, load
+from pipelines.system.atomic import replacing
+from tools.exporting import detectron2, huggingface, onnx, torchvision
+from tools.exporting import timm as timm_file
+from tools.exporting.card import card
+from tools.exporting.source import Source, load
 
 TOLERANCE = 1e-4
 """Largest difference of an export's features, as a share of the largest feature."""
@@ -60,10 +55,10 @@ def _target(module: Any, *packages: str) -> Target:
 TargetName = Literal["timm", "torchvision", "huggingface", "detectron2", "onnx"]
 TARGETS: dict[TargetName, Target] = {
     "timm": _target(timm_file, "safetensors"),
-    "torchvision": _target(torchvision_file),
-    "huggingface": _target(huggingface_folder, "safetensors"),
-    "detectron2": _target(detectron2_file),
-    "onnx": _target(onnx_file, "onnx", "onnxscript", "onnxruntime"),
+    "torchvision": _target(torchvision),
+    "huggingface": _target(huggingface, "safetensors"),
+    "detectron2": _target(detectron2),
+    "onnx": _target(onnx, "onnx", "onnxscript", "onnxruntime"),
 }
 
 

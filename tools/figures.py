@@ -21,9 +21,9 @@ import tyro
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from pipelines.table import BadImage
-from tools.drawing import embedding, flatness, histories, nearest, style, weights
-from tools.drawing.opened import (
+from pipelines.sources.image_file import BadImage
+from tools.analysis import embedding, flatness, histories, nearest, weights
+from tools.analysis.loaded_run import (
     Features,
     Opened,
     Split,
@@ -35,6 +35,7 @@ from tools.drawing.opened import (
     spread,
     table_of,
 )
+from tools.plots import style
 
 
 @dataclass(frozen=True, kw_only=True)

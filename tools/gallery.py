@@ -15,15 +15,15 @@ from typing import Annotated
 import torch
 import tyro
 
-from pipelines.augment import View
 from pipelines.batch import Batch
 from pipelines.datasets import data_facts, open_data
 from pipelines.decoders.build import build_decoder, choose_loader
-from pipelines.label_free import LABEL_FREE, ImConfig, LabelFree
 from pipelines.loader import Loader
-from pipelines.mixtures import UN_MIX, MixName, create_mixture
-from pipelines.order import Order
-from tools.run.pictures import enlarge, grid, to_pixels
+from pipelines.mixtures.image_mixture import LABEL_FREE, ImConfig, LabelFree
+from pipelines.mixtures.unmix import UN_MIX, MixName, create_mixture
+from pipelines.sampler import Order
+from pipelines.views import View
+from tools.plots.views import enlarge, grid, to_pixels
 
 SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}

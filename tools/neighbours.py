@@ -19,14 +19,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pipelines.selection import MASKS, RuleName, purity, select
-from pipelines.table import BadImage, Table
-from tools.protocols.base import restore
-from tools.run import setup
-from tools.run.clim import ClimConfig
-from tools.run.launch import start
-from tools.run.neighbourhood import Found, describe, encode_all, find, statistics
-from tools.run.resolve import check_mixture
+from pipelines.mixtures.clim_rules import MASKS, RuleName, purity, select
+from pipelines.sources.image_file import BadImage
+from pipelines.sources.table import Table
+from tools.config.clim import ClimConfig
+from tools.config.resolve import check_mixture
+from tools.distributed.launch import start
+from tools.engine import build
+from tools.engine.clim_refresh import Found, describe, encode_all, find, statistics
+from tools.evaluation.base import restore
 
 COLUMNS = 10
 KEPT, REJECTED = "#1a7f37", "#b35900"
@@ -69,7 +70,7 @@ def show(args: Arguments) -> Found:
     """Search with the checkpoint, print what each rule would keep, write the picture."""
     if args.num < 1:
         raise ValueError(f"--num {args.num} must be at least 1")
-    config, state = setup.load_run(args.run, args.checkpoint)
+    config, state = build.load_run(args.run, args.checkpoint)
     names = ("rule", "neighbours", "clusters", "features")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     clim = dataclasses.replace(config.clim, **given)
@@ -77,11 +78,11 @@ def show(args: Arguments) -> Found:
         clim = dataclasses.replace(clim, rule="knn")
     config = dataclasses.replace(config, mix="clim", clim=clim)
     accelerator = start(config.precision)
-    data = setup.open_data_of(config, accelerator)
+    data = build.open_data_of(config, accelerator)
     check_mixture(config, len(data.train))
     trained = dataclasses.replace(config, mix="none")  # any method has features
     method = restore(trained, state, data.facts).to(accelerator.device)
-    decoders = setup.Decoders(config, accelerator)
+    decoders = build.Decoders(config, accelerator)
     if args.features is None and len(method.encoders()) < 2:  # nothing but the online one
         clim = dataclasses.replace(clim, features="online")
         config = dataclasses.replace(config, clim=clim)

@@ -30,18 +30,19 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.loader import Loader
-from pipelines.table import BadImage
-from tools.run import setup
-from tools.run.config import Config
-from tools.run.flags import parse, to_dict
-from tools.run.launch import cores_per_process, start
-from tools.run.machine import commit, machine
-from tools.run.profile_plot import draw_profile, title
-from tools.run.rates import Rates, create_learner
-from tools.run.reading import Reads
-from tools.run.stages import Seconds, Stages
-from tools.run.verdict import Verdict, number
-from train import Learner
+from pipelines.sources.image_file import BadImage
+from tools.config.cli import parse, to_dict
+from tools.config.config import Config
+from tools.distributed.launch import cores_per_process, start
+from tools.engine import build
+from tools.engine.trainer import Learner
+from tools.plots.profile import draw_profile, title
+from tools.profiling.bottleneck import Verdict, number
+from tools.profiling.clock import Seconds
+from tools.profiling.io import Reads
+from tools.profiling.rates import Rates, create_learner
+from tools.profiling.stages import Stages
+from tools.runs.machine import commit, machine
 
 log = logging.getLogger("profile_throughput")
 
@@ -124,8 +125,8 @@ def profile(options: Options, config: Config, accelerator: Accelerator) -> dict[
     if accelerator.is_main_process:
         log.setLevel(logging.INFO)
     with ExitStack() as stack:
-        data = setup.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
-        decoders = setup.Decoders(config, accelerator, log.info)
+        data = build.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
+        decoders = build.Decoders(config, accelerator, log.info)
         stack.callback(decoders.close)
         learner = create_learner(config, data, decoders, accelerator)
         config = learner.config
@@ -149,12 +150,12 @@ def profile(options: Options, config: Config, accelerator: Accelerator) -> dict[
     }
 
 
-def loader_with(workers: int, learner: Learner, data: setup.Data, stack: ExitStack) -> Loader:
+def loader_with(workers: int, learner: Learner, data: build.Data, stack: ExitStack) -> Loader:
     """Return the learner's loader with another number of workers."""
     config = dataclasses.replace(learner.config, workers=workers)
-    decoders = setup.Decoders(config, learner.accelerator, log.debug)
+    decoders = build.Decoders(config, learner.accelerator, log.debug)
     stack.callback(decoders.close)
-    return setup.training_loader(config, data, decoders, learner.method, learner.accelerator)
+    return build.training_loader(config, data, decoders, learner.method, learner.accelerator)
 
 
 def measure_rates(

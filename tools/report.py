@@ -14,9 +14,9 @@ from pathlib import Path
 import tyro
 
 from models.methods.base import Which
-from pipelines.table import BadImage
-from tools.drawing.opened import open_runs
-from tools.reporting.looked import How
+from pipelines.sources.image_file import BadImage
+from tools.analysis.loaded_run import open_runs
+from tools.reporting.embedding_panel import How
 from tools.reporting.write import write
 
 

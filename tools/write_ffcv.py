@@ -19,13 +19,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from pipelines.beton import manifest_path, open_beton
-from pipelines.convert import bad_rows, convert, gigabytes
+from pipelines.beton.convert import bad_rows, convert, gigabytes
+from pipelines.beton.encode import Settings
+from pipelines.beton.format import manifest_path, open_beton
 from pipelines.datasets import DATASETS, open_data
-from pipelines.encode import Settings
-from pipelines.folder import LISTED
-from pipelines.shards import open_shards
-from pipelines.table import Table
+from pipelines.sources.folder import LISTED
+from pipelines.sources.shards import open_shards
+from pipelines.sources.table import Table
 
 log = logging.getLogger("write_ffcv")
 

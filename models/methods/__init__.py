@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from models.batchnorm import Mode, convert_batchnorm
-from models.clim import ClimLoss
+from models.losses.clim import ClimLoss
 from models.methods.barlow import Barlow, BarlowConfig
 from models.methods.base import Defaults, Method, Setup
 from models.methods.byol import Byol, ByolConfig
@@ -22,7 +21,8 @@ from models.methods.simsiam import Simsiam, SimsiamConfig
 from models.methods.swav import Swav, SwavConfig
 from models.methods.vicreg import Vicreg, VicregConfig
 from models.methods.wmse import Wmse, WmseConfig
-from models.sizes import Sizes
+from models.modules.batchnorm import Mode, convert_batchnorm
+from models.multi_resolution import Sizes
 
 METHODS: dict[str, tuple[Any, Any]] = {
     "moco": (Moco, MocoConfig),

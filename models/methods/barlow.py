@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
 from models.distributed import gather, own_rows
-from models.losses import full_precision
+from models.losses.common import full_precision
 from models.methods.base import Defaults, Method, Setup
+from models.modules import heads
+from models.modules.backbone import num_features
 from models.optim import Rate, is_norm_or_bias
 from pipelines.batch import Batch
 

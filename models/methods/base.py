@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models import losses, monitors
-from models.batchnorm import Mode
-from models.clim import ClimLoss
+from models import collapse, losses
 from models.distributed import gather
+from models.losses.clim import ClimLoss
+from models.modules.batchnorm import Mode
+from models.multi_resolution import Sizes
 from models.optim import Rate, Schedule
-from models.sizes import Sizes
 from pipelines.batch import Batch
 
 Which = Literal["online", "momentum"]
@@ -184,6 +184,6 @@ class Method(nn.Module):
         values = {}
         for name, rows in self._seen.items():
             rows = gather(rows)
-            values[f"{name}_std"] = monitors.feature_std(rows)
-            values[f"{name}_rank"] = monitors.effective_rank(rows)
+            values[f"{name}_std"] = collapse.feature_std(rows)
+            values[f"{name}_rank"] = collapse.effective_rank(rows)
         return values

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
-from models.clim import ClimLoss
-from models.losses import cosine_gap, on_mixture
+from models.losses.clim import ClimLoss
+from models.losses.common import cosine_gap, on_mixture
 from models.methods.base import Defaults, Method, Setup
-from models.momentum import cosine_momentum, follow, momentum_copy
+from models.modules import heads
+from models.modules.backbone import num_features
+from models.modules.ema import cosine_momentum, follow, momentum_copy
 from pipelines.batch import Batch
 
 

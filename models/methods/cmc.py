@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
-from models.bank import Bank, BankConfig
-from models.colours import Space, lightness_and_colour
-from models.losses import unit
+from models.losses.common import unit
 from models.methods.base import Defaults, Method, Setup
+from models.modules import heads
+from models.modules.backbone import num_features
+from models.modules.color import Space, lightness_and_colour
+from models.modules.memory_bank import Bank, BankConfig
 from pipelines.batch import Batch
 
 

@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models import heads, losses
-from models.backbone import encode, num_features
-from models.centre import Centre
+from models import losses
+from models.collapse import prototype_usage
 from models.distributed import gather
+from models.losses.swav_mixtures import from_mixtures, on_pairs
 from models.methods.base import Defaults, Method, Setup
-from models.momentum import cosine_momentum, follow, momentum_copy
-from models.monitors import prototype_usage
-from models.swav_mixtures import from_mixtures, on_pairs
+from models.modules import heads
+from models.modules.backbone import encode, num_features
+from models.modules.center import Centre
+from models.modules.ema import cosine_momentum, follow, momentum_copy
 from pipelines.batch import Batch
 
 

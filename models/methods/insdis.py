@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
-from models.bank import Bank, BankConfig
-from models.losses import unit
+from models.losses.common import unit
 from models.methods.base import Defaults, Method, Setup
+from models.modules import heads
+from models.modules.backbone import num_features
+from models.modules.memory_bank import Bank, BankConfig
 from pipelines.batch import Batch
 
 

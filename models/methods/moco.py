@@ -9,15 +9,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
-from models.batchnorm import tracking
-from models.clim import ClimLoss
-from models.losses import info_nce, log_negatives, on_mixture, unit
+from models.losses.clim import ClimLoss
+from models.losses.common import on_mixture, unit
+from models.losses.contrastive import info_nce, log_negatives
 from models.methods.base import Defaults, Method, Setup
-from models.micro import ShuffledKeys
-from models.momentum import follow, momentum_copy
-from models.queue import Queue
+from models.modules import heads
+from models.modules.backbone import num_features
+from models.modules.batchnorm import tracking
+from models.modules.ema import follow, momentum_copy
+from models.modules.queue import Queue
+from models.modules.shuffle_bn import ShuffledKeys
 from pipelines.batch import Batch, Mixed
 
 RELEASED = (0, 2, 1, 2)

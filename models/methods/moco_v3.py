@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
 from models.distributed import gather
-from models.losses import full_precision, log_negatives, on_mixture, unit
+from models.losses.common import full_precision, on_mixture, unit
+from models.losses.contrastive import log_negatives
 from models.methods.base import Defaults, Method, Setup
-from models.momentum import cosine_momentum, follow, momentum_copy
+from models.modules import heads
+from models.modules.backbone import num_features
+from models.modules.ema import cosine_momentum, follow, momentum_copy
 from pipelines.batch import Batch, Mixed
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
 from models.distributed import gather, own_rows
-from models.losses import nt_xent, nt_xent_on_mixture, unit
+from models.losses.common import unit
+from models.losses.contrastive import nt_xent, nt_xent_on_mixture
 from models.methods.base import Defaults, Method, Setup
+from models.modules import heads
+from models.modules.backbone import num_features
 from pipelines.batch import Batch
 
 

@@ -11,13 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models import heads, losses, swav_mixtures
-from models.backbone import encode, num_features
+from models import losses
+from models.collapse import prototype_usage
 from models.distributed import gather
+from models.losses import swav_mixtures
 from models.methods.base import Defaults, Method, Setup
-from models.monitors import prototype_usage
-from models.prototypes import Prototypes
-from models.queue import Queue
+from models.modules import heads
+from models.modules.backbone import encode, num_features
+from models.modules.prototypes import Prototypes
+from models.modules.queue import Queue
 from pipelines.batch import Batch
 
 

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
 from models.distributed import gather
-from models.losses import full_precision, on_mixture
+from models.losses.common import full_precision, on_mixture
 from models.methods.base import Defaults, Method, Setup
+from models.modules import heads
+from models.modules.backbone import num_features
 from pipelines.batch import Batch
 
 

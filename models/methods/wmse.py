@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import heads
-from models.backbone import num_features
 from models.distributed import gather, own_rows, to_device
-from models.losses import cosine_gap, on_mixture
+from models.losses.common import cosine_gap, on_mixture
 from models.methods.base import Defaults, Method, Setup
-from models.whitening import whiten_in, with_partners
+from models.modules import heads
+from models.modules.backbone import num_features
+from models.modules.whitening import whiten_in, with_partners
 from pipelines.batch import Batch, Mixed
 
 SUB_BATCHES = 1 << 21

@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
+from pipelines.decoders.crop_plan import Plan, check_windows, cut_image, make_plan
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
-from pipelines.decoders.plan import Plan, check_windows, cut_image, make_plan
-from pipelines.pinned import to_device
-from pipelines.table import Arrays, Table
+from pipelines.sources.arrays import Arrays
+from pipelines.sources.table import Table
+from pipelines.system.transfer import to_device
 
 log = logging.getLogger(__name__)
 

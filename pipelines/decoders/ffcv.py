@@ -27,13 +27,14 @@ from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.compiled import compiled, take_next
 from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
+from pipelines.decoders.crop_plan import Plan, cut_windows, make_plan
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
-from pipelines.decoders.plan import Plan, cut_windows, make_plan
-from pipelines.resample import LAWS
-from pipelines.table import Beton, Table
+from pipelines.decoders.resample import LAWS
+from pipelines.sources.beton import Beton
+from pipelines.sources.table import Table
+from pipelines.system.jit import compiled, take_next
 
 MISSING = (
     "--loader ffcv needs the Python package ffcv, which cannot be imported ({error}). It is built "

@@ -7,7 +7,7 @@ from typing import no_type_check
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.compiled import compiled
+from pipelines.system.jit import compiled
 
 
 def ends_as_jpeg(data: NDArray[np.uint8]) -> bool:

@@ -16,13 +16,14 @@ from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.compiled import compiled
 from pipelines.decoders import Crops, Interpolation, OnBadImage
+from pipelines.decoders.crop_plan import check_windows
 from pipelines.decoders.pil import pixels_or_replacement
-from pipelines.decoders.plan import check_windows
-from pipelines.pinned import to_device
-from pipelines.resample import LAWS, cut, weight_matrix
-from pipelines.table import Arrays, Table
+from pipelines.decoders.resample import LAWS, cut, weight_matrix
+from pipelines.sources.arrays import Arrays
+from pipelines.sources.table import Table
+from pipelines.system.jit import compiled
+from pipelines.system.transfer import to_device
 
 CHUNK_BYTES = 256 * 2**20
 """Crops are made in pieces whose intermediate results stay below this."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.decoders import Interpolation, OnBadImage
-from pipelines.decoders.plan import Plan, cut_image
-from pipelines.table import BadImage, Table
+from pipelines.decoders.crop_plan import Plan, cut_image
+from pipelines.sources.image_file import BadImage
+from pipelines.sources.table import Table
 
 FILTERS = {
     "antialias": Image.Resampling.BILINEAR,

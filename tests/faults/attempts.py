@@ -58,19 +58,19 @@ def _attempt(
 
 def note_rows(path: Path) -> None:
     """Append the number and the rows of each step to a file, when it is done; draw no pictures."""
-    import train
-    from tools.run import pictures
+    from tools.engine import trainer
+    from tools.plots import curves
 
-    step = train.Learner.train_on
+    step = trainer.Learner.train_on
 
     def train_on(run: Any, batch: Any) -> None:
         step(run, batch)
         with path.open("a") as file:
             file.write(json.dumps([batch.step, batch.index.tolist()]) + "\n")
 
-    train.Learner.train_on = train_on
+    trainer.Learner.train_on = train_on
     for name in ("draw_views", "draw_curves"):
-        setattr(pictures, name, lambda *_: None)
+        setattr(curves, name, lambda *_: None)
 
 
 def consumed(rows: Path) -> list[tuple[int, list[int]]]:
@@ -85,7 +85,7 @@ def die_at(function: str, call: int) -> None:
 
     ``write`` is in the middle of the file's bytes; the others are before they take effect.
     """
-    from tools.run import checkpoint
+    from tools.engine import checkpoint
 
     owner, name = {
         "write": (checkpoint._Hashed, "write"),

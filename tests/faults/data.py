@@ -13,8 +13,8 @@ from attempts import consumed, finish, nothing, start
 from launch_cases import flags
 from runs import lines, run_main
 
-from pipelines.beton import open_beton
-from pipelines.table import Beton
+from pipelines.beton.format import open_beton
+from pipelines.sources.beton import Beton
 from tools import write_ffcv
 
 STEPS = 6
@@ -106,9 +106,9 @@ def test_warnings_of_the_fast_decoder_leave_every_batch_whole(
 
 def spoil_at(step: int, how: str, folder: Path) -> None:
     """Arrange for all JPEGs of a folder to be deleted or replaced after a step."""
-    import train
+    from tools.engine import trainer
 
-    train_on = train.Learner.train_on
+    train_on = trainer.Learner.train_on
 
     def spoiling(run: Any, batch: Any) -> None:
         train_on(run, batch)
@@ -120,7 +120,7 @@ def spoil_at(step: int, how: str, folder: Path) -> None:
                 if how == "another size":
                     shutil.copy(folder.parent / "odd.jpg", path)
 
-    train.Learner.train_on = spoiling
+    trainer.Learner.train_on = spoiling
 
 
 @pytest.mark.parametrize("how", ["deleted", "changed", "another size"])

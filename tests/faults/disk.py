@@ -12,7 +12,7 @@ from launch_cases import flags
 from runs import run_main
 
 from tools import write_ffcv
-from tools.run import checkpoint
+from tools.engine import checkpoint
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_disk_that_fills_while_a_beton_is_written(
     toy: Path, small_disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The estimate before the first byte is told that there is room: another process took it."""
-    monkeypatch.setattr("pipelines.convert.check_room", lambda *_: None)
+    monkeypatch.setattr("pipelines.beton.convert.check_room", lambda *_: None)
     out = small_disk / "toy.beton"
     assert run_main(write_ffcv.main, f"folder:{toy}", str(out), "--max-size", "16") == 0
     whole = out.read_bytes()

@@ -30,8 +30,7 @@ MOST_BYTES = 1500
 
 def watch(file: Path) -> None:
     """Arrange for a network of two layers, and for noting what the process holds every 25 steps."""
-    import train
-    from tools.run import setup
+    from tools.engine import build, trainer
 
     class Encoder(nn.Sequential):
         num_features = 8
@@ -40,8 +39,8 @@ def watch(file: Path) -> None:
             super().__init__(nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1))
             self.append(nn.Flatten())
 
-    setup.create_backbone = Encoder
-    step, process = train.Learner.train_on, psutil.Process()
+    build.create_backbone = Encoder
+    step, process = trainer.Learner.train_on, psutil.Process()
 
     def train_on(run: Any, batch: Any) -> None:
         step(run, batch)
@@ -50,7 +49,7 @@ def watch(file: Path) -> None:
             with file.open("a") as out:
                 print(batch.step, *held, file=out)
 
-    train.Learner.train_on = train_on
+    trainer.Learner.train_on = train_on
 
 
 def slopes(loader: str, toy: Path, where: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from launch_cases import flags
 from runs import lines
 from test_launch import LONG, ROOT, end, wait_for_steps
 
-from tools.run import checkpoint
+from tools.engine import checkpoint
 
 SSH = """#!/usr/bin/env bash
 set -o pipefail

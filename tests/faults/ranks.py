@@ -17,7 +17,7 @@ from launch_cases import flags
 from runs import lines
 from test_launch import ACCELERATE, LONG, TORCHRUN, end, start, wait_for_steps
 
-from tools.run import checkpoint
+from tools.engine import checkpoint
 
 TOLD = (*TORCHRUN, "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1")
 LAUNCHERS = {"torchrun": TORCHRUN, "told torchrun": TOLD, "accelerate": ACCELERATE}

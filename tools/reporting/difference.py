@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.datasets import DataFacts
-from tools.run.config import Config, flag
-from tools.run.flags import parse
-from tools.run.folder import RECIPE
-from tools.run.resolve import resolve
-from tools.run.setup import Data
+from tools.config.cli import parse
+from tools.config.config import Config, flag
+from tools.config.resolve import resolve
+from tools.engine.build import Data
+from tools.runs.run_dir import RECIPE
 
 ALWAYS = ("method", "mix", "data")
 PLACE = ("output",)

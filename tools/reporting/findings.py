@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tools.run.config import Config
-from tools.run.folder import RESUME
+from tools.config.config import Config
+from tools.runs.run_dir import RESUME
 
 Line = dict[str, Any]
 Level = Literal["good", "watch", "bad", "unknown"]

@@ -9,15 +9,15 @@ from typing import Any
 from PIL import Image
 
 from models.methods.base import Which
+from tools.config.config import Config, flag
+from tools.plots.curves import TITLES, column, panel_of, untrained_knn
+from tools.plots.thumbnails import data_uri
 from tools.reporting import charts, findings
 from tools.reporting.charts import Series
 from tools.reporting.difference import Difference
 from tools.reporting.findings import Finding, Line
 from tools.reporting.markup import figure, fold, note, picture, prose, table, text
-from tools.run.comparison import SCORES
-from tools.run.config import Config, flag
-from tools.run.pictures import TITLES, column, panel_of, untrained_knn
-from tools.run.thumbnails import data_uri
+from tools.runs.comparison import SCORES
 
 WIDE = 1600
 """Pixels to which wider pictures are made smaller."""

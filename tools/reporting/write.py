@@ -12,14 +12,14 @@ from accelerate import Accelerator
 
 from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
-from tools.drawing.opened import Opened
-from tools.reporting import findings, looked, sections
+from tools.analysis.loaded_run import Opened
+from tools.config.config import Config
+from tools.engine.build import Data
+from tools.reporting import embedding_panel, findings, sections
 from tools.reporting.difference import Difference, command, differences, recipe_of
 from tools.reporting.markup import note, page, prose, section, text
-from tools.run.comparison import read_config
-from tools.run.config import Config
-from tools.run.record import read_metrics, replace_text
-from tools.run.setup import Data
+from tools.runs.comparison import read_config
+from tools.runs.metrics import read_metrics, replace_text
 
 NAME = "report.html"
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def at_end(
         log.warning("%s could not be written: %s: %s", folder / NAME, type(error).__name__, error)
 
 
-def write(folder: Path, run: Opened | None, how: looked.How = "pca") -> Path:
+def write(folder: Path, run: Opened | None, how: embedding_panel.How = "pca") -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
     Without its network and images (``run`` is None) it has no neighbours and no map.
@@ -57,7 +57,7 @@ def write(folder: Path, run: Opened | None, how: looked.How = "pca") -> Path:
     return path
 
 
-def html(folder: Path, run: Opened | None, how: looked.How) -> str:
+def html(folder: Path, run: Opened | None, how: embedding_panel.How) -> str:
     """Return the page."""
     config = read_config(folder)
     lines = read_metrics(folder / "metrics.jsonl")
@@ -74,7 +74,7 @@ def html(folder: Path, run: Opened | None, how: looked.How) -> str:
     head = f"<h1>{text(name)}</h1><p>{text(what)}.<br>{text(findings.state_of(config, lines))}</p>"
     happened = findings.events(lines, folder, run.left_out if run else ())
     notes = "".join(f"<li>{text(event)}</li>" for event in happened)
-    some = looked.look(run) if run else None
+    some = embedding_panel.look(run) if run else None
     unseen = note("No validation images, or they were not looked at.") if some is None else ""
     body = [
         head + sections.summary(cards),
@@ -91,9 +91,13 @@ def html(folder: Path, run: Opened | None, how: looked.How) -> str:
         section(
             "neighbours",
             "Nearest neighbours",
-            _seen(run) + looked.neighbours(some) if some else unseen,
+            _seen(run) + embedding_panel.neighbours(some) if some else unseen,
         ),
-        section("map", "Map of the embedding", looked.embedding_map(some, how, 0) if some else ""),
+        section(
+            "map",
+            "Map of the embedding",
+            embedding_panel.embedding_map(some, how, 0) if some else "",
+        ),
         section("views", "Views and mixtures", sections.gallery(folder / "views.png")),
         section("speed", "Throughput", _speed(lines, folder, speed)),
         section("settings", "Settings", _settings(folder, config)),

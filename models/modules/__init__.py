@@ -1,0 +1,1 @@
+"""Parts of methods that have parameters or state."""

@@ -1,0 +1,360 @@
+"""Crops to views on the host: compiled code that takes one image at a time through all of it.
+
+The law is ``pipelines.augment.reference``'s, operation by operation; there a batch goes through
+memory once an operation, here an image stays in cache. A scanline is held as three planes, so that
+every loop runs over contiguous floats. Contrast needs the mean of the image as the operations
+before it leave it: a first pass runs up to contrast, a second one does the rest. Blur gathers whole
+scanlines down and padded ones across. Results do not depend on the number of workers, since each is
+a function of its row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from pipelines.augment.params import Drawn
+from pipelines.augment.reference import (
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    LUMA,
+    SATURATION,
+    Images,
+    gaussian_kernels,
+)
+from pipelines.system.buffer_pool import lend
+from pipelines.system.jit import compiled, take_next
+from pipelines.views import View
+
+GRAY = 4  # an operation like those of the jitter
+NEGLIGIBLE = np.float32(1e-6)  # the outermost taps of a kernel that are left out
+ZERO, HALF, ONE, TWO, THREE, FOUR, SIX = (np.float32(x) for x in (0, 0.5, 1, 2, 3, 4, 6))
+TINY = np.float32(1e-30)
+RED, GREEN, BLUE = (np.float32(x) for x in LUMA)
+BYTE = np.float32(1 / 255)
+NEXT, PIXEL = np.uint64(1), np.uint64(3)
+
+
+class HostFinisher:
+    """``finish(crops, plan(view, drawn), mean, std)`` for crops on the host, by threads.
+
+    Within 1e-5 of it, in units in which black is 0 and white 1, for any number of ``workers``.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.workers = workers
+        self.pool = ThreadPoolExecutor(max(workers - 1, 1), "finish")  # the caller is one of them
+
+    def __call__(
+        self,
+        crops: UInt8[Tensor, "n h w c"],
+        view: View,
+        drawn: Drawn,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Images:
+        """Return the finished view, float32 in channels_last memory; ``crops`` is left as it was.
+
+        ``mean`` and ``std`` normalise values in [0, 1].
+
+        Raises:
+            ValueError: the crops are not those of the view and its draws.
+        """
+        if crops.shape != (len(drawn.flip), view.size, view.size, 3):
+            raise ValueError(
+                f"crops {tuple(crops.shape)} are not {len(drawn.flip)} of {view.size} pixels"
+            )
+        out = lend(crops.shape, torch.float32)
+        scale = (1 / np.array(std)).astype(np.float32)
+        shift = (-np.array(mean) / np.array(std)).astype(np.float32)
+        kernels = gaussian_kernels(np.maximum(drawn.sigma, TINY), view)
+        arguments: tuple[Any, ...] = (
+            np.zeros(1, np.int64), np.ascontiguousarray(crops.numpy()), out.numpy(),
+            drawn.flip, drawn.jitter, drawn.factor, drawn.order, np.array(view.jitter) != 0,
+            drawn.gray, view.gray_first, drawn.sigma, kernels, drawn.solarize, scale, shift,
+        )  # fmt: skip
+        others = [self.pool.submit(finish_images, *arguments) for _ in range(self.workers - 1)]
+        finish_images(*arguments)
+        for other in others:
+            other.result()
+        return out.permute(0, 3, 1, 2)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.shutdown()
+
+
+@compiled
+@no_type_check
+def finish_images(
+    counter, crops, out, flip, jitter, factor, order, active, gray, gray_first, sigma, kernels,
+    inverted, scale, shift,
+):  # fmt: skip
+    """Finish images, taken from the shared ``counter``, until none is left."""
+    n, height, width, _ = crops.shape
+    planes = np.empty((height, 3 * width), np.float32)  # a scanline: all red, all green, all blue
+    line = np.empty(3 * width, np.float32)
+    padded = np.empty(width + kernels.shape[1], np.float32)
+    ops, amount = np.empty(5, np.int64), np.empty(5, np.float32)
+    while True:
+        i = take_next(counter)
+        if i >= n:
+            return
+        source, target = crops[i], out[i]
+        count = list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amount)
+        contrast = 0
+        while contrast < count and ops[contrast] != CONTRAST:
+            contrast += 1
+        kept = contrast < count or sigma[i] > 0
+        begin, mean = 0, ZERO
+        if contrast < count:
+            begin, mean = contrast, mean_luma(source, flip[i], ops, amount, contrast, planes)
+        for y in range(height):
+            row = planes[y] if kept else line
+            if contrast == count:
+                load(source[y].reshape(-1), flip[i], row)
+            for k in range(begin, count):
+                apply(ops[k], amount[k], mean, row)
+            if sigma[i] == 0:
+                store(row, inverted[i], scale, shift, target[y].reshape(-1))
+        if sigma[i] > 0:
+            reach = reach_of(kernels[i])
+            for y in range(height):
+                blur_line(planes, y, kernels[i], reach, padded, line)
+                store(line, inverted[i], scale, shift, target[y].reshape(-1))
+
+
+@compiled
+@no_type_check
+def list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amount):
+    """Write row ``i``'s operations and their factors in order; return how many there are."""
+    count = 0
+    if gray[i] and gray_first:
+        ops[count], amount[count] = GRAY, ONE
+        count += 1
+    if jitter[i]:
+        for op in order[i]:
+            if active[op]:
+                ops[count], amount[count] = op, factor[i, op]
+                count += 1
+    if gray[i] and not gray_first:
+        ops[count], amount[count] = GRAY, ONE
+        count += 1
+    return count
+
+
+@compiled
+@no_type_check
+def mean_luma(source, flip, ops, amount, count, planes):
+    """Fill ``planes`` with the image after ``count`` operations; return its mean luma."""
+    height, width, _ = source.shape
+    total = 0.0
+    for y in range(height):
+        row = planes[y]
+        load(source[y].reshape(-1), flip, row)
+        for k in range(count):
+            apply(ops[k], amount[k], ZERO, row)
+        red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
+        part = ZERO
+        for x in range(width):
+            part += RED * red[x] + GREEN * green[x] + BLUE * blue[x]
+        total += part
+    return np.float32(total / (height * width))
+
+
+@compiled
+@no_type_check
+def load(source, flip, row):
+    """Bytes r, g, b in turn, turned round with ``flip``, into three planes of values in [0, 1].
+
+    Unsigned places: a signed one may count from the end, and the turned loop would not vectorise.
+    """
+    width = np.uint64(len(row) // 3)
+    red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
+    if flip:
+        for x in range(width):
+            place = PIXEL * (width - NEXT - x)
+            red[x] = BYTE * np.float32(source[place])
+            green[x] = BYTE * np.float32(source[place + NEXT])
+            blue[x] = BYTE * np.float32(source[place + NEXT + NEXT])
+    else:
+        for x in range(width):
+            place = PIXEL * x
+            red[x] = BYTE * np.float32(source[place])
+            green[x] = BYTE * np.float32(source[place + NEXT])
+            blue[x] = BYTE * np.float32(source[place + NEXT + NEXT])
+
+
+@compiled
+@no_type_check
+def store(row, inverted, scale, shift, target):
+    """Three planes, solarized if ``inverted``, into normalised r, g, b in turn."""
+    width = len(row) // 3
+    red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
+    if inverted:
+        for x in range(len(row)):
+            row[x] = ONE - row[x] if row[x] >= HALF else row[x]
+    by_red, by_green, by_blue = scale[0], scale[1], scale[2]  # else read again for each pixel
+    to_red, to_green, to_blue = shift[0], shift[1], shift[2]
+    for x in range(width):
+        target[3 * x] = red[x] * by_red + to_red
+        target[3 * x + 1] = green[x] * by_green + to_green
+        target[3 * x + 2] = blue[x] * by_blue + to_blue
+
+
+@compiled
+@no_type_check
+def apply(op, amount, mean, row):
+    """One operation on one scanline; ``mean`` is that of contrast."""
+    if op == BRIGHTNESS:
+        blend(row, amount, ZERO)
+    elif op == CONTRAST:
+        blend(row, amount, (ONE - amount) * mean)
+    elif op == HUE:
+        hue(row, amount)
+    else:
+        saturation(row, amount if op == SATURATION else ZERO)
+
+
+@compiled
+@no_type_check
+def clamp(x):
+    """``x``, but at least 0 and at most 1."""
+    x = x if x > ZERO else ZERO
+    return x if x < ONE else ONE
+
+
+@compiled
+@no_type_check
+def blend(row, factor, bias):
+    """``clamp(factor x + bias)``: brightness, and contrast once the mean is known."""
+    for x in range(len(row)):
+        row[x] = clamp(factor * row[x] + bias)
+
+
+@compiled
+@no_type_check
+def saturation(row, factor):
+    """Blend with the luma; factor 0 is grayscale."""
+    width = len(row) // 3
+    red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
+    rest = ONE - factor
+    for x in range(width):
+        r, g, b = red[x], green[x], blue[x]
+        gray = rest * (RED * r + GREEN * g + BLUE * b)
+        red[x] = clamp(factor * r + gray)
+        green[x] = clamp(factor * g + gray)
+        blue[x] = clamp(factor * b + gray)
+
+
+@compiled
+@no_type_check
+def hue(row, turns):
+    """Rotate the hue; ``pipelines.augment.reference.hue`` has the formula.
+
+    The ramp is periodic, so it is taken of the distance to the nearest of its peaks, which are 6
+    apart: no remainder, and no division but that by the chroma.
+    """
+    width = len(row) // 3
+    red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
+    sixths = SIX * (turns - np.floor(turns))
+    for x in range(width):
+        r, g, b = red[x], green[x], blue[x]
+        value = r if r > g else g
+        value = value if value > b else b
+        least = r if r < g else g
+        least = least if least < b else b
+        chroma = value - least
+        over = ONE / (chroma if chroma > TINY else TINY)
+        of_red, of_green, of_blue = (g - b) * over, (b - r) * over + TWO, (r - g) * over + FOUR
+        sector = of_green if value == g else of_blue
+        sector = of_red if value == r else sector
+        sector += sixths  # from -1 to 11
+        sector = sector - SIX if sector >= SIX else sector
+        red[x] = value - chroma * ramp(sector + THREE)
+        green[x] = value - chroma * ramp(sector + ONE)
+        blue[x] = value - chroma * ramp(sector - ONE)
+
+
+@compiled
+@no_type_check
+def ramp(place):
+    """``clamp(2 - distance)`` of a place from -2 to 9 to the nearest of 0 and 6."""
+    near, far = abs(place), abs(place - SIX)
+    return clamp(TWO - (near if near < far else far))
+
+
+@compiled
+@no_type_check
+def reach_of(kernel):
+    """The distance of the outermost tap that counts."""
+    centre = len(kernel) // 2
+    reach = centre
+    while reach > 0 and kernel[centre + reach] < NEGLIGIBLE:
+        reach -= 1
+    return reach
+
+
+@compiled
+@no_type_check
+def blur_line(planes, y, kernel, reach, padded, line):
+    """Blur scanline ``y``: down over whole rows, then across each plane with mirrored ends."""
+    last, width, centre = len(planes) - 1, len(line) // 3, len(kernel) // 2
+    scaled(planes[y], kernel[centre], line)
+    for k in range(1, reach, 2):
+        add_pairs(
+            planes[abs(y - k)], planes[last - abs(last - y - k)], kernel[centre + k],
+            planes[abs(y - k - 1)], planes[last - abs(last - y - k - 1)], kernel[centre + k + 1],
+            line,
+        )  # fmt: skip
+    if reach % 2:
+        above, below = planes[abs(y - reach)], planes[last - abs(last - y - reach)]
+        add_pair(above, below, kernel[centre + reach], line)
+    for c in range(3):
+        plane = line[c * width : (c + 1) * width]
+        middle = padded[reach : reach + width]
+        for x in range(width):
+            middle[x] = plane[x]
+        for k in range(1, reach + 1):
+            padded[reach - k] = plane[k]
+            padded[reach + width - 1 + k] = plane[width - 1 - k]
+        scaled(middle, kernel[centre], plane)
+        for k in range(1, reach, 2):
+            add_pairs(
+                padded[reach - k :], padded[reach + k :], kernel[centre + k],
+                padded[reach - k - 1 :], padded[reach + k + 1 :], kernel[centre + k + 1],
+                plane,
+            )  # fmt: skip
+        if reach % 2:
+            add_pair(padded, padded[2 * reach :], kernel[centre + reach], plane)
+
+
+@compiled
+@no_type_check
+def scaled(source, weight, out):
+    """``out = weight source``."""
+    for x in range(len(out)):
+        out[x] = weight * source[x]
+
+
+@compiled
+@no_type_check
+def add_pair(a, b, weight, out):
+    """``out += weight (a + b)``."""
+    for x in range(len(out)):
+        out[x] += weight * (a[x] + b[x])
+
+
+@compiled
+@no_type_check
+def add_pairs(a, b, weight, c, d, other, out):
+    """``out += weight (a + b) + other (c + d)``: fewer turns through ``out`` than one by one."""
+    for x in range(len(out)):
+        out[x] += weight * (a[x] + b[x]) + other * (c[x] + d[x])

@@ -1,0 +1,116 @@
+"""What happens to a view, in numbers: the settings, the published presets, and the draws for rows.
+
+Every loader and finisher reads the same numbers from here; none draws its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.rng import Draws
+from pipelines.views import View
+
+ATTEMPTS = 10
+"""Tries of RandomResizedCrop before it falls back to a centre crop, as in torchvision."""
+
+_CROP = 2 * ATTEMPTS  # slots 0..19 draw areas and ratios, the next two the place
+_FLIP, _JITTER, _GRAY, _BLUR, _SIGMA, _SOLARIZE = range(_CROP + 2, _CROP + 8)
+_FACTORS = _SOLARIZE + 1  # four slots
+_SHUFFLE = _FACTORS + 4  # four slots
+_COUNT = _SHUFFLE + 4
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What happens to n rows of one view.
+
+    ``box`` is ``top, left, height, width`` in source pixels; ``factor`` are those of brightness,
+    contrast, saturation (1: unchanged) and hue (in turns; 0: unchanged) of the rows that
+    ``jitter``, applied in the order of operations ``order``; ``sigma`` is 0 without blur.
+    """
+
+    box: NDArray[np.int32]  # (n, 4)
+    flip: NDArray[np.bool_]  # (n,)
+    jitter: NDArray[np.bool_]  # (n,)
+    factor: NDArray[np.float32]  # (n, 4)
+    order: NDArray[np.int64]  # (n, 4)
+    gray: NDArray[np.bool_]  # (n,)
+    sigma: NDArray[np.float32]  # (n,)
+    solarize: NDArray[np.bool_]  # (n,)
+
+
+def draw(
+    view: View,
+    number: int,
+    draws: Draws,
+    rows: NDArray[np.int64],
+    height: NDArray[np.int32],
+    width: NDArray[np.int32],
+) -> Drawn:
+    """Draw view ``number`` of ``rows``, whose images have the given sizes, all (n,)."""
+    u = draws.uniform(rows, number, _COUNT)
+    factor = u[:, _FACTORS : _FACTORS + 4] * 2 - 1  # U(-1, 1)
+    factor = factor * np.array(view.jitter)
+    factor[:, :3] = np.maximum(factor[:, :3] + 1, 0)
+    low, high = view.blur_sigma
+    sigma = low + (high - low) * u[:, _SIGMA]
+    return Drawn(
+        box=random_resized_box(view, u, height, width),
+        flip=u[:, _FLIP] < view.flip,
+        jitter=u[:, _JITTER] < view.jitter_prob,
+        factor=factor.astype(np.float32),
+        order=np.argsort(u[:, _SHUFFLE : _SHUFFLE + 4], axis=1),
+        gray=u[:, _GRAY] < view.gray,
+        sigma=np.where(u[:, _BLUR] < view.blur, sigma, 0).astype(np.float32),
+        solarize=u[:, _SOLARIZE] < view.solarize,
+    )
+
+
+def random_resized_box(
+    view: View, u: NDArray[np.float64], height: NDArray[np.int32], width: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return torchvision's RandomResizedCrop window for each row, (n, 4).
+
+    The first of ten tries that fits the image counts; without one it is the largest centred
+    window whose ratio is in range. ``u`` holds the rows' numbers in [0, 1).
+    """
+    tall, wide = height[:, None].astype(np.float64), width[:, None].astype(np.float64)
+    low, high = view.scale
+    area = tall * wide * (low + (high - low) * u[:, 0:_CROP:2])
+    log_low, log_high = np.log(view.ratio)
+    ratio = np.exp(log_low + (log_high - log_low) * u[:, 1:_CROP:2])
+    w, h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))  # (n, 10)
+    fits = (w > 0) & (w <= wide) & (h > 0) & (h <= tall)
+    first = fits.argmax(axis=1)[:, None]
+    w, h = (np.take_along_axis(a, first, axis=1)[:, 0] for a in (w, h))
+    top = np.floor(u[:, _CROP] * (tall[:, 0] - h + 1))
+    left = np.floor(u[:, _CROP + 1] * (wide[:, 0] - w + 1))
+    box = np.stack((top, left, h, w), axis=1).astype(np.int32)
+    return np.where(fits.any(axis=1)[:, None], box, _centre_fallback(view, height, width))
+
+
+def _centre_fallback(
+    view: View, height: NDArray[np.int32], width: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    shape = width / height
+    w = np.where(shape > view.ratio[1], np.rint(height * view.ratio[1]), width)
+    h = np.where(shape < view.ratio[0], np.rint(width / view.ratio[0]), height)
+    w, h = np.clip(w, 1, width), np.clip(h, 1, height)
+    box = np.stack(((height - h) // 2, (width - w) // 2, h, w), axis=1)
+    return box.astype(np.int32)
+
+
+def centre_box(
+    height: NDArray[np.int32], width: NDArray[np.int32], size: int, resize: int
+) -> NDArray[np.int32]:
+    """Return the window of "resize the shorter side, then cut the centre", (n, 4).
+
+    The shorter side is scaled to ``resize`` and the middle ``size`` pixels are kept, so the
+    window is a centred square of ``size / resize`` of the shorter side.
+    """
+    side = np.maximum(np.rint(np.minimum(height, width) * (size / resize)), 1)
+    box = np.stack(((height - side) // 2, (width - side) // 2, side, side), axis=1)
+    return box.astype(np.int32)

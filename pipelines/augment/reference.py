@@ -1,0 +1,202 @@
+"""Crops to views: flip, colour, blur, normalise, for a whole batch at once on any device.
+
+``plan`` turns the draws into a few tensors on the host (which rows, which factors), so that
+``finish`` needs nothing from the device but arithmetic. Values are in [0, 1] throughout and
+are rounded nowhere; each operation equals torchvision's float version at the same parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipelines.augment.params import Drawn
+from pipelines.system.transfer import to_device
+from pipelines.views import View
+
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+
+Images = Float[Tensor, "n c h w"]
+Column = Float[Tensor, "n 1 1 1"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What ``finish`` does to one view; every tensor lives where the crops do.
+
+    ``jitter`` holds up to 4 rounds of 4 (rows, factors); a row takes part once a round.
+    """
+
+    flip: Tensor  # (n, 1, 1, 1) bool
+    gray_first: bool
+    gray: Tensor  # (g,) rows
+    jitter: tuple[tuple[int, Tensor, Tensor], ...]  # (operation, rows (k,), factors (k, 1, 1, 1))
+    blur: Tensor  # (b,) rows
+    kernels: Tensor  # (b, taps)
+    solarize: Tensor  # (s,) rows
+
+    @staticmethod
+    def nothing(num_rows: int, device: torch.device) -> Plan:
+        """Return the plan that only normalises."""
+        none = torch.zeros(0, dtype=torch.int64, device=device)
+        flip = torch.zeros(num_rows, 1, 1, 1, dtype=torch.bool, device=device)
+        return Plan(flip, False, none, (), none, torch.zeros(0, 1, device=device), none)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors of the plan."""
+        yield from (self.flip, self.gray, self.blur, self.kernels, self.solarize)
+        for _, rows, factors in self.jitter:
+            yield from (rows, factors)
+
+    def to(self, device: torch.device) -> Plan:
+        """Return the plan on ``device``; the host never waits."""
+        move = partial(to_device, device=device)
+        return Plan(
+            flip=move(self.flip),
+            gray_first=self.gray_first,
+            gray=move(self.gray),
+            jitter=tuple((op, move(rows), move(by)) for op, rows, by in self.jitter),
+            blur=move(self.blur),
+            kernels=move(self.kernels),
+            solarize=move(self.solarize),
+        )
+
+
+def plan(view: View, drawn: Drawn) -> Plan:
+    """Sort the draws of one view by operation."""
+    jitter = []
+    for turn in range(4):
+        for op in range(4):
+            rows = np.flatnonzero(drawn.jitter & (drawn.order[:, turn] == op))
+            if len(rows) and view.jitter[op]:
+                factor = torch.from_numpy(drawn.factor[rows, op])
+                jitter.append((op, torch.from_numpy(rows), factor.view(-1, 1, 1, 1)))
+    blur = np.flatnonzero(drawn.sigma)
+    return Plan(
+        flip=torch.from_numpy(drawn.flip).view(-1, 1, 1, 1),
+        gray_first=view.gray_first,
+        gray=torch.from_numpy(np.flatnonzero(drawn.gray)),
+        jitter=tuple(jitter),
+        blur=torch.from_numpy(blur),
+        kernels=torch.from_numpy(gaussian_kernels(drawn.sigma[blur], view)),
+        solarize=torch.from_numpy(np.flatnonzero(drawn.solarize)),
+    )
+
+
+def gaussian_kernels(sigma: NDArray[np.float32], view: View) -> NDArray[np.float32]:
+    """Return normalised Gaussians, (b, taps), of 4 sigma each side or as the image allows."""
+    reach = min(int(4 * view.blur_sigma[1]), view.size - 1)
+    x = np.arange(-reach, reach + 1)
+    kernels = np.exp(-0.5 * (x / sigma[:, None].astype(np.float64)) ** 2)
+    return (kernels / kernels.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def finish(
+    crops: UInt8[Tensor, "n h w c"], plan: Plan, mean: Sequence[float], std: Sequence[float]
+) -> Images:
+    """Return the finished view, float32 in channels_last memory; ``crops`` is left as it was.
+
+    ``mean`` and ``std`` normalise values in [0, 1].
+    """
+    x = crops.permute(0, 3, 1, 2).float().div_(255)
+    x = torch.where(plan.flip, x.flip(-1), x)
+    if plan.gray_first:
+        _update(x, plan.gray, grayscale)
+    for op, rows, factor in plan.jitter:
+        x[rows] = JITTER[op](x[rows], factor)
+    if not plan.gray_first:
+        _update(x, plan.gray, grayscale)
+    if len(plan.blur):
+        x[plan.blur] = blur(x[plan.blur], plan.kernels)
+    _update(x, plan.solarize, solarize)
+    centre, scale = (_by_channel(x, v) for v in (mean, std))
+    return x.sub_(centre).div_(scale)
+
+
+def _by_channel(x: Images, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
+    """One number a channel, filled on the device: to copy it there, the host would wait."""
+    return torch.stack([x.new_full((1, 1), v) for v in values]).unsqueeze(0)
+
+
+def _update(x: Images, rows: Tensor, operation: Callable[[Images], Images]) -> None:
+    if len(rows):
+        x[rows] = operation(x[rows])
+
+
+def luma(x: Images) -> Float[Tensor, "n 1 h w"]:
+    """Return the weighted mean of red, green and blue."""
+    r, g, b = x.unbind(1)
+    return (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b).unsqueeze(1)
+
+
+def grayscale(x: Images) -> Images:
+    """Replace each colour by its luma."""
+    return luma(x).expand_as(x)
+
+
+def solarize(x: Images) -> Images:
+    """Invert the values from one half up."""
+    return torch.where(x >= 0.5, 1 - x, x)
+
+
+def brightness(x: Images, factor: Column) -> Images:
+    """Blend with black: ``clamp(factor x)``."""
+    return (x * factor).clamp_(0, 1)
+
+
+def contrast(x: Images, factor: Column) -> Images:
+    """Blend with the image's mean luma: ``clamp(factor x + (1 - factor) mean)``."""
+    mean = luma(x).mean((2, 3), keepdim=True)
+    return torch.lerp(mean, x, factor).clamp_(0, 1)
+
+
+def saturation(x: Images, factor: Column) -> Images:
+    """Blend with the grayscale image: ``clamp(factor x + (1 - factor) luma)``."""
+    return torch.lerp(luma(x), x, factor).clamp_(0, 1)
+
+
+def hue(x: Images, turns: Column) -> Images:
+    """Rotate the hue by ``turns`` of the HSV circle.
+
+    Written without HSV: with value v, chroma c and the hexagon's hue h, a channel at offset o is
+    ``v - c max(0, min(k, 4 - k, 1))``, ``k = (o + 6 h) mod 6``, o = 5, 3, 1 for red, green, blue.
+    """
+    r, g, b = x.unbind(1)
+    value = x.amax(1)
+    chroma = value - x.amin(1)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sector = torch.where(
+        value == r,
+        (g - b) / safe,
+        torch.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4),
+    )
+    sector = sector + 6 * turns[:, 0]  # (n, h, w)
+    offset = _by_channel(x, (5.0, 3.0, 1.0))
+    k = (offset + sector[:, None]).remainder(6)
+    ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
+    return value[:, None] - chroma[:, None] * ramp
+
+
+def blur(x: Images, kernels: Float[Tensor, "n taps"]) -> Images:
+    """Convolve each image with its own separable kernel, mirrored at the borders."""
+    n, c, h, w = x.shape
+    taps = kernels.shape[1]
+    reach = taps // 2
+    planes = F.pad(x, (reach, reach, reach, reach), mode="reflect")
+    planes = planes.contiguous().view(1, n * c, h + 2 * reach, w + 2 * reach)
+    weight = kernels.repeat_interleave(c, 0)
+    planes = F.conv2d(planes, weight.view(n * c, 1, taps, 1), groups=n * c)
+    planes = F.conv2d(planes, weight.view(n * c, 1, 1, taps), groups=n * c)
+    return planes.view(n, c, h, w)
+
+
+JITTER = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}

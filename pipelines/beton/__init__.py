@@ -1,0 +1,1 @@
+"""FFCV's file format: read, checked, written."""

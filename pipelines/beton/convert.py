@@ -1,0 +1,261 @@
+"""Any ``Table`` to a ``.beton``, in order, through worker processes that cannot hang the writer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from pipelines.beton.encode import Encoded, Settings, Task, decode_rows, encode_rows, split_table
+from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifest_path, open_beton
+from pipelines.beton.writer import RECORD, write_beton
+from pipelines.sources.arrays import Arrays
+from pipelines.sources.beton import Beton
+from pipelines.sources.files import Files
+from pipelines.sources.folder import LISTED, OnBad
+from pipelines.sources.table import Table
+from pipelines.system.atomic import replacing
+from pipelines.system.cache import cache_root
+from pipelines.system.progress import tracked
+from pipelines.system.workers import main_hidden, worker_pool
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+OnError = Literal["stop", "skip"]
+CHUNK = 32
+"""Rows a worker gets at a time."""
+FEW = 256
+"""Up to so many rows are not worth starting processes for."""
+ESTIMATE_ROWS = 64
+USUAL_PAGE_SIZE = 1 << 23
+CACHE_LIMIT = 5_000_000_000
+"""Bytes; more is never converted without being asked."""
+CACHE_SETTINGS = Settings(max_size=0, quality=95, keep_jpeg=True)
+
+
+class WorkerDied(ValueError):
+    """The system ended an encoding process; nothing was written."""
+
+
+def convert(
+    table: Table, out: Path, settings: Settings, on_error: OnError = "stop", source: str = ""
+) -> dict[str, Any]:
+    """Write ``table`` to ``out`` and return the manifest, which is written beside it.
+
+    Args:
+        table: rows whose image cannot be read may be among them.
+        out: appears when it is complete, and only then.
+        settings: how images are stored.
+        on_error: ``stop`` names every bad image and writes nothing; ``skip`` lists them.
+        source: what ``--data`` calls the table; kept in the manifest.
+
+    Raises:
+        ValueError: bad images and ``stop``, nothing but bad images, or too little room.
+        OSError: the file system failed.
+        WorkerDied: a worker process died.
+    """
+    page_size = _page_size(table, settings)
+    check_room(out, estimate(table, settings))
+    skipped: list[dict[str, str]] = []
+    counts = {"jpg": 0, "raw": 0, "kept": 0}
+    samples = _samples(table, settings, page_size, on_error, skipped, counts)
+    rows = write_beton(out, samples, len(table), page_size)
+    manifest = {
+        "format": 1,
+        "source": source,
+        "rows": rows,
+        "bytes": out.stat().st_size,
+        **counts,
+        "classes": list(table.classes),
+        "settings": dataclasses.asdict(settings),
+        "skipped": skipped,
+    }
+    with replacing(manifest_path(out)) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def _samples(
+    table: Table,
+    settings: Settings,
+    page_size: int,
+    on_error: OnError,
+    skipped: list[dict[str, str]],
+    counts: dict[str, int],
+) -> Iterator[Sample]:
+    """The good rows in order; ``skipped`` and ``counts`` are filled on the way.
+
+    After a bad image and ``stop`` the rest is still examined, so that one run names them all.
+    """
+    tasks = (Task(part, settings, page_size) for part in split_table(table, CHUNK))
+    results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
+    rows = (row for part in results for row in part)
+    for number, row in enumerate(tracked(rows, len(table), "converting")):
+        if isinstance(row, str):
+            name = table.source.name(number)
+            log.warning("bad image: %s: %s", name, row)
+            skipped.append({"name": name, "reason": row})
+        elif on_error == "skip" or not skipped:
+            counts["kept"] += row.kept
+            counts["jpg" if row.sample.jpg else "raw"] += 1
+            yield row.sample
+    if skipped and (on_error == "stop" or len(skipped) == len(table)):
+        raise ValueError(_complaint(skipped, len(table)))
+
+
+def _complaint(skipped: Sequence[dict[str, str]], rows: int) -> str:
+    lines = [f"  {bad['name']}: {bad['reason']}" for bad in skipped[:LISTED]]
+    if len(skipped) > LISTED:
+        lines.append(f"  ... and {len(skipped) - LISTED} more, each logged above")
+    fix = "Delete them, or leave them out with --on-error skip."
+    fix = fix if len(skipped) < rows else "There is nothing else to write."
+    return "\n".join(
+        [f"{len(skipped)} of {rows} images are bad; no file was written:", *lines, fix]
+    )
+
+
+def _workers(asked: int, rows: int) -> int:
+    return 1 if rows <= FEW else asked or len(os.sched_getaffinity(0))
+
+
+def in_order(
+    function: Callable[[Task], list[T]], tasks: Iterable[Task], workers: int
+) -> Iterator[list[T]]:
+    """``map`` over worker processes with a bounded number of tasks under way.
+
+    Raises:
+        WorkerDied: a worker died, which is noticed at once.
+    """
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    pool = worker_pool(workers)
+    pending: deque[Future[list[T]]] = deque()
+    try:
+        for task in tasks:
+            with main_hidden():
+                pending.append(pool.submit(function, task))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise WorkerDied(
+            "a worker process died (killed for its memory?); nothing was written. "
+            "Fewer --workers need less memory"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _page_size(table: Table, settings: Settings) -> int:
+    """A power of two that holds the largest row: 8 MiB, less for small images, more if need be."""
+    sides = np.maximum(table.height, table.width)
+    area = table.height.astype(np.int64) * table.width
+    if settings.max_size:
+        large = sides > settings.max_size
+        area = np.where(large, np.minimum(area, settings.max_size**2), area)
+    largest = 3 * int(area.max(initial=1))
+    wanted = max(min(8 * largest, USUAL_PAGE_SIZE), largest, MIN_PAGE_SIZE)
+    return min(1 << (wanted - 1).bit_length(), MAX_PAGE_SIZE)
+
+
+def estimate(table: Table, settings: Settings) -> int:
+    """About how many bytes the file will have, from encoding up to 64 of its rows."""
+    if not len(table):
+        raise ValueError("there are no images to convert")
+    rows = np.unique(np.linspace(0, len(table) - 1, ESTIMATE_ROWS).astype(np.int64))
+    page_size = _page_size(table, settings)
+    results = encode_rows(Task(table.take(rows), settings, page_size))
+    sizes = [len(row.sample.data) for row in results if isinstance(row, Encoded)]
+    mean = sum(sizes) / max(1, len(sizes))
+    return round(len(table) * (mean + 2 * RECORD.itemsize)) + page_size
+
+
+def check_room(out: Path, need: int) -> None:
+    """Refuse what the disk of ``out`` cannot hold."""
+    place = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    log.info("%s: about %s, %s are free", out, gigabytes(need), gigabytes(free))
+    if need > free:
+        raise ValueError(
+            f"{out} needs about {gigabytes(need)}, {gigabytes(free)} are free: "
+            "choose another disk, or a smaller --max-size"
+        )
+
+
+def gigabytes(size: int) -> str:
+    """In units of 10^9 bytes."""
+    return f"{size / 1e9:.2f} GB"
+
+
+def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
+    """Decode every row with PIL; the numbers of those that fail, with the reason."""
+    tasks = (Task(part, Settings(), 0) for part in split_table(table, CHUNK))
+    results = in_order(decode_rows, tasks, _workers(workers, len(table)))
+    rows = (row for part in results for row in part)
+    found = enumerate(tracked(rows, len(table), "verifying"))
+    return [(number, why) for number, why in found if why]
+
+
+def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad = "stop") -> Table:
+    """``table`` as a ``.beton`` in the cache, converted on first use; a ``.beton`` as it is.
+
+    JPEGs keep their bytes, other lossy images are stored at quality 95, the rest raw.
+
+    Raises:
+        ValueError: it would take over 5 GB or half the free disk; the text has the command
+            that converts it on purpose.
+    """
+    if isinstance(table.source, Beton):
+        return table
+    title = re.sub(r"[^A-Za-z0-9]+", "-", spec).strip("-")[-40:]
+    path = cache_root() / "betons" / f"{title}-{content_key(table)}.beton"
+    if path.is_file():
+        try:
+            return open_beton(path)
+        except ValueError as error:
+            log.warning("%s; converting again", error)
+    need = estimate(table, CACHE_SETTINGS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if need > min(CACHE_LIMIT, shutil.disk_usage(path.parent).free / 2):
+        line = f"python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}"
+        raise ValueError(
+            f"--loader ffcv would convert {spec} into about {gigabytes(need)} below {path.parent}, "
+            f"more than 5 GB or half the free disk. Convert it yourself:\n  {line}\n"
+            f"and train with --data {title}.beton"
+        )
+    log.info("converting %s once into %s (about %s)", spec, path, gigabytes(need))
+    convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "skip", spec)
+    return open_beton(path)
+
+
+def content_key(table: Table) -> str:
+    """Changes with the rows: their labels and sizes, and the files' names, sizes and times."""
+    digest = hashlib.sha256(repr(CACHE_SETTINGS).encode())
+    for column in (table.label, table.height, table.width):
+        digest.update(np.ascontiguousarray(column).data)
+    digest.update(os.fsencode("\0".join(table.classes)))
+    if isinstance(table.source, Arrays):
+        digest.update(np.ascontiguousarray(table.source.images).data)
+    elif isinstance(table.source, Files):
+        for name in table.source.names:
+            stat = (table.source.root / name).stat()
+            digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+    else:
+        raise ValueError(f"{type(table.source).__name__} cannot be kept in the cache")
+    return digest.hexdigest()[:16]

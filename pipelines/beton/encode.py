@@ -1,0 +1,173 @@
+"""One image as it will lie in a ``.beton``: kept, re-encoded, or raw. Runs in worker processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipelines.beton.format import MAX_SIDE, Sample
+from pipelines.sources.folder import ORIENTATION
+from pipelines.sources.image_file import MAX_PIXELS, reason, to_rgb
+from pipelines.sources.table import Table
+
+BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
+"""JPEG frame markers that every fast decoder reads; arithmetic and lossless ones are others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How images are stored."""
+
+    max_size: int = 500
+    """Longest side in pixels; larger images are shrunk. 0: no limit."""
+    quality: int = 90
+    """JPEG quality, 1 to 100, of what is encoded again."""
+    keep_jpeg: bool = False
+    """Store a JPEG's own bytes when it is upright RGB or gray and needs no shrinking."""
+    workers: int = 0
+    """Encoding processes; 0: one for each core."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_size <= MAX_SIDE:
+            raise ValueError(f"--max-size {self.max_size} is not within 0 to {MAX_SIDE}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"--quality {self.quality} is not within 1 to 100")
+        if self.workers < 0:
+            raise ValueError(f"--workers {self.workers} is negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row ready to be written; ``kept`` when its bytes are the source's own."""
+
+    sample: Sample
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some rows for a worker; ``room`` is the largest number of bytes a row may take."""
+
+    rows: Table
+    settings: Settings
+    room: int
+
+
+def encode_rows(task: Task) -> list[Encoded | str]:
+    """Each row encoded, or why it cannot be; raises nothing an image could cause."""
+    return [_encode_row(task, row) for row in range(len(task.rows))]
+
+
+def _encode_row(task: Task, row: int) -> Encoded | str:
+    size = -1
+    try:
+        source, label = task.rows.source, int(task.rows.label[row])
+        data = source.encoded(row)
+        if data is None:
+            image = Image.fromarray(source.pixels(row))
+            encoded = _store(image, label, task.settings, lossless=True)
+        else:
+            size = len(data)
+            encoded = _encode(data.tobytes(), label, task)
+    except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
+        return reason(error, size)
+    if max(encoded.sample.height, encoded.sample.width) > MAX_SIDE:
+        return f"a side is over {MAX_SIDE} pixels; set --max-size"
+    if len(encoded.sample.data) > task.room:
+        return f"{len(encoded.sample.data)} bytes do not fit a page of {task.room}"
+    return encoded
+
+
+def _encode(data: bytes, label: int, task: Task) -> Encoded:
+    settings = task.settings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # large images and odd EXIF; the limit below decides
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels is over the limit")
+            image.load()  # a truncated file is found here, also when its bytes are kept
+            small = not settings.max_size or max(image.size) <= settings.max_size
+            if settings.keep_jpeg and small and len(data) <= task.room and _keepable(image, data):
+                return Encoded(Sample(data, image.height, image.width, True, label), kept=True)
+            lossless = _is_lossless(image, data)
+            return _store(to_rgb(ImageOps.exif_transpose(image)), label, settings, lossless)
+
+
+def _keepable(image: Image.Image, data: bytes) -> bool:
+    """Whether every decoder reads these bytes as the same upright picture."""
+    return (
+        image.format == "JPEG"
+        and image.mode in ("RGB", "L")
+        and image.getexif().get(ORIENTATION, 1) not in range(2, 9)
+        and jpeg_frame(data) in BASELINE_TO_PROGRESSIVE
+    )
+
+
+def jpeg_frame(data: bytes) -> int:
+    """The marker that begins a JPEG's frame, and says how it is coded; 0 without one."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return marker
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 0
+
+
+def _is_lossless(image: Image.Image, data: bytes) -> bool:
+    if image.format == "WEBP":
+        return b"VP8L" in data[:64]
+    return image.format not in ("JPEG", "MPO")
+
+
+def _store(image: Image.Image, label: int, settings: Settings, lossless: bool) -> Encoded:
+    """Raw when the source was lossless and is not shrunk, else a JPEG."""
+    width, height = fitted(image.width, image.height, settings.max_size)
+    shrunk = (width, height) != image.size
+    if shrunk:
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if lossless and not shrunk:
+        return Encoded(Sample(np.asarray(image).tobytes(), height, width, False, label), kept=False)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=settings.quality)
+    return Encoded(Sample(out.getvalue(), height, width, True, label), kept=False)
+
+
+def fitted(width: int, height: int, max_size: int) -> tuple[int, int]:
+    """Width and height with the longest side at most ``max_size``, the aspect kept."""
+    longest = max(width, height)
+    if not max_size or longest <= max_size:
+        return width, height
+    share = max_size / longest
+    return max(1, round(width * share)), max(1, round(height * share))
+
+
+def decode_rows(task: Task) -> list[str]:
+    """For each row, why PIL cannot decode it to its recorded size; empty when it can."""
+    return [_decode_row(task.rows, row) for row in range(len(task.rows))]
+
+
+def _decode_row(rows: Table, row: int) -> str:
+    try:
+        height, width = rows.source.pixels(row).shape[:2]
+    except Exception as error:
+        return str(error) or type(error).__name__
+    if (height, width) != (rows.height[row], rows.width[row]):
+        return f"is {width}x{height}, recorded as {rows.width[row]}x{rows.height[row]}"
+    return ""
+
+
+def split_table(table: Table, size: int) -> Iterator[Table]:
+    """The table in runs of ``size`` rows, small enough to send to a worker."""
+    for i in range(0, len(table), size):
+        part = table.take(np.arange(i, min(i + size, len(table))))
+        yield dataclasses.replace(part, classes=())

@@ -1,0 +1,114 @@
+"""One call's work, image by image: which windows of it go where in the output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import no_type_check
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.decoders import Crops, Interpolation
+from pipelines.decoders.resample import LAWS, cut
+from pipelines.sources.table import Table
+from pipelines.system.buffer_pool import lend
+from pipelines.system.jit import compiled
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Windows ``first[i]`` to ``first[i + 1]`` are those of the image in row ``rows[i]``.
+
+    Window ``c`` is ``box[c]``, resized to ``side[c]`` pixels and written from byte ``at[c]`` of
+    ``out``, which holds the views one after the other.
+    """
+
+    rows: NDArray[np.int64]  # (d,) distinct
+    first: NDArray[np.int64]  # (d + 1,)
+    box: NDArray[np.int64]  # (k, 4)
+    side: NDArray[np.int64]  # (k,)
+    at: NDArray[np.int64]  # (k,)
+    out: NDArray[np.uint8]  # (bytes,), the memory of ``views``
+    views: list[Tensor]  # each (k_v, size, size, 3) uint8
+
+
+def make_plan(
+    table: Table, rows: NDArray[np.int64], crops: Sequence[Crops], *, pin: bool = False
+) -> Plan:
+    """Sort the windows by image and make room for the crops (page-locked with ``pin``).
+
+    Raises:
+        ValueError: a row not in the table, a ``take`` not in ``rows``, a box not in its image.
+    """
+    check_windows(table, rows, crops)
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    image = np.concatenate([np.empty(0, np.int64), *(inverse[view.take] for view in crops)])
+    box = np.concatenate([np.empty((0, 4), np.int64), *(view.box for view in crops)])
+    side = np.concatenate([np.empty(0, np.int64), *(np.full(len(v.take), v.size) for v in crops)])
+    at = np.concatenate([[0], np.cumsum(3 * side * side)]).astype(np.int64)
+    memory = lend((int(at[-1]),), torch.uint8, pin=pin)
+    order = np.argsort(image, kind="stable")
+    first = np.searchsorted(image[order], np.arange(len(distinct) + 1)).astype(np.int64)
+    views = _split(memory, crops)
+    return Plan(distinct, first, box[order], side[order], at[:-1][order], memory.numpy(), views)
+
+
+def check_windows(table: Table, rows: NDArray[np.int64], crops: Sequence[Crops]) -> None:
+    """Refuse whatever compiled code must not meet; see ``make_plan``."""
+    if len(rows) and not (rows.min() >= 0 and rows.max() < len(table)):
+        raise ValueError(f"rows must be in 0..{len(table) - 1}, got {rows.min()}..{rows.max()}")
+    for view in crops:
+        if view.size < 1 or view.box.shape != (len(view.take), 4):
+            raise ValueError(f"size {view.size} and boxes {view.box.shape} make no crops")
+        if len(view.take) and not (view.take.min() >= 0 and view.take.max() < len(rows)):
+            raise ValueError(f"take must point into the {len(rows)} rows of the call")
+        _check_boxes(table, rows[view.take], view.box)
+
+
+def _check_boxes(table: Table, rows: NDArray[np.int64], box: NDArray[np.int32]) -> None:
+    height, width = table.height[rows], table.width[rows]
+    top, left, tall, wide = box.T.astype(np.int64)
+    good = (top >= 0) & (left >= 0) & (tall > 0) & (wide > 0)
+    good &= (top + tall <= height) & (left + wide <= width)
+    if not good.all():
+        j = int(np.argmin(good))
+        raise ValueError(
+            f"{table.source.name(int(rows[j]))}: box (top, left, height, width) = "
+            f"{tuple(box[j].tolist())} is not inside {height[j]}x{width[j]} pixels"
+        )
+
+
+def _split(memory: Tensor, crops: Sequence[Crops]) -> list[Tensor]:
+    shapes = [(len(view.take), view.size, view.size, 3) for view in crops]
+    parts = memory.split([int(np.prod(shape)) for shape in shapes]) if shapes else ()
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def cut_image(
+    plan: Plan,
+    i: int,
+    pixels: NDArray[np.uint8],
+    interpolation: Interpolation,
+    *,
+    box: NDArray[np.int64] | None = None,
+) -> None:
+    """Cut the windows of the plan's image ``i`` out of its pixels, (h, w, 3).
+
+    ``box`` stands in for the plan's boxes of this image.
+    """
+    own = slice(int(plan.first[i]), int(plan.first[i + 1]))
+    box = plan.box[own] if box is None else box
+    law, pixels = LAWS[interpolation], np.ascontiguousarray(pixels)
+    cut_windows(pixels, 0, len(box), box, plan.side[own], plan.at[own], law, plan.out)
+
+
+@compiled
+@no_type_check
+def cut_windows(pixels, begin, end, box, side, at, law, out):
+    """Cut windows ``begin`` to ``end`` of a plan out of their image, (h, w, 3) uint8."""
+    for c in range(begin, end):
+        target = out[at[c] : at[c] + 3 * side[c] * side[c]].reshape((side[c], side[c], 3))
+        cut(pixels, box[c, 0], box[c, 1], box[c, 2], box[c, 3], law, target)

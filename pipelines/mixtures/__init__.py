@@ -1,0 +1,1 @@
+"""Image mixtures behind one contract."""

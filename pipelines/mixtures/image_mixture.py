@@ -1,0 +1,282 @@
+"""Mixtures that change the pixels and leave the targets alone: IM, cutout, random erasing.
+
+Shen 2020, arXiv:2003.05438v1 ("Image Mixture"): each image is mixed with a few others, globally and
+by regions, before any loss sees it; positives stay positives. Cutout (DeVries 2017, 1708.04552) and
+random erasing (Zhong 2017, 1708.04896) are that paper's comparisons. All views of an image share
+partner, share and box. Every number is a draw of the row (``pipelines.rng``), so it is the same
+for any batch or world size; partners come from the row's group, or from the whole data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.rng import Draws
+from pipelines.system.transfer import to_device
+
+Rows = NDArray[np.int64]
+LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
+
+LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
+STREAM = 1 << 21
+"""The first stream, counted like a view, from which rounds draw; see ``pipelines.rng``."""
+_FIRE, _PARTNER, _DOWN, _ACROSS, _KEY = range(5)
+
+
+@dataclass(frozen=True)
+class ImConfig:
+    """Label-free mixtures; defaults are the published ones."""
+
+    g_alpha: float = 1.0
+    """Beta(a, a) draws the share of a global round."""
+    g_num: int = 2
+    """Global rounds, each with another partner."""
+    g_prob: float = 0.1
+    """Probability of each."""
+    r_beta: float = 1.0
+    """Beta(b, b) draws the share that a pasted region leaves; 0: no regions."""
+    r_num: int = 2
+    """Region rounds."""
+    r_prob: float = 0.1
+    """Probability of each."""
+    r_pixel_decay: float = 1.0
+    """Factor on the image under the first region (1: off)."""
+    partner: Literal["group", "dataset"] = "group"
+    """Partners: other rows of the group, or any image of the data set, decoded for it."""
+    mask_size: int = 50
+    """Side of cutout's square in pixels."""
+    mask_inside: bool = False
+    """Keep cutout's square inside the image."""
+    mask_prob: float = 0.1
+    """Probability of cutout's or erasing's mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """``rows`` of a view become ``share`` of themselves and the rest of ``partner``, or of a value.
+
+    Only the box (top, bottom, left, right) changes hands; ``share`` counts outside of it where
+    there is one: see ``Edits``.
+    """
+
+    rows: Tensor  # (k,) int64
+    partner: Tensor  # (k,) int64; empty: ``value`` is pasted
+    share: Tensor  # (k, 1, 1, 1)
+    box: Tensor  # (k, 4, 1, 1, 1) int64; empty: the whole image
+    value: Tensor  # (k, 1, 1, 1)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors."""
+        return (getattr(self, f.name) for f in fields(self))
+
+    def to(self, device: torch.device) -> Edit:
+        """Return the edit on ``device``; the host never waits."""
+        return Edit(*(to_device(tensor, device) for tensor in self.tensors()))
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What happens to one view: first blends, then pastes out of the blended rows.
+
+    ``extra`` are rows of the data set that the view must hold after its own, as partners.
+    """
+
+    count: int
+    extra: Rows
+    blends: tuple[Edit, ...]
+    pastes: tuple[Edit, ...]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors."""
+        for edit in (*self.blends, *self.pastes):
+            yield from edit.tensors()
+
+    def to(self, device: torch.device) -> Edits:
+        """Return the edits on ``device``; the host never waits."""
+        blends, pastes = (
+            tuple(e.to(device) for e in edits) for edits in (self.blends, self.pastes)
+        )
+        return replace(self, blends=blends, pastes=pastes)
+
+    def __call__(self, view: Float[Tensor, "n c h w"]) -> Float[Tensor, "m c h w"]:
+        """Edit ``view`` in place; return its first ``count`` rows."""
+        partners = [view[edit.partner] for edit in self.blends]
+        for edit, other in zip(self.blends, partners, strict=True):
+            view[edit.rows] = torch.lerp(other, view[edit.rows], edit.share)
+        partners = [view[edit.partner] if len(edit.partner) else edit.value for edit in self.pastes]
+        for edit, other in zip(self.pastes, partners, strict=True):
+            inside = _inside(edit.box, view.shape[2], view.shape[3])
+            view[edit.rows] = torch.where(inside, other, view[edit.rows] * edit.share)
+        return view[: self.count]
+
+
+def _inside(box: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in each box, (k, 1, height, width)."""
+    top, bottom, left, right = box.unbind(1)
+    down = torch.arange(height, device=box.device)[:, None]
+    across = torch.arange(width, device=box.device)
+    return (down >= top) & (down < bottom) & (across >= left) & (across < right)
+
+
+@dataclass(frozen=True)
+class LabelFree:
+    """``plan(...)(view)`` edits a finished view; the plan is made on the host beforehand."""
+
+    name: LabelFreeName
+    config: ImConfig = ImConfig()
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether rows depend on others of their group."""
+        return self.name not in ("cutout", "erasing") and self.config.partner == "group"
+
+    def plan(self, draws: Draws, rows: Rows, group: int, num_rows: int, side: int) -> Edits:
+        """Draw the edits of a view of ``rows``, whole groups of ``group``, ``side`` pixels square.
+
+        Raises:
+            ValueError: a group of one row has no partner to offer.
+        """
+        if self.name in ("cutout", "erasing"):
+            return self._masks(draws, rows, side)
+        config = self.config
+        partners = _Partners(rows, group, num_rows, config.partner == "dataset")
+        pastes: list[Edit] = []
+        blends: list[Edit] = []
+        if self.name != "im-global" and config.r_beta > 0:
+            for turn in range(config.r_num):
+                u, fired = _fired(draws, rows, config.g_num + turn, config.r_prob)
+                lam = _beta(draws, rows[fired], config.g_num + turn, config.r_beta)
+                box = region_boxes(side, lam, u[fired, _DOWN], u[fired, _ACROSS])
+                keep = np.full(len(fired), config.r_pixel_decay if turn == 0 else 1.0)
+                pastes += _edit(fired, partners.of(fired, u[fired, _PARTNER]), keep, box)
+        if self.name != "im-region":
+            mixed = partners.rows()  # a region's partner is mixed itself
+            for turn in range(config.g_num):
+                u, fired = _fired(draws, mixed, turn, config.g_prob)
+                lam = _beta(draws, mixed[fired], turn, config.g_alpha)
+                blends += _edit(fired, partners.of(fired, u[fired, _PARTNER]), lam)
+        return Edits(len(rows), partners.extra(), tuple(blends), tuple(pastes))
+
+    def _masks(self, draws: Draws, rows: Rows, side: int) -> Edits:
+        u, fired = _fired(draws, rows, 0, self.config.mask_prob)
+        nobody, keep = np.zeros(0, np.int64), np.ones(len(fired))
+        if self.name == "cutout":
+            inside = self.config.mask_inside
+            places = u[fired, _DOWN], u[fired, _ACROSS]
+            box = cutout_boxes(side, self.config.mask_size, inside, *places)
+            edits = _edit(fired, nobody, keep, box, np.zeros(len(fired)))
+        else:
+            keys = draws.bits(rows[fired], STREAM, _KEY + 1)[:, _KEY]
+            found = [erased(side, np.random.default_rng(int(key))) for key in keys]
+            box = np.array([box for box, _ in found], np.int64).reshape(-1, 4)
+            edits = _edit(fired, nobody, keep, box, np.array([value for _, value in found]))
+        return Edits(len(rows), nobody, (), tuple(edits))
+
+
+class _Partners:
+    """Finds partners, and keeps a list of the rows that have to be decoded for it."""
+
+    def __init__(self, rows: Rows, group: int, num_rows: int, dataset: bool) -> None:
+        if not dataset and group < 2:
+            raise ValueError("--im.partner group needs groups of two rows or more; see --groups")
+        self.own, self.group, self.num_rows, self.dataset = rows, group, num_rows, dataset
+        self.more: list[Rows] = []
+
+    def rows(self) -> Rows:
+        """The rows so far: the view's own, then those that were added."""
+        return np.concatenate([self.own, *self.more])
+
+    def extra(self) -> Rows:
+        """The rows that were added."""
+        return self.rows()[len(self.own) :]
+
+    def of(self, places: Rows, u: NDArray[np.float64]) -> Rows:
+        """The places of partners of the rows at ``places``."""
+        if self.dataset:
+            first = len(self.rows())
+            self.more.append((u * self.num_rows).astype(np.int64))
+            return np.arange(first, first + len(places))
+        within = places % self.group
+        step = 1 + (u * (self.group - 1)).astype(np.int64)  # never the row itself
+        return places - within + (within + step) % self.group
+
+
+def _fired(draws: Draws, rows: Rows, turn: int, prob: float) -> tuple[NDArray[np.float64], Rows]:
+    """A round's numbers of each row, and the places of the rows that take part."""
+    u = draws.uniform(rows, STREAM + turn, _KEY)
+    return u, np.flatnonzero(u[:, _FIRE] < prob)
+
+
+def _beta(draws: Draws, rows: Rows, turn: int, b: float) -> NDArray[np.float64]:
+    """A number of Beta(b, b) for each row."""
+    keys = draws.bits(rows, STREAM + turn, _KEY + 1)[:, _KEY]
+    return np.array([np.random.default_rng(int(key)).beta(b, b) for key in keys])
+
+
+def _edit(
+    rows: Rows,
+    partner: Rows,
+    share: NDArray[np.float64],
+    box: Rows | None = None,
+    value: NDArray[np.float64] | None = None,
+) -> list[Edit]:
+    """One edit, or none without rows."""
+    if len(rows) == 0:
+        return []
+
+    def column(x: NDArray[np.float64] | None) -> Tensor:
+        return torch.tensor([] if x is None else x, dtype=torch.float32).view(-1, 1, 1, 1)
+
+    corners = np.zeros((0, 4), np.int64) if box is None else box
+    index = torch.from_numpy(rows), torch.from_numpy(partner)
+    boxes = torch.from_numpy(corners).view(-1, 4, 1, 1, 1)
+    return [Edit(*index, column(share), boxes, column(value))]
+
+
+def region_boxes(
+    side: int, lam: NDArray[np.float64], down: NDArray[np.float64], across: NDArray[np.float64]
+) -> Rows:
+    """Boxes of relative area ``1 - lam`` round a uniform centre, clipped, (k, 4)."""
+    half = (side * np.sqrt(1 - lam)).astype(np.int64) // 2
+    return _clipped(side, half, half, (down * side).astype(int), (across * side).astype(int))
+
+
+def cutout_boxes(
+    side: int,
+    mask: int,
+    inside: bool,
+    down: NDArray[np.float64],
+    across: NDArray[np.float64],
+) -> Rows:
+    """Squares of ``mask`` pixels round a uniform centre, clipped to the image or inside it."""
+    half, end = mask // 2, side + (mask + 1) % 2
+    low, high = (half, max(end - half, half + 1)) if inside else (0, end)
+    centres = [(low + u * (high - low)).astype(np.int64) for u in (down, across)]
+    return _clipped(side, half, mask - half, *centres)
+
+
+def _clipped(side: int, before: Rows | int, after: Rows | int, down: Rows, across: Rows) -> Rows:
+    edges = (down - before, down + after, across - before, across + after)
+    return np.clip(np.stack(edges, axis=1), 0, side)
+
+
+def erased(side: int, rng: np.random.Generator) -> tuple[tuple[int, int, int, int], float]:
+    """Draw random erasing's box (empty after twenty tries) and the value that fills it.
+
+    2 to 40 % of the area, height over width uniform in [0.3, 1 / 0.3], strictly inside.
+    """
+    for _ in range(20):
+        area, aspect = rng.uniform(0.02, 0.4) * side * side, rng.uniform(0.3, 1 / 0.3)
+        height, width = int(np.sqrt(area * aspect)), int(np.sqrt(area / aspect))
+        if height < side and width < side:
+            top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)
+            return (int(top), int(top + height), int(left), int(left + width)), rng.random()
+    return (0, 0, 0, 0), 0.0

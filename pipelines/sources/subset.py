@@ -1,0 +1,73 @@
+"""Fixed subsets of a data set: which rows, a pure function of the labels and a seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.rng import ORDER, Draws
+from pipelines.sources.table import Table
+
+_SUBSET = ORDER + 3
+"""The stream of random numbers from which ``--subset`` chooses."""
+
+
+def take_subset(table: Table, amount: float, seed: int) -> Table:
+    """Take a share or a number of the images of each class, in the table's order.
+
+    Images without a label count as one more class, of which only a share can be taken. The
+    choice for a smaller amount is part of that for a larger one.
+
+    Args:
+        table: the images; the choice depends on the order of its rows.
+        amount: up to 1 a share (1: all), above 1 a whole number of images.
+        seed: another seed is another subset.
+
+    Raises:
+        ValueError: a class has fewer images, or a number is asked of images without labels.
+    """
+    if amount > 1:
+        _refuse_too_many(table, int(amount))
+        return table.take(rows_of_each(table.label, lambda _: int(amount), seed, _SUBSET))
+    return table.take(rows_of_each(table.label, lambda n: share_of(n, amount), seed, _SUBSET))
+
+
+def _refuse_too_many(table: Table, number: int) -> None:
+    for label in range(-1, max(len(table.classes), int(table.label.max(initial=-1)) + 1)):
+        count = int((table.label == label).sum())
+        if label < 0 and count:
+            raise ValueError(
+                f"--subset {number} takes images of each class, and {count:,} images have no "
+                "label: take a share, as --subset 0.1"
+            )
+        if label >= 0 and count < number:
+            raise ValueError(
+                f"--subset {number}: class {table.class_name(label)!r} has {count:,} images"
+            )
+
+
+def share_of(count: int, share: float) -> int:
+    """Return a share of a number of images: halves rounded up, at least one."""
+    return max(math.floor(count * share + 0.5), 1)
+
+
+def rows_of_each(
+    label: NDArray[np.int64], count: Callable[[int], int], seed: int, stream: int
+) -> NDArray[np.int64]:
+    """Choose rows of each label by a hash of (seed, row); ascending.
+
+    Args:
+        label: (rows,) of the whole table; -1 is a label like any other.
+        count: how many of a label's n rows are chosen.
+        seed: another seed is another choice.
+        stream: the stream of ``Draws``.
+    """
+    late = Draws(seed, 0).bits(np.arange(len(label)), stream, 1)[:, 0]
+    chosen = [np.zeros(0, np.int64)]
+    for name in np.unique(label):
+        rows = np.flatnonzero(label == name)
+        chosen.append(rows[np.argsort(late[rows], kind="stable")[: count(len(rows))]])
+    return np.sort(np.concatenate(chosen))

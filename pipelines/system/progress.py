@@ -1,0 +1,58 @@
+"""Progress of long loops: a bar on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+
+log = logging.getLogger(__name__)
+
+
+LINE_SECONDS = 30.0
+"""Without a terminal, progress is one log line in so many seconds."""
+
+
+def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield ``items`` under a progress bar with ETA; without a terminal, under log lines."""
+    if not sys.stderr.isatty():
+        yield from _logged(items, total, what)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield from bar.track(items, total=total, description=what)
+
+
+def _logged(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    begin = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last > LINE_SECONDS:
+            left = (now - begin) / done * (total - done)
+            log.info("%s: %d of %d, about %.0f s left", what, done, total, left)
+            last = now

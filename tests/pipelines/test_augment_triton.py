@@ -1,0 +1,162 @@
+"""The device's finisher without a device: Triton's interpreter, and its compiler for two GPUs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.augment import triton as finish_triton
+from pipelines.augment.cpu import GRAY
+from pipelines.augment.params import draw
+from pipelines.augment.reference import BRIGHTNESS, CONTRAST, HUE, SATURATION
+from pipelines.presets import PRESETS
+from pipelines.rng import Draws
+from pipelines.views import View
+
+ROOT = Path(__file__).resolve().parents[1].parent
+
+
+def run(*command: str, **environment: str) -> str:
+    """Output of a Python process in the checkout; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def test_equals_pytorch_s_finisher_in_the_interpreter() -> None:
+    """A process of its own: the choice falls when Triton is imported."""
+    pytest.importorskip("triton")
+    tests = str(Path(__file__).with_name("triton_cases.py"))
+    try:
+        output = run("-m", "pytest", tests, "-p", "no:cacheprovider", TRITON_INTERPRET="1")
+    except AssertionError as error:
+        if "only 0-dimensional arrays can be converted" in str(error):
+            pytest.skip("the interpreter of this Triton does not know this NumPy (3.6 with 2.4)")
+        raise
+    assert "[100%]" in output
+
+
+FLOATS, WHOLE, COLOURS = "*fp32", "*i32", ("fp32",) * 3
+TYPES = {
+    **dict.fromkeys(("codes", "rows", "reaches"), WHOLE),
+    **dict.fromkeys(("amounts", "parts", "unblurred", "source", "target", "kernels"), FLOATS),
+    **dict.fromkeys(("scale", "shift"), COLOURS),
+    "crops": "*u8",
+}
+SIZES = ("SIZE", "BLOCK", "TILES", "TAPS", "SIDE")
+
+
+@pytest.mark.parametrize(("capability", "size", "tiles"), [(80, 32, 1), (90, 224, 64)])
+def test_every_kernel_compiles_for_a_gpu(
+    capability: int, size: int, tiles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A100 and H100, down to machine code, which keeps all its numbers in registers."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from pipelines.augment import triton_kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    target = GPUTarget("cuda", capability, 32)
+    sizes = dict(
+        zip(SIZES, (size, finish_triton.BLOCK, tiles, 17, finish_triton.SIDE), strict=True)
+    )
+    for name in ("luma_sums", "colour", "blur_down", "blur_across"):
+        kernel = getattr(triton_kernels, name)
+        constants = {k: v for k, v in sizes.items() if k in kernel.arg_names}
+        for view in ("*fp32", "*bf16") if "out" in kernel.arg_names else (FLOATS,):
+            types = {**TYPES, **dict.fromkeys(SIZES, "constexpr"), "out": view}
+            signature = {k: types[k] for k in kernel.arg_names}
+            attributes = {
+                (i,): [["tt.divisibility", 16]]
+                for i, k in enumerate(kernel.arg_names)
+                if signature[k][0] == "*"
+            }
+            source = ASTSource(kernel, signature, constants, attributes)
+            made = triton.compile(source, target=target, options=finish_triton.OPTIONS)
+            assert f".target sm_{capability}" in made.asm["ptx"]
+            assert ".local" not in made.asm["ptx"] and made.asm["cubin"]
+
+
+def test_imports_and_says_no_without_triton() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import pipelines.loader
+from pipelines import finish_triton
+from pipelines.finish import finish, plan
+assert finish_triton.device_finisher() == (plan, finish)
+"""
+    run("-c", code)
+
+
+def test_an_environment_without_a_compiler_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setenv("CC", "cc")
+    assert finish_triton.device_finisher() == (finish_triton.plan, finish_triton.finish)
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", "")
+    assert not finish_triton.usable()
+
+
+@pytest.mark.parametrize("gray_first", [False, True])
+def test_the_plan_lists_the_operations_in_their_order(gray_first: bool) -> None:
+    """Against a loop over the rows; saturation of strength 0 is left out."""
+    view = View(16, jitter=(0.4, 0.4, 0.0, 0.1), gray_first=gray_first, blur=0.5, solarize=0.3)
+    side, rows = np.full(64, 300, np.int32), np.arange(64)
+    drawn = draw(view, 0, Draws(5, 1), rows, side, side)
+    todo = finish_triton.plan(view, drawn)
+    blurred = []
+    for i in rows:
+        jitter = [op for op in drawn.order[i] if op != SATURATION] if drawn.jitter[i] else []
+        gray = [GRAY] if drawn.gray[i] else []
+        ops = gray + jitter if gray_first else jitter + gray
+        flip, inverted, count, before, slot, *listed = todo.codes[i].tolist()
+        assert (flip, inverted) == (drawn.flip[i], drawn.solarize[i])
+        assert listed[:count] == ops
+        assert before == (ops.index(CONTRAST) if CONTRAST in ops else count)
+        assert (i in todo.contrast) == (CONTRAST in ops)
+        for op, amount in zip(ops, todo.amounts[i].tolist(), strict=False):
+            turns = drawn.factor[i, HUE] % 1 * 6
+            expected = {GRAY: 0, HUE: turns}.get(op, drawn.factor[i, op % 4])
+            assert amount == pytest.approx(expected, abs=1e-6)
+        assert (slot >= 0) == (drawn.sigma[i] > 0)
+        if slot >= 0:
+            blurred.append(i)
+            assert todo.blur[slot] == i
+    assert todo.blur.tolist() == blurred
+    assert {BRIGHTNESS, CONTRAST, HUE, GRAY} < set(
+        todo.codes[:, finish_triton.OPS :].unique().tolist()
+    )
+
+
+def test_moving_a_plan_keeps_it() -> None:
+    view = PRESETS["byol"](16)[1]
+    side = np.full(8, 40, np.int32)
+    todo = finish_triton.plan(view, draw(view, 0, Draws(0, 0), np.arange(8), side, side))
+    moved = todo.to(torch.device("cpu"))
+    pairs = list(zip(todo.tensors(), moved.tensors(), strict=True))
+    assert len(pairs) == 6 and all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_what_no_row_needs_moves_nothing() -> None:
+    """Without jitter and blur only the plan is left beside the least possible."""
+    view = View(96, jitter_prob=0.0, blur=0.0)
+    side = np.full(8, 300, np.int32)
+    drawn = draw(view, 0, Draws(0, 0), np.arange(8), side, side)
+    moved, least = finish_triton.traffic(view, drawn)
+    assert least == 8 * 96 * 96 * 3 * 5
+    assert moved - least == sum(t.nbytes for t in finish_triton.plan(view, drawn).tensors())

@@ -1,0 +1,54 @@
+"""What one process of a spawned group runs for test_protocols.py, and what is compared."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from runs import run_main
+
+import eval as evaluation
+from tools.scoring import scores
+
+COMMANDS = {
+    "knn": ("knn", "--k", "3", "7"),
+    "linear": ("linear", "--epochs", "2", "--lr", "0.1", "1"),
+    "augmented": (
+        *("linear", "--epochs", "2", "--lr", "0.1", "1"),
+        *("--images", "augmented", "--batch-size", "16"),
+    ),
+    "finetune": ("finetune", "--epochs", "1", "--batch-size", "20", "--weights", "random"),
+}
+
+
+def numbers_of(run: Path) -> dict[str, Any]:
+    """Run every command in this process; return the class scores that each ends with."""
+    seen: dict[str, Any] = {}
+
+    def watched(name: str) -> Any:
+        count = scores.accuracies
+
+        def accuracies(rows: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+            seen.setdefault(name, []).append(rows.detach().clone())
+            return count(rows, labels)
+
+        return accuracies
+
+    for name, words in COMMANDS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scores, "accuracies", watched(name))
+            assert run_main(evaluation.main, words[0], "--run", str(run), *words[1:]) == 0
+    return seen
+
+
+def worker(rank: int, world: int, run: Path, output: Path) -> None:
+    """One of ``world`` gloo processes."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    dist.init_process_group("gloo", f"file://{output}/store", rank=rank, world_size=world)
+    torch.save(numbers_of(run), output / f"{rank}.pt")
+    dist.destroy_process_group()

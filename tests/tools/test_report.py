@@ -1,0 +1,308 @@
+"""The page of a run: what it says follows from the record, it loads nothing, and it opens."""
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import toy_images
+from runs import SMALL, TINY, run_main, run_train
+
+from pipelines.datasets import data_facts
+from tools import report
+from tools.config.cli import parse, to_dict
+from tools.config.resolve import resolve
+from tools.engine.build import Data
+from tools.reporting import charts, difference, findings, write
+from tools.runs.comparison import read_config
+
+EVIL = "<img src=x onerror=alert(1)>\"&'"
+RECIPE = "batch_size: 16\ngroups: 4\nlr: 0.07\nsimclr:\n  dim: 16\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scored run that ended with its page; its name and a class's try to be markup."""
+    root = tmp_path_factory.mktemp("report")
+    data = root / "images"
+    toy_images(data, "train", 40)
+    toy_images(data, "val", 12)
+    for split in ("train", "val"):
+        (data / split / "class0").rename(data / split / EVIL)
+    (root / "own.yaml").write_text(RECIPE)
+    flags = (*TINY, *SMALL["simclr"], "--method", "simclr", "--mix", "region")
+    flags += ("--data", f"folder:{data}", "--epochs", "2", "--knn-every", "1", "--report")
+    where = ("--output", str(root), "--name", f"run {EVIL}", "--recipe", str(root / "own.yaml"))
+    assert run_train(*flags, *where) == 0
+    return root / f"run {EVIL}"
+
+
+class Tags(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def read(run: Path) -> str:
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_a_run_ends_with_a_page_that_says_it_all(run: Path) -> None:
+    text = read(run)
+    page = Tags(text)
+    assert len(text) < 3_000_000
+    sections = {attrs["id"] for tag, attrs in page.tags if tag == "section"}
+    assert sections >= {
+        "scores", "curves", "collapse", "neighbours", "map", "views", "speed", "settings",
+    }  # fmt: skip
+    before, *_, after = (
+        line["knn_top1"]
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if line.get("knn_top1") is not None
+    )
+    assert f"{before:.1%} → {after:.1%}" in page.words
+    assert "4 steps of 16 images" in page.words
+
+
+def test_nothing_from_outside_becomes_markup_or_is_loaded(run: Path) -> None:
+    text = read(run)
+    page = Tags(text)
+    assert EVIL in page.words  # it is there, as text
+    kinds = {tag for tag, _ in page.tags}
+    assert kinds.isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
+    for tag, attrs in page.tags:
+        assert not [name for name in attrs if name.startswith("on")], tag
+        for name in ("src", "href", "srcset", "poster", "data", "xlink:href"):
+            assert (attrs.get(name) or "data:").startswith(("data:", "#")), (tag, attrs)
+    assert "url(" not in text and "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_pictures_say_what_they_show(run: Path) -> None:
+    shown = [a for tag, a in Tags(read(run)).tags if tag == "img"]
+    assert len(shown) > 10 and all(len(a["alt"] or "") > 5 for a in shown)
+    drawn = [a for tag, a in Tags(read(run)).tags if tag == "svg" and a.get("role") == "img"]
+    assert len(drawn) >= 6 and all(a["aria-label"] for a in drawn)
+
+
+PROBE = """<script>addEventListener("load", () => {
+  const images = [...document.images];
+  document.documentElement.dataset.probe = JSON.stringify({
+    images: images.length, loaded: images.filter(i => i.complete && i.naturalWidth > 0).length,
+    requests: performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length,
+    over: document.documentElement.scrollWidth - innerWidth, width: innerWidth});
+});</script>"""  # noqa: E501
+
+
+def browser() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        pytest.skip("no chromium")
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_opens_it_without_an_error(run: Path, width: int, tmp_path: Path) -> None:
+    text, count = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', PROBE, read(run))
+    assert count == 1
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [
+            browser(), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+            "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},900", "--dump-dom", (tmp_path / "page.html").as_uri(),
+        ],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    (probe,) = (a["data-probe"] for tag, a in Tags(done.stdout).tags if tag == "html")
+    seen = json.loads(probe or "")
+    assert seen["images"] == seen["loaded"] > 10
+    assert seen["requests"] == 0 and seen["over"] <= 0, seen
+    assert "CONSOLE" not in done.stderr
+
+
+def test_the_command_writes_it_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read(run)
+    line = {"protocol": "linear", "step": 4, "linear_top1": 0.4321, "lr": 30, "commit": "abc"}
+    (run / "eval.jsonl").write_text(json.dumps(line) + "\n")
+    profile = {"bottleneck": "bound by the network", "step_images_per_second": 12.0}
+    (run / "profile.json").write_text(json.dumps(profile))
+    assert run_main(report.main, "--run", str(run), "--map", "pca") == 0
+    assert "43.21%" in read(run) and "43.21%" not in before
+    assert "bound by the network" in read(run)
+    svg = re.compile(r'<svg class="map".*?</svg>', re.S)
+    assert svg.findall(read(run)) == svg.findall(before) != []  # the same network
+    assert run_main(report.main, "--run", str(run), "--no-look") == 0
+    assert "Nearest neighbours" in read(run) and not svg.findall(read(run))
+
+
+@pytest.mark.parametrize(("flags", "said"), [((), "nowhere is not the folder of a run")])
+def test_without_a_run(
+    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(report.main, "--run", "nowhere", *flags) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_fails_no_run(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = (*TINY, *SMALL["simclr"], "--method", "simclr", "--data", f"folder:{toy}")
+    flags += ("--output", str(tmp_path), "--limit-steps", "1")
+    monkeypatch.setattr(write, "write", lambda *_: 1 / 0)
+    assert run_train(*flags, "--name", "a", "--report") == 0
+    assert "report.html could not be written: ZeroDivisionError" in caplog.text
+    caplog.clear()
+    assert run_train(*flags, "--name", "b") == 0  # TINY says --no-report
+    assert not caplog.text and not (tmp_path / "b" / "report.html").exists()
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def resolved(words: list[str]) -> dict:
+    config = parse(words)
+    facts = data_facts(config.data)
+    return to_dict(resolve(config, Data(None, None, facts), config.precision or "no"))
+
+
+def test_its_command_gives_the_same_settings_and_names_no_more(run: Path) -> None:
+    config, recipe = read_config(run), difference.recipe_of(run)
+    assert recipe == run.parent / "own.yaml"
+    found = difference.differences(config, recipe, data_facts(config.data))
+    command = shlex.split(difference.command(config, recipe, found).replace("\\\n", " "))
+    assert command[:3] == ["accelerate", "launch", "train.py"]
+    wanted = to_dict(config) | {"output": "runs"}
+    assert resolved(command[3:]) == wanted
+    for left_out in found[:: max(len(found) // 3, 1)]:
+        fewer = [one for one in found if one is not left_out]
+        shorter = difference.command(config, recipe, fewer).replace("\\\n", " ")
+        assert resolved(shlex.split(shorter)[3:]) != wanted, left_out.name
+    names = {one.name for one in found}
+    assert "batch_size" not in names and "simclr.dim" not in names  # the recipe's
+    assert {"lr", "epochs", "simclr.hidden"} <= names
+
+
+@pytest.mark.parametrize("value", [True, False, (1, 2), (), None, 0.5])
+def test_a_difference_is_a_flag_that_is_read_back(value: object) -> None:
+    name = {bool: "compile", tuple: "multi_scale", float: "mix_beta"}.get(type(value), "workers")
+    words = difference.Difference(name, value, None).words
+    assert getattr(parse(words), name) == value
+
+
+# --- findings ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("std", "rank", "level"),
+    [
+        ([0.8, 0.8], [30, 29], "good"),
+        ([0.8, 0.09], [30, 29], "bad"),
+        ([0.8, 0.8], [30, 1.9], "bad"),
+        ([0.8, 0.8], [30, 7.4], "watch"),
+        ([0.8, 0.8], [30, 7.6], "good"),
+        ([], [], "unknown"),
+    ],
+)
+def test_collapse_is_judged_by_the_stated_thresholds(
+    std: list[float], rank: list[float], level: str
+) -> None:
+    pairs = zip(std, rank, strict=True)
+    lines = [{"step": 1, "features_std": s, "features_rank": r} for s, r in pairs]
+    assert findings.collapse(lines).level == level
+
+
+@pytest.mark.parametrize(
+    ("wait", "title"), [(0.0, "Bound by the step"), (0.3, "Bound by the data")]
+)
+def test_throughput_names_its_bottleneck(wait: float, title: str) -> None:
+    lines = [
+        {"step": s, "images_per_second": v, "data_wait": wait} for s, v in enumerate([9, 5, 7])
+    ]
+    lines.append({"step": 3, "images_per_second": None, "data_wait": None})
+    found = findings.throughput(lines)
+    assert found.title == title and "Median 7 images/s" in found.text
+
+
+def test_a_run_no_better_than_untrained_is_called_so() -> None:
+    lines = [{"step": 0, "knn_top1": 0.5}, {"step": 9, "knn_top1": 0.5}]
+    assert findings.knn_gain(lines).level == "bad"
+    assert findings.knn_gain([*lines, {"step": 10, "knn_top1": 0.51}]).level == "good"
+    assert findings.knn_gain(lines[:1]).level == findings.knn_gain([]).level == "unknown"
+
+
+def test_events_come_from_the_record(tmp_path: Path) -> None:
+    lines = [{"step": 1, "world_size": 1, "loss": 1.0}, {"step": 2, "world_size": 2, "loss": None}]
+    lines[1]["images_replaced"] = 3
+    said = " ".join(findings.events(lines, tmp_path, (7,)))
+    assert "on 2 processes, 1 before" in said and "3 times" in said
+    assert "not finite: 7." in said and "not finite at step 2" in said
+    assert findings.events(lines[:1], tmp_path) == []
+
+
+# --- charts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (-3.2, 17), (0.6401, 0.7266), (1e-9, 3e-9), (0, 2e7), (5, 5)]
+)
+def test_ticks_are_round_and_inside(low: float, high: float) -> None:
+    found = charts.ticks(low, high)
+    assert 2 <= len(found) <= 6
+    gaps = np.diff(found)
+    np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
+    assert f"{gaps[0]:.0e}"[0] in "125"
+    if high > low:
+        assert low - 1e-9 <= found[0] and found[-1] <= high * (1 + 1e-9)
+
+
+def test_a_line_goes_through_its_points_and_leaves_out_what_is_not_finite() -> None:
+    y = np.array([0.0, np.nan, 10.0])
+    drawn = charts.lines("t", [charts.Series("a", np.arange(3.0), y)], "step", low=0, high=10)
+    (points,) = re.findall(r'points="([^"]*)"', drawn)
+    ends = [tuple(map(float, point.split(","))) for point in points.split()]
+    bottom, top = charts.HEIGHT - charts.BOTTOM, charts.TOP
+    assert ends == [(charts.LEFT, bottom), (charts.WIDTH - charts.RIGHT, top)]
+    nothing = charts.Series("a", np.arange(3.0), np.full(3, np.nan))
+    assert charts.lines("t", [nothing], "step") == ""
+
+
+def test_many_points_become_few_with_the_same_mean() -> None:
+    y = np.random.default_rng(0).random(40 * charts.MOST_POINTS)
+    drawn = charts.lines("t", [charts.Series("a", np.arange(float(len(y))), y)], "step")
+    (points,) = re.findall(r'points="([^"]*)"', drawn)
+    assert len(points.split()) == charts.MOST_POINTS
+
+
+def test_a_map_holds_every_point_once() -> None:
+    places = np.random.default_rng(0).standard_normal((30, 2)).astype(np.float32)
+    looks = np.arange(30) % 10 - 1
+    drawn = charts.scatter("t", places, looks, [str(i) for i in range(9)])
+    assert drawn.count("M") == 30
+    numbers = [float(v) for v in re.findall(r"M(-?[\d.]+) ", drawn)]
+    assert min(numbers) >= 0 and max(numbers) <= charts.MAP
+
+
+def test_settings_by_dotted_names() -> None:
+    config = difference.with_values(parse([]), {"lr": 3.0, "swav.dim": 7})
+    assert config.lr == 3.0 and config.swav.dim == 7
+    assert dataclasses.replace(config, lr=None).swav.hidden == parse([]).swav.hidden

@@ -1,0 +1,1 @@
+"""Trained weights looked at: embeddings, neighbours, histories."""

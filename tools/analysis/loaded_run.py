@@ -1,0 +1,156 @@
+"""Runs opened again: their network at a checkpoint, their images, and the features of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.methods import Method
+from models.methods.base import Which
+from pipelines.datasets import data_facts
+from pipelines.sources.table import Table
+from tools.config.config import Config
+from tools.distributed.launch import start
+from tools.engine import build
+from tools.evaluation.base import restore
+from tools.scoring.features import evaluating
+
+Features = Literal["backbone", "projection"]
+Split = Literal["train", "val"]
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A run's network as a checkpoint holds it."""
+
+    config: Config
+    method: Method
+    untrained: Method
+    """As it was before the first step."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with its network and its images."""
+
+    config: Config
+    method: Method
+    data: build.Data
+    accelerator: Accelerator
+    folder: Path
+    left_out: tuple[int, ...] = ()
+    """Steps that it left out because their loss was not finite."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some images of a table, and the feature of each."""
+
+    table: Table
+    """These images alone."""
+    rows: NDArray[np.int64]
+    """Their rows in the whole table, (n,)."""
+    features: NDArray[np.float32]
+    """(n, d)."""
+
+
+def name_of(folder: Path) -> str:
+    """Return what a run is called: its folder."""
+    return folder.resolve().name
+
+
+def load(folder: Path, checkpoint: Path | None = None) -> tuple[Config, dict[str, Any]]:
+    """Return a run's settings and state.
+
+    Raises:
+        ValueError: there is none; the text names the flag.
+    """
+    try:
+        return build.load_run(folder, checkpoint)
+    except ValueError as error:
+        raise ValueError(f"--run {folder}: {error}") from error
+
+
+def open_weights(folder: Path) -> Weights:
+    """Return a run's network, trained and untrained; its images are not needed."""
+    config, state = load(folder)
+    facts = data_facts(config.data)
+    untrained = build.create_method(config, 1, facts, state["data"]["images"])
+    return Weights(config, restore(config, state, facts), untrained)
+
+
+def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Opened]:
+    """Open runs that are to look at the same images, with an encoder (None: each paper's).
+
+    Raises:
+        ValueError: a run, its data or encoder are missing, or the runs' data differ.
+    """
+    loaded = [load(folder) for folder in folders]
+    first = loaded[0][0]
+    for folder, (config, _) in zip(folders, loaded, strict=True):
+        if (config.data, config.val_data) != (first.data, first.val_data):
+            raise ValueError(
+                f"--run {folders[0]} is of --data {first.data}, --run {folder} of {config.data}: "
+                "this figure shows the same images to all of them"
+            )
+    accelerator = start("no")
+    data = build.open_data_of(first, accelerator)
+    opened = []
+    for folder, (config, state) in zip(folders, loaded, strict=True):
+        method = restore(config, state, data.facts, encoder).to(accelerator.device)
+        left_out = tuple(sorted(state.get("left_out", ())))
+        opened.append(Opened(config, method, data, accelerator, folder, left_out))
+    return opened
+
+
+def split_of(data: build.Data) -> Split:
+    """Return the split whose images are looked at: validation, else training."""
+    return "train" if data.val is None else "val"
+
+
+def table_of(data: build.Data, split: Split) -> Table:
+    """Return the images of a split.
+
+    Raises:
+        ValueError: there is no validation data.
+    """
+    table = data.train if split == "train" else data.val
+    if table is None:
+        raise ValueError("this run has no validation images; take --split train")
+    return table
+
+
+def spread(total: int, limit: int) -> NDArray[np.int64]:
+    """Return at most ``limit`` of the rows 0 to ``total`` - 1, spread evenly, each once."""
+    return np.unique(np.linspace(0, total - 1, min(total, limit)).round().astype(np.int64))
+
+
+def encode(
+    run: Opened, split: Split, rows: NDArray[np.int64], features: Features = "backbone"
+) -> Encoded:
+    """Return the features of the centre crops of some rows of a split.
+
+    It needs no other process, so the first of several may call it alone.
+    """
+    table = table_of(run.data, split).take(rows)
+    look = run.method.features if features == "backbone" else run.method.project
+    decoders = build.Decoders(run.config, run.accelerator, lambda _: None)
+    found: list[Tensor] = []
+    try:
+        batches = build.evaluation_batches_of(
+            run.config, table, run.data.facts, decoders, run.accelerator, BATCH, shared=False
+        )
+        with evaluating(run.method), torch.no_grad(), run.accelerator.autocast():
+            found += [look(images).float().cpu() for images, _ in batches]
+    finally:
+        decoders.close()
+    return Encoded(table, rows, torch.cat(found).numpy())

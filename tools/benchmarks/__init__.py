@@ -1,0 +1,1 @@
+"""Comparisons of speed: one harness, many contenders."""

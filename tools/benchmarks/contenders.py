@@ -1,0 +1,303 @@
+"""Who takes part in ``tools/bench.py loaders``: our loaders and the others, made for one case.
+
+Every contender makes batches of the same images in the same order with as many threads (processes,
+for a DataLoader) and the same ranges of crops; other libraries draw their own random numbers. A
+batch holds, when it counts as made:
+
+- crops only: uint8, cropped, resized and half of them mirrored;
+- a complete augmentation: float32 with colour, gray, blur, mirrored and normalised.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, no_type_check
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import InterpolationMode, v2
+
+from pipelines.augment.params import draw
+from pipelines.datasets import IMAGENET
+from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
+from pipelines.decoders.build import build_decoder
+from pipelines.loader import Loader
+from pipelines.rng import Draws
+from pipelines.sampler import Order
+from pipelines.sources.table import Table
+from pipelines.system.jit import compiled
+from pipelines.system.workers import main_hidden
+from pipelines.views import View
+
+NO_FFCV = "the package ffcv is not installed"
+STOCK_AHEAD = 3
+"""Batches that stock FFCV prepares in advance (its default)."""
+MOST_STEPS = 4096
+"""Batches stock FFCV can be asked for at a time: it wants to know them when it is made."""
+COLOUR_FREE: dict[str, Any] = {"jitter_prob": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders of a case have in common."""
+
+    table: Table
+    beton: Table | None
+    """The same rows as a .beton, for those that read nothing else; None without FFCV."""
+    beton_rows: NDArray[np.int64]
+    """Where ``table``'s rows stand in that file, (rows,)."""
+    order: Order
+    views: tuple[View, ...]
+    complete: bool
+    """Colour, blur and normalisation as well, not crops alone."""
+    interpolation: Interpolation
+    workers: int
+
+
+class Contender(Protocol):
+    """Makes batches, as many as asked for."""
+
+    warm: int
+    """Batches until its queues, memory and workers are in a steady state."""
+    tail: int
+    """Batches after the last that counts, so that no worker idles while that one is made."""
+
+    def run(self, steps: int) -> Iterator[object]:
+        """Yield ``steps`` batches; once the iterator has ended, nothing runs on unseen."""
+
+    def close(self) -> None:
+        """Release threads and processes."""
+
+
+class Ours:
+    """One of our decoders: windows from the draws and the mirror, or the whole ``Loader``."""
+
+    warm, tail = 4, 0
+
+    def __init__(self, setting: Setting, name: str) -> None:
+        self.setting = setting
+        table = setting.beton if name == "ffcv" else setting.table
+        if table is None:
+            raise MissingPackage(NO_FFCV)
+        self.table = table
+        self.decoder: Decoder = build_decoder(
+            name, table, interpolation=setting.interpolation, workers=setting.workers,
+            device=torch.device("cpu"), on_bad="stop",
+        )  # fmt: skip
+        self.pool = ThreadPoolExecutor(setting.workers)
+
+    def run(self, steps: int) -> Iterator[object]:
+        """Batches from step 0 on."""
+        one = self.setting
+        if one.complete:
+            made = self.table, one.order, one.views, self.decoder, IMAGENET.mean, IMAGENET.std
+            loader = Loader(*made, workers=one.workers)
+            return loader.batches(0, steps)
+        return map(self._crops, range(steps))
+
+    def _crops(self, step: int) -> list[Tensor]:
+        order, views, table = self.setting.order, self.setting.views, self.table
+        rows = order.rows(step)
+        draws = Draws(order.seed, order.epoch(step))
+        size = table.height[rows], table.width[rows]
+        drawn = [draw(view, i, draws, rows, *size) for i, view in enumerate(views)]
+        take = np.arange(len(rows))
+        windows = [Crops(v.size, take, d.box) for v, d in zip(views, drawn, strict=True)]
+        crops = self.decoder(rows, windows)
+        for view, one in zip(crops, drawn, strict=True):
+            parts = np.array_split(np.flatnonzero(one.flip), self.setting.workers)
+            list(self.pool.map(partial(mirror, view.numpy()), parts))
+        return crops
+
+    def close(self) -> None:
+        """End the decoder's threads."""
+        self.decoder.close()
+        self.pool.shutdown()
+
+
+class DecodeOnly(Ours):
+    """The ceiling: our compiled ffcv decoder asked for no crops at all."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting, "ffcv")
+
+    def run(self, steps: int) -> Iterator[object]:
+        """Nothing but decoding."""
+        return (self.decoder(self.setting.order.rows(step), []) for step in range(steps))
+
+
+@compiled
+@no_type_check
+def mirror(images, rows):
+    """Flip these rows of ``images`` (n, s, s, 3) left to right, in place."""
+    size = images.shape[2]
+    for row in rows:
+        for y in range(images.shape[1]):
+            for x in range(size // 2):
+                for c in range(3):
+                    left = images[row, y, x, c]
+                    images[row, y, x, c] = images[row, y, size - 1 - x, c]
+                    images[row, y, size - 1 - x, c] = left
+
+
+class StockFFCV:
+    """FFCV's own loader with a pipeline for each view: decode, crop, mirror, as its manual says."""
+
+    warm, tail = STOCK_AHEAD + 2, 0  # it touches so many sets of buffers for the first time
+
+    def __init__(self, setting: Setting) -> None:
+        if setting.complete:
+            raise ValueError("has neither colour jitter with hue nor blur on the host")
+        if setting.beton is None:
+            raise MissingPackage(NO_FFCV)
+        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+        from ffcv.loader import Loader as StockLoader
+        from ffcv.loader import OrderOption
+        from ffcv.pipeline import PipelineSpec
+        from ffcv.transforms import RandomHorizontalFlip, ToTensor
+
+        pipelines: dict[str, Any] = {"image": None, "label": None}
+        for i, view in enumerate(setting.views):
+            decoder = RandomResizedCropRGBImageDecoder((view.size,) * 2, view.scale, view.ratio)
+            flip = [RandomHorizontalFlip(view.flip), ToTensor()]
+            pipelines[f"view{i}"] = PipelineSpec("image", decoder, flip)
+        rows = np.concatenate([setting.order.rows(step) for step in range(MOST_STEPS)])
+        self.loader = StockLoader(
+            str(setting.beton.source.path),  # type: ignore[attr-defined]
+            batch_size=setting.order.batch_size,
+            num_workers=setting.workers,
+            os_cache=True,
+            order=OrderOption.SEQUENTIAL,  # the rows are in random order already
+            indices=setting.beton_rows[rows].astype(np.uint64),
+            pipelines=pipelines,
+            batches_ahead=STOCK_AHEAD,
+        )
+
+    def run(self, steps: int) -> Iterator[object]:
+        """The first batches of an epoch; its thread is ended before the iterator is."""
+        if steps > MOST_STEPS:
+            raise ValueError(f"{steps} batches at a time; take a greater --batch-size")
+        epoch = iter(self.loader)
+        try:
+            for _ in range(steps):
+                yield next(epoch)
+        finally:
+            epoch.close()
+            epoch.join()
+
+    def close(self) -> None:
+        """Free the code and buffers; numba may complain on stderr, to no effect."""
+        del self.loader
+        with redirect_stderr(io.StringIO()):
+            gc.collect()
+
+
+class Images(Dataset):
+    """PIL's images through a transform of one image to its views."""
+
+    def __init__(self, table: Table, transform: Callable[[Image.Image], object]) -> None:
+        self.table, self.transform = table, transform
+
+    def __getitem__(self, row: int) -> object:
+        """The views of a row."""
+        data = self.table.source.encoded(row)
+        if data is None:
+            return self.transform(Image.fromarray(self.table.source.pixels(row)))
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            return self.transform(image.convert("RGB"))
+
+
+class Workers:
+    """A ``DataLoader`` with ``workers`` processes that live from its first batch to its close."""
+
+    def __init__(
+        self, setting: Setting, transform: Callable[[Image.Image], object], *, pin: bool = False
+    ) -> None:
+        self.order = setting.order
+        self.warm = self.tail = setting.workers
+        self.batches: list[list[int]] = []
+        self.loader = DataLoader(
+            Images(setting.table, transform),
+            batch_sampler=self.batches,
+            num_workers=setting.workers,
+            persistent_workers=True,
+            pin_memory=pin,
+            multiprocessing_context="forkserver",
+        )
+
+    def run(self, steps: int) -> Iterator[object]:
+        """An epoch of ``steps`` batches."""
+        self.batches[:] = [self.order.rows(step).tolist() for step in range(steps)]
+        with main_hidden():
+            epoch = iter(self.loader)
+        return epoch
+
+    def close(self) -> None:
+        """End the processes."""
+        iterator, self.loader._iterator = self.loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def each_view(image: Image.Image, transforms: list[v2.Compose]) -> list[Tensor]:
+    """The views of an image that was decoded once."""
+    return [transform(image) for transform in transforms]
+
+
+def blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
+    """MoCo v2's own blur by PIL, several times faster than ``v2.GaussianBlur``."""
+    return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(*sigma))))
+
+
+def torchvision_view(view: View, setting: Setting) -> v2.Compose:
+    """What torchvision's manual does to a PIL image; PIL's resize always antialiases."""
+    cubic = setting.interpolation == "bicubic"
+    mode = InterpolationMode.BICUBIC if cubic else InterpolationMode.BILINEAR
+    crop = v2.RandomResizedCrop(view.size, view.scale, view.ratio, mode)
+    flip = v2.RandomHorizontalFlip(view.flip)
+    if not setting.complete:
+        return v2.Compose([crop, flip, v2.PILToTensor()])
+    colour = [
+        v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
+        v2.RandomGrayscale(view.gray),
+        v2.RandomApply([v2.Lambda(partial(blur, sigma=view.blur_sigma))], view.blur),
+    ]
+    normalize = v2.Normalize(list(IMAGENET.mean), list(IMAGENET.std))
+    floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), normalize]
+    return v2.Compose([crop, *colour, flip, *floats])
+
+
+def torchvision_workers(setting: Setting) -> Workers:
+    """PIL, torchvision's transforms and a DataLoader."""
+    transforms = [torchvision_view(view, setting) for view in setting.views]
+    return Workers(setting, partial(each_view, transforms=transforms))
+
+
+def lightly_workers(setting: Setting) -> Workers:
+    """The complete MoCo v2 transform of lightly in the same DataLoader."""
+    if not setting.complete:
+        raise ValueError("its transforms are complete augmentations")
+    from lightly.transforms import MoCoV2Transform
+
+    return Workers(setting, MoCoV2Transform(input_size=setting.views[0].size))
+
+
+CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
+    "decode-only": DecodeOnly,
+    "ffcv": partial(Ours, name="ffcv"),
+    "dali": partial(Ours, name="dali"),
+    "memory": partial(Ours, name="memory"),
+    "stock-ffcv": StockFFCV,
+    "torchvision": torchvision_workers,
+    "lightly": lightly_workers,
+}

@@ -1,0 +1,270 @@
+"""Compare ways of driving DALI: dynamic mode, as ``--loader dali`` does, and external_source.
+
+python tools/bench.py dali --data folder:PATH --json dali.json
+
+All cut the same two 224 windows out of the same images, read from the page cache, with as many
+threads: windows by DALI in dynamic mode; by DALI in a Pipeline that is fed by external_source and
+runs two batches ahead; and, on the host, by our compiled code out of DALI's memory, which is what
+``--loader dali`` does there. Decoding alone bounds them. With a GPU DALI decodes on it (``mixed``).
+A measurement is whole passes over the images; the first one of each does not count.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table as Grid
+from torch import Tensor
+
+from pipelines.augment.params import draw
+from pipelines.datasets import open_data
+from pipelines.decoders import Crops
+from pipelines.decoders.dali import DaliDecoder
+from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
+from pipelines.presets import PRESETS
+from pipelines.rng import Draws
+from pipelines.sampler import Order
+from pipelines.sources.table import Table
+from tools.benchmarks.contenders import Contender
+from tools.benchmarks.loaders import images_per_second
+from tools.distributed.launch import check_workers, cores_per_process
+from tools.doctor import release
+from tools.runs.machine import commit, machine
+
+WINDOWS = "dynamic mode, DALI's windows"
+COMPILED = "dynamic mode, our windows"
+PIPELINE = "external_source, DALI's windows"
+DECODE = "dynamic mode, decoding alone"
+IMAGES = 512
+"""At most so many images are used, spread over the data."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure images/s of ways to drive DALI, side by side."""
+
+    data: str
+    """folder:PATH or PATH.beton; rows that are not plain JPEGs are left out."""
+    json: Path | None = None
+    """Write the results to this file as well."""
+    workers: int = 0
+    """Threads of DALI, and of our windows; 0: one for each core."""
+    batch_size: int = 64
+    """Images per batch."""
+    size: int = 224
+    """Side of both windows in pixels."""
+    seconds: float = 2.0
+    """About how long a measurement takes; at least one pass over the images."""
+    repeats: int = 5
+    """Measurements of each, of which the median counts."""
+
+    def __post_init__(self) -> None:
+        if min(self.repeats, self.batch_size, self.size) < 1 or self.seconds <= 0:
+            raise ValueError("--repeats, --seconds, --batch-size and --size must be positive")
+        check_workers(self.workers)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all have in common."""
+
+    table: Table
+    order: Order
+    size: int
+    workers: int
+    device: torch.device
+
+    def windows(self, step: int) -> tuple[NDArray[np.int64], list[Crops]]:
+        """The rows of a step, and two windows of each."""
+        rows, order = self.order.rows(step), self.order
+        draws, views = Draws(order.seed, order.epoch(step)), PRESETS["moco-v2"](self.size)
+        shape = self.table.height[rows], self.table.width[rows]
+        boxes = [draw(view, i, draws, rows, *shape).box for i, view in enumerate(views)]
+        return rows, [Crops(self.size, np.arange(len(rows)), box) for box in boxes]
+
+
+class Dynamic:
+    """Our decoder, asked for the windows or, without ``crops``, for nothing but decoding."""
+
+    warm, tail = 2, 0
+
+    def __init__(self, setting: Setting, *, cut_on_host: bool, crops: bool = True) -> None:
+        self.setting, self.crops = setting, crops
+        self.decoder = DaliDecoder(
+            setting.table, workers=setting.workers, device=setting.device,
+            pin=setting.device.type == "cuda", cut_on_host=cut_on_host,
+        )  # fmt: skip
+
+    def run(self, steps: int) -> Iterator[list[Tensor]]:
+        """Batches from step 0 on."""
+        for step in range(steps):
+            rows, crops = self.setting.windows(step)
+            views = self.decoder(rows, crops if self.crops else [])
+            wait(self.setting.device)
+            yield views
+
+    def close(self) -> None:
+        """End the decoder's threads."""
+        self.decoder.close()
+
+
+class ExternalSource:
+    """A Pipeline of DALI that takes bytes and windows from Python, two batches ahead."""
+
+    warm, tail = 4, 0  # its queue is full by then
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.step = setting, 0
+        from nvidia.dali import Pipeline, fn
+        from nvidia.dali.types import DALIInterpType
+
+        on_gpu = setting.device.type == "cuda"
+        self.pipe: Any = Pipeline(
+            batch_size=setting.order.batch_size,
+            num_threads=setting.workers,
+            device_id=torch.cuda.current_device() if on_gpu else None,
+            prefetch_queue_depth=2,
+        )
+        with self.pipe:
+            data, *places = fn.external_source(source=self._next, num_outputs=5)
+            images = fn.decoders.image(
+                data, device="mixed" if on_gpu else "cpu", adjust_orientation=False,
+                jpeg_fancy_upsampling=True,
+            )  # fmt: skip
+            views = []
+            for start, shape in zip(places[::2], places[1::2], strict=True):
+                window = fn.slice(images, start=start, shape=shape, axes=[0, 1])
+                size, linear = [setting.size] * 2, DALIInterpType.INTERP_LINEAR
+                views.append(fn.resize(window, size=size, interp_type=linear, antialias=True))
+            self.pipe.set_outputs(*views)
+        self.pipe.build()
+
+    def _next(self) -> list[Any]:
+        """Bytes, and start and shape of each view's windows, of the next step."""
+        rows, crops = self.setting.windows(self.step)
+        self.step += 1
+        places = [np.ascontiguousarray(c.box[:, at : at + 2]) for c in crops for at in (0, 2)]
+        return [[self.setting.table.source.encoded(row) for row in rows.tolist()], *places]
+
+    def run(self, steps: int) -> Iterator[list[Tensor]]:
+        """The next batches, copied out of the pipeline's own memory."""
+        for _ in range(steps):
+            views = [torch.from_dlpack(view.as_tensor()).clone() for view in self.pipe.run()]
+            wait(self.setting.device)
+            yield views
+
+    def close(self) -> None:
+        """Free its threads and memory."""
+        del self.pipe
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a batch is made, as whoever takes DALI's memory back must."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def prepare(arguments: Arguments) -> Setting:
+    """Open the data and keep whole batches of plain JPEGs."""
+    whole = open_data(arguments.data, Path("data"))
+    plain = []
+    for row in np.unique(np.linspace(0, len(whole) - 1, IMAGES).astype(np.int64)).tolist():
+        data, size = whole.source.encoded(row), (int(whole.height[row]), int(whole.width[row]))
+        if data is not None and ends_as_jpeg(data) and is_plain_jpeg(data, *size):
+            plain.append(row)
+    table = whole.take(np.array(plain[: len(plain) // arguments.batch_size * arguments.batch_size]))
+    order = Order(len(table), arguments.batch_size)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    workers = arguments.workers or cores_per_process()
+    return Setting(table, order, arguments.size, workers, device)
+
+
+def measure(setting: Setting, arguments: Arguments) -> dict[str, list[float]]:
+    """images/s of each, taking turns."""
+    size, unit = setting.order.batch_size, setting.order.steps_per_epoch
+    with ExitStack() as stack:
+        made: dict[str, Contender] = {
+            DECODE: Dynamic(setting, cut_on_host=False, crops=False),
+            WINDOWS: Dynamic(setting, cut_on_host=False),
+            PIPELINE: ExternalSource(setting),
+        }
+        if setting.device.type == "cpu":
+            made[COMPILED] = Dynamic(setting, cut_on_host=True)
+        steps = {}
+        for name, one in made.items():
+            stack.callback(one.close)
+            passes = arguments.seconds * images_per_second(one, unit, size) / size / unit
+            steps[name] = max(round(passes), 1) * unit
+        rates: dict[str, list[float]] = {name: [] for name in made}
+        for repeat in range(arguments.repeats):
+            for name in list(made) if repeat % 2 == 0 else list(reversed(made)):
+                rates[name].append(images_per_second(made[name], steps[name], size))
+    return rates
+
+
+def run(arguments: Arguments, argv: list[str]) -> dict[str, Any]:
+    """Measure all; what ``--json`` holds."""
+    setting = prepare(arguments)
+    facts = machine(setting.device)
+    facts["versions"]["nvidia-dali-cuda130"] = release("nvidia-dali-cuda130")
+    rates = measure(setting, arguments)
+    medians = {name: median(values) for name, values in rates.items()}
+    return {
+        "command": shlex.join(["python", "tools/bench.py", "dali", *argv]),
+        "commit": commit(),
+        "machine": facts,
+        "setting": {"images": len(setting.table), "workers": setting.workers}
+        | {name: getattr(arguments, name) for name in ("batch_size", "size", "repeats", "seconds")},
+        "page_cache": True,
+        "images_per_second": medians,
+        "spread": {name: [min(values), max(values)] for name, values in rates.items()},
+        "dynamic_vs_external_source": medians[WINDOWS] / medians[PIPELINE],
+    }
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Print the table."""
+    one, facts = results["setting"], results["machine"]
+    console.print(
+        f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores, load {facts['load']:.1f} at the "
+        f"start; commit {results['commit']}\n{one['images']} images in the page cache, batches of "
+        f"{one['batch_size']}, {one['workers']} threads, two windows of {one['size']} px",
+        markup=False, highlight=False,
+    )  # fmt: skip
+    grid = Grid("DALI", "images/s", "min-max")
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for name, rate in results["images_per_second"].items():
+        low, high = results["spread"][name]
+        grid.add_row(name, f"{rate:,.0f}", f"{low:,.0f}-{high:,.0f}")
+    console.print(grid)
+    ratio = results["dynamic_vs_external_source"]
+    console.print(f"dynamic mode is {ratio:.2f} x external_source", highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = tyro.cli(Arguments, args=words)
+        results = run(arguments, words)
+        show(results, Console())
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"bench.py dali: {error}", file=sys.stderr)
+        return 1
+    return 0

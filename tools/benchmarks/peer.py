@@ -1,0 +1,318 @@
+"""Train the same thing with lightly's modules and with ours, in turns: images/s and kNN.
+
+pip install lightly    # not a dependency of this project
+python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
+
+Takes train.py's flags beside its own; --method is simclr or moco, and there is no mixture. The
+network, its first weights, the rows of each step, the optimiser, its rate and the numbers of the
+augmentation are the same. The peer has its library's head, loss and transforms of PIL images, in
+a DataLoader with as many processes as we have threads. Both are scored by our kNN.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import tyro
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table as Grid
+from torch import Tensor, nn
+
+from models.modules.backbone import create_backbone
+from models.optim import create_optimizer
+from pipelines.sources.image_file import BadImage
+from tools.benchmarks.contenders import Setting, Workers
+from tools.benchmarks.lightly_peer import MISSING, Peer, transform
+from tools.config.cli import parse
+from tools.config.config import Config
+from tools.config.view_plan import views_of
+from tools.distributed.launch import cores_per_process, start
+from tools.doctor import release
+from tools.engine import build
+from tools.engine.online_knn import BATCH, NEIGHBOURS
+from tools.engine.trainer import rate
+from tools.profiling.rates import create_learner
+from tools.runs.machine import commit, machine
+from tools.scoring import scores
+from tools.scoring.features import extract
+
+log = logging.getLogger("peer")
+
+WARM = 8
+"""Steps at the start of a turn that count for no rate: queues are full, caches cold."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train with lightly's modules and with ours, in turns; print images/s and kNN.
+
+    All of train.py's flags are taken too: python train.py --help lists them.
+    """
+
+    turn: int = 40
+    """Steps that one makes before the other's turn; the first 8 count for no rate."""
+    json: Path | None = None
+    """Write the numbers to this file as well."""
+
+    def __post_init__(self) -> None:
+        if self.turn <= WARM:
+            raise ValueError(
+                f"--turn {self.turn} must be above {WARM}, the steps that do not count"
+            )
+
+
+@dataclass
+class Contender:
+    """One of the two: its batches, what it does with one, and the rates of its turns."""
+
+    module: nn.Module
+    encode: Callable[[Tensor], Tensor]
+    batches: Iterator[Any]
+    learn: Callable[[Any], Any]
+    rates: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of processor time an image, workers included: what other work cannot slow down."""
+    seconds: float = 0.0
+    """All its turns together, warm-up included."""
+
+    def turn(self, steps: int, batch_size: int, device: torch.device) -> None:
+        """Make steps; note their images/s where enough of them count."""
+        self.module.train()
+        begin = counted = time.perf_counter()
+        spent = 0.0
+        for number in range(steps):
+            if number == WARM:
+                wait(device)
+                counted, spent = time.perf_counter(), cpu_seconds()
+            self.learn(next(self.batches))
+        wait(device)
+        end = time.perf_counter()
+        self.seconds += end - begin
+        if steps > WARM:
+            images = (steps - WARM) * batch_size
+            self.rates.append(images / (end - counted))
+            self.cpu.append((cpu_seconds() - spent) / images)
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of this process and of those it started."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def wait(device: torch.device) -> None:
+    """Wait for what the device still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def the_peer(config: Config, workers: Workers, steps: int, accelerator: Accelerator) -> Contender:
+    """Return lightly's side of resolved settings."""
+    assert config.optimizer and config.lr is not None and config.weight_decay is not None
+    assert config.image_size and config.momentum is not None
+    assert config.zero_init_last is not None
+    torch.manual_seed(config.seed)  # as setup.create_method: the same first weights
+    backbone = create_backbone(
+        config.backbone,
+        config.image_size,
+        config.stem,
+        zero_init_last=config.zero_init_last,
+        stem_init=config.stem_init,
+    )
+    peer = Peer(config, backbone)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    peer.to(accelerator.device).to(memory_format=layout)
+    given = (config.optimizer, config.lr, config.weight_decay, config.momentum)
+    optimizer = create_optimizer(peer, *given, config.decay == "all")
+    numbers = iter(range(steps))
+
+    def learn(views: Sequence[Tensor]) -> None:
+        step = next(numbers)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(config, step, workers.order.steps_per_epoch)
+        images = [x.to(accelerator.device, memory_format=layout) for x in views]
+        with accelerator.autocast():
+            loss = peer(images)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return Contender(peer, peer.backbone, iter(workers.run(steps)), learn)
+
+
+def knn(
+    one: Contender,
+    config: Config,
+    data: build.Data,
+    decoders: build.Decoders,
+    accelerator: Accelerator,
+) -> float:
+    """Return the kNN top-1 of a side's backbone, as train.py scores it."""
+    features, labels = [], []
+    for table in (data.train, data.val):
+        assert table is not None, "settings() refuses data without labels"
+        rows = np.flatnonzero(table.label >= 0)
+        batches = build.evaluation_batches_of(
+            config, table, data.facts, decoders, accelerator, BATCH, rows
+        )
+        features.append(extract(one.module, one.encode, batches, len(rows), accelerator))
+        labels.append(torch.from_numpy(table.label[rows]).to(accelerator.device))
+    k = min(NEIGHBOURS, len(labels[0]))
+    return scores.knn(features[0], labels[0], features[1], labels[1], k=k)["knn_top1"]
+
+
+def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str, Any]:
+    """Train both in turns; return what ``--json`` holds."""
+    device = accelerator.device
+    with ExitStack() as stack:
+        data = build.open_data_of(config, accelerator)
+        if data.val is None or min(data.train.label.max(), data.val.label.max()) < 0:
+            raise ValueError(f"--data {config.data}: kNN needs labels in both its parts")
+        decoders = build.Decoders(config, accelerator, log.info)
+        stack.callback(decoders.close)
+        facts = machine(device)
+        learner = create_learner(config, data, decoders, accelerator)
+        config, order = learner.config, learner.order
+        steps = min(learner.total, config.limit_steps or learner.total)
+        views, processes = views_of(config), config.workers or cores_per_process()
+        workers = Workers(
+            Setting(data.train, None, np.empty(0, np.int64), order, views, True,
+                    config.interpolation, processes),
+            transform(views[0], data.facts),
+            pin=device.type == "cuda",
+        )  # fmt: skip
+        stack.callback(workers.close)
+        peer = the_peer(config, workers, steps, accelerator)
+        ours = Contender(
+            learner.method, learner.method.features, learner.loader.batches(0, steps),
+            learner.train_on,
+        )  # fmt: skip
+        sides = {"lightly": peer, "unmix": ours}
+        before = knn(ours, config, data, decoders, accelerator)
+        for done in range(0, steps, options.turn):
+            for side in sides.values():
+                side.turn(min(options.turn, steps - done), config.batch_size, device)
+            learner.tally.read()
+            rates = ", ".join(f"{n} {s.rates[-1]:,.0f}" for n, s in sides.items() if s.rates)
+            log.info("step %d of %d, images/s: %s", min(done + options.turn, steps), steps, rates)
+        after = {name: knn(s, config, data, decoders, accelerator) for name, s in sides.items()}
+    return {
+        "setting": {
+            "method": config.method, "data": config.data, "backbone": config.backbone,
+            "batch_size": config.batch_size, "steps": steps,
+            "steps_per_epoch": order.steps_per_epoch,
+            "seed": config.seed, "workers": processes, "turn": options.turn, "warm": WARM,
+        },
+        "machine": facts | {"lightly": release("lightly")},
+        "knn_untrained": before,
+        "sides": {
+            name: {
+                "images_per_second": statistics.median(side.rates) if side.rates else math.nan,
+                "rates": side.rates,
+                "cpu_seconds_an_image": side.cpu, "seconds": side.seconds, "knn_top1": after[name],
+            }
+            for name, side in sides.items()
+        },
+    }  # fmt: skip
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print both sides."""
+    one, facts, sides = found["setting"], found["machine"], found["sides"]
+    console.print(
+        f"{one['method']}, {one['data']}, {one['backbone']}, batch {one['batch_size']}, "
+        f"{one['steps']:,} steps ({one['steps'] / one['steps_per_epoch']:.2f} epochs), seed "
+        f"{one['seed']}, {one['workers']} workers each; lightly {facts['lightly']}, "
+        f"{facts['cores']} cores, load {facts['load']:.1f} at the start; {found['commit']}",
+        markup=False,
+        highlight=False,
+    )
+    grid = Grid(
+        "",
+        "images/s",
+        "min-max of turns",
+        "CPU ms an image",
+        "seconds",
+        "kNN untrained",
+        "kNN trained",
+    )
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    for name, side in sides.items():
+        rates = side["rates"] or [math.nan]
+        grid.add_row(
+            name,
+            f"{side['images_per_second']:,.0f}",
+            f"{min(rates):,.0f}-{max(rates):,.0f}",
+            f"{1000 * statistics.median(side['cpu_seconds_an_image'] or [math.nan]):.2f}",
+            f"{side['seconds']:,.0f}",
+            f"{found['knn_untrained']:.1%}",
+            f"{side['knn_top1']:.1%}",
+        )
+    console.print(grid)
+    pairs = zip(sides["unmix"]["rates"], sides["lightly"]["rates"], strict=True)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    if ratios:
+        console.print(
+            f"unmix is {statistics.median(ratios):.2f} x as fast (median of {len(ratios)} pairs of "
+            f"turns, {min(ratios):.2f}-{max(ratios):.2f}); "
+            "one seed: the difference of kNN is no result",
+            highlight=False,
+        )
+
+
+def settings(words: Sequence[str]) -> Config:
+    """Return the run's settings, without a mixture and with plain batch norm.
+
+    Raises:
+        ValueError: the peer cannot do what they ask for.
+    """
+    config = parse([*words, "--mix", "none", "--bn", "sync"])
+    if config.method not in ("simclr", "moco"):
+        raise ValueError(f"--method {config.method}: the peer is simclr or moco")
+    if config.precision == "fp16":
+        raise ValueError("--precision fp16: the peer's loop does not scale its loss; take bf16")
+    return config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train both; return the exit status."""
+    logging.basicConfig(format="%(message)s")
+    log.setLevel(logging.INFO)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options, rest = tyro.cli(Options, args=words, return_unknown_args=True)
+        config = settings(rest)
+        if MISSING:
+            raise ValueError(f"lightly is not installed ({MISSING}): pip install lightly")
+        accelerator = start(config.precision)
+        if accelerator.num_processes > 1:
+            raise ValueError("peer.py compares one process: start it with plain python")
+        found = race(options, config, accelerator)
+    except (ValueError, OSError, BadImage) as error:
+        print(f"bench.py peer: {error}", file=sys.stderr)
+        return 2
+    found |= {
+        "command": shlex.join(["python", "tools/bench.py", "peer", *words]),
+        "commit": commit(),
+    }
+    show(found, Console(width=None if sys.stdout.isatty() else 120))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0

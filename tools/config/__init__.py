@@ -1,0 +1,1 @@
+"""Settings: flags, YAML, defaults, what fits."""

@@ -1,0 +1,207 @@
+"""Settings from and to words: the command line, YAML recipes, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from tools.config.config import MIX_NUMBERS, Config, flag, numbers_of
+from tools.engine import checkpoint
+
+
+def parse(argv: Sequence[str] | None = None) -> Config:
+    """Read flags (default: the program's), over the recipe or the run to resume, if one is named.
+
+    Raises:
+        SystemExit: the flags do not parse; tyro has printed the flag and what it takes.
+        ValueError: settings contradict each other, or the recipe is not one.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    defaults = _defaults(argv)
+    config = tyro.cli(Config, args=argv, default=defaults)
+    return _refuse_not_chosen(config, defaults)
+
+
+def _defaults(argv: Sequence[str]) -> Config:
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        name, _, value = word.partition("=")
+        path = value or following
+        if name == "--recipe":
+            return _from_yaml(Path(path), f"--recipe {path}")
+        if name == "--resume" and path != "auto":
+            try:
+                saved = checkpoint.find(Path(path))[0].parent.parent / "config.yaml"
+            except ValueError as error:
+                raise ValueError(f"--resume {path}: {error}") from error
+            return _from_yaml(saved, f"--resume {path}: {saved}", saved=True)
+    return Config()
+
+
+def _from_yaml(path: Path, origin: str, saved: bool = False) -> Config:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{origin}: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{origin} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{origin} must hold one setting a line, 'name: value'")
+    return from_saved(values, origin) if saved else from_dict(values, origin)
+
+
+def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
+    """Refuse flags of what is not chosen; a recipe's numbers for others are dropped."""
+    reset: dict[str, Any] = {}
+    for name in ("block_rows", "window_blocks") if config.order != "blocks" else ():
+        if getattr(config, name) != getattr(defaults, name):
+            raise ValueError(f"{flag(name)} needs --order blocks")
+        reset[name] = getattr(Config, name)
+    if config.subset is None:
+        if config.subset_seed != defaults.subset_seed:
+            raise ValueError("--subset-seed needs --subset")
+        reset["subset_seed"] = Config.subset_seed
+    for owner in NUMBERS.keys() - _chosen(config):
+        given, before = getattr(config, owner), getattr(defaults, owner)
+        for f in dataclasses.fields(given):
+            if getattr(given, f.name) != getattr(before, f.name):
+                raise ValueError(f"{flag(f'{owner}.{f.name}')} needs {_chooses(owner)}")
+        reset[owner] = NUMBERS[owner]
+    return dataclasses.replace(config, **reset)
+
+
+NUMBERS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
+"""The fields with numbers of a method or mixture, and their defaults."""
+
+
+def _chosen(config: Config) -> set[str]:
+    """Return the fields whose numbers the run uses."""
+    return {numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
+
+
+def _chooses(owner: str) -> str:
+    """Return the flag that makes a field's numbers count."""
+    mixtures = [mix for mix, field in MIX_NUMBERS.items() if field == owner]
+    return f"--mix {' or '.join(mixtures)}" if mixtures else f"--method {flag(owner)[2:]}"
+
+
+def from_dict(values: dict[str, Any], origin: str) -> Config:
+    """Build settings from plain values, as YAML files and checkpoints hold them.
+
+    The command line's own parser checks them; ``origin`` is named in errors.
+
+    Raises:
+        ValueError: a key is unknown (the nearest is suggested) or a value is not allowed.
+    """
+    _refuse_unknown(Config(), values, origin, "")
+    words = _as_flags(values, "")
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return tyro.cli(Config, args=words)
+        except SystemExit as error:
+            raise ValueError(f"{origin}: {said.getvalue().strip()}") from error
+
+
+ADDED_LATER: dict[str, Any] = {
+    "zero_init_last": False,
+    "byol.last_bias": True,
+    "moco_v3.last_bias": True,
+}
+"""Settings that a saved run may lack because it is older, and what such a run did.
+
+Only settings whose default is not what runs did before have a line here.
+"""
+
+
+def from_saved(values: dict[str, Any], origin: str) -> Config:
+    """Build the settings of a saved run, as ``from_dict`` does; ``ADDED_LATER`` fills the gaps."""
+    filled = {key: dict(v) if isinstance(v, dict) else v for key, v in values.items()}
+    for name, before in ADDED_LATER.items():
+        owner, _, setting = name.rpartition(".")
+        part = filled.get(owner) if owner else filled
+        if isinstance(part, dict):  # the numbers of methods not chosen are not saved
+            part.setdefault(setting, before)
+    return from_dict(filled, origin)
+
+
+def _refuse_unknown(owner: Any, values: dict[str, Any], origin: str, prefix: str) -> None:
+    names = [f.name for f in fields(owner)]
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean '{prefix}{close[0].replace('_', '-')}'?" if close else ""
+            raise ValueError(f"{origin}: unknown setting '{prefix}{key}'{hint}")
+        if is_dataclass(getattr(owner, name)):
+            if not isinstance(value, dict):
+                raise ValueError(f"{origin}: '{prefix}{key}' must hold settings of its own")
+            _refuse_unknown(getattr(owner, name), value, origin, f"{prefix}{key}.")
+
+
+def _as_flags(values: dict[str, Any], prefix: str) -> list[str]:
+    words: list[str] = []
+    for key, value in values.items():
+        name = prefix + str(key)
+        if isinstance(value, dict):
+            words += _as_flags(value, f"{name}.")
+        elif value is False and name == "precision":  # YAML reads a bare no as False
+            words.append("--precision=no")
+        elif isinstance(value, bool):
+            words.append(flag(name) if value else flag(_negated(name)))
+        elif isinstance(value, list | tuple):
+            words += [flag(name), *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"{flag(name)}={value}")
+    return words
+
+
+def _negated(name: str) -> str:
+    owner, dot, last = name.rpartition(".")
+    return f"{owner}{dot}no-{last}"
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return plain values that ``from_dict`` reads back: numbers, strings, lists, dicts.
+
+    What belongs to one invocation alone is left out, and so are the methods not chosen.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    values = plain(dataclasses.asdict(config))
+    leave_out = {f.name for f in fields(Config) if f.metadata.get("once")}
+    leave_out |= NUMBERS.keys() - _chosen(config)
+    return {name: value for name, value in values.items() if name not in leave_out}
+
+
+def differences(now: Config, before: Config) -> list[str]:
+    """Return each identity setting that differs, as ``--flag: before -> now``."""
+    lines = []
+    for f in fields(now):
+        if f.metadata.get("free"):
+            continue
+        a, b = getattr(before, f.name), getattr(now, f.name)
+        if is_dataclass(a):
+            lines += [
+                f"{flag(f'{f.name}.{g.name}')}: {getattr(a, g.name)} -> {getattr(b, g.name)}"
+                for g in fields(a)
+                if getattr(a, g.name) != getattr(b, g.name)
+            ]
+        elif a != b:
+            lines.append(f"{flag(f.name)}: {a} -> {b}")
+    return lines

@@ -1,0 +1,155 @@
+"""What the settings leave open, filled in; what does not fit, refused before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from models.methods import METHODS
+from models.modules.backbone import SMALL_IMAGE
+from pipelines.datasets import DATASETS
+from pipelines.mixtures.unmix import UN_MIX
+from tools.config.config import Config, flag
+from tools.config.view_plan import label_free_of
+from tools.engine.accumulation import changes
+
+if TYPE_CHECKING:
+    from tools.engine.build import Data
+
+SMALL_VIEWS = {
+    **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
+    **dict.fromkeys(("swav", "dino"), "swav-cifar"),
+    "simsiam": "simsiam-cifar",
+}
+"""The published augmentations for images up to ``SMALL_IMAGE`` pixels, where they differ."""
+
+
+def resolve(config: Config, data: Data, precision: str) -> Config:
+    """Fill in what the settings leave to the method, the data set and the launcher.
+
+    Raises:
+        ValueError: the settings do not fit the data; the text names the flags.
+    """
+    defaults = METHODS[config.method][0].defaults
+    first = config.resolutions[0] if config.resolutions else None
+    size = config.image_size or first or data.facts.image_size
+    small = size <= SMALL_IMAGE
+    peak = config.lr
+    if peak is None:
+        peak = defaults.lr_per_256 * config.batch_size / 256
+    filled: dict[str, Any] = {
+        "image_size": size,
+        "views": config.views or ((small and SMALL_VIEWS.get(config.method)) or defaults.views),
+        "bn": config.bn or defaults.bn,
+        "precision": precision,
+        "optimizer": config.optimizer or defaults.optimizer,
+        "lr": peak,
+        "final_lr": _either(config.final_lr, defaults.final_lr_ratio * peak),
+        "weight_decay": _either(config.weight_decay, defaults.weight_decay),
+        "decay": config.decay or ("all" if defaults.decay_norm_and_bias else "weights"),
+        "momentum": _either(config.momentum, defaults.momentum),
+        "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
+        "schedule": config.schedule or defaults.schedule,
+    }
+    if config.zero_init_last is None:
+        filled["zero_init_last"] = defaults.zero_init_last and not small
+    if config.backbone == "auto":
+        filled["backbone"] = "resnet18" if size <= 96 else "resnet50"
+        if data.facts is DATASETS["photos"]:  # what two cores train in minutes
+            filled["backbone"] = "resnet10t"
+            filled["stem"] = "standard" if config.stem == "auto" else config.stem
+    return dataclasses.replace(config, **filled)
+
+
+def _either(given: float | None, default: float) -> float:
+    return default if given is None else given
+
+
+def check_sharing(config: Config, processes: int) -> None:
+    """Refuse batches that cannot be shared out, before any work.
+
+    Raises:
+        ValueError: naming the flags to change.
+    """
+    batch, shares = config.batch_size, processes * config.accumulate
+    by = f"{processes} processes"
+    if config.accumulate > 1:
+        by += f" with --accumulate {config.accumulate}"
+        check_accumulation(config)
+    if batch % shares:
+        raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
+    if batch < 2:
+        raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
+    label_free = label_free_of(config)
+    in_groups = label_free.in_groups if label_free else config.mix != "none"
+    if config.bn == "group" or (in_groups and config.mix_groups is None):
+        _check_groups(config, "groups", by, shares)
+    if not in_groups:
+        return
+    named = "groups" if config.mix_groups is None else "mix_groups"
+    _check_groups(config, named, by, shares)
+    rows, described = batch // config.mixing_groups, f"{flag(named)} {config.mixing_groups}"
+    if label_free and rows < 2:
+        raise ValueError(
+            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
+            "takes partners from the group (or --im.partner dataset)"
+        )
+    if config.mix in UN_MIX and rows % 2:
+        raise ValueError(
+            f"--batch-size {batch} in {described} makes groups of {rows}: "
+            "mixtures pair the rows of a group, so their number must be even"
+        )
+
+
+def _check_groups(config: Config, name: str, by: str, shares: int) -> None:
+    """Refuse groups that do not divide the batch, or that processes would cut."""
+    batch, groups = config.batch_size, getattr(config, name)
+    if batch % groups or groups % shares:
+        raise ValueError(
+            f"--batch-size {batch}, {flag(name)} {groups} and {by} do not divide: groups must "
+            "share out the batch evenly, and processes (times --accumulate) the groups"
+        )
+
+
+def check_accumulation(config: Config) -> None:
+    """Refuse micro-batches that would change the loss, unless that is asked for.
+
+    Raises:
+        ValueError: naming the flags, and what would be another loss.
+    """
+    parts, rows = config.accumulate, config.batch_size // config.accumulate
+    changed = changes(config)
+    if changed and not config.accumulate_inexact:
+        raise ValueError(
+            f"--accumulate {parts} would not be the same run for --method {config.method}: "
+            f"{'; '.join(changed)}. --accumulate-inexact trains so all the same"
+        )
+    unit = METHODS[config.method][0].row_unit(config.chosen)
+    if rows < 2 or rows % unit:
+        raise ValueError(
+            f"--accumulate {parts} makes micro-batches of {rows} images over all processes: "
+            f"--method {config.method} takes multiples of {max(unit, 2)}"
+        )
+
+
+def check_mixture(config: Config, num_rows: int) -> None:
+    """Refuse mixtures where there is no loss for them, and more neighbours than images.
+
+    Raises:
+        ValueError: naming the flags.
+    """
+    if config.mix in UN_MIX and not METHODS[config.method][0].un_mix:
+        raise ValueError(
+            f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
+            "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
+            "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
+        )
+    if config.mix_draw == "group" and not METHODS[config.method][0].mixes_groups:
+        raise ValueError(
+            f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "
+            "once, so it takes one mixture a step: --mix-draw step"
+        )
+    if config.mix == "clim" and config.clim.neighbours >= num_rows:
+        raise ValueError(
+            f"--clim.neighbours {config.clim.neighbours} needs more than {num_rows} images"
+        )

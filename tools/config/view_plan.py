@@ -1,0 +1,100 @@
+"""From settings to views, and to what is mixed into which of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from models.losses.clim import ClimLoss
+from models.methods import METHODS, Method
+from models.multi_resolution import Sizes
+from pipelines.mixtures.image_mixture import LABEL_FREE, LabelFree
+from pipelines.mixtures.unmix import UN_MIX, Mixture, create_mixture
+from pipelines.presets import PRESETS
+from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule, with_side
+from pipelines.views import View
+from tools.config.config import Config, flag
+
+
+def views_of(config: Config) -> tuple[View, ...]:
+    """Return the views of resolved settings, the largest with the largest side they ever have.
+
+    Raises:
+        ValueError: the largest views would at times be smaller than others.
+    """
+    views = base_views(config)
+    again = sizes_of(config).copies(len(views)) if config.resolutions else {}
+    sides = [side for side in config.resolutions[1:] for _ in sizes_of(config).queries]
+    copies = zip(again.values(), sides, strict=True)
+    views += tuple(dataclasses.replace(views[v], size=side) for v, side in copies)
+    resolution = resolution_of(config, 1)
+    if resolution is None:
+        return views
+    least, most = resolution.sides
+    smaller = sorted({view.size for view in views})[:-1]
+    if smaller and least < smaller[-1]:
+        raise ValueError(
+            f"{flag('multi_scale' if config.multi_scale else 'resolution_schedule')}: the largest "
+            f"views would have {least} pixels, fewer than the {smaller[-1]} of smaller ones"
+        )
+    return with_side(views, most)
+
+
+def sizes_of(config: Config) -> Sizes:
+    """Return the sides at which queries are shown."""
+    queries = METHODS[config.method][0].queries(config.chosen)
+    return Sizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
+
+
+def copies_of(config: Config) -> dict[int, int]:
+    """Return which views show another one again at another side."""
+    return sizes_of(config).copies(len(base_views(config)))
+
+
+def mixed_of(config: Config, method: Method) -> tuple[int, ...]:
+    """Return the views that are mixed, each before its copies at other sides."""
+    if config.mix not in (*UN_MIX, "clim"):
+        return ()
+    base = method.mixed_views(len(base_views(config)))
+    return (*base, *(v for v, of in copies_of(config).items() if of in base))
+
+
+def resolution_of(config: Config, steps_per_epoch: int) -> Resolution | None:
+    """Return the side of the largest views as a function of the step, if it changes."""
+    if config.resolution_schedule is not None:
+        first, last = parse_schedule(config.resolution_schedule)
+        return Progressive(first, last, config.epochs, steps_per_epoch)
+    return MultiScale(config.multi_scale, config.seed) if config.multi_scale else None
+
+
+def base_views(config: Config) -> tuple[View, ...]:
+    """Return the preset's views, or as many as ``--crops`` asks for."""
+    assert config.views and config.image_size
+    preset = PRESETS[config.views](config.image_size)
+    if not config.crops:
+        return preset
+    views: list[View] = []
+    scales = list(zip(config.crop_scales[::2], config.crop_scales[1::2], strict=True))
+    for count, size, scale in zip(config.crops, config.crop_sizes, scales, strict=True):
+        for _ in range(count):
+            base = preset[len(views) % len(preset)]
+            views.append(dataclasses.replace(base, size=size, scale=scale))
+    return tuple(views)
+
+
+def mixture_of(config: Config) -> Mixture | None:
+    """Return the mixture that meets two targets, if there is one."""
+    if config.mix == "clim":
+        return Mixture(float(config.clim.kind == "mixup"), config.clim.alpha)
+    return create_mixture(config.mix, config.mix_prob, config.mix_beta)
+
+
+def label_free_of(config: Config) -> LabelFree | None:
+    """Return what edits the views without touching targets, if the mixture is of that kind."""
+    return LabelFree(config.mix, config.im) if config.mix in LABEL_FREE else None
+
+
+def clim_loss(config: Config) -> ClimLoss | None:
+    """Return how CLIM's terms are weighted, if the mixture is CLIM's."""
+    if config.mix != "clim":
+        return None
+    return ClimLoss(config.clim.mode, config.clim.weight, config.clim.denominator)

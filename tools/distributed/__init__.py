@@ -1,0 +1,1 @@
+"""Processes: start, agree, stop, watch, compare."""

@@ -1,0 +1,129 @@
+"""SIGTERM, SIGINT and SIGUSR1: finish the step, agree with the other processes, save, stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+from accelerate import Accelerator
+from torch.distributed import Store
+
+from tools.distributed.coordination import notes
+from tools.distributed.watchdog import PATIENCE, Vigil
+
+POLL_SECONDS = 0.1
+ECHO_SECONDS = 2.0
+"""A launcher passes on what its processes got as well; later, a signal is a second one."""
+ANSWER_SECONDS = 20.0
+"""Then whoever has not agreed to stop is lost; who sends signals often kills after 25 or 30."""
+
+
+class LostProcess(RuntimeError):
+    """The launcher or another process of the run does not answer any more."""
+
+
+class StopSignal:
+    """Turns a signal to any process into the same last step for all of them.
+
+    Several processes agree through the launcher's TCPStore, on the host alone: whoever gets the
+    signal leaves a note; a thread in each process sees it and promises the step its process is
+    in; the largest promise is the last step. No process waits before its own promise is kept, so
+    none holds up a collective that another one is in. A second signal ends a process at once.
+
+    The same thread keeps the ``Vigil``, with ``patience`` seconds.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(
+        self, accelerator: Accelerator, step: int, run: str, patience: float = PATIENCE
+    ) -> None:
+        self.received: str | None = None
+        self._ranks = range(accelerator.num_processes)
+        self._rank = accelerator.process_index
+        self._key = f"{run}@{step}"
+        self._patience = patience
+        self._since = 0.0
+        self._finished = step
+        self._last: int | None = None
+        self._promised = self._alone = False
+        self._lock = threading.Lock()
+        self._agreed, self._over = threading.Event(), threading.Event()
+
+    def __enter__(self) -> StopSignal:
+        in_main = threading.current_thread() is threading.main_thread()
+        signals = self.SIGNALS if in_main else ()  # Python allows handlers nowhere else
+        self._before = {number: signal.signal(number, self._receive) for number in signals}
+        if len(self._ranks) > 1:
+            board = notes(self._key)
+            self._listener = threading.Thread(
+                target=self._listen, args=(board,), name="unmix-stop", daemon=True
+            )
+            self._listener.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+        self._over.set()
+        if len(self._ranks) > 1:
+            self._listener.join(timeout=10)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None or not self._since:
+            self.received, self._since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._since > ECHO_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def after(self, step: int) -> bool:
+        """Whether to stop now that ``step`` steps are finished, the same answer everywhere.
+
+        Raises:
+            LostProcess: the launcher is gone, or another process did not agree in time.
+        """
+        if len(self._ranks) == 1:
+            return self.received is not None
+        if self._alone:
+            raise LostProcess(f"the launcher or the first process, after step {step:,}")
+        with self._lock:
+            self._finished = step
+            if not self._promised:
+                return False
+        self._agreed.wait()
+        if self._last is None:
+            raise LostProcess(f"after {self.received} not all agreed to stop at step {step:,}")
+        return step >= self._last
+
+    def _listen(self, board: Store) -> None:
+        """Answer a request to stop; runs in a thread of its own."""
+        vigil = Vigil(board, self._rank, self._ranks, self._patience)
+        try:
+            while not board.check(["request"]) and not self._over.wait(POLL_SECONDS):
+                if self.received:
+                    board.set("request", self.received)
+                vigil.beat(self._finished)
+            with self._lock:
+                self._promised = True
+                board.set(str(self._rank), str(self._finished + 1))
+            if self._over.is_set():  # whoever is asked to stop just now goes on to the end
+                return
+            self.received = self.received or board.get("request").decode() + " to another process"
+            self._last = self._largest_promise(board)
+        except RuntimeError:  # the board ended with the launcher, or whoever kept it
+            self._alone = True
+        finally:
+            self._agreed.set()
+
+    def _largest_promise(self, board: Store) -> int | None:
+        until = time.monotonic() + ANSWER_SECONDS
+        promised = [str(rank) for rank in self._ranks]
+        while not board.check(promised):
+            if time.monotonic() > until or self._over.wait(POLL_SECONDS):
+                return None
+        return max(int(board.get(rank)) for rank in promised)

@@ -1,1 +1,0 @@
-"""The figures of the papers, each drawn from the folders of runs."""

@@ -1,0 +1,51 @@
+"""The gradient of a batch, taken in micro-batches one after the other."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from models.accumulation import from_one_start
+from models.methods import METHODS, Method
+from pipelines.batch import Batch
+from tools.config.config import Config
+
+
+def backward(
+    accelerator: Accelerator, model: nn.Module, method: Method, batch: Batch, count: int
+) -> dict[str, Tensor]:
+    """Add the gradient of the whole batch to the parameters'; return the terms of its loss.
+
+    ``model`` is ``method``, wrapped. The processes exchange gradients in the last of the ``count``
+    micro-batches.
+    """
+    if count == 1:
+        terms = model(batch)
+        accelerator.backward(total(terms))
+        return terms
+    with accelerator.autocast():
+        method.before_parts(batch, count)
+    seen = []
+    for number, part in enumerate(from_one_start(method, batch.parts(count)), start=1):
+        with nullcontext() if number == count else accelerator.no_sync(model):
+            terms = model(part)
+            accelerator.backward(total(terms) / count)
+        seen.append({name: term.detach() for name, term in terms.items()})
+    return {name: torch.stack([terms[name] for terms in seen]).mean(0) for name in seen[0]}
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Return the loss, the sum of its terms."""
+    return torch.stack(list(terms.values())).sum()
+
+
+def changes(config: Config) -> list[str]:
+    """Return what micro-batches change of the loss of resolved settings; nothing: none."""
+    across = METHODS[config.method][0].across(config.chosen)
+    found = [across] if across else []
+    if config.bn == "sync":
+        found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")
+    return found if config.accumulate > 1 else []

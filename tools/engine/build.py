@@ -1,0 +1,287 @@
+"""From settings to the parts of a run: tables, views, method, loaders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.methods import METHODS, Method, build_method
+from models.modules.backbone import create_backbone
+from pipelines.beton.convert import cached_beton
+from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
+from pipelines.decoders import Decoder
+from pipelines.decoders.build import build_decoder, choose_loader
+from pipelines.decoders.dali import GpuDecoder
+from pipelines.decoders.memory import MemoryDecoder
+from pipelines.evaluation import Centre, evaluation_batches
+from pipelines.loader import Loader
+from pipelines.mixtures.clim import Neighbours
+from pipelines.sampler import Blocks, Order
+from pipelines.sources.beton import Beton
+from pipelines.sources.published import Split
+from pipelines.sources.subset import take_subset
+from pipelines.sources.table import Table
+from tools.config.cli import from_saved
+from tools.config.config import Config, flag
+from tools.config.resolve import check_mixture, check_sharing, resolve
+from tools.config.view_plan import (
+    base_views,
+    clim_loss,
+    copies_of,
+    label_free_of,
+    mixed_of,
+    mixture_of,
+    resolution_of,
+    sizes_of,
+    views_of,
+)
+from tools.distributed.coordination import each_machine_s_first
+from tools.distributed.launch import cores_per_process
+from tools.engine import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run, and what is known of them."""
+
+    train: Table
+    val: Table | None
+    facts: DataFacts
+
+
+def open_data_of(config: Config, accelerator: Accelerator) -> Data:
+    """Open the training and validation tables; one process of each machine fills the caches first.
+
+    Raises:
+        ValueError: a data set is missing or damaged, or the two have different classes.
+    """
+    options: dict[str, Any] = {"on_bad": config.on_bad_image, "classes_file": config.classes}
+
+    def opened(spec: str, split: Split) -> Table:
+        try:
+            table = open_data(spec, config.data_dir, split, **options)
+        except ValueError as error:
+            given = "--data" if split == "train" else "--val-data"
+            raise ValueError(f"{given} {spec}: {error}") from error
+        if split == "train" and config.subset is not None:
+            table = take_subset(table, config.subset, config.subset_seed)
+        if choose(config, table, accelerator.device)[0] == "ffcv":
+            table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
+        return table
+
+    def both() -> Data:
+        train = opened(config.data, "train")
+        spec = config.val_data or default_val(config.data)
+        val = None
+        if spec is not None and spec != "none":
+            val = opened(spec, "val")
+            try:
+                val = match_classes(val, train)
+            except ValueError as error:
+                raise ValueError(f"--val-data {spec}: {error}") from error
+        return Data(train, val, data_facts(config.data))
+
+    return each_machine_s_first(accelerator, both)
+
+
+def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str]:
+    """Return the loader of a table and the reason for it."""
+    if config.loader != "auto":
+        return config.loader, "--loader"
+    budget = int(config.memory_budget * 2**30)
+    return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
+
+
+def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Order:
+    """Return which rows each step holds."""
+    blocks = None
+    if config.order == "blocks":
+        sequence = data.train.in_file_order()
+        blocks = Blocks(sequence, config.groups, config.block_rows, config.window_blocks)
+    return Order(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
+
+
+def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_rows: int) -> Method:
+    """Build the method of resolved settings, weights drawn from the seed.
+
+    ``facts`` and ``num_rows`` are those of the images it is, or was, trained on.
+    """
+    assert config.image_size and config.bn and config.zero_init_last is not None
+    torch.manual_seed(config.seed)
+    create = partial(
+        create_backbone,
+        config.backbone,
+        config.image_size,
+        config.stem,
+        zero_init_last=config.zero_init_last,
+        stem_init=config.stem_init,
+    )
+    return build_method(
+        config.method,
+        config.chosen,
+        METHODS[config.method][0].build_backbone(config.chosen, create),
+        bn=config.bn,
+        group_size=config.batch_size // config.groups,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        num_views=len(base_views(config)),
+        num_rows=num_rows,
+        mean=facts.mean,
+        std=facts.std,
+        clim=clim_loss(config),
+        sizes=sizes_of(config) if config.resolutions else None,
+    )
+
+
+def assemble(config: Config, data: Data, accelerator: Accelerator) -> tuple[Config, Order, Method]:
+    """Return the resolved settings, which rows each step holds, and the method, if all fit.
+
+    Raises:
+        ValueError: they do not, before any work; the text names the flags.
+    """
+    config = resolve(config, data, accelerator.mixed_precision)
+    order = order_of(config, data)
+    check_sharing(config, accelerator.num_processes)
+    check_mixture(config, len(data.train))
+    views_of(config)  # refuses sides that contradict one another
+    method = create_method(config, order.steps_per_epoch, data.facts, len(data.train))
+    return config, order, method
+
+
+def gpu_decoder(config: Config) -> GpuDecoder:
+    """Return what the settings say about DALI's decoder on a GPU."""
+    return GpuDecoder(
+        config.dali_device_memory_padding,
+        config.dali_host_memory_padding,
+        config.dali_hw_decoder_load,
+    )
+
+
+class Decoders:
+    """Makes a decoder for a table when it is first asked for, and keeps it."""
+
+    def __init__(
+        self, config: Config, accelerator: Accelerator, say: Callable[[str], None] = log.info
+    ) -> None:
+        self._config = config
+        self._accelerator = accelerator
+        self._say = say
+        self._made: dict[int, Decoder] = {}
+
+    def of(self, table: Table) -> Decoder:
+        """Return the table's decoder; ``--loader auto`` says what it chose, and why."""
+        if id(table) not in self._made:
+            self._made[id(table)] = self._make(table)
+        return self._made[id(table)]
+
+    def _make(self, table: Table) -> Decoder:
+        config, device = self._config, self._accelerator.device
+        loader, reason = choose(config, table, device)
+        self._say(f"loader {loader} ({reason}) for {len(table):,} images")
+        gpu = gpu_decoder(config)
+        if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
+            flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
+            self._say(f"{flags}: no effect, only --loader dali on a GPU decodes there")
+        return build_decoder(
+            loader,
+            table,
+            interpolation=config.interpolation,
+            workers=config.workers or cores_per_process(),
+            device=device,
+            on_bad=config.on_bad_image,
+            gpu=gpu,
+        )
+
+    def close(self) -> None:
+        """Release all decoders."""
+        for decoder in self._made.values():
+            decoder.close()
+        self._made.clear()
+
+
+def training_loader(
+    config: Config, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
+) -> Loader:
+    """Build the loader of this process's share of each batch."""
+    views, decoder = views_of(config), decoders.of(data.train)
+    order = order_of(config, data, accelerator.process_index, accelerator.num_processes)
+    return Loader(
+        table=data.train,
+        order=order,
+        views=views,
+        decoder=decoder,
+        mean=data.facts.mean,
+        std=data.facts.std,
+        device=accelerator.device,
+        mixture=mixture_of(config),
+        neighbours=Neighbours.none(len(data.train)) if config.mix == "clim" else None,
+        skip_alone=config.clim.fallback == "skip",
+        mixed=mixed_of(config, method),
+        copies=copies_of(config),
+        mix_per_group=config.mix_draw == "group",
+        mix_chained=method.chained_lam,
+        groups=config.mixing_groups,
+        prefetch=config.prefetch,
+        workers=config.workers or cores_per_process(),
+        read_ahead=0 if isinstance(decoder, MemoryDecoder) else config.read_ahead,
+        resolution=resolution_of(config, order.steps_per_epoch),
+        label_free=label_free_of(config),
+    )
+
+
+def evaluation_batches_of(
+    config: Config,
+    table: Table,
+    facts: DataFacts,
+    decoders: Decoders,
+    accelerator: Accelerator,
+    batch_size: int,
+    rows: NDArray[np.int64] | None = None,
+    *,
+    shared: bool = True,
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Yield this process's share of a table's rows (default: all) as evaluation views.
+
+    Without ``shared`` the rows are this process's own, all of them.
+    """
+    rank, world_size = 0, 1
+    if shared:
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+    size = config.image_size or facts.image_size
+    resize = facts.eval_resize or facts.image_size
+    return evaluation_batches(
+        table,
+        decoders.of(table),
+        Centre(size, round(size * resize / facts.image_size)),
+        batch_size,
+        facts.mean,
+        facts.std,
+        accelerator.device,
+        rank,
+        world_size,
+        rows,
+    )
+
+
+def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, Any]]:
+    """Return the settings and the state of a run's last checkpoint, or of the one named.
+
+    Raises:
+        ValueError: there is no such run or no checkpoint in it.
+    """
+    path = checkpoint.first_whole(checkpoint.find(named or run))
+    state = checkpoint.load(path)
+    return from_saved(state["config"], str(path)), state

@@ -1,0 +1,200 @@
+"""One file a checkpoint: written aside, flushed to disk, renamed; loading cannot run code.
+
+A file is what ``torch.save`` makes, followed by ``TRAILER`` and the SHA-256 of all before it. (The
+check sums of torch's zip format are read by nobody, and do not cover its table of contents.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import Buffer
+
+from pipelines.system.atomic import replacing
+
+log = logging.getLogger(__name__)
+
+FORMAT = 3
+KEYS = {"step", "method", "optimizer", "scaler", "config", "data", "world_size"}
+TRAILER = b"unmix sha256 "
+CHUNK = 1 << 22
+
+
+class _Hashed(io.BufferedWriter):
+    """A file that keeps the digest of what is written to it, front to back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path, "w"))
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Buffer, /) -> int:
+        """Write and count in."""
+        self.digest.update(data)
+        return super().write(data)
+
+
+def save(
+    folder: Path, step: int, state: dict[str, Any], keep: int, keep_each: int | None = None
+) -> Path:
+    """Write ``folder/step-N.pt`` and point ``folder/last`` at it; drop old files.
+
+    The newest ``keep`` up to this step stay, and those of multiples of ``keep_each`` steps.
+    Whatever happens while writing, the checkpoints before stay whole.
+
+    Raises:
+        OSError: the disk is full or not writable; the half-written file is removed.
+    """
+    path = folder / f"step-{step}.pt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
+        with replacing(path) as aside, _Hashed(aside) as file:
+            torch.save({"format": FORMAT, "step": step, **state}, file)
+            file.write(TRAILER + file.digest.digest())
+        with replacing(folder / "last") as aside:
+            aside.write_text(path.name)
+        older = sorted((p for p in folder.glob("step-*.pt") if step_of(p) <= step), key=step_of)
+        for old in older[:-keep]:
+            if not keep_each or not step_of(old) or step_of(old) % keep_each:
+                old.unlink()
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):  # torch hides the system's error behind its own
+            raise
+        raise OSError(
+            f"{path} could not be written: {cause.strerror or cause}. The checkpoints before are "
+            "whole; make room, then --resume auto"
+        ) from error
+    return path
+
+
+def step_of(path: Path) -> int:
+    """Return the step in a checkpoint's name, -1 if it has none."""
+    found = re.fullmatch(r"step-(\d+)\.pt", path.name)
+    return int(found[1]) if found else -1
+
+
+def last(folder: Path) -> Path | None:
+    """Return the checkpoint that ``folder/last`` names, or None."""
+    found = _named(folder)
+    return found if found and found.is_file() else None
+
+
+def _named(folder: Path) -> Path | None:
+    try:
+        path = folder / (folder / "last").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return path if path.parent == folder and step_of(path) >= 0 else None
+
+
+def available(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder to go on from, best first: ``last``'s, then older ones.
+
+    Later ones than ``last`` says are of an attempt that was given up; without it all count.
+    """
+    files = sorted((p for p in folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of)
+    named = _named(folder)
+    return [p for p in reversed(files) if named is None or step_of(p) <= step_of(named)]
+
+
+def find(path: Path) -> list[Path]:
+    """Return the checkpoints meant by a path, best first: itself, or those of a run's folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path.is_file() and path.name != "last":
+        return [path]
+    folder = path.parent if path.name == "last" else path
+    found = available(folder) or available(folder / "checkpoints")
+    if not found:
+        raise ValueError(f"no checkpoint at {path}")
+    return found
+
+
+def first_whole(paths: Sequence[Path]) -> Path:
+    """Return the first checkpoint that is not damaged, and warn of those before it.
+
+    Raises:
+        ValueError: all are damaged; each is named with the reason.
+    """
+    damaged: list[str] = []
+    for path in paths:
+        try:
+            check(path)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            log.warning("%s\ngoing on from %s, the one before", "\n".join(damaged), path)
+        return path
+    raise ValueError("\n".join(damaged))
+
+
+def check(path: Path) -> None:
+    """Read a checkpoint and compare its digest.
+
+    Raises:
+        ValueError: it cannot be read, or is not what was written; the text names it.
+    """
+    digest, tail = hashlib.sha256(), b""
+    length = len(TRAILER) + digest.digest_size
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                held = tail + chunk
+                digest.update(held[:-length])
+                tail = held[-length:]
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not tail.startswith(TRAILER) or len(tail) < length:
+        raise ValueError(f"{path} is damaged: its end is missing")
+    if tail[len(TRAILER) :] != digest.digest():
+        raise ValueError(f"{path} is damaged: its content is not what was written")
+
+
+def signature(path: Path) -> bytes:
+    """Return a checkpoint's digest as it stands at its end, nothing if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-hashlib.sha256().digest_size, os.SEEK_END)
+            return file.read()
+    except OSError:
+        return b""
+
+
+def is_copy(path: Path, end: bytes) -> bool:
+    """Whether ``path`` is a whole checkpoint with this ``signature``."""
+    if signature(path) != end:
+        return False
+    try:
+        check(path)
+    except ValueError:
+        return False
+    return True
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the host.
+
+    Raises:
+        ValueError: it is missing, damaged, or of another format.
+    """
+    check(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything from EOFError to UnpicklingError
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or KEYS - state.keys():
+        raise ValueError(f"{path} is not a checkpoint of this version of the trainer")
+    return state

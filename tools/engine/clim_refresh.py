@@ -1,0 +1,202 @@
+"""CLIM's table of neighbours: when a run renews it, and how it is made from the method as it is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.clustering import Features, Watch, nearest, own_range, spherical_kmeans, unwatched
+from models.distributed import average_buffers
+from models.losses.common import unit
+from models.methods import Method
+from models.modules.backbone import num_features
+from pipelines.mixtures.clim import AnyRow, Neighbours, tabulate
+from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
+from tools.config.clim import ClimConfig, num_clusters
+from tools.config.config import Config
+from tools.engine import build
+from tools.engine.logger import Record
+from tools.engine.train_state import State
+from tools.scoring.features import evaluating
+
+BATCH = 256
+_KMEANS = 1 << 22
+"""The stream that draws the first centres."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Each row's candidates, and which of them the rule keeps."""
+
+    candidates: Candidates
+    selection: Selection
+
+
+def find(
+    features: Features, config: ClimConfig, seed: int, step: int, watch: Watch = unwatched
+) -> Found:
+    """Search, cluster and select for every row, with the same result on every rank."""
+    rng = np.random.default_rng([seed, step, _KMEANS])
+    clusters = spherical_kmeans(features, num_clusters(config, features.total), rng, watch=watch)
+    near = nearest(features, clusters, config.neighbours, watch)
+
+    def joined(own: Tensor) -> NDArray[Any]:
+        own = own if own.is_floating_point() else own.int()
+        return features.join(own).cpu().numpy()
+
+    index = joined(near.index)
+    cluster, to_centre = joined(clusters.cluster), joined(clusters.similarity)
+    candidates = Candidates(
+        index=index,
+        similarity=joined(near.similarity),
+        to_centre=joined(near.to_centre),
+        cluster=cluster[index],
+        to_own_centre=to_centre[index],
+        anchor_cluster=cluster,
+        anchor_to_centre=to_centre,
+    )
+    return Found(candidates, select(candidates, config.rule, config.limit))
+
+
+def statistics(found: Found, label: NDArray[np.int64]) -> dict[str, float]:
+    """Return what is logged of a search; labels (N,) are for these numbers alone."""
+    keep, index = found.selection.keep, found.candidates.index
+    everyone = np.arange(len(index))
+    return {
+        "clim_fallback": float(found.selection.short.mean()),
+        "clim_set_size": float(keep.sum(axis=1).mean()),
+        "clim_purity": purity(index, keep, everyone, label),
+        "clim_candidate_purity": purity(index, np.ones_like(keep), everyone, label),
+    }
+
+
+def encode_all(
+    method: Method,
+    config: Config,
+    data: build.Data,
+    decoders: build.Decoders,
+    accelerator: Accelerator,
+    watch: Watch = unwatched,
+) -> Features:
+    """Return unit features of centre crops of all training images, shared out over the ranks.
+
+    Blocks are whole batches, so each batch is the same for any number of ranks.
+
+    Raises:
+        ValueError: the method has no such encoder.
+    """
+    total = len(data.train)
+    own = own_range(total)
+    encoders = method.encoders()
+    if config.clim.features == "momentum" and len(encoders) < 2:
+        raise ValueError("--clim.features momentum: there is no momentum encoder; take online")
+    encoder = encoders[config.clim.features == "momentum"]
+    dtype = next(encoder.parameters()).dtype
+    batches = build.evaluation_batches_of(
+        config,
+        data.train,
+        data.facts,
+        decoders,
+        accelerator,
+        BATCH,
+        np.arange(own.start, own.stop),
+        shared=False,
+    )
+    rows = torch.empty(
+        (len(own), num_features(encoder)),
+        dtype=torch.float16 if config.clim.half else torch.promote_types(dtype, torch.float32),
+        device=accelerator.device,
+    )
+    average_buffers(method)
+    with evaluating(method), torch.no_grad(), accelerator.autocast():
+        turns = watch(range(-(-len(own) // BATCH)), "features")
+        for _, (images, places) in zip(turns, batches, strict=True):
+            rows[torch.from_numpy(places)] = unit(encoder(images.to(dtype))).to(rows.dtype)
+    return Features(rows, total)
+
+
+class Neighbourhood:
+    """The table of a run with ``--mix clim``; ``off`` for all others."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: build.Data,
+        decoders: build.Decoders,
+        state: State,
+        record: Record,
+        method: Method,
+        accelerator: Accelerator,
+        steps_per_epoch: int,
+    ) -> None:
+        self._config, self._data, self._decoders = config, data, decoders
+        self._state, self._record = state, record
+        self._method, self._accelerator = method, accelerator
+        self.off = config.mix != "clim"
+        self._start = config.clim.start_epoch * steps_per_epoch
+        self._period = config.clim.refresh * steps_per_epoch
+
+    def due(self, step: int) -> int:
+        """Return the first step after ``step`` before which the table changes."""
+        if self.off:
+            return sys.maxsize
+        if step < self._start:
+            return self._start
+        return step + self._period - (step - self._start) % self._period
+
+    def at(self, step: int) -> Neighbours | AnyRow | None:
+        """Return the table of steps from ``step`` on, renewed if it is time; all ranks call it."""
+        num_rows = len(self._data.train)
+        if self.off:
+            return None
+        if step < self._start:
+            return Neighbours.none(num_rows)
+        if self._config.clim.rule == "random":
+            return AnyRow(num_rows)
+        held = self._state.neighbours
+        if held is None or held["step"] != step - (step - self._start) % self._period:
+            held = self._state.neighbours = self._renew(step)
+        return Neighbours(held["rows"].numpy(), held["count"].numpy())
+
+    def news(self) -> dict[str, float]:
+        """Return the numbers of a search, once."""
+        held = self._state.neighbours
+        return {} if held is None else held.pop("news", {})
+
+    def _renew(self, step: int) -> dict[str, Any]:
+        config, watch = self._config, self._record.watch
+        features = encode_all(
+            self._method, config, self._data, self._decoders, self._accelerator, watch
+        )
+        found = find(features, config.clim, config.seed, step, watch)
+        rows, count = tabulate(found.candidates.index, found.selection, config.clim.fallback)
+        rows = np.ascontiguousarray(rows[:, : max(int(count.max()), 1)])
+        numbers = statistics(found, self._data.train.label)
+        self._record.message(f"step {step:,}: {describe(numbers)}")
+        return {
+            "step": step,
+            "rows": torch.from_numpy(rows),
+            "count": torch.from_numpy(count),
+            "news": numbers,
+        }
+
+
+def describe(numbers: dict[str, float]) -> str:
+    """Put the numbers of a search into a line."""
+    text = (
+        f"{numbers['clim_set_size']:.1f} neighbours an image, "
+        f"none or too few for {numbers['clim_fallback']:.1%}"
+    )
+    if np.isfinite(numbers["clim_purity"]):
+        text += (
+            f"; of the same class: {numbers['clim_purity']:.1%} of them, "
+            f"{numbers['clim_candidate_purity']:.1%} of all candidates"
+        )
+    return text

@@ -1,0 +1,142 @@
+"""Everything that changes while a run trains, saved to and restored from one file."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, reduce
+from torch.optim import Optimizer
+
+from models.distributed import average_buffers
+from models.methods import Method
+from pipelines.sources.table import Table
+from tools.config.cli import differences, from_saved, to_dict
+from tools.config.config import Config
+from tools.distributed.coordination import by_first
+from tools.engine import checkpoint
+
+
+class State:
+    """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
+
+    ``neighbours`` holds what CLIM found last (``tools.engine.clim_refresh``), if anything;
+    ``left_out`` the steps that are not trained on (``tools.engine.rollback``); ``last_good`` is the
+    checkpoint that this process loaded or wrote last.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: Optimizer,
+        config: Config,
+        data: Table,
+        folder: Path,
+        accelerator: Accelerator,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock, self._saved_at = clock, clock()
+        self._keep_each = config.keep_every_epochs * (len(data) // config.batch_size)
+        self._method, self._optimizer = method, optimizer
+        self.neighbours: dict[str, Any] | None = None
+        self.left_out: set[int] = set()
+        self.last_good: Path | None = None
+        self._data = {"images": len(data), "key": key_of(data)}
+        if config.order == "blocks":  # the rows of a step depend on where their bytes are
+            self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
+        self.folder, self._config, self._accelerator = folder, config, accelerator
+
+    def is_due(self, step: int, at_log: bool) -> bool:
+        """Whether to save after ``step`` steps; all processes ask, and get the same answer.
+
+        The minutes since the last time are the first process's, asked for at log lines alone.
+        """
+        config = self._config
+        if step % config.checkpoint_every == 0 or (self._keep_each and step % self._keep_each == 0):
+            return True
+        if not at_log or not config.checkpoint_minutes:
+            return False
+        late = self._clock() - self._saved_at >= 60 * config.checkpoint_minutes
+        return bool(broadcast(torch.tensor(late, device=self._accelerator.device)).item())
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of ``step`` finished steps; all processes call it together.
+
+        Raises:
+            OSError: it could not be written; the text names the file.
+        """
+        average_buffers(self._method)
+        self.last_good = by_first(self._accelerator, partial(self._write, step))
+        self._accelerator.wait_for_everyone()
+        self._saved_at = self._clock()
+
+    def _write(self, step: int) -> Path:
+        scaler = self._accelerator.scaler
+        state = {
+            "method": self._method.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            "config": to_dict(self._config),
+            "data": self._data,
+            "neighbours": self.neighbours,
+            "left_out": sorted(self.left_out),
+            "world_size": self._accelerator.num_processes,
+        }
+        folder = self.folder / "checkpoints"
+        return checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint; if one machine has no whole one the first process sends it to all."""
+        process = self._accelerator
+        wanted = by_first(process, partial(checkpoint.signature, path))
+        lacks = not process.is_main_process and not checkpoint.is_copy(path, wanted)
+        lacking = torch.tensor(float(lacks), device=process.device)
+        if not reduce(lacking).item():
+            return checkpoint.load(path)
+        content = by_first(process, path.read_bytes)
+        with tempfile.NamedTemporaryFile(suffix=path.name) as copy:
+            copy.write(content)
+            copy.flush()
+            return checkpoint.load(Path(copy.name))
+
+    def restore(self, path: Path) -> int:
+        """Load a checkpoint and return its number of finished steps.
+
+        Raises:
+            ValueError: it is damaged, or belongs to a run with other settings.
+        """
+        state = self._load(path)
+        changed = differences(self._config, from_saved(state["config"], str(path)))
+        if changed:
+            raise ValueError(
+                f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
+            )
+        if state["data"] != self._data:
+            raise ValueError(
+                f"{path} was trained on other images ({state['data']['images']} then, "
+                f"{self._data['images']} now): the rows would not be the same"
+            )
+        self._method.load_state_dict(state["method"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self._accelerator.scaler:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.neighbours = state.get("neighbours")
+        self.left_out = set(state.get("left_out", ()))
+        self.last_good = path
+        return state["step"]
+
+
+def key_of(data: Table) -> str:
+    """Return a digest of a table's rows: their number, order, labels and sizes."""
+    digest = hashlib.sha256()
+    for column in (data.label, data.height, data.width):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()[:16]

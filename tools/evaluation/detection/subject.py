@@ -1,0 +1,136 @@
+"""The backbone a detector starts from: a run's, timm's supervised one, or an untrained one."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models.resnet import ResNet
+from torch import nn
+
+from models.methods.base import Which
+from models.modules.backbone import create_backbone
+from pipelines.datasets import data_facts
+from tools.engine import build
+from tools.evaluation.base import of_encoder, restore
+from tools.evaluation.detection.models import check_backbone
+
+Three = tuple[float, float, float]
+
+IMAGE_SIZE = 224
+"""Pixels for which a backbone without a run is built: it has the standard stem."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A ResNet, and how it is used to seeing images."""
+
+    model: ResNet
+    name: str
+    """timm's."""
+    origin: str
+    """``random``, ``supervised`` or the run's folder."""
+    step: int | None
+    """Of the run's checkpoint."""
+    mean: Three
+    std: Three
+    encoder: Which | None = None
+    """Which of a run's encoders, where there are two."""
+
+    @property
+    def fine(self) -> bool:
+        """Whether its features are finer than a ResNet's: its stem is for small images."""
+        return isinstance(self.model.maxpool, nn.Identity)
+
+    @property
+    def told(self) -> str:
+        """Name the weights in a line for people."""
+        if self.step is not None:
+            return of_encoder(f"{self.origin} at step {self.step:,}", self.encoder)
+        return f"{self.origin} weights, {self.name}"
+
+
+def open_backbone(
+    run: Path | None,
+    weights: str | None,
+    checkpoint: Path | None,
+    name: str,
+    seed: int,
+    encoder: Which | None = None,
+) -> Backbone:
+    """Return what ``--run``, ``--weights``, ``--backbone`` and ``--encoder`` mean, on the host.
+
+    With ``random`` and a run, the run's own network as it was before its first step, drawn from
+    ``seed``.
+
+    Raises:
+        ValueError: no such run, checkpoint or weights, or no ResNet.
+    """
+    folder = run
+    if weights not in (None, "random", "supervised"):
+        folder = Path(str(weights))
+    torch.manual_seed(seed)
+    if folder is None:
+        check_backbone(create_backbone(name, IMAGE_SIZE, "standard"), name)
+        model = supervised(name) if weights == "supervised" else None
+        if model is None:
+            torch.manual_seed(seed)
+            model = create_backbone(name, IMAGE_SIZE, "standard", zero_init_last=False)
+        return Backbone(check_backbone(model, name), name, str(weights), None, *seen(model))
+    return _of_run(folder, weights, checkpoint, seed, encoder)
+
+
+def _of_run(
+    folder: Path,
+    weights: str | None,
+    checkpoint: Path | None,
+    seed: int,
+    encoder: Which | None,
+) -> Backbone:
+    config, state = build.load_run(folder, checkpoint)
+    facts = data_facts(config.data)
+    name = config.backbone
+    method = restore(config, state, facts, encoder)
+    encoded = method.scored_encoder.requires_grad_(True)  # a momentum copy has it off
+    trained = check_backbone(encoded, f"{folder} ({config.method} on {name})")
+    if weights == "supervised":
+        model = check_backbone(supervised(name), name)
+        return Backbone(model, name, weights, None, *seen(model))
+    if weights == "random":
+        untrained = dataclasses.replace(config, seed=seed)
+        fresh = build.create_method(untrained, 1, facts, state["data"]["images"])
+        model = check_backbone(fresh.backbone, name)
+        return Backbone(model, name, weights, None, facts.mean, facts.std)
+    step, which = state["step"], method.named_encoder
+    return Backbone(trained, name, str(folder), step, facts.mean, facts.std, which)
+
+
+def supervised(name: str) -> nn.Module:
+    """Return timm's model with the weights it was published with.
+
+    Raises:
+        ValueError: there are none, or they cannot be downloaded.
+    """
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"--weights supervised: timm has none for {name}; resnet50 has some")
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's client raises its own kinds, requests' and OSError
+        raise ValueError(
+            f"--weights supervised: timm could not download {name} "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Without a connection, copy "
+            "another machine's Hugging Face cache and name it by HF_HOME"
+        ) from error
+
+
+def seen(model: nn.Module) -> tuple[Three, Three]:
+    """Return the mean and deviation that a timm model's images are normalised by."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return (
+        tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),
+        tuple(config.get("std", IMAGENET_DEFAULT_STD)),
+    )

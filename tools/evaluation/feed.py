@@ -1,0 +1,127 @@
+"""Labelled images to train on: which ones, in which batches, as random crops and flips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.loader import Loader
+from pipelines.presets import PRESETS
+from pipelines.rng import ORDER
+from pipelines.sampler import Order
+from pipelines.sources.files import Files
+from pipelines.sources.subset import rows_of_each, share_of
+from pipelines.sources.table import Table
+from pipelines.views import View
+from tools.distributed.launch import cores_per_process
+from tools.evaluation.base import Subject
+
+_FEW_LABELS = ORDER + 2
+"""The stream of random numbers from which few labels are chosen."""
+
+
+def feed(
+    subject: Subject,
+    table: Table,
+    batch_size: int,
+    seed: int,
+    scale: tuple[float, float],
+    colours: bool = False,
+) -> Loader:
+    """Return this process's share of shuffled batches, one view an image.
+
+    The view is the papers' for training with labels: a random crop of a share ``scale`` of the
+    area, resized, and a flip; with ``colours`` grayed and jittered as InsDis' training views are.
+    Each epoch leaves out what does not fill a batch.
+    """
+    config, facts, accelerator = subject.config, subject.facts, subject.accelerator
+    side = config.image_size or facts.image_size
+    view = View(side, jitter_prob=0.0, gray=0.0)
+    if colours:
+        (view,) = PRESETS["insdis"](side)
+    return Loader(
+        table=table,
+        order=Order(
+            len(table), batch_size, seed, accelerator.process_index, accelerator.num_processes
+        ),
+        views=(replace(view, scale=scale),),
+        decoder=subject.decoders.of(table),
+        mean=facts.mean,
+        std=facts.std,
+        device=accelerator.device,
+        prefetch=config.prefetch,
+        workers=config.workers or cores_per_process(),
+    )
+
+
+def batch_that_fits(wanted: int, num_rows: int, world_size: int) -> int:
+    """Return the largest batch up to ``wanted`` that the rows fill and the processes share.
+
+    Raises:
+        ValueError: there are fewer rows than processes, or the batch cannot be shared.
+    """
+    if wanted % world_size:
+        raise ValueError(f"--batch-size {wanted} is not divisible by {world_size} processes")
+    if num_rows < world_size:
+        raise ValueError(f"--data has {num_rows} labelled images for {world_size} processes")
+    return min(wanted, num_rows // world_size * world_size)
+
+
+def stratified(label: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Choose a share of each class's rows, at least one, by a hash of (seed, row); ascending.
+
+    It depends on the labels, the fraction and the seed alone, and the choice for a smaller
+    fraction is part of that for a larger one. Rows labelled -1 are not chosen.
+
+    Args:
+        label: (rows,) of the whole table, whose order of rows counts.
+        fraction: above 0, at most 1; of n rows ``n * fraction`` are taken, halves rounded up.
+        seed: another seed is another list.
+    """
+    rows = rows_of_each(label, lambda count: share_of(count, fraction), seed, _FEW_LABELS)
+    return rows[label[rows] >= 0]
+
+
+def listed(table: Table, file: Path) -> NDArray[np.int64]:
+    """Return the rows of the files that a list names, ascending, as SimCLR's 1percent.txt.
+
+    A line is a file's name, or its path below the data's folder; empty lines are skipped.
+
+    Raises:
+        ValueError: the list cannot be read, the data are no files, or a name is not among them,
+            is several of them, or is listed twice.
+    """
+    try:
+        lines = [line.strip() for line in file.expanduser().read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--list {file} cannot be read: {error}") from error
+    wanted = [line for line in lines if line]
+    if not wanted:
+        raise ValueError(f"--list {file} names no image")
+    if not isinstance(table.source, Files):
+        raise ValueError(f"--list {file} names files, and --data holds none; take --fraction")
+    rows_of: dict[str, list[int]] = {}
+    for row, name in enumerate(table.source.names):
+        for key in {name, Path(name).name}:
+            rows_of.setdefault(key, []).append(row)
+    _refuse(file, "not in --data", (line for line in wanted if line not in rows_of))
+    _refuse(
+        file,
+        "in --data more than once (write its path below the folder)",
+        (line for line in wanted if len(rows_of[line]) > 1),
+    )
+    rows = [rows_of[line][0] for line in wanted]
+    if len(set(rows)) < len(rows):
+        raise ValueError(f"--list {file} names an image twice")
+    return np.sort(np.array(rows, np.int64))
+
+
+def _refuse(file: Path, why: str, lines: Iterable[str]) -> None:
+    bad = list(lines)
+    if bad:
+        more = f" ({len(bad)} such lines)" if len(bad) > 1 else ""
+        raise ValueError(f"--list {file}: {bad[0]} is {why}{more}")

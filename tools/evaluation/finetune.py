@@ -1,0 +1,129 @@
+"""``eval.py finetune``: all weights trained on any labelled images."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import timm.optim
+import torch
+
+from models.methods import Method
+from models.optim import Schedule
+from pipelines.system.atomic import replacing
+from tools.engine import build
+from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.feed import batch_that_fits
+from tools.evaluation.tuning import Classifier, Tuning, score, tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(OfRun):
+    """Train the backbone and a linear layer on labelled images, and score on others.
+
+    --weights random trains the same network from scratch, for comparison.
+    """
+
+    weights: Literal["run", "random"] = "run"
+    """What to begin with: the run's weights, or those of a network that learnt nothing."""
+    epochs: int = 30
+    """Passes over the training images."""
+    lr: float = 0.01
+    """Peak learning rate of the backbone, for the batch as it is (0: only the layer learns)."""
+    head_lr: float = 0.1
+    """Peak learning rate of the layer."""
+    optimizer: str = "momentum"
+    """Any timm optimiser: adamw, lamb, ...; SGD without Nesterov is 'momentum'."""
+    momentum: float = 0.9
+    """For optimisers that have one."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: Schedule = "cosine"
+    """Course of the rates after the warm-up: cosine to 0, step, or constant."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which --schedule step multiplies the rates by --factor."""
+    factor: float = 0.1
+    """Factor of each such step."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the rates rise from 0."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the area that training crops cover."""
+    batch_size: int = 256
+    """Images of a step over all processes; fewer where there are not so many."""
+    seed: int = 0
+    """Key of the layer's first weights, the order, the crops, and of --weights random."""
+    save: Path | None = None
+    """File for the trained weights (default: they are not kept)."""
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1 or self.warmup_epochs < 0:
+            raise ValueError("--epochs and --batch-size must be at least 1, --warmup-epochs 0")
+        if not self.lr >= 0 or not self.head_lr > 0:
+            raise ValueError("--head-lr must be above 0, --lr 0 or above")
+        if bool(self.milestones) != (self.schedule == "step"):
+            raise ValueError("--milestones EPOCH ... and --schedule step go together")
+        if self.factor != Finetune.factor and self.schedule != "step":
+            raise ValueError("--factor is that of --schedule step")
+        if self.optimizer not in timm.optim.list_optimizers():
+            raise ValueError(f"--optimizer {self.optimizer}: timm has no such optimiser")
+        has_momentum = timm.optim.get_optimizer_info(self.optimizer).has_momentum
+        if self.momentum != Finetune.momentum and not has_momentum:
+            raise ValueError(f"--momentum: {self.optimizer} has none")
+        if self.encoder and self.weights == "random":
+            raise ValueError(
+                "--encoder chooses among the run's encoders: --weights random has none"
+            )
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
+
+    def evaluate(self, command: str) -> None:
+        """Train and score."""
+        with self.opened() as opened:
+            subject = opened.labelled()
+            count, world = len(subject.train), subject.accelerator.num_processes
+            tuning = self.tuning(batch_that_fits(self.batch_size, count, world))
+            classifier = tune(subject, self.method(subject), tuning)
+            found = score(subject, classifier)
+            numbers = {f"finetune_{name}": value for name, value in found.items()}
+            subject.append(self.run, self.protocol(tuning) | numbers, command)
+            top1, top5 = (percent(numbers[f"finetune_{name}"]) for name in ("top1", "top5"))
+            begin = "from scratch"
+            if self.weights == "run":
+                begin = f"from {subject.at}"
+            subject.tell(
+                f"fine-tuned {begin}: top-1 {top1}, top-5 {top5} ({count:,} images, "
+                f"{self.epochs} epochs, lr {tuning.lr:g} and {tuning.head_lr:g})"
+            )
+            self._save(subject, classifier)
+
+    def method(self, subject: Subject) -> Method:
+        """Return the network to begin with."""
+        if self.weights == "run":
+            return subject.method()
+        config = dataclasses.replace(subject.config, seed=self.seed)
+        images = subject.state["data"]["images"]
+        method = build.create_method(config, 1, subject.facts, images)
+        return subject.placed(method)
+
+    def tuning(self, batch_size: int) -> Tuning:
+        """Return the settings with the batch there is."""
+        names = {f.name for f in dataclasses.fields(Tuning)} - {"batch_size"}
+        return Tuning(batch_size=batch_size, **{name: getattr(self, name) for name in names})
+
+    def protocol(self, tuning: Tuning) -> dict[str, Any]:
+        """Return what the score depends on."""
+        numbers = dataclasses.asdict(tuning)
+        numbers["probe_seed"] = numbers.pop("seed")
+        return {"protocol": "finetune", "weights": self.weights} | numbers
+
+    def _save(self, subject: Subject, classifier: Classifier) -> None:
+        if self.save is None or not subject.accelerator.is_main_process:
+            return
+        weights = {"weights": classifier.state_dict(), "classes": list(subject.train.classes)}
+        self.save.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.save) as aside:
+            torch.save(weights, aside)
+        print(self.save)

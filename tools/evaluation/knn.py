@@ -1,0 +1,99 @@
+"""``eval.py knn``: nearest neighbours among training features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.sweep import show
+from tools.plots.curves import untrained_knn
+from tools.runs.metrics import read_metrics
+from tools.scoring import scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(OfRun):
+    """Nearest neighbours among training features; several k and T are one search.
+
+    Wu 2018 (arXiv:1805.01978): the defaults. W-MSE (arXiv:2007.06346): --k 5 --rule majority
+    --distance euclidean.
+    """
+
+    k: tuple[int, ...] = (200,)
+    """Neighbours that vote; several values are a sweep."""
+    temperature: tuple[float, ...] = (0.1,)
+    """A neighbour's vote weighs exp(cosine similarity / temperature); several are a sweep."""
+    rule: scores.Rule = "weighted"
+    """Votes by similarity, or one a neighbour (without temperature; the lowest class of a tie)."""
+    distance: scores.Distance = "cosine"
+    """Nearest by cosine similarity, or by Euclidean distance of the features as they are."""
+    features: Literal["backbone", "projection"] = "backbone"
+    """The backbone's pooled features, or the projection head's output (rows of length 1)."""
+    batch_size: int = 256
+    """Images encoded at a time by each process."""
+
+    def __post_init__(self) -> None:
+        if not self.k or not self.temperature or self.batch_size < 1:
+            raise ValueError("--k and --temperature take a value or more, --batch-size at least 1")
+        if self.rule == "majority" and self.temperature != (0.1,):
+            raise ValueError("--temperature has no effect on --rule majority: leave it out")
+
+    def evaluate(self, command: str) -> None:
+        """Encode both sets and vote."""
+        with self.opened() as opened:
+            subject = opened.labelled()
+            y_train, y = subject.labels(subject.train), subject.labels(subject.val)
+            for k in self.k:
+                for temperature in self.temperature:
+                    scores.check_knn(y_train, y, k, temperature)
+            method = subject.method()
+            encode = method.features if self.features == "backbone" else method.project
+            bank, x = (
+                subject.features(method, encode, table, self.batch_size)
+                for table in (subject.train, subject.val)
+            )
+            every = scores.knn_sweep(
+                *(bank, y_train, x, y),
+                ks=self.k,
+                temperatures=self.temperature,
+                rule=self.rule,
+                distance=self.distance,
+            )
+            results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
+            for protocol, numbers in results:
+                subject.append(self.run, protocol | numbers, command)
+            if len(results) > 1:
+                names = ("k", "temperature") if self.rule == "weighted" else ("k",)
+                subject.tell(show(results, names, f"{self.how()}, {subject.at}"))
+            else:
+                subject.tell(self.told(*results[0], subject))
+
+    def protocol(self, k: int, temperature: float) -> dict[str, Any]:
+        """Return what the score of one k and T depends on."""
+        numbers: dict[str, Any] = {"protocol": "knn", "k": k}
+        if self.rule == "weighted":
+            numbers["temperature"] = temperature
+        return numbers | {
+            "features": self.features,
+            "rule": self.rule,
+            "distance": self.distance,
+        }
+
+    def how(self) -> str:
+        """Say which features meet, and how."""
+        return f"{self.rule} votes, {self.distance}, {self.features} features"
+
+    def told(self, protocol: dict[str, Any], numbers: dict[str, float], subject: Subject) -> str:
+        """Put the only result into one line."""
+        heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
+        text = f"k={protocol['k']}{heat}, {self.how()}, {subject.at}"
+        untrained = self.untrained(protocol)
+        before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
+        return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
+
+    def untrained(self, protocol: dict[str, Any]) -> float | None:
+        """Return the score that train.py measured at step 0, if it was measured like this one."""
+        if protocol != Knn(run=self.run).protocol(200, 0.1) or self.data or self.val_data:
+            return None
+        return untrained_knn(read_metrics(self.run / "metrics.jsonl"))

@@ -1,0 +1,242 @@
+"""``eval.py linear``: linear layers on the frozen backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from models.distributed import gather
+from models.methods import Method
+from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.feed import batch_that_fits, feed
+from tools.evaluation.sweep import show
+from tools.scoring import scores
+from tools.scoring.features import evaluating
+from tools.scoring.probe import HeadPlan, Heads, OptimizerName, ScheduleName
+
+PresetName = Literal[
+    "moco", "swav", "swav-cifar", "cmc", "cmc-imagenet100", "insdis", "insdis-imagenet100",
+    "whitening",
+]  # fmt: skip
+Views = Literal["plain", "insdis"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published linear probe."""
+
+    lr: float
+    """First learning rate."""
+    plan: HeadPlan
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the area that a training crop covers."""
+    views: Views = "plain"
+    """Colours of the training crops."""
+    std: tuple[float, float, float] | None = None
+    """Deviation that images are divided by, where it is not the one of pre-training."""
+
+
+_SWAV = HeadPlan(100, 256, weight_decay=1e-6)
+_CMC = HeadPlan(60, 256, schedule="step", milestones=(30, 40, 50), factor=0.2)
+PRESETS: dict[PresetName, Preset] = {
+    # He 2020, arXiv:1911.05722, section 4.1; Un-Mix's MoCo on ImageNet
+    "moco": Preset(30.0, HeadPlan(100, 256, schedule="step", milestones=(60, 80))),
+    # Caron 2020, arXiv:2006.09882
+    "swav": Preset(0.3, _SWAV),
+    # Shen 2022, arXiv:2003.05438: SwAV's released CIFAR script, for both CIFARs
+    "swav-cifar": Preset(
+        0.3, dataclasses.replace(_SWAV, batch_size=32), std=(0.2470, 0.2435, 0.2616)
+    ),
+    # Tian 2019, arXiv:1906.05849; InsDis and MoCo of the same code; Shen 2020, 2003.05438v1
+    "cmc": Preset(30.0, _CMC),
+    "cmc-imagenet100": Preset(30.0, _CMC, (0.2, 1.0)),
+    "insdis": Preset(30.0, _CMC, views="insdis"),
+    "insdis-imagenet100": Preset(10.0, _CMC, (0.2, 1.0), "insdis"),
+    # Ermolov 2020, arXiv:2007.06346: W-MSE, SimCLR and BYOL on small images
+    "whitening": Preset(
+        0.01, HeadPlan(500, 1000, "adam", weight_decay=5e-6, schedule="exponential")
+    ),
+}
+"""The published protocols."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(OfRun):
+    """A linear layer on the frozen backbone; several learning rates are one pass over the images.
+
+    Flags that are left out are the preset's. Papers train on --images augmented.
+    """
+
+    preset: PresetName = "swav"
+    """Published probe, with its rate, schedule, crops and normalisation: docs/evaluation.md."""
+    images: Literal["cached", "augmented"] = "cached"
+    """Features of each image encoded once, or of a new crop and flip of it in each epoch."""
+    lr: tuple[float, ...] = ()
+    """First learning rate, for the batch as it is; several are a sweep (none: the preset's)."""
+    epochs: int | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Rows of a step over all processes; also images encoded at a time by each."""
+    optimizer: OptimizerName | None = None
+    """SGD or Adam."""
+    momentum: float | None = None
+    """Of SGD."""
+    weight_decay: float | None = None
+    """Weight decay (not decoupled)."""
+    schedule: ScheduleName | None = None
+    """Course of the learning rate: to 0 by a cosine, by steps, or to 1e-6 exponentially."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which --schedule step multiplies the rate (none: the preset's, stretched)."""
+    factor: float | None = None
+    """Factor of each such step."""
+    crop_scale: tuple[float, ...] = ()
+    """Least and largest share of the area that crops of --images augmented cover."""
+    views: Views | None = None
+    """Colours of --images augmented: plain, or grayed and jittered as InsDis' training views."""
+    std: tuple[float, ...] = ()
+    """Deviation of R, G and B to divide images by (none: the preset's, else pre-training's)."""
+    seed: int = 0
+    """Key of the layer's first weights, of the order of rows and of the crops."""
+
+    def __post_init__(self) -> None:
+        plan, lrs = self.plan()
+        if min(plan.epochs, plan.batch_size) < 1 or not min(lrs) > 0:
+            raise ValueError("--epochs, --batch-size and --lr must be above 0")
+        if list(self.milestones) != sorted(set(self.milestones)) or 0 in self.milestones:
+            raise ValueError("--milestones are epochs from 1 on, and rise")
+        if plan.schedule == "step" and not plan.milestones:
+            raise ValueError("--schedule step needs --milestones EPOCH ...")
+        if (self.milestones or self.factor is not None) and plan.schedule != "step":
+            raise ValueError("--milestones and --factor go with --schedule step")
+        if self.momentum is not None and plan.optimizer != "sgd":
+            raise ValueError("--momentum goes with --optimizer sgd")
+        scale = self.crop_scale
+        if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
+            raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
+        if self.std and (len(self.std) != 3 or not min(self.std) > 0):
+            raise ValueError("--std takes the deviations of red, green and blue, above 0")
+
+    def shown(self) -> Preset:
+        """Return the preset with the flags that say how images are shown."""
+        given = {name: getattr(self, name) for name in ("crop_scale", "views", "std")}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
+        return dataclasses.replace(PRESETS[self.preset], **given)
+
+    def plan(self) -> tuple[HeadPlan, tuple[float, ...]]:
+        """Return the schedule and the first learning rates: the preset's and the flags'."""
+        preset = PRESETS[self.preset]
+        lr, plan = preset.lr, preset.plan
+        names = [f.name for f in dataclasses.fields(HeadPlan) if hasattr(self, f.name)]
+        given = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
+        epochs = given.get("epochs", plan.epochs)
+        drops = tuple(max(round(m * epochs / plan.epochs), 1) for m in plan.milestones)
+        given = {"milestones": drops} | given
+        return dataclasses.replace(plan, **given), tuple(dict.fromkeys(self.lr)) or (lr,)
+
+    def evaluate(self, command: str) -> None:
+        """Encode the images, train the layers, score them."""
+        plan, lrs = self.plan()
+        with self.opened() as opened:
+            subject = self._normalised(opened.labelled())
+            y = subject.labels(subject.val)
+            method = subject.method()
+            if self.images == "cached":
+                every = self._cached(subject, method, y)
+            else:
+                heads = self._augmented(subject, method)
+                x = subject.features(method, method.features, subject.val, plan.batch_size)
+                every = scores.linear_scores(heads, lrs, x, y)
+            results = [(self.protocol(lr), every[lr]) for lr in lrs if lr in every]
+            for protocol, numbers in results:
+                subject.append(self.run, protocol | numbers, command)
+            self._tell(subject, results, lrs)
+
+    def _normalised(self, subject: Subject) -> Subject:
+        """Return the subject with images divided by the probe's own deviation, if it has one."""
+        std = self.shown().std
+        if not std or std == subject.facts.std:
+            return subject
+        own = " ".join(f"{value:g}" for value in subject.facts.std)
+        probe = " ".join(f"{value:g}" for value in std)
+        subject.tell(f"images are divided by --std {probe}, in pre-training by {own}")
+        return dataclasses.replace(subject, facts=dataclasses.replace(subject.facts, std=std))
+
+    def _cached(
+        self, subject: Subject, method: Method, y: torch.Tensor
+    ) -> dict[float, dict[str, float]]:
+        plan, lrs = self.plan()
+        x_train, x = (
+            subject.features(method, method.features, table, max(plan.batch_size, 256))
+            for table in (subject.train, subject.val)
+        )
+        y_train = subject.labels(subject.train)
+        return scores.linear_sweep(x_train, y_train, x, y, lrs=lrs, plan=plan, seed=self.seed)
+
+    def _augmented(self, subject: Subject, method: Method) -> Heads:
+        """Train on crops; every process holds the same layers and sees all processes' features."""
+        plan, lrs = self.plan()
+        accelerator = subject.accelerator
+        rows = len(subject.train)
+        size = batch_that_fits(plan.batch_size, rows, accelerator.num_processes)
+        shown = self.shown()
+        colours = shown.views == "insdis"
+        loader = feed(subject, subject.train, size, self.seed, shown.crop_scale, colours)
+        steps = loader.order.steps_per_epoch
+        num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
+        generator = torch.Generator().manual_seed(self.seed)
+        heads: Heads | None = None
+        with evaluating(method):
+            for batch in loader.batches(0, plan.epochs * steps):
+                with torch.no_grad(), accelerator.autocast():
+                    x = method.features(batch.views[0]).float()
+                x, labels = gather(x), gather(batch.label)
+                if heads is None:
+                    heads = Heads(
+                        x.shape[1], num_classes, lrs, plan, steps, generator, accelerator.device
+                    )
+                heads.step(x, labels)
+                subject.progress(batch.step + 1, plan.epochs * steps)
+        assert heads is not None
+        return heads
+
+    def protocol(self, lr: float) -> dict[str, Any]:
+        """Return what the score of one learning rate depends on."""
+        plan, _ = self.plan()
+        numbers = dataclasses.asdict(plan)
+        if plan.schedule != "step":
+            del numbers["milestones"], numbers["factor"]
+        if plan.schedule != "exponential":
+            del numbers["final_lr"]
+        if plan.optimizer != "sgd":
+            del numbers["momentum"]
+        numbers |= {"lr": lr, "images": self.images, "probe_seed": self.seed}
+        shown = self.shown()
+        if shown.std:
+            numbers["std"] = list(shown.std)
+        if self.images == "augmented":
+            numbers["crop_scale"] = list(shown.crop_scale)
+            if shown.views != "plain":  # absent from the lines of earlier versions
+                numbers["views"] = shown.views
+        return {"protocol": "linear", "features": "backbone"} | numbers
+
+    def _tell(
+        self,
+        subject: Subject,
+        results: list[tuple[dict[str, Any], dict[str, float]]],
+        lrs: tuple[float, ...],
+    ) -> None:
+        plan, _ = self.plan()
+        how = f"{plan.epochs} epochs, {self.images} images, {subject.at}"
+        if len(lrs) == 1:
+            numbers = results[0][1]
+            top1, top5 = percent(numbers["linear_top1"]), percent(numbers["linear_top5"])
+            subject.tell(f"linear top-1 {top1}, top-5 {top5} (lr {lrs[0]:g}, {how})")
+            return
+        subject.tell(show(results, ("lr",), f"linear, {how}"))
+        diverged = [f"{lr:g}" for lr in lrs if lr not in [p["lr"] for p, _ in results]]
+        if diverged:
+            subject.tell(f"diverged, so without a score: lr {' '.join(diverged)}")

@@ -1,0 +1,129 @@
+"""``eval.py semi``: fine-tuning on few labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.sources.table import Table
+from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.feed import batch_that_fits, listed, stratified
+from tools.evaluation.tuning import Tuning, score, tune
+
+PUBLISHED_BATCH = 256
+"""Images a step for which the published learning rates are stated."""
+ONE_PERCENT, TEN_PERCENT = (0.02, 5.0), (0.01, 0.2)
+"""Learning rates of backbone and layer. Caron 2020, arXiv:2006.09882."""
+FEW = 0.03
+"""Up to this share of labels the rates for 1 % are taken, above it those for 10 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Semi(OfRun):
+    """Fine-tune everything on few of the labels (SwAV's settings), score on all validation images.
+
+    Which labels is a function of the fraction and the seed alone: a share of each class, at least
+    one image; or those of a list file, as SimCLR's 1percent.txt.
+    """
+
+    fraction: float | None = None
+    """Share of each class's labels, 0.01 (default) or 0.1 in the papers."""
+    list: Path | None = None
+    """File that names the images instead, one a line."""
+    epochs: int = 20
+    """Passes over the labelled images; the rates fall by 0.2 after 60 % and 80 % of them."""
+    lr: float | None = None
+    """Learning rate of the backbone (default: for 1 % 0.02, for 10 % 0.01, per 256 images)."""
+    head_lr: float | None = None
+    """Learning rate of the layer (default: for 1 % 5, for 10 % 0.2, per 256 images)."""
+    weight_decay: float = 0.0
+    """Weight decay of SGD."""
+    batch_size: int = PUBLISHED_BATCH
+    """Images of a step over all processes; fewer where there are not so many."""
+    seed: int = 0
+    """Key of the choice of labels, the layer's first weights, the order and the crops."""
+
+    def __post_init__(self) -> None:
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"--fraction {self.fraction} must be above 0 and at most 1")
+        if self.fraction is not None and self.list is not None:
+            raise ValueError("--fraction and --list exclude each other: the list says which labels")
+        if min(self.epochs, self.batch_size) < 1:
+            raise ValueError("--epochs and --batch-size must be at least 1")
+        if not (self.lr is None or self.lr >= 0) or not (self.head_lr is None or self.head_lr > 0):
+            raise ValueError("--head-lr must be above 0, --lr 0 or above")
+
+    @property
+    def _share(self) -> float:
+        return 0.01 if self.fraction is None else self.fraction
+
+    def evaluate(self, command: str) -> None:
+        """Choose the labels, train on them, score."""
+        with self.opened() as opened:
+            every = int((opened.train.label >= 0).sum())
+            subject = self.of_few(opened)
+            count = len(subject.train)
+            world = subject.accelerator.num_processes
+            tuning = self.tuning(count / every, batch_that_fits(self.batch_size, count, world))
+            subject.tell(f"{count:,} of {every:,} labels, batches of {tuning.batch_size}")
+            classifier = tune(subject, subject.method(), tuning)
+            numbers = {f"semi_{name}": value for name, value in score(subject, classifier).items()}
+            subject.append(self.run, self.protocol(tuning) | numbers, command)
+            subject.tell(
+                f"semi top-1 {percent(numbers['semi_top1'])}, top-5 {percent(numbers['semi_top5'])}"
+                f" ({count:,} labels, {percent(count / every)} of them; {self.epochs} epochs, "
+                f"lr {tuning.lr:g} and {tuning.head_lr:g}, {subject.at})"
+            )
+
+    def of_few(self, opened: Subject) -> Subject:
+        """Return the subject with only the images whose labels are used, if they allow a score.
+
+        Raises:
+            ValueError: they do not; or the list does not fit the data.
+        """
+        few = dataclasses.replace(opened, train=self.chosen(opened.train))
+        try:
+            return few.labelled()
+        except ValueError as error:
+            if self.list is None:
+                raise
+            raise ValueError(f"--list {self.list}: of the images it names, {error}") from error
+
+    def chosen(self, table: Table) -> Table:
+        """Return the images whose labels are used.
+
+        Raises:
+            ValueError: the list does not fit the data.
+        """
+        rows: NDArray[np.int64]
+        if self.list is not None:
+            rows = listed(table, self.list)
+            return table.take(rows)
+        return table.take(stratified(table.label, self._share, self.seed))
+
+    def tuning(self, share: float, batch_size: int) -> Tuning:
+        """Return the settings for a share of the labels and the batch there is."""
+        lr, head_lr = ONE_PERCENT if share <= FEW else TEN_PERCENT
+        scale = batch_size / PUBLISHED_BATCH
+        return Tuning(
+            epochs=self.epochs,
+            batch_size=batch_size,
+            lr=lr * scale if self.lr is None else self.lr,
+            head_lr=head_lr * scale if self.head_lr is None else self.head_lr,
+            weight_decay=self.weight_decay,
+            schedule="step",
+            milestones=(0.6 * self.epochs, 0.8 * self.epochs),
+            seed=self.seed,
+        )
+
+    def protocol(self, tuning: Tuning) -> dict[str, Any]:
+        """Return what the score depends on."""
+        numbers = dataclasses.asdict(tuning)
+        numbers["probe_seed"] = numbers.pop("seed")
+        labels = {"list": str(self.list)} if self.list else {"fraction": self._share}
+        return {"protocol": "semi"} | labels | numbers

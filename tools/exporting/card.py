@@ -1,0 +1,204 @@
+"""The model card: what the weights are, how they were made and scored, how they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.methods import METHODS
+from pipelines.mixtures.unmix import UN_MIX
+from tools.config.cli import to_dict
+from tools.config.config import Config
+from tools.exporting.source import Source
+from tools.runs.comparison import NOT_THE_PROTOCOL, SCORES, encoder_of
+from tools.runs.machine import commit
+from tools.runs.metrics import read_metrics
+
+LIBRARIES = {"huggingface": "timm", "timm": "timm"}
+"""Name that the hub has for a target's library, where it is not the target's."""
+PAPERS = {
+    "unmix": (
+        "shen2022unmix",
+        "Un-Mix: Rethinking Image Mixtures for Unsupervised Visual Representation Learning",
+        "Shen, Zhiqiang and Liu, Zechun and Liu, Zhuang and Savvides, Marios and Darrell, Trevor "
+        "and Xing, Eric",
+        "AAAI Conference on Artificial Intelligence",
+        "2022",
+    ),
+    "clim": (
+        "li2021clim",
+        "Center-wise Local Image Mixture For Contrastive Representation Learning",
+        "Li, Hao and Zhang, Xiaopeng and Xiong, Hongkai",
+        "British Machine Vision Conference",
+        "2021",
+    ),
+}
+"""Key, title, authors, venue and year of the mixtures' papers."""
+
+
+def card(
+    source: Source, run: Path, target: str, code: str, notes: Sequence[str], command: str
+) -> str:
+    """Return the text of README.md, with the front matter that the hub reads.
+
+    Args:
+        source: what was exported.
+        run: the run's folder, whose eval.jsonl and metrics.jsonl hold the scores.
+        target: name of the tool it was exported for.
+        code: how to load it.
+        notes: what the user has to know first.
+        command: the command line that wrote the export.
+    """
+    config = source.config
+    mixture = "" if config.mix == "none" else f" with {config.mix} mixtures"
+    parts = [
+        front_matter(source, target),
+        f"# {source.architecture} by {config.method}{mixture} on {data_name(config.data)}",
+        f"A backbone trained without labels: images in, {source.dim:,} features out. There is no "
+        "classifier.",
+        facts_table(source),
+        f"## Load it ({target})",
+        *notes,
+        f"```{'yaml' if target == 'detectron2' else 'python'}\n{code}\n```",
+        preparation(source),
+        "## Scores",
+        scores(source, run),
+        "## Make it again",
+        reproduction(source, command),
+        "## Licence",
+        "Yours to fill in, above as well: choose one that the training images allow.",
+        "## Cite",
+        citation(source),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(source: Source, target: str) -> str:
+    """Return the hub's YAML; the licence is a comment, for the user to decide."""
+    tags = ["self-supervised-learning", source.config.method, target]
+    if source.config.mix != "none":
+        tags.append(f"mixture-{source.config.mix}")
+    values = {
+        "library_name": LIBRARIES.get(target, target),
+        "pipeline_tag": "image-feature-extraction",
+        "tags": tags,
+    }
+    text = yaml.safe_dump(values, sort_keys=False)
+    return f"---\n{text}# license: choose one before you publish this\n---"
+
+
+def facts_table(source: Source) -> str:
+    """Return what the weights are, a row a fact."""
+    config, count = source.config, sum(p.numel() for p in source.encoder.parameters())
+    stem = ", small-image stem" if source.stem_lines() else ""
+    rows = {
+        "Method": source.paper.rstrip("."),
+        "Mixture": config.mix,
+        "Data": f"{data_name(config.data)}, {source.num_images:,} images, no labels used",
+        "Backbone": f"{source.architecture}{stem}, {count / 1e6:.2f} M parameters",
+        "Encoder": source.which,
+        "Image size": f"{source.size} x {source.size} pixels",
+        "Mean of the pixels": _numbers(source.facts.mean),
+        "Deviation of the pixels": _numbers(source.facts.std),
+        "Trained for": f"{source.epochs:.4g} of {config.epochs} epochs ({source.step:,} steps of "
+        f"{config.batch_size} images)",
+        "Optimiser": f"{config.optimizer}, peak learning rate {config.lr:g}, {config.schedule}",
+        "Seed": str(config.seed),
+        "Code": f"unmix, commit {commit() or 'unknown'} at export",
+    }
+    return _table(("", ""), rows.items())
+
+
+def preparation(source: Source) -> str:
+    """Say how an image becomes the network's input."""
+    if source.config.interpolation == "bicubic":
+        law = "bicubic"
+    else:
+        law = "bilinear with antialiasing, PIL's"
+    return (
+        f"`images` (n, 3, {source.size}, {source.size}) are RGB, float32, `(pixel / 255 - mean) / "
+        f"std` with the numbers above. For the scores, the shorter side was resized to "
+        f"{source.resize} pixels ({law}) and the centre cut out."
+    )
+
+
+def scores(source: Source, run: Path) -> str:
+    """Return what was measured at this checkpoint, each score with its protocol."""
+    rows = []
+    for line in read_metrics(run / "metrics.jsonl"):
+        if line["step"] == source.step and line.get("knn_top1") is not None:
+            which = METHODS[source.config.method][0].scored
+            name = _of_encoder("kNN while training", which, source)
+            rows.append((name, _scores_of(line), "k=200, temperature=0.1"))
+    for line in read_metrics(run / "eval.jsonl"):
+        if line["step"] == source.step:
+            name = _of_encoder(str(line.get("protocol")), encoder_of(line), source)
+            rows.append((name, _scores_of(line), _how(line)))
+    if not rows:
+        return "Not evaluated."
+    return _table(("protocol", "score", "how"), rows)
+
+
+def _of_encoder(protocol: str, encoder: str, source: Source) -> str:
+    """Say so where a score is not of the encoder that was exported."""
+    return protocol if encoder == source.which else f"{protocol}, of the {encoder} encoder"
+
+
+def reproduction(source: Source, command: str) -> str:
+    """Return the commands and the settings that lead here, without the paths of a machine."""
+    config = source.config
+    free = {f.name for f in fields(Config) if f.metadata.get("free")} - {"data", "epochs"}
+    settings = {name: value for name, value in to_dict(config).items() if name not in free}
+    settings["data"] = data_name(config.data)
+    text = yaml.safe_dump(settings, sort_keys=False).strip()
+    return (
+        "With the settings below in `settings.yaml`, and `--data` naming the images where they "
+        f"lie:\n\n    python train.py --recipe settings.yaml\n    {command}\n\n"
+        f"```yaml\n{text}\n```"
+    )
+
+
+def citation(source: Source) -> str:
+    """Return the method's paper by its number, and the mixture's as BibTeX."""
+    text = f"The method: {source.paper}"
+    name = "unmix" if source.config.mix in UN_MIX else source.config.mix
+    if name not in PAPERS:
+        return text
+    key, title, authors, venue, year = PAPERS[name]
+    entry = (
+        f"@inproceedings{{{key},\n  title = {{{title}}},\n  author = {{{authors}}},\n"
+        f"  booktitle = {{{venue}}},\n  year = {{{year}}}\n}}"
+    )
+    return f"{text}\n\nThe mixture:\n\n```bibtex\n{entry}\n```"
+
+
+def data_name(data: str) -> str:
+    """Return ``--data`` without the folders above a path."""
+    kind, colon, path = data.rpartition(":")
+    return f"{kind}{colon}{Path(path).name}"
+
+
+def _scores_of(line: dict[str, Any]) -> str:
+    numbers = {k: v for k, v in line.items() if k.endswith(SCORES) and isinstance(v, float)}
+    return ", ".join(f"{name} {100 * value:.2f} %" for name, value in numbers.items())
+
+
+def _how(line: dict[str, Any]) -> str:
+    apart = NOT_THE_PROTOCOL | {"protocol", "data", "val_data"}
+    known = {k: v for k, v in line.items() if k not in apart and not k.endswith(SCORES)}
+    known = {k: v for k, v in known.items() if not isinstance(v, dict | list)}
+    known["data"] = data_name(str(line.get("data")))
+    return ", ".join(f"{name}={value}" for name, value in known.items())
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

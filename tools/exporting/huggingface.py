@@ -1,0 +1,86 @@
+"""A folder as the Hugging Face hub holds it: ``timm.create_model("local-dir:OUT")`` loads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from tools.exporting import timm as timm_file
+from tools.exporting.source import Source
+from tools.exporting.verify import largest_difference, quoted, run_example
+
+SUFFIXES = ()
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+OTHER_STEM = (
+    "So `local-dir:` and `hf-hub:` cannot build this model, and say so (`small_stem`) rather than "
+    "give other features without a word; the code below loads it."
+)
+
+
+def check(source: Source) -> None:
+    """Refuse what timm has no model for."""
+    source.require_one_network("huggingface")
+
+
+def write(source: Source, path: Path) -> list[str]:
+    """Make the folder; return what the user has to know."""
+    path.mkdir()
+    notes = timm_file.write(source, path / WEIGHTS)
+    (path / CONFIG).write_text(json.dumps(config_of(source), indent=2) + "\n")
+    return [*notes, OTHER_STEM] if notes else []
+
+
+def config_of(source: Source) -> dict[str, Any]:
+    """Return the model's description in timm's words.
+
+    A small-image stem is no option of timm's models. Weights of a deep stem would load without it
+    and give other features, so the description holds an option that timm does not know.
+    """
+    stock = timm.get_pretrained_cfg(source.architecture)
+    options = {name: value for name, value in source.options.items() if name != "num_classes"}
+    if source.stem_lines():
+        options["small_stem"] = True
+    return {
+        "architecture": source.architecture,
+        "num_classes": 0,
+        "num_features": source.dim,
+        "model_args": options,
+        "pretrained_cfg": {
+            "tag": source.config.method,
+            "custom_load": False,
+            "input_size": [3, source.size, source.size],
+            "fixed_input_size": "img_size" in options and "dynamic_img_size" not in options,
+            "interpolation": "bicubic" if source.config.interpolation == "bicubic" else "bilinear",
+            "crop_pct": source.size / source.resize,
+            "crop_mode": "center",
+            "mean": list(source.facts.mean),
+            "std": list(source.facts.std),
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": stock and stock.first_conv,
+            "classifier": stock and stock.classifier,
+        },
+    }
+
+
+def example(source: Source, path: Path) -> str:
+    """Return code that makes ``features`` of ``images``."""
+    if source.stem_lines():
+        return timm_file.example(source, path / WEIGHTS)
+    lines = (
+        "import timm",
+        "",
+        f"model = timm.create_model({quoted(f'local-dir:{path}')}, pretrained=True)",
+        "features = model.eval()(images)",
+    )
+    return "\n".join(lines)
+
+
+def verify(source: Source, path: Path) -> float:
+    """Return the largest difference of features when timm loads the folder."""
+    return largest_difference(source, run_example(example(source, path)))

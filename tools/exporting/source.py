@@ -1,0 +1,132 @@
+"""What is exported: the trained encoder of a run, and what is known about it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from models.methods.base import Which
+from models.methods.cmc import Halves
+from models.modules.backbone import num_features, size_options
+from pipelines.datasets import DataFacts, data_facts
+from tools.config.config import Config
+from tools.engine import build
+from tools.evaluation.base import restore
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder on the host, in eval mode and float32, and the run it comes from."""
+
+    encoder: nn.Module
+    """Normalised images (n, 3, h, w) to features (n, d)."""
+    which: Which
+    config: Config
+    facts: DataFacts
+    step: int
+    num_images: int
+    """Images of the data set it was trained on."""
+    paper: str
+    """The method's name, then author, year and arXiv number."""
+
+    @property
+    def architecture(self) -> str:
+        """The name that timm has for the backbone, without the tag of weights it never had."""
+        return self.config.backbone.partition(".")[0]
+
+    @property
+    def size(self) -> int:
+        """Side of the images it was made for, in pixels."""
+        assert self.config.image_size
+        return self.config.image_size
+
+    @property
+    def resize(self) -> int:
+        """What ``eval.py`` resizes an image's shorter side to before it cuts out the centre."""
+        whole = self.facts.eval_resize or self.facts.image_size
+        return round(self.size * whole / self.facts.image_size)
+
+    @property
+    def dim(self) -> int:
+        """Length of a feature row."""
+        return num_features(self.encoder)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``timm.create_model`` has to be told beside the name."""
+        return {"num_classes": 0, **size_options(self.config.backbone, self.size)}
+
+    @property
+    def epochs(self) -> float:
+        """Epochs finished."""
+        return self.step / (self.num_images // self.config.batch_size)
+
+    def images(self, count: int, side: int | None = None) -> Tensor:
+        """Return (count, 3, side, side) numbers to compare outputs on, always the same."""
+        generator = torch.Generator().manual_seed(count)
+        return torch.randn(count, 3, side or self.size, side or self.size, generator=generator)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the encoder's parameters and buffers."""
+        return {name: value.contiguous() for name, value in self.encoder.state_dict().items()}
+
+    def stem_lines(self) -> list[str]:
+        """Return the code that gives a stock ResNet ``model`` this one's small-image stem."""
+        if not isinstance(self.encoder, ResNet):
+            return []
+        lines, first = [], self.encoder.conv1
+        if isinstance(first, nn.Sequential):
+            if first.get_submodule("0").stride == (1, 1):
+                lines.append("model.conv1[0].stride = (1, 1)")
+        elif first.stride == (1, 1):
+            channels = f"{first.in_channels}, {first.out_channels}"
+            lines.append(f"model.conv1 = torch.nn.Conv2d({channels}, 3, padding=1, bias=False)")
+        if isinstance(self.encoder.maxpool, nn.Identity):
+            lines.append("model.maxpool = torch.nn.Identity()")
+        return lines
+
+    def doubts(self) -> list[str]:
+        """Say what is not known for sure of the run's images."""
+        data = Path(self.config.data)
+        if data.suffix != ".beton" or data.expanduser().is_file():
+            return []
+        return [
+            f"{data.name} is not here to say what its images were normalised by: the mean and "
+            "deviation are ImageNet's, which is wrong if it was made from a named data set."
+        ]
+
+    def require_one_network(self, target: str) -> None:
+        """Refuse CMC's pair of networks where one is asked for.
+
+        Raises:
+            ValueError: the text names what can be done instead.
+        """
+        if isinstance(self.encoder, Halves):
+            raise ValueError(
+                f"--to {target}: CMC learns two networks of {self.config.chosen.width:g} times the "
+                f"width, on one and two channels of {self.config.chosen.space}; no {target} model "
+                "is that. --to onnx takes both, with the change of colours, as one graph"
+            )
+
+
+def load(run: Path, checkpoint: Path | None, which: Which | None) -> Source:
+    """Return an encoder of a run's last checkpoint, or of the one named (None: what is scored).
+
+    Raises:
+        ValueError: there is no such run or checkpoint, or the method has no such encoder.
+    """
+    config, state = build.load_run(run, checkpoint)
+    facts = data_facts(config.data)
+    num_images = state["data"]["images"]
+    method = restore(config, state, facts, which)
+    encoder = method.scored_encoder.eval().requires_grad_(False)
+    module = inspect.getmodule(type(method))
+    assert module and module.__doc__
+    paper = module.__doc__.splitlines()[0]
+    return Source(encoder, method.scored, config, facts, state["step"], num_images, paper)

@@ -1,0 +1,117 @@
+"""views.png: what the network is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipelines.batch import Batch
+from tools.plots.curves import DPI
+
+SIDE = 144
+"""Pixels that the largest view takes in views.png, about; small images grow by whole numbers."""
+
+
+GAP, HEAD_SPACE, LAM_SPACE = 6, 44, 64
+"""Pixels between cells, above the rows, and for each share of a mixture."""
+
+
+def draw_views(
+    batch: Batch, mean: Sequence[float], std: Sequence[float], path: Path, rows: int = 8
+) -> None:
+    """Write a grid to ``path``: a row an image, with its views, mixtures and partners' views.
+
+    Views keep their relative sizes; ``mean`` and ``std`` undo the normalisation; a mixture's share
+    of its own row stands between it and its partner. At most ``rows`` rows are shown.
+    """
+    rows = min(rows, len(batch.index))
+    largest = max(view.shape[-1] for view in batch.views)
+    scale = round(SIDE / largest) if largest <= SIDE else SIDE / largest
+
+    def cells(images: Tensor) -> list[NDArray[np.uint8]]:
+        return [enlarge(image, scale) for image in to_pixels(images, mean, std)]
+
+    columns = []
+    for number, view in enumerate(batch.views):
+        columns.append((f"view {number}\n{view.shape[-1]} px", cells(view[:rows])))
+    for mixed in batch.mixed:
+        number = mixed.view
+        columns.append((f"mixture\nof view {number}", cells(mixed.image[:rows])))
+        view, num = batch.views[mixed.view], len(batch.index)
+        beside = len(view) > num  # CLIM's neighbours, each below its anchor
+        partner = view[num : num + rows] if beside else view[mixed.partner[:rows]]
+        columns.append((f"partner's\nview {number}", cells(partner)))
+
+    numbers = [f"#{row}" for row in batch.index[:rows].tolist()]
+    shares = [mixed.lam[:rows].tolist() for mixed in batch.mixed]
+    grid(columns, numbers, shares, len(batch.views)).savefig(path, dpi=DPI)
+
+
+def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
+    """Undo the normalisation: (n, 3, h, w) to (n, h, w, 3) uint8."""
+    values = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    return np.rint((values * np.array(std) + np.array(mean)).clip(0, 1) * 255).astype(np.uint8)
+
+
+def enlarge(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    """Scale an image: whole factors repeat its pixels, others resample."""
+    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    how = Image.Resampling.NEAREST if float(scale).is_integer() else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize(size, how))
+
+
+def grid(
+    columns: list[tuple[str, list[NDArray[np.uint8]]]],
+    numbers: list[str],
+    shares: list[list[float]],
+    num_views: int,
+) -> Figure:
+    """Return columns of (title, cells), pixel for pixel, and a number for each row.
+
+    Columns after the first ``num_views`` go in twos, with the ``shares`` of the rows between them.
+    """
+    tall = max(cells[0].shape[0] for _, cells in columns)
+    side = 12 + 8 * max(len(number) for number in numbers)
+    lefts, x = [], side
+    for place, (_, cells) in enumerate(columns):
+        beyond = place - num_views
+        if beyond >= 0:
+            x += LAM_SPACE - GAP if beyond % 2 else 3 * GAP
+        lefts.append(x)
+        x += cells[0].shape[1] + GAP
+    height = HEAD_SPACE + len(numbers) * (tall + GAP)
+
+    figure, axes = _canvas(x, height)
+    paper = np.full((height, x, 3), 255, np.uint8)
+    for left, (title, cells) in zip(lefts, columns, strict=True):
+        middle = left + cells[0].shape[1] / 2
+        axes.text(middle, HEAD_SPACE - 7, title, ha="center", va="bottom", fontsize=9)
+        for row, cell in enumerate(cells):
+            top = HEAD_SPACE + row * (tall + GAP) + (tall - cell.shape[0]) // 2
+            paper[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
+    for row, number in enumerate(numbers):
+        y = HEAD_SPACE + row * (tall + GAP) + tall / 2
+        axes.text(side - 6, y, number, ha="right", va="center", fontsize=8, color="0.35")
+        for which, share in enumerate(shares):
+            x_share = lefts[num_views + 2 * which + 1] - LAM_SPACE / 2
+            axes.text(x_share, y, f"λ {share[row]:.2f}", ha="center", va="center", fontsize=10)
+    axes.imshow(paper, interpolation="none", aspect="auto", extent=(0, x, height, 0))
+    return figure
+
+
+def _canvas(width: int, height: int) -> tuple[Figure, Axes]:
+    """Return a figure whose one axes counts its pixels from the top left."""
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    return figure, axes

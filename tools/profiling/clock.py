@@ -1,0 +1,64 @@
+"""Seconds of named stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+LONG_ENOUGH, MOST_CALLS = 0.1, 20
+"""Seconds that a stage is repeated for in one measurement, and how often at most."""
+
+
+Seconds = list[float]
+"""One value a repetition."""
+
+
+class Clock:
+    """Moments on a device's time line: CUDA events, or readings of the host's monotonic clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.on_gpu = device.type == "cuda"
+
+    def mark(self) -> Any:
+        """Return this moment; on a GPU, when the work queued so far is done."""
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, begin: Any, end: Any) -> float:
+        """Return the seconds between two moments, both in the past."""
+        return begin.elapsed_time(end) / 1000 if self.on_gpu else end - begin
+
+    def wait(self) -> None:
+        """Let the device finish."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self._device)
+
+    def seconds(self, work: Callable[[], object], repeats: int, *, host: bool = False) -> Seconds:
+        """Return the seconds of a call, ``repeats`` times, after one that is left out.
+
+        A short call is made several times in a row. With ``host`` the host's clock runs until
+        the device has finished, for work that is the host's in part.
+        """
+        clock = Clock(torch.device("cpu")) if host else self
+
+        def once(calls: int) -> float:
+            self.wait()
+            begin = clock.mark()
+            for _ in range(calls):
+                work()
+            if host:
+                self.wait()
+            end = clock.mark()
+            self.wait()
+            return clock.between(begin, end) / calls
+
+        once(1)  # compiles
+        calls = min(max(round(LONG_ENOUGH / max(once(1), 1e-9)), 1), MOST_CALLS)
+        return [once(calls) for _ in range(repeats)]

@@ -1,1 +1,0 @@
-"""The parts of a run that ``train.py`` and ``eval.py`` share."""

@@ -1,0 +1,72 @@
+"""A run's metrics.jsonl and summary.csv: read, summarise, cut back to a step."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+SUMMARY = ("epoch", "step", "loss", "lr", "images_per_second", "knn_top1")
+"""Columns of summary.csv; loss and images_per_second are means over the epoch's log lines."""
+
+
+def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Return an epoch's mean loss and speed, last learning rate and last score, where known."""
+    known: dict[str, list[float]] = {}
+    for line in lines:
+        for name in SUMMARY[2:]:
+            if line.get(name) is not None:
+                known.setdefault(name, []).append(line[name])
+    mean = ("loss", "images_per_second")
+    return {k: sum(v) / len(v) if k in mean else v[-1] for k, v in known.items()}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl; none if there is no file, torn lines are left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # the process was killed while it wrote
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
+
+
+def cut_metrics(path: Path, last_step: int) -> None:
+    """Drop the lines after ``last_step`` from a metrics.jsonl, if there is one."""
+    if path.exists():
+        kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def cut_summary(path: Path, last_step: int) -> None:
+    """Drop the lines after ``last_step`` from a summary.csv, if there is one."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if _is_until(line, last_step)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, SUMMARY, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    replace_text(path, text.getvalue())
+
+
+def _is_until(line: dict[str, Any], last_step: int) -> bool:
+    step = line.get("step") or ""
+    return step.isdigit() and int(step) <= last_step
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file's text in one move: it is whole before, and whole after."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

@@ -1,0 +1,161 @@
+"""The folder of a run: its name, its settings on disk, and what it resumes from."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import yaml
+from accelerate import Accelerator
+
+from tools.config.cli import to_dict
+from tools.config.config import Config
+from tools.distributed.coordination import by_first
+from tools.engine import checkpoint
+
+RESUME = "RESUME"
+"""File that a stopped run leaves in its folder: there is something to continue."""
+LOCK = ".lock"
+"""File that a running run holds locked; the system lets go of it however the run ends."""
+
+RECIPE = "# --recipe "
+"""How the config.yaml of a run that began with a recipe begins; the recipe's path follows."""
+
+log = logging.getLogger(__name__)
+
+
+def refuse_unwritable(config: Config, accelerator: Accelerator) -> None:
+    """Find out before any work whether the run can be written down.
+
+    Raises:
+        ValueError: nothing can be written where the run's folder is, or would be made.
+    """
+
+    def attempt() -> None:
+        path = config.output / (config.name or "")
+        if config.resume and config.resume != "auto":
+            path = checkpoint.find(Path(config.resume))[0].parent
+        place = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            text = f"--output {config.output}: nothing can be written in {place}: {error.strerror}"
+            raise ValueError(text) from error
+
+    by_first(accelerator, attempt)
+
+
+def choose(config: Config, accelerator: Accelerator) -> tuple[Path, Path | None]:
+    """Return this run's folder, and the checkpoint it continues from, the same on all processes.
+
+    Raises:
+        ValueError: the folder named holds a run already, there is nothing to resume, or nothing
+            but damaged checkpoints.
+    """
+    return by_first(accelerator, lambda: _choose(config))
+
+
+def _choose(config: Config) -> tuple[Path, Path | None]:
+    if config.resume and config.resume != "auto":
+        path = checkpoint.first_whole(checkpoint.find(Path(config.resume)))
+        return path.parent.parent, path
+    if config.name:
+        return _named(config.output / config.name, config.resume == "auto")
+    name = default_name(config)
+    taken = _numbered(config.output, name)
+    if config.resume == "auto":
+        for folder in reversed(taken):
+            if saved := checkpoint.available(folder / "checkpoints"):
+                return folder, checkpoint.first_whole(saved)
+    number = _number(taken[-1].name) + 1 if taken else 1
+    return config.output / (name if number == 1 else f"{name}-{number}"), None
+
+
+def _named(folder: Path, resume: bool) -> tuple[Path, Path | None]:
+    """Return the folder named; resumed before its first checkpoint, a run starts over in it."""
+    if resume:
+        saved = checkpoint.available(folder / "checkpoints")
+        return folder, checkpoint.first_whole(saved) if saved else None
+    if _holds_a_run(folder):
+        raise ValueError(
+            f"{folder} holds a run already: continue it with --resume auto, or choose "
+            "another --name"
+        )
+    return folder, None
+
+
+@contextmanager
+def claimed(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it until the block ends, or this process does.
+
+    Raises:
+        ValueError: another run is in it, or it cannot be made.
+    """
+    held: list[IO[str]] = []
+    by_first(accelerator, lambda: held.append(_lock(folder)))
+    try:
+        yield
+    finally:
+        for file in held:
+            file.close()
+
+
+def _lock(folder: Path) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise ValueError(f"the run's folder cannot be made or written: {error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise ValueError(
+            f"{folder} is in use by {owner}: end that run first, or choose another --name"
+        ) from error
+    except OSError as error:  # a file system without locks
+        log.warning("%s cannot be locked (%s): do not start a second run in it", folder, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def default_name(config: Config) -> str:
+    """Return METHOD-MIX-DATA."""
+    data = Path(config.data.removeprefix("folder:").removesuffix(".beton")).name
+    return f"{config.method}-{config.mix}-{data}"
+
+
+def _numbered(output: Path, name: str) -> list[Path]:
+    """Return the folders ``name``, ``name-2``, ... that hold a run, oldest first."""
+    pattern = re.compile(re.escape(name) + r"(-\d+)?")
+    folders = [f for f in output.glob("*") if pattern.fullmatch(f.name) and _holds_a_run(f)]
+    return sorted(folders, key=lambda f: _number(f.name))
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return (folder / "config.yaml").exists()
+
+
+def _number(name: str) -> int:
+    found = re.search(r"-(\d+)$", name)
+    return int(found[1]) if found else 1
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Save the resolved settings, below the recipe's name; ``--recipe`` reads them back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    head = f"{RECIPE}{config.recipe}\n" if config.recipe else ""
+    (folder / "config.yaml").write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False))
