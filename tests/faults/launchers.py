@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from launch_cases import flags
+from launched import LONG, ROOT, end, wait_for_steps
 from runs import lines
-from test_launch import LONG, ROOT, end, wait_for_steps
 
 from tools.engine import checkpoint
 

@@ -14,8 +14,8 @@ import pytest
 from attempts import WAIT, consumed, finish, nothing
 from attempts import start as attempt
 from launch_cases import flags
+from launched import ACCELERATE, LONG, TORCHRUN, end, start, wait_for_steps
 from runs import lines
-from test_launch import ACCELERATE, LONG, TORCHRUN, end, start, wait_for_steps
 
 from tools.engine import checkpoint
 

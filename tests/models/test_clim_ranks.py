@@ -12,11 +12,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from clim_cases import CASES, ClimCase, run_flags, train, work
+from clustering_cases import tables
 from launch_cases import recorded_rows
 from method_cases import assert_law_4, largest_gap
 from processes import in_group
 from runs import lines
-from test_search import tables
 
 from tools.engine import checkpoint
 

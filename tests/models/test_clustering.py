@@ -10,34 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from clustering_cases import BLOCK, D, N, features, points, rng, tables
 
-from models import clustering
-from models.clustering import Clusters, Features, nearest, own_range, spherical_kmeans
+from models.clustering import Clusters, Features, nearest, spherical_kmeans
 
 torch.set_num_threads(1)  # the problems are tiny
 
-N, D = 500, 24
-BLOCK = 64  # 8 blocks, the last one of 52 rows
 WORLD = 4  # test_clim_ranks.py asks two
-
-
-def points(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Unit rows in loose clumps, every tenth a duplicate of another."""
-    generator = torch.Generator().manual_seed(0)
-    clumps = torch.randn(12, D, generator=generator, dtype=torch.float64)
-    x = clumps[torch.randint(12, (N,), generator=generator)]
-    x = x + 0.7 * torch.randn(N, D, generator=generator, dtype=torch.float64)
-    x[::10] = x[torch.randperm(N, generator=generator)[:50]]
-    return torch.nn.functional.normalize(x, dim=1).to(dtype)
-
-
-def features(dtype: torch.dtype = torch.float64) -> Features:
-    own = own_range(N, BLOCK)
-    return Features(points(dtype)[own.start : own.stop], N, BLOCK)
-
-
-def rng() -> np.random.Generator:
-    return np.random.default_rng([4, 2])
 
 
 def clusters(of: Features, k: int = 10) -> Clusters:
@@ -160,22 +139,6 @@ def test_clusters_are_as_tight_as_those_of_faiss() -> None:
         for seed in range(3)
     )
     assert ours > score - 0.02
-
-
-def tables() -> dict[str, torch.Tensor]:
-    """What every process must agree on, bit for bit."""
-    of = features(torch.float32)
-    found = spherical_kmeans(of, 23, rng())
-    near = nearest(of, found, 20)
-    return {
-        "world_size": torch.tensor(clustering.world_size()),
-        "centres": found.centres,
-        "cluster": of.join(found.cluster),
-        "radius": of.join(found.similarity),
-        "index": of.join(near.index),
-        "similarity": of.join(near.similarity),
-        "to_centre": of.join(near.to_centre),
-    }
 
 
 def worker(rank: int, world: int, folder: str) -> None:

@@ -1,7 +1,6 @@
 """FFCV files: stock FFCV reads what we write, we read what it writes, damage is a ValueError."""
 
 import importlib.util
-import io
 import json
 import os
 import resource
@@ -9,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from beton_cases import make_samples, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from pipelines.beton.format import ALLOCATION, HEADER, Sample, manifest_path, open_beton
 from pipelines.beton.writer import write_beton
@@ -21,25 +20,6 @@ PAGE = 1 << 21
 needs_ffcv = pytest.mark.skipif(
     importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed"
 )
-
-
-def picture(row: int, height: int, width: int) -> np.ndarray:
-    return np.random.default_rng(row).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def jpeg(image: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "JPEG", quality=90)
-    return out.getvalue()
-
-
-def make_samples(count: int, height: int = 20, width: int = 30) -> list[Sample]:
-    """Every second row is a JPEG."""
-    images = [picture(row, height, width) for row in range(count)]
-    return [
-        Sample(jpeg(x) if row % 2 else x.tobytes(), height, width, bool(row % 2), row % 3)
-        for row, x in enumerate(images)
-    ]
 
 
 def assert_same(path: Path, samples: list[Sample]) -> None:

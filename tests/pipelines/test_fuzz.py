@@ -1,6 +1,6 @@
 """Files from elsewhere are read safely: bad bytes give an error that names the file, no crash.
 
-``test_beton.py`` does the same for the parts of a ``.beton`` that lead to memory.
+``beton_cases.py`` does the same for the parts of a ``.beton`` that lead to memory.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from beton_cases import make_samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_beton import make_samples
 
 from pipelines.beton.format import manifest_path, open_beton, read_manifest
 from pipelines.beton.writer import write_beton

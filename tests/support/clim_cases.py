@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from clustering_cases import tables
 from launch_cases import flags, recorded_rows
 from method_cases import SMALL, TinyNet, train_on
 
@@ -105,8 +106,6 @@ def run_flags(toy: Path, output: Path) -> tuple[str, ...]:
 
 def work(toy: Path, folder: Path) -> dict[str, Any]:
     """What one process of a group does: every case, the search, and a whole run."""
-    from test_search import tables
-
     results: dict[str, Any] = {"tables": tables()}
     results["cases"] = {str(case): train(case) for case in CASES}
     forgotten = distributed.exchange

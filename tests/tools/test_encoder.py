@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from compare_cases import write_run
 from method_cases import Case, build
 from runs import SMALL, TINY, run_main, run_train, two_steps
-from test_compare import write_run
 from torch import nn
 
 import eval as evaluation
