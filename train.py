@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.sources.image_file import BadImage
 from tools.config.cli import parse
 from tools.config.config import Config
@@ -21,10 +21,10 @@ from tools.config.view_plan import views_of
 from tools.distributed.launch import check_trackers, is_lost_contact, start, start_trackers
 from tools.engine import build, dry_run
 from tools.engine.accumulation import changes
-from tools.engine.clim_refresh import Neighbourhood
-from tools.engine.logger import Record
+from tools.engine.clim_refresh import ClimRefresh
+from tools.engine.logger import RunLogger
 from tools.engine.online_knn import OnlineKnn
-from tools.engine.train_state import State
+from tools.engine.train_state import TrainState
 from tools.engine.trainer import STOPPED, Run, prepare
 from tools.plots import curves
 from tools.plots.views import draw_views
@@ -69,7 +69,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
 
     folder, checkpoint = run_folder.choose(config, accelerator)
     with run_folder.claimed(folder, accelerator):
-        state = State(method, optimizer, config, data.train, folder, accelerator)
+        state = TrainState(method, optimizer, config, data.train, folder, accelerator)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * order.steps_per_epoch
         last = min(total, config.limit_steps or total)
@@ -79,7 +79,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
         try:
             loader = build.training_loader(config, data, decoders, method, accelerator)
             knn = OnlineKnn(config, data, decoders, method, accelerator)
-            neighbourhood = Neighbourhood(
+            neighbourhood = ClimRefresh(
                 config, data, decoders, state, record, method, accelerator, order.steps_per_epoch
             )
             if step < last:
@@ -104,15 +104,15 @@ def train(config: Config, accelerator: Accelerator) -> int:
 
 
 def start_record(
-    config: Config, folder: Path, accelerator: Accelerator, order: Order, step: int, last: int
-) -> Record:
+    config: Config, folder: Path, accelerator: Accelerator, order: Sampler, step: int, last: int
+) -> RunLogger:
     """Open the run's folder: settings, trackers, and the record cut back to ``step``."""
     if accelerator.is_main_process:
         start_trackers(accelerator, folder, config.log_with)
         run_folder.write_config(folder, config)
         (folder / run_folder.RESUME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    record = Record(
+    record = RunLogger(
         folder,
         accelerator,
         total_steps=last,

@@ -19,7 +19,7 @@ Reduce = Literal["mean", "sum-half"]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class QuerySizes:
     """Which views are queries, at how many sides, and how their terms make one loss.
 
     ``mean``: ``1/R sum_r L_r``. ``sum-half``: ``(L_1 + L_2 + ... + L_R) / 2``.

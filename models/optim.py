@@ -15,7 +15,7 @@ Schedule = Literal["cosine", "step", "constant"]
 
 
 @dataclass(frozen=True)
-class Rate:
+class LrScale:
     """How a parameter's learning rate follows the run's."""
 
     share: float = 1.0
@@ -36,12 +36,12 @@ def create_optimizer(
     weight_decay: float,
     momentum: float = 0.9,
     decay_norm_and_bias: bool = True,
-    rate_of: Callable[[str, nn.Parameter], Rate] = lambda name, parameter: Rate(),
+    lr_scale: Callable[[str, nn.Parameter], LrScale] = lambda name, parameter: LrScale(),
 ) -> optim.Optimizer:
     """Return timm's optimiser ``name`` over the parameters that take a gradient.
 
     ``momentum`` is SGD with classical momentum (timm's ``sgd`` is Nesterov's); ``lars`` adapts
-    only parameters that decay. Parameters of one decay and one ``Rate`` make a group that keeps
+    only parameters that decay. Parameters of one decay and one ``LrScale`` make a group that keeps
     its ``share`` and ``scheduled``; setting the groups' rates by them is the caller's part.
 
     Args:
@@ -51,7 +51,7 @@ def create_optimizer(
         weight_decay: L2 penalty (decoupled where the optimiser's name says so).
         momentum: for optimisers that have one.
         decay_norm_and_bias: whether biases and batch norm's parameters decay (and adapt) as well.
-        rate_of: a parameter's rate, by its name and itself.
+        lr_scale: a parameter's rate, by its name and itself.
 
     Raises:
         ValueError: timm has no such optimiser.
@@ -59,11 +59,11 @@ def create_optimizer(
     known = timm.optim.list_optimizers()
     if name not in known:
         raise ValueError(f"--optimizer {name}: timm has no such optimiser; it has {known}")
-    groups: dict[tuple[float, Rate], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, LrScale], list[nn.Parameter]] = {}
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
             decays = decay_norm_and_bias or not is_norm_or_bias(key, parameter)
-            kind = (weight_decay if decays else 0.0, rate_of(key, parameter))
+            kind = (weight_decay if decays else 0.0, lr_scale(key, parameter))
             groups.setdefault(kind, []).append(parameter)
     return timm.optim.create_optimizer_v2(
         [

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment.params import centre_box
-from pipelines.augment.reference import Plan, finish
+from pipelines.augment.params import center_box
+from pipelines.augment.reference import AugmentPlan, finish
 from pipelines.decoders import Crops, Decoder
 from pipelines.sampler import all_rows
 from pipelines.sources.table import Table
 
 
 @dataclass(frozen=True)
-class Centre:
+class CenterCrop:
     """The evaluation view: shorter side to ``resize``, centre ``size`` pixels, no colour."""
 
     size: int
@@ -29,7 +29,7 @@ class Centre:
 def evaluation_batches(
     table: Table,
     decoder: Decoder,
-    view: Centre,
+    view: CenterCrop,
     batch_size: int,
     mean: Sequence[float],
     std: Sequence[float],
@@ -47,12 +47,12 @@ def evaluation_batches(
 
     def decode(places: NDArray[np.int64]) -> Tensor:
         rows = chosen[places]
-        box = centre_box(table.height[rows], table.width[rows], view.size, view.resize)
+        box = center_box(table.height[rows], table.width[rows], view.size, view.resize)
         return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
 
     def images(crops: Tensor) -> Tensor:
         crops = crops.to(device, non_blocking=True)
-        return finish(crops, Plan.nothing(len(crops), device), mean, std)
+        return finish(crops, AugmentPlan.nothing(len(crops), device), mean, std)
 
     with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
         ahead = None

@@ -22,19 +22,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.augment.cpu import HostFinisher
-from pipelines.augment.params import draw
-from pipelines.augment.reference import Plan
-from pipelines.augment.triton import Plan as FusedPlan
+from pipelines.augment.params import draw_params
+from pipelines.augment.reference import AugmentPlan
+from pipelines.augment.triton import FusedPlan as FusedPlan
 from pipelines.augment.triton import device_finisher
 from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
-from pipelines.mixtures.clim import AnyRow, Neighbours, draw_neighbours, joined, mix_neighbours
-from pipelines.mixtures.image_mixture import Edits, LabelFree
+from pipelines.mixtures.clim import (
+    NeighborTable,
+    RandomNeighbors,
+    concatenate_params,
+    draw_neighbors,
+    mix_neighbors,
+)
+from pipelines.mixtures.image_mixture import Edits, ImageMixture
 from pipelines.mixtures.unmix import Mixture, mix_views
 from pipelines.read_ahead import ReadAhead
 from pipelines.resolution import Resolution, with_side
-from pipelines.rng import Draws
-from pipelines.sampler import Order
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.system.transfer import to_device
 from pipelines.views import View
@@ -48,7 +54,7 @@ class _Ready:
     rows: NDArray[np.int64]
     alone: NDArray[np.bool_] | None
     crops: list[Tensor]
-    plans: list[Plan] | list[FusedPlan]
+    plans: list[AugmentPlan] | list[FusedPlan]
     edits: list[Edits]
     arrived: torch.cuda.Event
 
@@ -69,7 +75,7 @@ class Loader:
     """
 
     table: Table
-    order: Order
+    order: Sampler
     views: Sequence[View]
     decoder: Decoder
     mean: Sequence[float]
@@ -85,8 +91,8 @@ class Loader:
     workers: int = 1
     read_ahead: int = 0
     resolution: Resolution | None = None
-    label_free: LabelFree | None = None
-    neighbours: Neighbours | AnyRow | None = None
+    label_free: ImageMixture | None = None
+    neighbours: NeighborTable | RandomNeighbors | None = None
     skip_alone: bool = False
     waited: float = 0.0
 
@@ -142,15 +148,17 @@ class Loader:
     def _prepare(self, step: int) -> Batch | _Ready:
         """Decode a step; without a device to hand it to, finish it here as well."""
         rows, settings = self.order.rows(step), self.views_of(step)
-        draws = Draws(self.order.seed, self.order.epoch(step))
+        draws = RowRng(self.order.seed, self.order.epoch(step))
         edits = self._edits(draws, rows, settings)
         shown = np.concatenate([rows, edits[0].extra]) if edits else rows
         height, width = self.table.height[shown], self.table.width[shown]
-        drawn = [draw(v, i, draws, shown, height, width) for i, v in enumerate(settings)]
+        drawn = [draw_params(v, i, draws, shown, height, width) for i, v in enumerate(settings)]
         alone = None
         if self.neighbours is not None:
-            others, beside = draw_neighbours(self.neighbours, rows, draws, settings, self.table)
-            drawn = [joined(own, other) for own, other in zip(drawn, beside, strict=True)]
+            others, beside = draw_neighbors(self.neighbours, rows, draws, settings, self.table)
+            drawn = [
+                concatenate_params(own, other) for own, other in zip(drawn, beside, strict=True)
+            ]
             shown, alone = np.concatenate([rows, others]), rows == others
         wanted, take = shown, np.arange(len(shown))
         if len(shown) > len(rows):  # each image is decoded once
@@ -171,11 +179,11 @@ class Loader:
     def _beside(self, step: int) -> NDArray[np.int64]:
         """The rows of a step's neighbours."""
         assert self.neighbours is not None
-        draws = Draws(self.order.seed, self.order.epoch(step))
+        draws = RowRng(self.order.seed, self.order.epoch(step))
         return self.neighbours.draw(self.order.rows(step), draws)
 
     def _edits(
-        self, draws: Draws, rows: NDArray[np.int64], settings: Sequence[View]
+        self, draws: RowRng, rows: NDArray[np.int64], settings: Sequence[View]
     ) -> list[Edits]:
         """What label-free mixtures do to each view, drawn on the host once for each side."""
         if self.label_free is None:
@@ -227,7 +235,7 @@ class Loader:
             nobody = np.zeros(len(self.order.positions), bool)
             own = self._on_device(nobody if alone is None else alone)
             mix = partial(
-                mix_neighbours,
+                mix_neighbors,
                 self.mixture,
                 seed=self.order.seed,
                 step=step,

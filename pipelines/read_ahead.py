@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.sources.source import Source
 
 
@@ -23,7 +23,7 @@ class ReadAhead:
     def __init__(
         self,
         source: Source,
-        order: Order,
+        order: Sampler,
         start: int,
         stop: int,
         steps: int,

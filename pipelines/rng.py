@@ -1,6 +1,6 @@
 """Every per-row random number: a counter-based hash, so nothing has a state to lose.
 
-``Draws(seed, epoch).uniform(rows, view, count)`` depends on its arguments alone. It is the same
+``RowRng(seed, epoch).uniform(rows, view, count)`` depends on its arguments alone. It is the same
 in any process, for any batch size, worker count or world size, and resuming is arithmetic.
 The hash is splitmix64 (Steele et al. 2014), seeded by the row and stepped by (view, slot).
 """
@@ -33,7 +33,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 @dataclass(frozen=True)
-class Draws:
+class RowRng:
     """The random numbers of one epoch of one seed."""
 
     seed: int

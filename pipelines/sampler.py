@@ -9,14 +9,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.rng import ORDER, Draws
+from pipelines.rng import ORDER, RowRng
 
 _BLOCKS = ORDER + 1
 """The stream of random numbers from which blocks are shuffled."""
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class BlockShuffle:
     """A shuffle that reads a file in large pieces, for data that does not fit in memory.
 
     ``sequence`` holds the rows in the order of their bytes; ``size`` of them in a row are a block.
@@ -44,7 +44,7 @@ class Blocks:
     def _place(self) -> NDArray[np.int64]:
         return np.argsort(self.sequence)
 
-    def shuffled(self, batch_size: int, draws: Draws) -> NDArray[np.int64]:
+    def shuffled(self, batch_size: int, draws: RowRng) -> NDArray[np.int64]:
         """Return an epoch's rows in the order of their positions, (whole batches,)."""
         num_rows = len(self.sequence)
         steps, share = num_rows // batch_size, batch_size // self.groups
@@ -61,17 +61,17 @@ class Blocks:
 
 @lru_cache(maxsize=2)
 def _shuffled(
-    num_rows: int, batch_size: int, seed: int, epoch: int, blocks: Blocks | None
+    num_rows: int, batch_size: int, seed: int, epoch: int, blocks: BlockShuffle | None
 ) -> NDArray[np.int64]:
     """Return the epoch's rows: sorted by a hash of (seed, epoch, row), or shuffled by blocks."""
-    draws = Draws(seed, epoch)
+    draws = RowRng(seed, epoch)
     if blocks is not None:
         return blocks.shuffled(batch_size, draws)
     return np.argsort(draws.bits(np.arange(num_rows), ORDER, 1)[:, 0], kind="stable")
 
 
 @dataclass(frozen=True)
-class Order:
+class Sampler:
     """Batches of ``batch_size`` positions over ``num_rows`` rows, shared by ``world_size`` ranks.
 
     Every epoch has exactly ``num_rows // batch_size`` steps on each rank and yields each row at
@@ -87,7 +87,7 @@ class Order:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    blocks: Blocks | None = None
+    blocks: BlockShuffle | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_rows < self.batch_size:

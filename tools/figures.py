@@ -25,7 +25,7 @@ from pipelines.sources.image_file import BadImage
 from tools.analysis import embedding, flatness, histories, nearest, weights
 from tools.analysis.loaded_run import (
     Features,
-    Opened,
+    LoadedRun,
     Split,
     encode,
     name_of,
@@ -238,7 +238,7 @@ def at_least(asked: Common, **least: int) -> None:
             raise ValueError(f"--{name} {getattr(asked, name)} must be at least {low}")
 
 
-def rows_of(asked: Flatness | Tsne, run: Opened) -> tuple[Any, Split]:
+def rows_of(asked: Flatness | Tsne, run: LoadedRun) -> tuple[Any, Split]:
     """Return the rows to look at and their split; a line says so where it is the training one."""
     split = asked.split or split_of(run.data)
     if asked.split is None and split == "train":
@@ -246,7 +246,7 @@ def rows_of(asked: Flatness | Tsne, run: Opened) -> tuple[Any, Split]:
     return spread(len(table_of(run.data, split)), asked.images), split
 
 
-def names_of(runs: Sequence[Opened]) -> list[str]:
+def names_of(runs: Sequence[LoadedRun]) -> list[str]:
     """Return the runs' names."""
     return unique([name_of(run.folder) for run in runs])
 

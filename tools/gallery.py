@@ -19,9 +19,9 @@ from pipelines.batch import Batch
 from pipelines.datasets import data_facts, open_data
 from pipelines.decoders.build import build_decoder, choose_loader
 from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImConfig, LabelFree
+from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture, ImConfig
 from pipelines.mixtures.unmix import UN_MIX, MixName, create_mixture
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.views import View
 from tools.plots.views import enlarge, grid, to_pixels
 
@@ -98,13 +98,13 @@ def show(mix: MixName, arguments: Arguments) -> Batch:
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
     loader = Loader(
         table=table,
-        order=Order(len(table), arguments.rows, arguments.seed),
+        order=Sampler(len(table), arguments.rows, arguments.seed),
         views=(crop,),
         decoder=decoder,
         mean=facts.mean,
         std=facts.std,
         mixture=create_mixture(mix, prob=0.5, beta=1.0),
-        label_free=LabelFree(mix, once(arguments.size)) if mix in LABEL_FREE else None,
+        label_free=ImageMixture(mix, once(arguments.size)) if mix in LABEL_FREE else None,
     )
     try:
         return next(loader.batches(arguments.step, arguments.step + 1))

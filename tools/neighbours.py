@@ -26,7 +26,7 @@ from tools.config.clim import ClimConfig
 from tools.config.resolve import check_mixture
 from tools.distributed.launch import start
 from tools.engine import build
-from tools.engine.clim_refresh import Found, describe, encode_all, find, statistics
+from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
 from tools.evaluation.base import restore
 
 COLUMNS = 10
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def show(args: Arguments) -> Found:
+def show(args: Arguments) -> Neighborhood:
     """Search with the checkpoint, print what each rule would keep, write the picture."""
     if args.num < 1:
         raise ValueError(f"--num {args.num} must be at least 1")
@@ -104,7 +104,7 @@ def show(args: Arguments) -> Found:
     return found
 
 
-def print_rules(found: Found, clim: ClimConfig, label: NDArray[np.int64]) -> None:
+def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64]) -> None:
     """Print, for every rule, neighbours an image, images without enough, and purity by label."""
     everyone = np.arange(len(label))
     print(f"{'rule':12} {'kept':>6} {'short':>7} {'same class':>11}")
@@ -116,7 +116,7 @@ def print_rules(found: Found, clim: ClimConfig, label: NDArray[np.int64]) -> Non
         print(f"{rule:12} {kept:6.2f} {short:7.1%} {known}")
 
 
-def draw(found: Found, table: Table, anchors: NDArray[np.int64]) -> Figure:
+def draw(found: Neighborhood, table: Table, anchors: NDArray[np.int64]) -> Figure:
     """Draw a row an anchor: itself, then its nearest images, framed as kept or rejected.
 
     Below each: similarity to the anchor s, and radius r, the distance to the anchor's centre.

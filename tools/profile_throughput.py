@@ -37,7 +37,7 @@ from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
 from tools.engine.trainer import Learner
 from tools.plots.profile import draw_profile, title
-from tools.profiling.bottleneck import Verdict, number
+from tools.profiling.bottleneck import Bottleneck, number
 from tools.profiling.clock import Seconds
 from tools.profiling.io import Reads
 from tools.profiling.rates import Rates, create_learner
@@ -202,7 +202,7 @@ def summary(
     medians = {name: statistics.median(v) for name, v in rates.items()}
     on_gpu = accelerator.device.type == "cuda"
     workers = config.workers or cores_per_process()
-    verdict = Verdict(
+    verdict = Bottleneck(
         **{name: medians[f"{name}_images_per_second"] for name in RATES},
         stages=middle,
         shared=stages.decoded_on_gpu or not on_gpu,

@@ -22,7 +22,7 @@ from models.methods.swav import Swav, SwavConfig
 from models.methods.vicreg import Vicreg, VicregConfig
 from models.methods.wmse import Wmse, WmseConfig
 from models.modules.batchnorm import Mode, convert_batchnorm
-from models.multi_resolution import Sizes
+from models.multi_resolution import QuerySizes
 
 METHODS: dict[str, tuple[Any, Any]] = {
     "moco": (Moco, MocoConfig),
@@ -58,7 +58,7 @@ def build_method(
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
     std: tuple[float, float, float] = (1.0, 1.0, 1.0),
     clim: ClimLoss | None = None,
-    sizes: Sizes | None = None,
+    sizes: QuerySizes | None = None,
 ) -> Method:
     """Return the method with every batch norm, the backbone's included, in mode ``bn``.
 
@@ -92,8 +92,8 @@ def build_method(
             f"--method {name} cannot take {num_views} views (--crops): "
             f"{f'exactly {least}' if least == most else several}"
         )
-    if clim and not method.mixes_neighbours:
-        able = ", ".join(key for key, (each, _) in METHODS.items() if each.mixes_neighbours)
+    if clim and not method.supports_clim:
+        able = ", ".join(key for key, (each, _) in METHODS.items() if each.supports_clim)
         raise ValueError(
             f"--mix clim cannot go with --method {name}: a neighbour is only a key, which needs a "
             f"loss that compares a query with one key after another ({able})"
@@ -107,7 +107,7 @@ def build_method(
         )
     setup = Setup(
         bn, group_size, batch_size, seed, steps_per_epoch, num_views, num_rows, mean, std, clim,
-        sizes or Sizes(method.queries(config)),
+        sizes or QuerySizes(method.queries(config)),
     )  # fmt: skip
     built = method(backbone, config, setup)
     convert_batchnorm(built, bn, group_size)

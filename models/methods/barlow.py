@@ -13,7 +13,7 @@ from models.losses.common import full_precision
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.optim import Rate, is_norm_or_bias
+from models.optim import LrScale, is_norm_or_bias
 from pipelines.batch import Batch
 
 
@@ -40,7 +40,7 @@ class Barlow(Method):
     """
 
     mixes_groups = False
-    across_rows = "correlations are those of a micro-batch"
+    batch_coupling = "correlations are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,
@@ -58,9 +58,9 @@ class Barlow(Method):
         super().__init__(backbone, heads.mlp(*sizes, norm=True, last_affine=False))
         self.config = config
 
-    def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
         """Return the run's rate, or biases' and batch norm's share of it."""
-        return Rate(share=self.config.bias_lr if is_norm_or_bias(name, parameter) else 1.0)
+        return LrScale(share=self.config.bias_lr if is_norm_or_bias(name, parameter) else 1.0)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
@@ -78,7 +78,7 @@ class Barlow(Method):
     def _embed(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
         z = self.head(h)
-        self.see(h, z)
+        self.record_embeddings(h, z)
         return z
 
 

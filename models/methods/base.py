@@ -14,8 +14,8 @@ from models import collapse, losses
 from models.distributed import gather
 from models.losses.clim import ClimLoss
 from models.modules.batchnorm import Mode
-from models.multi_resolution import Sizes
-from models.optim import Rate, Schedule
+from models.multi_resolution import QuerySizes
+from models.optim import LrScale, Schedule
 from pipelines.batch import Batch
 
 Which = Literal["online", "momentum"]
@@ -40,7 +40,7 @@ class Setup:
     """... and deviation of each channel."""
     clim: ClimLoss | None = None
     """With CLIM's neighbours in the batches: how its terms are weighted."""
-    sizes: Sizes = Sizes()
+    sizes: QuerySizes = QuerySizes()
     """The sides at which queries are shown."""
 
 
@@ -82,11 +82,11 @@ class Method(nn.Module):
     """Numbers of views of an image that it takes; ``math.inf``: any from the least on."""
     mixes_groups: ClassVar[bool] = True
     """Whether each group may draw a mixture of its own (``--mix-draw group``)."""
-    un_mix: ClassVar[bool] = True
+    supports_unmix: ClassVar[bool] = True
     """Whether it has a loss for mixtures; one without takes those that keep the targets alone."""
-    mixes_neighbours: ClassVar[bool] = False
+    supports_clim: ClassVar[bool] = False
     """Whether it has a loss for CLIM, whose partners are no rows of the batch."""
-    across_rows: ClassVar[str] = "the loss looks at a micro-batch alone"
+    batch_coupling: ClassVar[str] = "the loss looks at a micro-batch alone"
     """What ``across`` says of it."""
     scored: Which = "online"
     """The encoder whose features count: its paper's, unless an instance is set otherwise."""
@@ -116,7 +116,7 @@ class Method(nn.Module):
 
         Such a loss is another one on micro-batches (``--accumulate``).
         """
-        return cls.across_rows
+        return cls.batch_coupling
 
     @classmethod
     def row_unit(cls, config: Any) -> int:
@@ -148,9 +148,9 @@ class Method(nn.Module):
         pairs = (m for m in self.modules() if isinstance(m, nn.Sequential) and len(m) == 2)
         return losses.unit(next(pair for pair in pairs if pair[0] is encoder)(images))
 
-    def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
         """Return how a parameter's learning rate follows the run's."""
-        return Rate()
+        return LrScale()
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
         """Return which of the views are to be mixed."""
@@ -170,7 +170,7 @@ class Method(nn.Module):
         """Which encoder is scored; None where there is only one."""
         return self.scored if len(self.encoders()) > 1 else None
 
-    def see(self, features: Tensor, projection: Tensor) -> None:
+    def record_embeddings(self, features: Tensor, projection: Tensor) -> None:
         """Keep the rows of a forward's first clean view, the first to be seen, for ``monitors``."""
         self._seen.setdefault("features", features.detach())
         self._seen.setdefault("projection", projection.detach())

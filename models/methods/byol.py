@@ -12,7 +12,7 @@ from models.losses.common import cosine_gap, on_mixture
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.ema import cosine_momentum, follow, momentum_copy
+from models.modules.ema import cosine_momentum, ema_update, momentum_copy
 from pipelines.batch import Batch
 
 
@@ -40,8 +40,8 @@ class Byol(Method):
     d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``.
     """
 
-    mixes_neighbours = True
-    across_rows = ""
+    supports_clim = True
+    batch_coupling = ""
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,
@@ -102,12 +102,12 @@ class Byol(Method):
     def after_step(self, progress: float) -> None:
         """Let the target follow."""
         online = nn.Sequential(self.backbone, self.head)
-        follow(self.target, online, cosine_momentum(self.config.momentum, progress))
+        ema_update(self.target, online, cosine_momentum(self.config.momentum, progress))
 
     def _predict(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
         z = self.head(h)
-        self.see(h, z)
+        self.record_embeddings(h, z)
         return self.predictor(z)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from models.losses.common import unit
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.color import Space, lightness_and_colour
+from models.modules.color import Space, lightness_and_color
 from models.modules.memory_bank import Bank, BankConfig
 from pipelines.batch import Batch
 
@@ -36,7 +36,7 @@ class Cmc(Method):
     """
 
     min_views = max_views = 1
-    un_mix = False
+    supports_unmix = False
     defaults = Defaults("momentum", 0.06, 1e-4, "cmc", "group", schedule="step")
 
     def __init__(self, backbone: nn.ModuleList, config: CmcConfig, setup: Setup) -> None:
@@ -61,7 +61,7 @@ class Cmc(Method):
         (x,) = batch.views
         h = self.backbone(x)
         f = self.head(h)
-        self.see(h, unit(f))
+        self.record_embeddings(h, unit(f))
         f_l, f_ab = f.chunk(2, 1)
         picked = self.bank_l.pick(batch)
         loss = self.bank_ab.contrast(f_l, picked) + self.bank_l.contrast(f_ab, picked)
@@ -95,7 +95,7 @@ class Halves(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (n, num_features), those of lightness first."""
-        first, others = lightness_and_colour(images, self.mean, self.std, self.space)
+        first, others = lightness_and_color(images, self.mean, self.std, self.space)
         return torch.cat([self.lightness(first), self.colour(others)], 1)
 
 

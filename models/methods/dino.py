@@ -16,8 +16,8 @@ from models.losses.swav_mixtures import from_mixtures, on_pairs
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import encode, num_features
-from models.modules.center import Centre
-from models.modules.ema import cosine_momentum, follow, momentum_copy
+from models.modules.center import Center
+from models.modules.ema import cosine_momentum, ema_update, momentum_copy
 from pipelines.batch import Batch
 
 
@@ -58,7 +58,7 @@ class Dino(Method):
     """
 
     max_views = math.inf
-    across_rows = ""
+    batch_coupling = ""
     scored = "momentum"
     defaults = Defaults(
         "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
@@ -73,7 +73,7 @@ class Dino(Method):
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
         self.teacher = momentum_copy(nn.Sequential(self.backbone, self.head))
         self.teacher_prototypes = momentum_copy(self.prototypes)
-        self.centre = Centre(config.prototypes, config.centre_momentum)
+        self.centre = Center(config.prototypes, config.centre_momentum)
         self._step = 0
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
@@ -104,8 +104,8 @@ class Dino(Method):
     def after_step(self, progress: float) -> None:
         """Let the teacher follow, and the centre move to the step's scores."""
         momentum = cosine_momentum(self.config.momentum, progress)
-        follow(self.teacher, nn.Sequential(self.backbone, self.head), momentum)
-        follow(self.teacher_prototypes, self.prototypes, momentum)
+        ema_update(self.teacher, nn.Sequential(self.backbone, self.head), momentum)
+        ema_update(self.teacher_prototypes, self.prototypes, momentum)
         self.centre.commit()
 
     @torch.no_grad()
@@ -124,7 +124,7 @@ class Dino(Method):
         """Unit rows of all image batches, one below the other."""
         features = encode(self.backbone, images)
         z = losses.unit(self.head(torch.cat(features)))
-        self.see(features[0], z[: len(images[0])])
+        self.record_embeddings(features[0], z[: len(images[0])])
         return z
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ class Insdis(Method):
     """
 
     min_views = max_views = 1
-    un_mix = False
+    supports_unmix = False
     defaults = Defaults("momentum", 0.06, 1e-4, "insdis", "group", schedule="step")
 
     def __init__(self, backbone: nn.Module, config: InsdisConfig, setup: Setup) -> None:
@@ -46,7 +46,7 @@ class Insdis(Method):
         (x,) = batch.views
         h = self.backbone(x)
         f = unit(self.head(h))
-        self.see(h, f)
+        self.record_embeddings(h, f)
         self.bank.hold(f, batch)
         return {"clean": self.bank.contrast(f, self.bank.pick(batch)).mean()}
 

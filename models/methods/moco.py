@@ -16,7 +16,7 @@ from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.batchnorm import tracking
-from models.modules.ema import follow, momentum_copy
+from models.modules.ema import ema_update, momentum_copy
 from models.modules.queue import Queue
 from models.modules.shuffle_bn import ShuffledKeys
 from pipelines.batch import Batch, Mixed
@@ -55,8 +55,8 @@ class Moco(Method):
     encoded once and weighs as much in the running statistics of the queries' batch norm.
     """
 
-    mixes_neighbours = True
-    across_rows = ""
+    supports_clim = True
+    batch_coupling = ""
     defaults = Defaults(
         optimizer="momentum", lr_per_256=0.03, weight_decay=1e-4, views="moco-v2", bn="group"
     )
@@ -153,7 +153,7 @@ class Moco(Method):
     def after_step(self, progress: float) -> None:
         """Let the key encoder follow and enqueue the keys."""
         online = nn.Sequential(self.backbone, self.head)
-        follow(self.key_encoder, online, self.config.momentum)
+        ema_update(self.key_encoder, online, self.config.momentum)
         self.queue.commit(self.keys_per_step)
         if self.shuffled:
             self.shuffled.forget()
@@ -161,7 +161,7 @@ class Moco(Method):
     def _query(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
         z = unit(self.head(h))
-        self.see(h, z)
+        self.record_embeddings(h, z)
         return z
 
     def _key_views(self, batch: Batch) -> list[Tensor]:

@@ -15,7 +15,7 @@ from models.losses.contrastive import log_negatives
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.ema import cosine_momentum, follow, momentum_copy
+from models.modules.ema import cosine_momentum, ema_update, momentum_copy
 from pipelines.batch import Batch, Mixed
 
 
@@ -43,7 +43,7 @@ class MocoV3(Method):
     2022, 2003.05438) with this paper's contrast; mixtures are no keys.
     """
 
-    across_rows = "the keys that a query meets are those of a micro-batch"
+    batch_coupling = "the keys that a query meets are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.3,
@@ -97,12 +97,12 @@ class MocoV3(Method):
     def after_step(self, progress: float) -> None:
         """Let the key encoder follow."""
         online = nn.Sequential(self.backbone, self.head)
-        follow(self.key_encoder, online, cosine_momentum(self.config.momentum, progress))
+        ema_update(self.key_encoder, online, cosine_momentum(self.config.momentum, progress))
 
     def _query(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
         z = self.head(h)
-        self.see(h, z)
+        self.record_embeddings(h, z)
         return unit(self.predictor(z))
 
     @torch.no_grad()

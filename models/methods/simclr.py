@@ -39,7 +39,7 @@ class Simclr(Method):
     soft targets (Shen 2022, 2003.05438). x0, x1 and m are encoded once; the head sees the pairs.
     """
 
-    across_rows = "NT-Xent's negatives are those of a micro-batch"
+    batch_coupling = "NT-Xent's negatives are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.3,
@@ -65,7 +65,7 @@ class Simclr(Method):
         temperature = self.config.temperature
         position = own_rows(len(h0), h0.device)
         z0, z1 = self._project_pair(h0, h1)
-        self.see(h0, z0)
+        self.record_embeddings(h0, z0)
         loss = nt_xent(z0, z1, gather(z0), gather(z1), position, temperature)
         terms = {"clean": loss.mean()}
         for m in batch.mixed:

@@ -13,7 +13,7 @@ from models.losses.common import full_precision, on_mixture
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.optim import Rate
+from models.optim import LrScale
 from pipelines.batch import Batch
 
 
@@ -38,7 +38,7 @@ class Simsiam(Method):
     it predicts x1 and is predicted from it, which costs no encoding more than one of the two.
     """
 
-    across_rows = ""
+    batch_coupling = ""
     defaults = Defaults(
         optimizer="momentum",
         lr_per_256=0.05,
@@ -55,10 +55,10 @@ class Simsiam(Method):
         self.config = config
         self.predictor = heads.predictor(config.dim, config.hidden)
 
-    def rate_of(self, name: str, parameter: nn.Parameter) -> Rate:
+    def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
         """Return the run's rate; the predictor's does not fall."""
         follows = not (self.config.constant_predictor_lr and name.startswith("predictor."))
-        return Rate(scheduled=follows)
+        return LrScale(scheduled=follows)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
@@ -76,7 +76,7 @@ class Simsiam(Method):
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         h = self.backbone(images)
         z = self.head(h)
-        self.see(h, z)
+        self.record_embeddings(h, z)
         return z, self.predictor(z)
 
 

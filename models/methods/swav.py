@@ -62,7 +62,7 @@ class Swav(Method):
     """
 
     max_views = math.inf
-    across_rows = "Sinkhorn balances the codes of a micro-batch"
+    batch_coupling = "Sinkhorn balances the codes of a micro-batch"
     defaults = Defaults("lars", 0.3, 1e-6, "swav", "sync", warmup_epochs=10, final_lr_ratio=0.001)
 
     def __init__(self, backbone: nn.Module, config: SwavConfig, setup: Setup) -> None:
@@ -139,7 +139,7 @@ class Swav(Method):
         """Unit rows of each image batch."""
         features = encode(self.backbone, images)
         z = losses.unit(self.head(torch.cat(features))).split(len(images[0]))
-        self.see(features[0], z[0])
+        self.record_embeddings(features[0], z[0])
         return list(z)
 
     def _push(self, z: Sequence[Tensor], number: int, batch: Batch) -> None:

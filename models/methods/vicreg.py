@@ -40,7 +40,7 @@ class Vicreg(Method):
     v is the released code's; eq. 6 of the paper has their sum.
     """
 
-    across_rows = "variances and covariances are those of a micro-batch"
+    batch_coupling = "variances and covariances are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.2,
@@ -73,7 +73,7 @@ class Vicreg(Method):
         """The projection, and what its spread over all ranks' rows costs."""
         h = self.backbone(images)
         z = self.head(h)
-        self.see(h, z)
+        self.record_embeddings(h, z)
         rows = gather(z)
         spread = self.config.variance / 2 * variance(rows)
         return z, spread + self.config.covariance * covariance(rows)

@@ -47,7 +47,7 @@ class Wmse(Method):
     """
 
     max_views = math.inf
-    across_rows = "the rows whitened together are drawn from a micro-batch"
+    batch_coupling = "the rows whitened together are drawn from a micro-batch"
     defaults = Defaults("adam", 1.5e-3, 1e-6, "whitening", "sync", warmup_epochs=5)
 
     def __init__(self, backbone: nn.Module, config: WmseConfig, setup: Setup) -> None:
@@ -79,7 +79,7 @@ class Wmse(Method):
     def _agreement(self, h: Sequence[Tensor], orders: list[Tensor], mixed: Mixed | None) -> Tensor:
         """M of the views' features; those of view ``mixed.view`` are the mixture's."""
         z = self.head(torch.cat(list(h))).chunk(len(h))
-        self.see(h[0], z[0])
+        self.record_embeddings(h[0], z[0])
         everyone, own = [gather(rows) for rows in z], own_rows(len(z[0]), z[0].device)
         gaps = []
         for order in orders:

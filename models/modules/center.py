@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models.distributed import gather
 
 
-class Centre(nn.Module):
+class Center(nn.Module):
     """``c <- momentum c + (1 - momentum) mean``, of the rows of all ranks at each step, from 0.
 
     ``hold`` during forward, ``commit`` after the step; a forward repeated within a step changes

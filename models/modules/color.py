@@ -51,7 +51,7 @@ def to_ycbcr(rgb: Images) -> Images:
 
 
 @dataclass(frozen=True)
-class ColourSpace:
+class ColorSpace:
     """A conversion of RGB in [0, 1], and the mean and deviation its channels are normalised by."""
 
     convert: Callable[[Tensor], Tensor]
@@ -59,14 +59,14 @@ class ColourSpace:
     std: tuple[float, float, float]
 
 
-SPACES: dict[Space, ColourSpace] = {
-    "lab": ColourSpace(to_lab, (50.0, 6.025, -6.6895), (50.0, 92.208, 101.1675)),
-    "ycbcr": ColourSpace(to_ycbcr, (116.151, 121.080, 132.342), (109.500, 111.855, 111.964)),
+SPACES: dict[Space, ColorSpace] = {
+    "lab": ColorSpace(to_lab, (50.0, 6.025, -6.6895), (50.0, 92.208, 101.1675)),
+    "ycbcr": ColorSpace(to_ycbcr, (116.151, 121.080, 132.342), (109.500, 111.855, 111.964)),
 }
 """The published numbers (Tian 2020, 1906.05849, the code)."""
 
 
-def lightness_and_colour(
+def lightness_and_color(
     view: Images, mean: Sequence[float], std: Sequence[float], space: Space
 ) -> tuple[Float[Tensor, "n 1 h w"], Float[Tensor, "n 2 h w"]]:
     """Return the first channel and the other two of a view in another colour space, normalised.

@@ -18,7 +18,7 @@ def momentum_copy(module: M) -> M:
 
 
 @torch.no_grad()
-def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
+def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """``target <- momentum * target + (1 - momentum) * online``, parameters only.
 
     Buffers are the target's own: it runs in training mode and keeps its own batch statistics.

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pipelines.augment.params import Drawn
+from pipelines.augment.params import ViewParams
 from pipelines.augment.reference import (
     BRIGHTNESS,
     CONTRAST,
@@ -29,7 +29,7 @@ from pipelines.augment.reference import (
     Images,
     gaussian_kernels,
 )
-from pipelines.system.buffer_pool import lend
+from pipelines.system.buffer_pool import borrow
 from pipelines.system.jit import compiled, take_next
 from pipelines.views import View
 
@@ -56,7 +56,7 @@ class HostFinisher:
         self,
         crops: UInt8[Tensor, "n h w c"],
         view: View,
-        drawn: Drawn,
+        drawn: ViewParams,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> Images:
@@ -71,7 +71,7 @@ class HostFinisher:
             raise ValueError(
                 f"crops {tuple(crops.shape)} are not {len(drawn.flip)} of {view.size} pixels"
             )
-        out = lend(crops.shape, torch.float32)
+        out = borrow(crops.shape, torch.float32)
         scale = (1 / np.array(std)).astype(np.float32)
         shift = (-np.array(mean) / np.array(std)).astype(np.float32)
         kernels = gaussian_kernels(np.maximum(drawn.sigma, TINY), view)

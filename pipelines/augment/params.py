@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.views import View
 
 ATTEMPTS = 10
@@ -24,7 +24,7 @@ _COUNT = _SHUFFLE + 4
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class ViewParams:
     """What happens to n rows of one view.
 
     ``box`` is ``top, left, height, width`` in source pixels; ``factor`` are those of brightness,
@@ -42,14 +42,14 @@ class Drawn:
     solarize: NDArray[np.bool_]  # (n,)
 
 
-def draw(
+def draw_params(
     view: View,
     number: int,
-    draws: Draws,
+    draws: RowRng,
     rows: NDArray[np.int64],
     height: NDArray[np.int32],
     width: NDArray[np.int32],
-) -> Drawn:
+) -> ViewParams:
     """Draw view ``number`` of ``rows``, whose images have the given sizes, all (n,)."""
     u = draws.uniform(rows, number, _COUNT)
     factor = u[:, _FACTORS : _FACTORS + 4] * 2 - 1  # U(-1, 1)
@@ -57,7 +57,7 @@ def draw(
     factor[:, :3] = np.maximum(factor[:, :3] + 1, 0)
     low, high = view.blur_sigma
     sigma = low + (high - low) * u[:, _SIGMA]
-    return Drawn(
+    return ViewParams(
         box=random_resized_box(view, u, height, width),
         flip=u[:, _FLIP] < view.flip,
         jitter=u[:, _JITTER] < view.jitter_prob,
@@ -89,10 +89,10 @@ def random_resized_box(
     top = np.floor(u[:, _CROP] * (tall[:, 0] - h + 1))
     left = np.floor(u[:, _CROP + 1] * (wide[:, 0] - w + 1))
     box = np.stack((top, left, h, w), axis=1).astype(np.int32)
-    return np.where(fits.any(axis=1)[:, None], box, _centre_fallback(view, height, width))
+    return np.where(fits.any(axis=1)[:, None], box, _center_fallback(view, height, width))
 
 
-def _centre_fallback(
+def _center_fallback(
     view: View, height: NDArray[np.int32], width: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     shape = width / height
@@ -103,7 +103,7 @@ def _centre_fallback(
     return box.astype(np.int32)
 
 
-def centre_box(
+def center_box(
     height: NDArray[np.int32], width: NDArray[np.int32], size: int, resize: int
 ) -> NDArray[np.int32]:
     """Return the window of "resize the shorter side, then cut the centre", (n, 4).

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipelines.augment.params import Drawn
+from pipelines.augment.params import ViewParams
 from pipelines.system.transfer import to_device
 from pipelines.views import View
 
@@ -30,7 +30,7 @@ Column = Float[Tensor, "n 1 1 1"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AugmentPlan:
     """What ``finish`` does to one view; every tensor lives where the crops do.
 
     ``jitter`` holds up to 4 rounds of 4 (rows, factors); a row takes part once a round.
@@ -45,11 +45,11 @@ class Plan:
     solarize: Tensor  # (s,) rows
 
     @staticmethod
-    def nothing(num_rows: int, device: torch.device) -> Plan:
+    def nothing(num_rows: int, device: torch.device) -> AugmentPlan:
         """Return the plan that only normalises."""
         none = torch.zeros(0, dtype=torch.int64, device=device)
         flip = torch.zeros(num_rows, 1, 1, 1, dtype=torch.bool, device=device)
-        return Plan(flip, False, none, (), none, torch.zeros(0, 1, device=device), none)
+        return AugmentPlan(flip, False, none, (), none, torch.zeros(0, 1, device=device), none)
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors of the plan."""
@@ -57,10 +57,10 @@ class Plan:
         for _, rows, factors in self.jitter:
             yield from (rows, factors)
 
-    def to(self, device: torch.device) -> Plan:
+    def to(self, device: torch.device) -> AugmentPlan:
         """Return the plan on ``device``; the host never waits."""
         move = partial(to_device, device=device)
-        return Plan(
+        return AugmentPlan(
             flip=move(self.flip),
             gray_first=self.gray_first,
             gray=move(self.gray),
@@ -71,7 +71,7 @@ class Plan:
         )
 
 
-def plan(view: View, drawn: Drawn) -> Plan:
+def plan(view: View, drawn: ViewParams) -> AugmentPlan:
     """Sort the draws of one view by operation."""
     jitter = []
     for turn in range(4):
@@ -81,7 +81,7 @@ def plan(view: View, drawn: Drawn) -> Plan:
                 factor = torch.from_numpy(drawn.factor[rows, op])
                 jitter.append((op, torch.from_numpy(rows), factor.view(-1, 1, 1, 1)))
     blur = np.flatnonzero(drawn.sigma)
-    return Plan(
+    return AugmentPlan(
         flip=torch.from_numpy(drawn.flip).view(-1, 1, 1, 1),
         gray_first=view.gray_first,
         gray=torch.from_numpy(np.flatnonzero(drawn.gray)),
@@ -101,7 +101,7 @@ def gaussian_kernels(sigma: NDArray[np.float32], view: View) -> NDArray[np.float
 
 
 def finish(
-    crops: UInt8[Tensor, "n h w c"], plan: Plan, mean: Sequence[float], std: Sequence[float]
+    crops: UInt8[Tensor, "n h w c"], plan: AugmentPlan, mean: Sequence[float], std: Sequence[float]
 ) -> Images:
     """Return the finished view, float32 in channels_last memory; ``crops`` is left as it was.
 

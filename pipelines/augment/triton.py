@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pipelines.augment import reference as by_pytorch
 from pipelines.augment.cpu import GRAY, NEGLIGIBLE
-from pipelines.augment.params import Drawn
+from pipelines.augment.params import ViewParams
 from pipelines.augment.reference import CONTRAST, HUE, Images, gaussian_kernels
 from pipelines.system.transfer import to_device
 from pipelines.views import View
@@ -39,7 +39,7 @@ OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 pixels a thread: no re
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FusedPlan:
     """What ``finish`` does to one view; every tensor lives where the crops do.
 
     A row of ``codes`` holds: flip, solarize, the number of operations, how many of them come before
@@ -55,14 +55,14 @@ class Plan:
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors of the plan."""
-        yield from (getattr(self, name) for name in Plan.__slots__)
+        yield from (getattr(self, name) for name in FusedPlan.__slots__)
 
-    def to(self, device: torch.device) -> Plan:
+    def to(self, device: torch.device) -> FusedPlan:
         """Return the plan on ``device``; the host never waits."""
-        return Plan(*(to_device(x, device) for x in self.tensors()))
+        return FusedPlan(*(to_device(x, device) for x in self.tensors()))
 
 
-def plan(view: View, drawn: Drawn) -> Plan:
+def plan(view: View, drawn: ViewParams) -> FusedPlan:
     """Write down what each row of a view needs."""
     ops, amounts, count = _operations(view, drawn)
     has_contrast = (ops == CONTRAST).any(axis=1)
@@ -78,11 +78,11 @@ def plan(view: View, drawn: Drawn) -> Plan:
     contrast = np.flatnonzero(has_contrast)
     whole = (x.astype(np.int32) for x in (contrast, blur))
     arrays = (codes, amounts, *whole, kernels, reaches.astype(np.int32))
-    return Plan(*map(torch.from_numpy, arrays))
+    return FusedPlan(*map(torch.from_numpy, arrays))
 
 
 def _operations(
-    view: View, drawn: Drawn
+    view: View, drawn: ViewParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Each row's operations in order, -1 behind the last, (n, 5); their amounts; their number."""
     amount = drawn.factor.copy()
@@ -98,7 +98,7 @@ def _operations(
 
 def finish(
     crops: UInt8[Tensor, "n h w c"],
-    plan: Plan,
+    plan: FusedPlan,
     mean: Sequence[float],
     std: Sequence[float],
     dtype: torch.dtype = torch.float32,
@@ -145,7 +145,7 @@ def finish(
     return out.permute(0, 3, 1, 2)
 
 
-def traffic(view: View, drawn: Drawn, dtype: torch.dtype = torch.float32) -> tuple[int, int]:
+def traffic(view: View, drawn: ViewParams, dtype: torch.dtype = torch.float32) -> tuple[int, int]:
     """Return bytes to and from device memory: those that ``finish`` moves, and the least possible.
 
     The least is each crop read and each view written once. What a kernel reads again out of the
@@ -160,7 +160,7 @@ def traffic(view: View, drawn: Drawn, dtype: torch.dtype = torch.float32) -> tup
     return least + means + blurred + sum(t.nbytes for t in todo.tensors()), least
 
 
-def device_finisher() -> tuple[Callable[[View, Drawn], Any], Callable[..., Images]]:
+def device_finisher() -> tuple[Callable[[View, ViewParams], Any], Callable[..., Images]]:
     """Return ``plan`` and ``finish``: of this module where it is usable, else PyTorch's."""
     return (plan, finish) if usable() else (by_pytorch.plan, by_pytorch.finish)
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from pipelines.decoders import Crops, Interpolation
 from pipelines.decoders.resample import LAWS, cut
 from pipelines.sources.table import Table
-from pipelines.system.buffer_pool import lend
+from pipelines.system.buffer_pool import borrow
 from pipelines.system.jit import compiled
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CropPlan:
     """Windows ``first[i]`` to ``first[i + 1]`` are those of the image in row ``rows[i]``.
 
     Window ``c`` is ``box[c]``, resized to ``side[c]`` pixels and written from byte ``at[c]`` of
@@ -37,7 +37,7 @@ class Plan:
 
 def make_plan(
     table: Table, rows: NDArray[np.int64], crops: Sequence[Crops], *, pin: bool = False
-) -> Plan:
+) -> CropPlan:
     """Sort the windows by image and make room for the crops (page-locked with ``pin``).
 
     Raises:
@@ -49,11 +49,11 @@ def make_plan(
     box = np.concatenate([np.empty((0, 4), np.int64), *(view.box for view in crops)])
     side = np.concatenate([np.empty(0, np.int64), *(np.full(len(v.take), v.size) for v in crops)])
     at = np.concatenate([[0], np.cumsum(3 * side * side)]).astype(np.int64)
-    memory = lend((int(at[-1]),), torch.uint8, pin=pin)
+    memory = borrow((int(at[-1]),), torch.uint8, pin=pin)
     order = np.argsort(image, kind="stable")
     first = np.searchsorted(image[order], np.arange(len(distinct) + 1)).astype(np.int64)
     views = _split(memory, crops)
-    return Plan(distinct, first, box[order], side[order], at[:-1][order], memory.numpy(), views)
+    return CropPlan(distinct, first, box[order], side[order], at[:-1][order], memory.numpy(), views)
 
 
 def check_windows(table: Table, rows: NDArray[np.int64], crops: Sequence[Crops]) -> None:
@@ -88,7 +88,7 @@ def _split(memory: Tensor, crops: Sequence[Crops]) -> list[Tensor]:
 
 
 def cut_image(
-    plan: Plan,
+    plan: CropPlan,
     i: int,
     pixels: NDArray[np.uint8],
     interpolation: Interpolation,

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
-from pipelines.decoders.crop_plan import Plan, check_windows, cut_image, make_plan
+from pipelines.decoders.crop_plan import CropPlan, check_windows, cut_image, make_plan
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.sources.arrays import Arrays
@@ -180,7 +180,7 @@ class DaliDecoder:
             half = len(data) // 2
             return self._decode(data[:half]) + self._decode(data[half:])
 
-    def _cut_on_host(self, images: dict[int, Any], plan: Plan) -> list[Tensor]:
+    def _cut_on_host(self, images: dict[int, Any], plan: CropPlan) -> list[Tensor]:
         """All windows by compiled code, image by image on the pool's threads."""
 
         def cut(i: int) -> bool:

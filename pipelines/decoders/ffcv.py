@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
-from pipelines.decoders.crop_plan import Plan, cut_windows, make_plan
+from pipelines.decoders.crop_plan import CropPlan, cut_windows, make_plan
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.resample import LAWS
@@ -72,7 +72,7 @@ class FFCVDecoder:
             self.replaced += fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad)
         return plan.views
 
-    def _decode(self, plan: Plan) -> NDArray[np.bool_]:
+    def _decode(self, plan: CropPlan) -> NDArray[np.bool_]:
         """Fill the plan's output; return which of its images are left to PIL."""
         source, rows = self.source, plan.rows
         height, width = source.height[rows].astype(np.int64), source.width[rows].astype(np.int64)

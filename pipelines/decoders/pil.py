@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.decoders import Interpolation, OnBadImage
-from pipelines.decoders.crop_plan import Plan, cut_image
+from pipelines.decoders.crop_plan import CropPlan, cut_image
 from pipelines.sources.image_file import BadImage
 from pipelines.sources.table import Table
 
@@ -93,7 +93,7 @@ def _pixels_of_known_size(table: Table, row: int) -> NDArray[np.uint8]:
 
 
 def fill_by_pil(
-    table: Table, plan: Plan, i: int, interpolation: Interpolation, on_bad: OnBadImage
+    table: Table, plan: CropPlan, i: int, interpolation: Interpolation, on_bad: OnBadImage
 ) -> bool:
     """Make all crops of the plan's image ``i`` from PIL's pixels; return whether it was replaced.
 

@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment.params import Drawn, draw
+from pipelines.augment.params import ViewParams, draw_params
 from pipelines.batch import Mixed
 from pipelines.mixtures.clim_rules import Selection
 from pipelines.mixtures.unmix import Mixture, place
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.sources.table import Table
 from pipelines.views import View
 
@@ -30,13 +30,13 @@ PICK = 1 << 19
 """The stream, counted like a view, that picks a neighbour; its own views have the numbers after."""
 
 
-def neighbour_view(view: int) -> int:
+def neighbor_view(view: int) -> int:
     """Return the number under which an anchor draws view ``view`` of its neighbour."""
     return PICK + 1 + view
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbours:
+class NeighborTable:
     """The rows each anchor may be mixed with, ``rows[i, : count[i]]``, equally likely.
 
     An anchor without any is its own neighbour.
@@ -46,11 +46,11 @@ class Neighbours:
     count: NDArray[np.int32]  # (N,)
 
     @classmethod
-    def none(cls, num_rows: int) -> Neighbours:
+    def none(cls, num_rows: int) -> NeighborTable:
         """Return the table in which every anchor is alone."""
         return cls(np.zeros((num_rows, 0), np.int32), np.zeros(num_rows, np.int32))
 
-    def draw(self, anchors: NDArray[np.int64], draws: Draws) -> NDArray[np.int64]:
+    def draw(self, anchors: NDArray[np.int64], draws: RowRng) -> NDArray[np.int64]:
         """Draw a neighbour for each of the anchors' rows, (n,)."""
         chosen = anchors.copy()
         some = self.count[anchors] > 0
@@ -60,45 +60,47 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class AnyRow:
+class RandomNeighbors:
     """Every other row of the data set is equally likely: the comparator without neighbours."""
 
     num_rows: int
 
-    def draw(self, anchors: NDArray[np.int64], draws: Draws) -> NDArray[np.int64]:
+    def draw(self, anchors: NDArray[np.int64], draws: RowRng) -> NDArray[np.int64]:
         """Draw a neighbour for each of the anchors' rows, (n,)."""
         other = _below(np.full(len(anchors), self.num_rows - 1), anchors, draws)
         return other + (other >= anchors)
 
 
 def _below(
-    count: NDArray[np.integer], anchors: NDArray[np.int64], draws: Draws
+    count: NDArray[np.integer], anchors: NDArray[np.int64], draws: RowRng
 ) -> NDArray[np.int64]:
     """Draw a number from 0 to ``count - 1`` for each anchor, (n,); 0 where the count is 0."""
     words = draws.bits(anchors, PICK, 1)[:, 0] >> np.uint64(32)
     return (words * count.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
-def draw_neighbours(
-    neighbours: Neighbours | AnyRow,
+def draw_neighbors(
+    neighbours: NeighborTable | RandomNeighbors,
     anchors: NDArray[np.int64],
-    draws: Draws,
+    draws: RowRng,
     views: Sequence[View],
     table: Table,
-) -> tuple[NDArray[np.int64], list[Drawn]]:
+) -> tuple[NDArray[np.int64], list[ViewParams]]:
     """Draw a neighbour's row for each anchor (n,), and what happens to it in each view.
 
     All draws are keyed by the anchor, so a row that is beside two anchors looks different.
     """
     rows = neighbours.draw(anchors, draws)
     size = table.height[rows], table.width[rows]
-    return rows, [draw(v, neighbour_view(i), draws, anchors, *size) for i, v in enumerate(views)]
+    return rows, [
+        draw_params(v, neighbor_view(i), draws, anchors, *size) for i, v in enumerate(views)
+    ]
 
 
-def joined(a: Drawn, b: Drawn) -> Drawn:
+def concatenate_params(a: ViewParams, b: ViewParams) -> ViewParams:
     """Return the draws of some rows and of others after them."""
-    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(Drawn))
-    return Drawn(*(np.concatenate(pair) for pair in pairs))
+    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(ViewParams))
+    return ViewParams(*(np.concatenate(pair) for pair in pairs))
 
 
 def tabulate(
@@ -119,7 +121,7 @@ def tabulate(
     return rows, count
 
 
-def mix_neighbours(
+def mix_neighbors(
     mixture: Mixture,
     view: Float[Tensor, "two_n c h w"],
     alone: Bool[Tensor, " n"],

@@ -2,7 +2,7 @@
 
 Pure functions of numbers; who finds the numbers is ``models.clustering``. Similarities are cosines
 of unit rows, so ``1 - similarity`` to a centre is a row's radius there. The paper's text could not
-be read: ``centre`` is the literal reading of its abstract, ``ranked`` follows code of the same
+be read: ``center`` is the literal reading of its abstract, ``ranked`` follows code of the same
 group for a sister paper (docs/mixtures.md).
 """
 
@@ -51,12 +51,12 @@ class Selection:
     short: NDArray[np.bool_]  # (n,)
 
 
-def centre(candidates: Candidates) -> NDArray[np.bool_]:
+def center(candidates: Candidates) -> NDArray[np.bool_]:
     """Keep j if ``1 - h_j . v_c(i) < 1 - h_i . v_c(i)``: inside the anchor's radius (rule A)."""
     return candidates.inside
 
 
-def centre_same(candidates: Candidates) -> NDArray[np.bool_]:
+def center_same(candidates: Candidates) -> NDArray[np.bool_]:
     """Keep what rule A keeps of the anchor's own cluster."""
     return candidates.inside & candidates.same_cluster
 
@@ -72,8 +72,8 @@ def cluster(candidates: Candidates) -> NDArray[np.bool_]:
 
 
 MASKS: dict[str, Callable[[Candidates], NDArray[np.bool_]]] = {
-    "centre": centre,
-    "centre-same": centre_same,
+    "centre": center,
+    "centre-same": center_same,
     "knn": knn,
     "cluster": cluster,
 }

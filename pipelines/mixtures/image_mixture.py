@@ -19,7 +19,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.system.transfer import to_device
 
 Rows = NDArray[np.int64]
@@ -127,7 +127,7 @@ def _inside(box: Tensor, height: int, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LabelFree:
+class ImageMixture:
     """``plan(...)(view)`` edits a finished view; the plan is made on the host beforehand."""
 
     name: LabelFreeName
@@ -138,7 +138,7 @@ class LabelFree:
         """Whether rows depend on others of their group."""
         return self.name not in ("cutout", "erasing") and self.config.partner == "group"
 
-    def plan(self, draws: Draws, rows: Rows, group: int, num_rows: int, side: int) -> Edits:
+    def plan(self, draws: RowRng, rows: Rows, group: int, num_rows: int, side: int) -> Edits:
         """Draw the edits of a view of ``rows``, whole groups of ``group``, ``side`` pixels square.
 
         Raises:
@@ -165,7 +165,7 @@ class LabelFree:
                 blends += _edit(fired, partners.of(fired, u[fired, _PARTNER]), lam)
         return Edits(len(rows), partners.extra(), tuple(blends), tuple(pastes))
 
-    def _masks(self, draws: Draws, rows: Rows, side: int) -> Edits:
+    def _masks(self, draws: RowRng, rows: Rows, side: int) -> Edits:
         u, fired = _fired(draws, rows, 0, self.config.mask_prob)
         nobody, keep = np.zeros(0, np.int64), np.ones(len(fired))
         if self.name == "cutout":
@@ -209,13 +209,13 @@ class _Partners:
         return places - within + (within + step) % self.group
 
 
-def _fired(draws: Draws, rows: Rows, turn: int, prob: float) -> tuple[NDArray[np.float64], Rows]:
+def _fired(draws: RowRng, rows: Rows, turn: int, prob: float) -> tuple[NDArray[np.float64], Rows]:
     """A round's numbers of each row, and the places of the rows that take part."""
     u = draws.uniform(rows, STREAM + turn, _KEY)
     return u, np.flatnonzero(u[:, _FIRE] < prob)
 
 
-def _beta(draws: Draws, rows: Rows, turn: int, b: float) -> NDArray[np.float64]:
+def _beta(draws: RowRng, rows: Rows, turn: int, b: float) -> NDArray[np.float64]:
     """A number of Beta(b, b) for each row."""
     keys = draws.bits(rows, STREAM + turn, _KEY + 1)[:, _KEY]
     return np.array([np.random.default_rng(int(key)).beta(b, b) for key in keys])

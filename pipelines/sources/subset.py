@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.rng import ORDER, Draws
+from pipelines.rng import ORDER, RowRng
 from pipelines.sources.table import Table
 
 _SUBSET = ORDER + 3
@@ -63,9 +63,9 @@ def rows_of_each(
         label: (rows,) of the whole table; -1 is a label like any other.
         count: how many of a label's n rows are chosen.
         seed: another seed is another choice.
-        stream: the stream of ``Draws``.
+        stream: the stream of ``RowRng``.
     """
-    late = Draws(seed, 0).bits(np.arange(len(label)), stream, 1)[:, 0]
+    late = RowRng(seed, 0).bits(np.arange(len(label)), stream, 1)[:, 0]
     chosen = [np.zeros(0, np.int64)]
     for name in np.unique(label):
         rows = np.flatnonzero(label == name)

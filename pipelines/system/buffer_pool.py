@@ -18,7 +18,7 @@ from torch import Tensor
 _free: deque[NDArray[np.uint8]] = deque(maxlen=32)  # blocks to use again; the oldest makes way
 
 
-def lend(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> Tensor:
+def borrow(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> Tensor:
     """Return a host tensor, its values undefined; its memory comes back with its last view.
 
     With ``pin`` it is page-locked, and PyTorch keeps the blocks.

@@ -177,7 +177,7 @@ def test_what_would_be_another_loss_is_refused(
 
 def test_every_method_says_what_it_looks_at() -> None:
     for name, (method, config) in METHODS.items():
-        assert "across_rows" in vars(method) or "across" in vars(method), name
+        assert "batch_coupling" in vars(method) or "across" in vars(method), name
         assert isinstance(method.across(config()), str)
 
 

@@ -18,10 +18,10 @@ from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import AnyRow, Neighbours
+from pipelines.mixtures.clim import NeighborTable, RandomNeighbors
 from pipelines.mixtures.unmix import Mixture
-from pipelines.rng import Draws
-from pipelines.sampler import Order
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools import neighbours
@@ -29,7 +29,7 @@ from tools.config.cli import parse, to_dict
 from tools.distributed import launch
 from tools.engine import checkpoint
 from tools.engine.build import Data
-from tools.engine.clim_refresh import Neighbourhood
+from tools.engine.clim_refresh import ClimRefresh
 from tools.plots import curves
 
 
@@ -54,13 +54,13 @@ def loader(
     )
     return Loader(
         table=table,
-        order=Order(40, size, 7, rank, world),
+        order=Sampler(40, size, 7, rank, world),
         views=views,
         decoder=decoder,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         mixture=Mixture(0.0, 2.0),
-        neighbours=Neighbours(near, count),
+        neighbours=NeighborTable(near, count),
         groups=4,
     )
 
@@ -69,7 +69,7 @@ def test_a_step_holds_anchors_then_neighbours(table: Table) -> None:
     made = loader(table)
     for batch in made.batches(0, 5):
         n = 8
-        drawn = made.neighbours.draw(batch.index.numpy(), Draws(7, 0))
+        drawn = made.neighbours.draw(batch.index.numpy(), RowRng(7, 0))
         alone = torch.from_numpy(drawn) == batch.index
         assert torch.equal(alone, batch.index % 5 == 0)
         (mixed,) = batch.mixed
@@ -97,7 +97,7 @@ def test_neighbours_are_the_images_that_the_table_names(table: Table) -> None:
     }
     assert len(image) == 40
     for batch in made.batches(0, 5):
-        drawn = made.neighbours.draw(batch.index.numpy(), Draws(7, 0))
+        drawn = made.neighbours.draw(batch.index.numpy(), RowRng(7, 0))
         expected = torch.stack([image[int(i)] for i in (*batch.index, *drawn)])
         for view in batch.views:
             torch.testing.assert_close(view, expected)
@@ -110,7 +110,7 @@ def test_each_distinct_image_is_decoded_once(table: Table, toy: Path) -> None:
     made = loader(cached_beton(table, f"folder:{toy}"), "ffcv")
     expected = 0
     for batch in made.batches(0, 5):
-        drawn = made.neighbours.draw(batch.index.numpy(), Draws(7, 0))
+        drawn = made.neighbours.draw(batch.index.numpy(), RowRng(7, 0))
         expected += len(set(batch.index.tolist()) | set(drawn.tolist()))
     assert made.decoder.decodes == expected < 5 * 16
     made.decoder.close()
@@ -138,7 +138,7 @@ def test_neighbours_depend_on_the_anchor_alone(table: Table) -> None:
 
 def test_any_row_needs_no_table(table: Table) -> None:
     made = loader(table)
-    made.neighbours = AnyRow(40)
+    made.neighbours = RandomNeighbors(40)
     batch = next(made.batches(0, 1))
     assert (batch.mixed[0].partner >= 8).all()
     made.decoder.close()
@@ -253,11 +253,11 @@ def test_the_tool_draws_a_run(
 def test_tables_change_at_the_start_and_every_few_epochs_after(table: Table) -> None:
     config = parse(["--method", "moco", "--mix", "clim", "--clim.start-epoch", "2"])
     parts: list[Any] = [None] * 5
-    held = Neighbourhood(config, Data(table, None, None), *parts, steps_per_epoch=3)  # type: ignore[arg-type]
+    held = ClimRefresh(config, Data(table, None, None), *parts, steps_per_epoch=3)  # type: ignore[arg-type]
     changes = [step for step in range(1, 60) if held.due(step - 1) == step]
     assert changes == [6, 21, 36, 51]  # epochs 2, 7, 12, 17
     alone = held.at(5)
-    assert isinstance(alone, Neighbours) and not alone.count.any()
+    assert isinstance(alone, NeighborTable) and not alone.count.any()
     config = parse(["--method", "moco", "--mix", "unmix"])
-    off = Neighbourhood(config, Data(table, None, None), *parts, steps_per_epoch=3)  # type: ignore[arg-type]
+    off = ClimRefresh(config, Data(table, None, None), *parts, steps_per_epoch=3)  # type: ignore[arg-type]
     assert off.at(6) is None and off.due(0) > 10**9

@@ -16,7 +16,7 @@ from runs import CASES, MIXES, SMALL, lines, run_train
 from torch import Tensor
 
 from pipelines.augment import triton as finish_triton
-from pipelines.augment.params import Drawn, draw
+from pipelines.augment.params import ViewParams, draw_params
 from pipelines.augment.reference import finish, plan
 from pipelines.beton.convert import cached_beton
 from pipelines.decoders import Crops
@@ -25,8 +25,8 @@ from pipelines.decoders.pil import crops_with_pil
 from pipelines.loader import Loader
 from pipelines.mixtures.unmix import Mixture
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
-from pipelines.sampler import Order
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
 from pipelines.sources.folder import scan
 from pipelines.sources.table import Table
 from pipelines.views import View
@@ -52,9 +52,9 @@ def table(toy: Path, tmp_path: Path) -> Table:
 def windows(table: Table, size: int) -> tuple[np.ndarray, list[Crops]]:
     """All rows, with two random windows of each."""
     rows = np.arange(len(table))
-    draws = Draws(0, 0)
+    draws = RowRng(0, 0)
     view = PRESETS["moco-v2"](size)[0]
-    boxes = [draw(view, i, draws, rows, table.height, table.width).box for i in (0, 1)]
+    boxes = [draw_params(view, i, draws, rows, table.height, table.width).box for i in (0, 1)]
     return rows, [Crops(size, rows, box) for box in boxes]
 
 
@@ -77,18 +77,18 @@ def test_the_finisher_agrees_with_the_host_s(preset: str) -> None:
     crops = torch.from_numpy(rng.integers(0, 256, (64, 24, 24, 3), np.uint8))
     side = np.full(64, 40, np.int32)
     for number, view in enumerate(PRESETS[preset](24)):
-        todo = plan(view, draw(view, number, Draws(3, 0), rows, side, side))
+        todo = plan(view, draw_params(view, number, RowRng(3, 0), rows, side, side))
         host = finish(crops, todo, MEAN, STD)
         device = finish(crops.to(CUDA), todo.to(CUDA), MEAN, STD)
         assert device.device == CUDA
         torch.testing.assert_close(device.cpu(), host, rtol=0, atol=GREY_LEVEL)
 
 
-def crops_and_draws(view: View, number: int, n: int) -> tuple[Tensor, Drawn]:
+def crops_and_draws(view: View, number: int, n: int) -> tuple[Tensor, ViewParams]:
     """Noise on the device, and what happens to it."""
     rng, side = np.random.default_rng(view.size), np.full(n, 300, np.int32)
     crops = torch.from_numpy(rng.integers(0, 256, (n, view.size, view.size, 3), np.uint8))
-    return crops.to(CUDA), draw(view, number, Draws(3, 0), np.arange(n), side, side)
+    return crops.to(CUDA), draw_params(view, number, RowRng(3, 0), np.arange(n), side, side)
 
 
 @pytest.mark.parametrize("size", [24, 32, 96, 224])
@@ -164,7 +164,7 @@ def test_the_loader_gives_the_host_s_batches(table: Table, toy: Path, name: str)
         )
         loader = Loader(
             table=rows,
-            order=Order(len(rows), 8, 1),
+            order=Sampler(len(rows), 8, 1),
             views=PRESETS["moco-v2"](16),
             decoder=decoder,
             mean=MEAN,

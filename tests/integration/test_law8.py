@@ -20,11 +20,11 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.methods import METHODS, Method
-from pipelines.augment.params import draw
+from pipelines.augment.params import draw_params
 from pipelines.augment.reference import finish, plan
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from tools.engine import trainer
 
 READS = {
@@ -116,8 +116,8 @@ def test_nor_with_the_other_settings(
     toy: Path, tmp_path: Path, seen: list[str], method: str
 ) -> None:
     """A mixture a group, the colours of large images, bf16."""
-    draw = "group" if METHODS[method][0].mixes_groups else "step"
-    more = ("--mix", MIXES[method][-1], "--mix-draw", draw, "--views", "byol")
+    draw_params = "group" if METHODS[method][0].mixes_groups else "step"
+    more = ("--mix", MIXES[method][-1], "--mix-draw", draw_params, "--views", "byol")
     more = (*more, "--limit-steps", "2", "--precision", "bf16")
     if METHODS[method][0].max_views == 1:
         more = (*more, "--crops", "1", "--crop-sizes", "16", "--crop-scales", "0.2", "1")
@@ -147,7 +147,7 @@ def test_nor_does_the_device_s_finisher(preset: str) -> None:
     """The host has one of its own, so no run above calls it."""
     side = np.full(16, 40, np.int32)
     for number, view in enumerate(PRESETS[preset](24)):
-        drawn = draw(view, number, Draws(0, 0), np.arange(16), side, side)
+        drawn = draw_params(view, number, RowRng(0, 0), np.arange(16), side, side)
         todo, found = plan(view, drawn), list[str]()
         crops = torch.zeros(16, view.size, view.size, 3, dtype=torch.uint8)
         with watch(found):

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed import HashStore, PrefixStore
 
-from tools.distributed.coordination import each_machine_s_first
+from tools.distributed.coordination import local_main_first
 from tools.distributed.preemption import ECHO_SECONDS
-from tools.distributed.watchdog import Vigil, place_of
+from tools.distributed.watchdog import Watchdog, place_of
 
 PROGRAM = """
 import time
@@ -54,15 +54,15 @@ class Clock:
         return self.now
 
 
-def vigils(count: int) -> tuple[Clock, list[Vigil], list[list[str]]]:
+def vigils(count: int) -> tuple[Clock, list[Watchdog], list[list[str]]]:
     """Watches of several processes over one board, their clock, and what each says."""
     clock, board = Clock(), HashStore()
     said: list[list[str]] = [[] for _ in range(count)]
-    made = [Vigil(board, r, range(count), 60, said[r].append, clock) for r in range(count)]
+    made = [Watchdog(board, r, range(count), 60, said[r].append, clock) for r in range(count)]
     return clock, made, said
 
 
-def go(clock: Clock, made: list[Vigil], finished: list[int | None], seconds: int) -> None:
+def go(clock: Clock, made: list[Watchdog], finished: list[int | None], seconds: int) -> None:
     """Let so much time pass; None is a process that does not answer."""
     for _ in range(seconds // 5):
         clock.now += 5
@@ -108,7 +108,7 @@ def test_places_are_lines_of_ours() -> None:
     thread.join()
     board = HashStore()
     board.set_timeout(timedelta(seconds=30))
-    vigil = Vigil(board, 0, [0], 60, found.append, Clock())
+    vigil = Watchdog(board, 0, [0], 60, found.append, Clock())
     vigil._main = threading.get_ident()
     vigil.beat(3)
     assert "tools/distributed/watchdog.py place_of line" in board.get("at/0").decode()
@@ -136,7 +136,7 @@ def test_a_machine_s_first_goes_first_and_all_leave_together(
         names = ("num_processes", "process_index", "local_process_index")
         accelerator = SimpleNamespace(**dict(zip(names, (4, rank, rank % 2), strict=True)))
         try:
-            left[rank] = each_machine_s_first(accelerator, make)
+            left[rank] = local_main_first(accelerator, make)
             assert len(order) == 4
         except ValueError as error:
             left[rank] = str(error)

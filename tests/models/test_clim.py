@@ -167,7 +167,7 @@ def test_methods_without_a_row_form_say_why() -> None:
 
     refused = []
     for name, (method, config) in METHODS.items():
-        if not method.mixes_neighbours:
+        if not method.supports_clim:
             with pytest.raises(ValueError, match=f"--mix clim cannot go with --method {name}"):
                 build_method(
                     name, config(), TinyNet(), bn="sync", group_size=4, batch_size=16, seed=0,

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from method_cases import CROPS, RELEASED, Case, build, make_batch, mirrored
 
 from models.losses.swav_mixtures import in_both_orders
-from models.modules.color import SPACES, lightness_and_colour
+from models.modules.color import SPACES, lightness_and_color
 from models.modules.memory_bank import (
     Bank,
     BankConfig,
@@ -283,10 +283,10 @@ def test_colour_spaces_are_scikit_image_s(space: str) -> None:
     expected = ((convert(rgb) - facts.mean) / facts.std).transpose(0, 3, 1, 2)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     view = torch.from_numpy(((rgb - mean) / std).transpose(0, 3, 1, 2))
-    first, others = lightness_and_colour(view, mean, std, space)
+    first, others = lightness_and_color(view, mean, std, space)
     check(torch.cat([first, others], 1), expected, 2e-6)  # its matrices have six digits as well
     beyond = torch.full((1, 3, 2, 2), 50.0)
-    white = lightness_and_colour(beyond, mean, std, space)[0]
+    white = lightness_and_color(beyond, mean, std, space)[0]
     check(
         white, np.full((1, 1, 2, 2), (convert(np.ones(3))[0] - facts.mean[0]) / facts.std[0]), 1e-4
     )

@@ -22,7 +22,7 @@ from models.methods.dino import Dino, assignment
 from models.methods.moco_v3 import contrast
 from models.methods.simsiam import negative_cosine
 from models.methods.vicreg import covariance, squared_distance, variance
-from models.optim import Rate, create_optimizer
+from models.optim import LrScale, create_optimizer
 from pipelines.batch import Batch, Mixed
 
 N, D, K = 6, 5, 7
@@ -436,12 +436,12 @@ def test_heads_are_the_papers() -> None:
 def test_rates_of_parameters() -> None:
     """SimSiam's predictor keeps its rate; Barlow's biases and batch norm have a smaller one."""
 
-    def groups(name: str, **options: Any) -> dict[str, Rate]:
+    def groups(name: str, **options: Any) -> dict[str, LrScale]:
         method = build(Case(name, tuple(options.items())))
-        optimizer = create_optimizer(method, "lars", 0.1, 1e-4, rate_of=method.rate_of)
+        optimizer = create_optimizer(method, "lars", 0.1, 1e-4, lr_scale=method.lr_scale)
         names = {id(p): key for key, p in method.named_parameters()}
         return {
-            names[id(p)]: Rate(group["share"], group["scheduled"])
+            names[id(p)]: LrScale(group["share"], group["scheduled"])
             for group in optimizer.param_groups
             for p in group["params"]
         }
@@ -452,7 +452,7 @@ def test_rates_of_parameters() -> None:
     shares = groups("barlow")
     assert shares["backbone.layers.0.weight"].share == shares["head.0.weight"].share == 1
     assert shares["backbone.layers.1.weight"].share == shares["head.1.bias"].share == 0.0015
-    assert set(groups("vicreg").values()) == {Rate()}
+    assert set(groups("vicreg").values()) == {LrScale()}
 
 
 @pytest.mark.parametrize("name", ["moco-v3", "dino"])

@@ -35,7 +35,7 @@ from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
 from models.methods.moco_v3 import MocoV3
 from models.methods.swav import Swav
-from models.multi_resolution import Sizes
+from models.multi_resolution import QuerySizes
 from pipelines.batch import Batch, Mixed
 
 MIXED = [case for case in CASES if case.mixed]
@@ -220,7 +220,7 @@ def test_symmetric_moco_s_statistics_are_the_released_ones(
     method, batch = build(case), make_batch(case)
     x, m = list(batch.views), list(batch.mixed)
     if sides == 2:
-        method.sizes = Sizes((0, 1), 2)
+        method.sizes = QuerySizes((0, 1), 2)
         x += [view[:, :, ::2, ::2] for view in x]
         m.append(dataclasses.replace(m[0], view=2, image=m[0].image[:, :, ::2, ::2]))
         batch = dataclasses.replace(batch, views=tuple(x), mixed=tuple(m))
@@ -459,7 +459,7 @@ def test_target_starts_equal_and_follows_parameters_only() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_outputs_for_evaluation_and_monitors(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].un_mix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].supports_unmix)
     method = build(case, torch.float32)
     batch = make_batch(case, dtype=torch.float32)
     last = tuple(v.contiguous(memory_format=torch.channels_last) for v in batch.views)
@@ -478,7 +478,7 @@ def test_outputs_for_evaluation_and_monitors(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_autocast(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].un_mix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].supports_unmix)
     method, batch = build(case, torch.float32), make_batch(case, dtype=torch.float32)
     exact = total(copy.deepcopy(method)(batch))
     with torch.autocast("cpu", torch.bfloat16):

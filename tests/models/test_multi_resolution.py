@@ -10,7 +10,7 @@ from method_cases import Case, build, make_batch
 from runs import SMALL, TINY, lines, run_train
 
 from models.methods import Method
-from models.multi_resolution import Reduce, Sizes
+from models.multi_resolution import QuerySizes, Reduce
 from pipelines.batch import Batch
 from pipelines.mixtures.unmix import Mixture, mix_views
 
@@ -56,7 +56,7 @@ def test_the_loss_is_that_of_each_side_against_the_first_side_s_keys(
     queries = method.sizes.queries
     both, small = further(batch, queries)
     expected = [method(batch), queries_alone(method, batch, small)]
-    method.sizes = Sizes(queries, 2, reduce)
+    method.sizes = QuerySizes(queries, 2, reduce)
     terms = method(both)
     assert terms.keys() == expected[0].keys() and len(terms) > 1
     for key, value in terms.items():
@@ -66,15 +66,15 @@ def test_the_loss_is_that_of_each_side_against_the_first_side_s_keys(
 
 def test_sum_half_of_three_sides_weighs_more_than_their_mean() -> None:
     terms = [{"clean": torch.tensor(float(x))} for x in (1, 2, 6)]
-    assert Sizes((0,), 3, "mean").join(terms)["clean"].item() == pytest.approx(3)
-    assert Sizes((0,), 3, "sum-half").join(terms)["clean"].item() == pytest.approx(4.5)
+    assert QuerySizes((0,), 3, "mean").join(terms)["clean"].item() == pytest.approx(3)
+    assert QuerySizes((0,), 3, "sum-half").join(terms)["clean"].item() == pytest.approx(4.5)
 
 
 def test_keys_enter_the_queue_once() -> None:
     case = METHODS["moco"]
     batch = make_batch(case)
     one, two = build(case), build(case)
-    two.sizes = Sizes((0,), 2)
+    two.sizes = QuerySizes((0,), 2)
     for method, given in ((one, batch), (two, further(batch, (0,))[0])):
         method(given)
         method.after_step(0.5)
@@ -82,9 +82,9 @@ def test_keys_enter_the_queue_once() -> None:
 
 
 def test_copies_are_counted_behind_the_views() -> None:
-    assert Sizes((0,), 3).copies(2) == {2: 0, 3: 0}
-    assert Sizes((0, 1), 3).copies(2) == {2: 0, 3: 1, 4: 0, 5: 1}
-    assert Sizes((0, 1), 1).copies(2) == {}
+    assert QuerySizes((0,), 3).copies(2) == {2: 0, 3: 0}
+    assert QuerySizes((0, 1), 3).copies(2) == {2: 0, 3: 1, 4: 0, 5: 1}
+    assert QuerySizes((0, 1), 1).copies(2) == {}
 
 
 def test_a_mixture_s_box_is_scaled_to_each_side_and_its_share_is_counted() -> None:

@@ -8,10 +8,10 @@ import torch
 import torchvision.transforms.v2 as tv
 import torchvision.transforms.v2.functional as tvf
 
-from pipelines.augment.params import centre_box, draw, random_resized_box
+from pipelines.augment.params import center_box, draw_params, random_resized_box
 from pipelines.augment.reference import (
     JITTER,
-    Plan,
+    AugmentPlan,
     blur,
     finish,
     gaussian_kernels,
@@ -20,7 +20,7 @@ from pipelines.augment.reference import (
     solarize,
 )
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.views import View
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def images(n: int = 6, size: int = 32) -> torch.Tensor:
 @pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (40, 1000), (7, 5), (1, 1)])
 def test_boxes_lie_inside_the_image(height: int, width: int) -> None:
     view, rows = View(32, scale=(0.05, 1.0)), np.arange(2000)
-    u = Draws(0, 0).uniform(rows, 0, 40)
+    u = RowRng(0, 0).uniform(rows, 0, 40)
     top, left, h, w = random_resized_box(view, u, *sizes(2000, height, width)).T
     assert (h >= 1).all() and (w >= 1).all()
     assert (top >= 0).all() and (left >= 0).all()
@@ -48,7 +48,7 @@ def test_boxes_lie_inside_the_image(height: int, width: int) -> None:
 
 def test_boxes_follow_the_law_of_random_resized_crop() -> None:
     n, scale, ratio = 4000, (0.08, 1.0), (3 / 4, 4 / 3)
-    u = Draws(3, 0).uniform(np.arange(n), 0, 40)
+    u = RowRng(3, 0).uniform(np.arange(n), 0, 40)
     ours = random_resized_box(View(32, scale=scale), u, *sizes(n)).astype(float)
     torch.manual_seed(0)
     image = torch.zeros(3, 375, 500)
@@ -65,22 +65,22 @@ def test_boxes_follow_the_law_of_random_resized_crop() -> None:
 
 
 def test_impossible_windows_fall_back_to_the_centre() -> None:
-    u = Draws(0, 0).uniform(np.arange(4), 0, 40)
+    u = RowRng(0, 0).uniform(np.arange(4), 0, 40)
     box = random_resized_box(View(32, scale=(0.9, 1.0)), u, *sizes(4, 40, 1000))
     np.testing.assert_array_equal(box, np.tile([0, 473, 40, 53], (4, 1)))  # 40 x 4/3 = 53
 
 
 def test_centre_box_is_resize_then_centre_crop() -> None:
-    box = centre_box(*sizes(1, 375, 500), size=224, resize=256)
+    box = center_box(*sizes(1, 375, 500), size=224, resize=256)
     np.testing.assert_array_equal(box, [[23, 86, 328, 328]])
-    whole = centre_box(*sizes(1, 32, 32), size=32, resize=32)
+    whole = center_box(*sizes(1, 32, 32), size=32, resize=32)
     np.testing.assert_array_equal(whole, [[0, 0, 32, 32]])
 
 
 def test_probabilities_are_met() -> None:
     view = View(32, flip=0.5, jitter_prob=0.8, gray=0.2, blur=0.3, solarize=0.1)
     n = 20_000
-    drawn = draw(view, 0, Draws(0, 0), np.arange(n), *sizes(n))
+    drawn = draw_params(view, 0, RowRng(0, 0), np.arange(n), *sizes(n))
     shares = [x.mean() for x in (drawn.flip, drawn.jitter, drawn.gray, drawn.sigma > 0)]
     np.testing.assert_allclose(
         [*shares, drawn.solarize.mean()], [0.5, 0.8, 0.2, 0.3, 0.1], atol=0.015
@@ -151,7 +151,7 @@ def test_blur_equals_torchvision_at_the_same_reach() -> None:
 
 def test_finish_is_the_operations_in_their_drawn_order() -> None:
     n, view = 64, View(24, blur=0.5, solarize=0.3)
-    drawn = draw(view, 1, Draws(1, 2), np.arange(n), *sizes(n))
+    drawn = draw_params(view, 1, RowRng(1, 2), np.arange(n), *sizes(n))
     crops = torch.randint(0, 256, (n, 24, 24, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
     before = crops.clone()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -180,16 +180,18 @@ def test_gray_first_jitters_a_gray_image() -> None:
     view = View(8, gray=1.0, gray_first=True, jitter_prob=1.0, jitter=(0.0, 0.0, 0.4, 0.4))
     rows = np.arange(4)
     crops = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
-    gray_then = finish(crops, plan(view, draw(view, 0, Draws(0, 0), rows, *sizes(4))), ZERO, ONE)
+    gray_then = finish(
+        crops, plan(view, draw_params(view, 0, RowRng(0, 0), rows, *sizes(4))), ZERO, ONE
+    )
     plain = grayscale(crops.permute(0, 3, 1, 2) / 255).clone()
-    flip = draw(view, 0, Draws(0, 0), rows, *sizes(4)).flip
+    flip = draw_params(view, 0, RowRng(0, 0), rows, *sizes(4)).flip
     plain[torch.from_numpy(flip)] = plain[torch.from_numpy(flip)].flip(-1)
     torch.testing.assert_close(gray_then, plain, atol=1e-4, rtol=0)
     other = replace(view, gray_first=False)
-    assert plan(other, draw(other, 0, Draws(0, 0), rows, *sizes(4))).gray_first is False
+    assert plan(other, draw_params(other, 0, RowRng(0, 0), rows, *sizes(4))).gray_first is False
 
 
 def test_nothing_only_normalises() -> None:
     crops = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
-    out = finish(crops, Plan.nothing(3, CPU), ZERO, ONE)
+    out = finish(crops, AugmentPlan.nothing(3, CPU), ZERO, ONE)
     torch.testing.assert_close(out, crops.permute(0, 3, 1, 2) / 255)

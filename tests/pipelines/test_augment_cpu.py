@@ -9,7 +9,7 @@ import torch
 from augment_cases import drawn_for, noise
 
 from pipelines.augment.cpu import HostFinisher
-from pipelines.augment.params import Drawn
+from pipelines.augment.params import ViewParams
 from pipelines.augment.reference import finish, plan
 from pipelines.presets import PRESETS
 from pipelines.views import View
@@ -26,7 +26,7 @@ def host() -> Iterator[HostFinisher]:
     made.close()
 
 
-def check(host: HostFinisher, crops: torch.Tensor, view: View, drawn: Drawn) -> torch.Tensor:
+def check(host: HostFinisher, crops: torch.Tensor, view: View, drawn: ViewParams) -> torch.Tensor:
     """The two finishers agree; returns the host's view with values in [0, 1]."""
     before = crops.clone()
     ours = host(crops, view, drawn, MEAN, STD)
@@ -103,7 +103,7 @@ def test_a_row_does_not_depend_on_workers_or_neighbours(host: HostFinisher) -> N
     one, three = HostFinisher(1), HostFinisher(3)
     alone = one(crops, view, drawn, MEAN, STD)
     assert torch.equal(alone, three(crops, view, drawn, MEAN, STD))
-    some = replace(drawn, **{k: getattr(drawn, k)[7:9] for k in Drawn.__slots__})
+    some = replace(drawn, **{k: getattr(drawn, k)[7:9] for k in ViewParams.__slots__})
     assert torch.equal(alone[7:9], one(crops[7:9], view, some, MEAN, STD))
     for each in (one, three):
         each.close()

@@ -11,10 +11,10 @@ import torch
 
 from pipelines.augment import triton as finish_triton
 from pipelines.augment.cpu import GRAY
-from pipelines.augment.params import draw
+from pipelines.augment.params import draw_params
 from pipelines.augment.reference import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.views import View
 
 ROOT = Path(__file__).resolve().parents[1].parent
@@ -117,7 +117,7 @@ def test_the_plan_lists_the_operations_in_their_order(gray_first: bool) -> None:
     """Against a loop over the rows; saturation of strength 0 is left out."""
     view = View(16, jitter=(0.4, 0.4, 0.0, 0.1), gray_first=gray_first, blur=0.5, solarize=0.3)
     side, rows = np.full(64, 300, np.int32), np.arange(64)
-    drawn = draw(view, 0, Draws(5, 1), rows, side, side)
+    drawn = draw_params(view, 0, RowRng(5, 1), rows, side, side)
     todo = finish_triton.plan(view, drawn)
     blurred = []
     for i in rows:
@@ -146,7 +146,7 @@ def test_the_plan_lists_the_operations_in_their_order(gray_first: bool) -> None:
 def test_moving_a_plan_keeps_it() -> None:
     view = PRESETS["byol"](16)[1]
     side = np.full(8, 40, np.int32)
-    todo = finish_triton.plan(view, draw(view, 0, Draws(0, 0), np.arange(8), side, side))
+    todo = finish_triton.plan(view, draw_params(view, 0, RowRng(0, 0), np.arange(8), side, side))
     moved = todo.to(torch.device("cpu"))
     pairs = list(zip(todo.tensors(), moved.tensors(), strict=True))
     assert len(pairs) == 6 and all(torch.equal(a, b) for a, b in pairs)
@@ -156,7 +156,7 @@ def test_what_no_row_needs_moves_nothing() -> None:
     """Without jitter and blur only the plan is left beside the least possible."""
     view = View(96, jitter_prob=0.0, blur=0.0)
     side = np.full(8, 300, np.int32)
-    drawn = draw(view, 0, Draws(0, 0), np.arange(8), side, side)
+    drawn = draw_params(view, 0, RowRng(0, 0), np.arange(8), side, side)
     moved, least = finish_triton.traffic(view, drawn)
     assert least == 8 * 96 * 96 * 3 * 5
     assert moved - least == sum(t.nbytes for t in finish_triton.plan(view, drawn).tensors())

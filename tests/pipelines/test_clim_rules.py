@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.mixtures.clim import AnyRow, Neighbours, mix_neighbours, tabulate
+from pipelines.mixtures.clim import NeighborTable, RandomNeighbors, mix_neighbors, tabulate
 from pipelines.mixtures.clim_rules import MASKS, Candidates, purity, select
 from pipelines.mixtures.unmix import Mixture
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 
 torch.set_num_threads(1)  # the problems are tiny
 
@@ -124,20 +124,20 @@ def test_the_table_holds_the_kept_rows(fallback: str) -> None:
 
 def test_neighbours_are_drawn_evenly_and_by_the_anchor_alone() -> None:
     rows = np.array([[5, 6, 7], [4, -1, -1], [-1, -1, -1]], np.int32)
-    table = Neighbours(rows, np.array([3, 1, 0], np.int32))
-    drawn = np.array([table.draw(np.array([0, 1, 2]), Draws(1, epoch)) for epoch in range(3000)])
+    table = NeighborTable(rows, np.array([3, 1, 0], np.int32))
+    drawn = np.array([table.draw(np.array([0, 1, 2]), RowRng(1, epoch)) for epoch in range(3000)])
     counts = np.bincount(drawn[:, 0])[5:]
     assert counts.sum() == 3000 and (abs(counts - 1000) < 130).all()  # 5 standard deviations
     assert (drawn[:, 1] == 4).all() and (drawn[:, 2] == 2).all()
     for epoch in range(20):
-        alone = table.draw(np.array([0]), Draws(1, epoch))
+        alone = table.draw(np.array([0]), RowRng(1, epoch))
         assert alone == drawn[epoch, 0]
-    assert (Neighbours.none(9).draw(np.arange(9), Draws(0, 0)) == np.arange(9)).all()
+    assert (NeighborTable.none(9).draw(np.arange(9), RowRng(0, 0)) == np.arange(9)).all()
 
 
 def test_any_row_is_every_other_row() -> None:
     anchors = np.arange(5)
-    drawn = np.array([AnyRow(5).draw(anchors, Draws(2, epoch)) for epoch in range(2000)])
+    drawn = np.array([RandomNeighbors(5).draw(anchors, RowRng(2, epoch)) for epoch in range(2000)])
     assert (drawn != anchors).all()
     for i in range(5):
         counts = np.bincount(drawn[:, i], minlength=5)
@@ -153,7 +153,7 @@ def test_the_box_has_the_measured_share(size: int, group: int | None) -> None:
     alone = torch.tensor([False, False, True, False])
     shares = set()
     for step in range(12):
-        m = mix_neighbours(Mixture(0.0, 2.0), view, alone, number=0, seed=1, step=step, group=group)
+        m = mix_neighbors(Mixture(0.0, 2.0), view, alone, number=0, seed=1, step=step, group=group)
         pasted = m.image[:, 0].sum((1, 2))
         assert torch.equal(pasted, ((1 - m.lam.double()) * size * size).round().float())
         assert ((m.image == 0) | (m.image == 1)).all()
@@ -166,7 +166,7 @@ def test_the_box_has_the_measured_share(size: int, group: int | None) -> None:
 def test_mixup_and_skip() -> None:
     view = torch.cat([torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)])
     alone = torch.tensor([True, False])
-    m = mix_neighbours(Mixture(1.0, 2.0), view, alone, number=0, seed=0, step=3, skip=True)
+    m = mix_neighbors(Mixture(1.0, 2.0), view, alone, number=0, seed=0, step=3, skip=True)
     assert (m.image[0] == 0).all() and m.lam[0] == 1 and 0 < m.lam[1] < 1
     torch.testing.assert_close(m.image[1], (1 - m.lam[1]).expand(3, 8, 8))
 

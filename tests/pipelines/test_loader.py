@@ -9,19 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.augment.params import draw
+from pipelines.augment.params import draw_params
 from pipelines.augment.reference import finish, plan
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.build import build_decoder
-from pipelines.evaluation import Centre, evaluation_batches
+from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import ImConfig, LabelFree
+from pipelines.mixtures.image_mixture import ImageMixture, ImConfig
 from pipelines.mixtures.unmix import Mixture
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
-from pipelines.sampler import Order
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
 from pipelines.sources.folder import scan
 from pipelines.sources.table import Table
 
@@ -67,7 +67,7 @@ def decoders(
         decoder.close()
 
 
-def loader(table: Table, decoder: Decoder, order: Order, **options: object) -> Loader:
+def loader(table: Table, decoder: Decoder, order: Sampler, **options: object) -> Loader:
     views = options.pop("views", PRESETS["moco-v2"](24))
     return Loader(table, order, views, decoder, MEAN, STD, CPU, **options)
 
@@ -81,7 +81,7 @@ def rows_of(batches: Sequence[Batch]) -> dict[tuple[int, int], list[torch.Tensor
 
 
 def test_every_loader_gives_the_same_views(table: Table, decoders: dict[str, Decoder]) -> None:
-    order = Order(len(table), 10, seed=3)
+    order = Sampler(len(table), 10, seed=3)
     views = {n: rows_of(list(loader(table, d, order).batches(0, 4))) for n, d in decoders.items()}
     for name in LOADERS[1:]:
         assert views[name].keys() == views["memory"].keys()
@@ -96,9 +96,9 @@ def test_a_row_s_views_do_not_depend_on_world_size(
     table: Table, decoders: dict[str, Decoder], world_size: int
 ) -> None:
     decoder = decoders["memory"]
-    whole = rows_of(list(loader(table, decoder, Order(len(table), 8, 1)).batches(0, 10)))
+    whole = rows_of(list(loader(table, decoder, Sampler(len(table), 8, 1)).batches(0, 10)))
     for rank in range(world_size):
-        order = Order(len(table), 8, 1, rank, world_size)
+        order = Sampler(len(table), 8, 1, rank, world_size)
         for row, views in rows_of(list(loader(table, decoder, order).batches(0, 10))).items():
             for a, b in zip(views, whole[row], strict=True):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
@@ -108,7 +108,7 @@ def test_a_row_s_views_do_not_depend_on_batch_size(
     table: Table, decoders: dict[str, Decoder]
 ) -> None:
     def epoch(batch: int) -> dict[int, list[torch.Tensor]]:
-        order = Order(len(table), batch, 1)
+        order = Sampler(len(table), batch, 1)
         batches = loader(table, decoders["memory"], order).batches(0, order.steps_per_epoch)
         return {row: views for (_, row), views in rows_of(list(batches)).items()}
 
@@ -123,7 +123,7 @@ def test_a_row_s_views_do_not_depend_on_batch_size(
 def test_any_range_of_steps_continues_exactly(
     table: Table, decoders: dict[str, Decoder], name: str
 ) -> None:
-    made = loader(table, decoders[name], Order(len(table), 8, 1), mixture=Mixture(0.5), groups=2)
+    made = loader(table, decoders[name], Sampler(len(table), 8, 1), mixture=Mixture(0.5), groups=2)
     straight = list(made.batches(0, 9))
     resumed = [*made.batches(0, 4), *made.batches(4, 9)]
     assert [batch.step for batch in resumed] == list(range(9))
@@ -134,7 +134,7 @@ def test_any_range_of_steps_continues_exactly(
 
 
 def test_labels_and_positions_follow_the_rows(table: Table, decoders: dict[str, Decoder]) -> None:
-    order = Order(len(table), 8, 2, rank=1, world_size=2)
+    order = Sampler(len(table), 8, 2, rank=1, world_size=2)
     for batch in loader(table, decoders["memory"], order).batches(0, 5):
         np.testing.assert_array_equal(batch.label, table.label[batch.index.numpy()])
         np.testing.assert_array_equal(batch.position, [4, 5, 6, 7])
@@ -143,11 +143,11 @@ def test_labels_and_positions_follow_the_rows(table: Table, decoders: dict[str, 
 def test_views_are_finished_with_their_own_draws(
     table: Table, decoders: dict[str, Decoder]
 ) -> None:
-    order, views = Order(len(table), 10, seed=3), PRESETS["byol"](24)
+    order, views = Sampler(len(table), 10, seed=3), PRESETS["byol"](24)
     (batch,) = loader(table, decoders["memory"], order, views=views, workers=2).batches(5, 6)
-    rows, draws = order.rows(5), Draws(3, order.epoch(5))
+    rows, draws = order.rows(5), RowRng(3, order.epoch(5))
     for number, view in enumerate(views):
-        drawn = draw(view, number, draws, rows, table.height[rows], table.width[rows])
+        drawn = draw_params(view, number, draws, rows, table.height[rows], table.width[rows])
         (crops,) = decoders["memory"](rows, [Crops(24, np.arange(10), drawn.box)])
         expected = finish(crops, plan(view, drawn), MEAN, STD)
         torch.testing.assert_close(batch.views[number], expected, atol=1e-4, rtol=0)
@@ -158,7 +158,7 @@ def test_an_image_is_decoded_once_whatever_the_views(
 ) -> None:
     for name in ("ffcv", "dali"):
         before = decoders[name].decodes
-        made = loader(table, decoders[name], Order(len(table), 10, 0), views=PRESETS["swav"](24))
+        made = loader(table, decoders[name], Sampler(len(table), 10, 0), views=PRESETS["swav"](24))
         batches = list(made.batches(0, 4))
         assert len(batches[0].views) == 8
         assert decoders[name].decodes - before == 40
@@ -166,7 +166,7 @@ def test_an_image_is_decoded_once_whatever_the_views(
 
 def test_mixtures_are_made_of_the_batch_s_views(table: Table, decoders: dict[str, Decoder]) -> None:
     made = loader(
-        table, decoders["memory"], Order(len(table), 8, 1), mixture=Mixture(1.0), groups=2
+        table, decoders["memory"], Sampler(len(table), 8, 1), mixture=Mixture(1.0), groups=2
     )
     for batch in made.batches(0, 3):
         (mixed,) = batch.mixed
@@ -195,15 +195,15 @@ def test_label_free_mixtures_are_the_same_for_any_loader_and_world_size(
     table: Table, decoders: dict[str, Decoder], partner: Literal["group", "dataset"]
 ) -> None:
     config = ImConfig(g_prob=0.5, r_prob=0.5, partner=partner)
-    options: dict[str, Any] = {"label_free": LabelFree("im", config), "groups": 2}
-    plain = rows_of(list(loader(table, decoders["memory"], Order(40, 8, 3)).batches(0, 3)))
+    options: dict[str, Any] = {"label_free": ImageMixture("im", config), "groups": 2}
+    plain = rows_of(list(loader(table, decoders["memory"], Sampler(40, 8, 3)).batches(0, 3)))
     for name in LOADERS:
-        whole = list(loader(table, decoders[name], Order(40, 8, 3), **options).batches(0, 3))
+        whole = list(loader(table, decoders[name], Sampler(40, 8, 3), **options).batches(0, 3))
         expected = rows_of(whole)
         assert all(not batch.mixed and len(batch.views[0]) == 8 for batch in whole)
         changed = [not torch.allclose(expected[key][0], plain[key][0], atol=0.3) for key in plain]
         assert 0.3 < np.mean(changed) < 1
-        shares = [loader(table, decoders[name], Order(40, 8, 3, r, 2), **options) for r in (0, 1)]
+        shares = [loader(table, decoders[name], Sampler(40, 8, 3, r, 2), **options) for r in (0, 1)]
         found = rows_of([batch for share in shares for batch in share.batches(0, 3)])
         assert expected.keys() == found.keys()
         for key, views in expected.items():
@@ -213,13 +213,13 @@ def test_label_free_mixtures_are_the_same_for_any_loader_and_world_size(
 def test_a_failure_in_the_background_reaches_the_loop(table: Table) -> None:
     seen = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for batch in loader(table, Failing(), Order(len(table), 8, 0)).batches(0, 5):
+        for batch in loader(table, Failing(), Sampler(len(table), 8, 0)).batches(0, 5):
             seen.append(batch.step)
     assert seen == [0]
 
 
 def test_groups_that_do_not_fit_are_refused(table: Table) -> None:
-    order = Order(len(table), 8, 0)
+    order = Sampler(len(table), 8, 0)
     with pytest.raises(ValueError, match="--groups"):
         loader(table, Failing(), order, mixture=Mixture(0.5), groups=3)
     with pytest.raises(ValueError, match="pairs"):
@@ -232,7 +232,7 @@ def test_evaluation_sees_each_row_once_and_nothing_random(
 ) -> None:
     def sweep(rank: int, world_size: int) -> list[tuple[torch.Tensor, np.ndarray]]:
         batches = evaluation_batches(
-            table, decoders[name], Centre(32, 40), 7, MEAN, STD, CPU, rank, world_size
+            table, decoders[name], CenterCrop(32, 40), 7, MEAN, STD, CPU, rank, world_size
         )
         return list(batches)
 

@@ -16,9 +16,9 @@ from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.decoders import Crops
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import AnyRow
+from pipelines.mixtures.clim import RandomNeighbors
 from pipelines.read_ahead import ReadAhead
-from pipelines.sampler import Blocks, Order
+from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
@@ -42,9 +42,11 @@ class Asked(Arrays):
         self.calls.append(rows)
 
 
-def order_of(blocks: bool, rank: int = 0, world_size: int = 1) -> Order:
+def order_of(blocks: bool, rank: int = 0, world_size: int = 1) -> Sampler:
     sequence = np.random.default_rng(1).permutation(ROWS)
-    return Order(ROWS, BATCH, 5, rank, world_size, Blocks(sequence, 4, 5, 2) if blocks else None)
+    return Sampler(
+        ROWS, BATCH, 5, rank, world_size, BlockShuffle(sequence, 4, 5, 2) if blocks else None
+    )
 
 
 def asked_during(reader: ReadAhead, source: Asked, step: int) -> list[np.ndarray]:
@@ -137,7 +139,7 @@ def test_neighbours_are_asked_for_as_well(blocks: bool) -> None:
     source, decoder = Asked(), Decoded()
     order = order_of(blocks, rank=1, world_size=2)
     loader = replace(
-        loader_of(source, AHEAD), order=order, decoder=decoder, neighbours=AnyRow(ROWS)
+        loader_of(source, AHEAD), order=order, decoder=decoder, neighbours=RandomNeighbors(ROWS)
     )
     assert len(list(loader.batches(3, 15))) == 12
     asked = [rows.tolist() for rows in source.calls]

@@ -11,7 +11,7 @@ from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
 from pipelines.resolution import MultiScale, Progressive, parse_schedule, with_side
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.views import View
@@ -82,7 +82,7 @@ def loader_of(size: int, resolution: Progressive | MultiScale) -> Loader:
     decoder = MemoryDecoder(table, device=torch.device("cpu"))
     views = (View(size, blur=0.5), View(16), View(size))
     mean = (0.5, 0.5, 0.5)
-    return Loader(table, Order(20, 4), views, decoder, mean, mean, resolution=resolution)
+    return Loader(table, Sampler(20, 4), views, decoder, mean, mean, resolution=resolution)
 
 
 def test_a_batch_s_views_have_the_side_of_its_step() -> None:

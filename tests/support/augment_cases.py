@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from pipelines.augment.params import Drawn, draw
-from pipelines.rng import Draws
+from pipelines.augment.params import ViewParams, draw_params
+from pipelines.rng import RowRng
 from pipelines.views import View
 
 
-def drawn_for(view: View, n: int = 48, number: int = 0, **fixed: object) -> Drawn:
+def drawn_for(view: View, n: int = 48, number: int = 0, **fixed: object) -> ViewParams:
     """Draws of a view, some of them replaced by one value for all rows."""
     side = np.full(n, 300, np.int32)
-    drawn = draw(view, number, Draws(5, 1), np.arange(n), side, side)
+    drawn = draw_params(view, number, RowRng(5, 1), np.arange(n), side, side)
     for name, value in fixed.items():
         old = getattr(drawn, name)
         new = np.broadcast_to(np.asarray(value, old.dtype), old.shape).copy()

@@ -46,7 +46,7 @@ class Case:
     @property
     def mixes(self) -> bool:
         """Whether the method has a loss for mixtures."""
-        return METHODS[self.method][0].un_mix
+        return METHODS[self.method][0].supports_unmix
 
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
@@ -111,7 +111,7 @@ def _cases() -> list[Case]:
     cases = [
         Case(name, tuple(options.items()), bn, mixed, sizes)
         for name, options, bn, sizes in rows
-        for mixed in ((False, True) if METHODS[name][0].un_mix else (False,))
+        for mixed in ((False, True) if METHODS[name][0].supports_unmix else (False,))
     ]
     return [*cases, Case("moco", (("symmetric", True), ("queue", 40)), "group", mix_groups=2)]
 

@@ -17,12 +17,12 @@ from augment_cases import drawn_for, noise
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
 from pipelines.augment import triton as finish_triton
-from pipelines.augment.params import Drawn
+from pipelines.augment.params import ViewParams
 from pipelines.augment.reference import finish, plan
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.sources.folder import scan
 from pipelines.views import View
 
@@ -34,12 +34,12 @@ TOLERANCE = 1e-5
 
 
 def made(
-    crops: torch.Tensor, view: View, drawn: Drawn, dtype: torch.dtype = torch.float32
+    crops: torch.Tensor, view: View, drawn: ViewParams, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     return finish_triton.finish(crops, finish_triton.plan(view, drawn), MEAN, STD, dtype)
 
 
-def check(crops: torch.Tensor, view: View, drawn: Drawn) -> None:
+def check(crops: torch.Tensor, view: View, drawn: ViewParams) -> None:
     before = crops.clone()
     ours, theirs = made(crops, view, drawn), finish(crops, plan(view, drawn), MEAN, STD)
     assert torch.equal(crops, before)
@@ -99,7 +99,7 @@ def test_extreme_factors_in_every_order(factor: tuple[float, ...], gray_first: b
     view = View(12, gray=0.3, gray_first=gray_first)
     drawn = drawn_for(view, n=200, jitter=True, factor=factor)
     some = np.unique(drawn.order, axis=0, return_index=True)[1]  # a row of each order
-    drawn = replace(drawn, **{k: getattr(drawn, k)[some] for k in Drawn.__slots__})
+    drawn = replace(drawn, **{k: getattr(drawn, k)[some] for k in ViewParams.__slots__})
     assert len(some) == 24 and drawn.gray.any() and not drawn.gray.all()
     check(noise(24, 12), view, drawn)
 
@@ -141,7 +141,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     drawn = drawn_for(view, 6)
     alone = made(crops, view, drawn)
     assert torch.equal(alone, made(crops, view, drawn))
-    some = replace(drawn, **{k: getattr(drawn, k)[2:4] for k in Drawn.__slots__})
+    some = replace(drawn, **{k: getattr(drawn, k)[2:4] for k in ViewParams.__slots__})
     assert torch.equal(alone[2:4], made(crops[2:4], view, some))
 
 
@@ -203,7 +203,7 @@ def test_the_loader_finishes_a_device_s_batches_with_it(
         "memory", table, interpolation="antialias", workers=1, device=device, on_bad="stop"
     )
     views = PRESETS["byol"](16)
-    loader = Loader(table, Order(len(table), 8, 1), views, decoder, MEAN, STD, device)
+    loader = Loader(table, Sampler(len(table), 8, 1), views, decoder, MEAN, STD, device)
     (expected,) = loader.batches(2, 3)
     nothing = MagicMock()
     for name in ("stream", "current_stream"):
@@ -213,7 +213,7 @@ def test_the_loader_finishes_a_device_s_batches_with_it(
     nothing.record_event.return_value = MagicMock(spec=torch.cuda.Event)
     loader._side = nothing
     ready = loader._prepare(2)
-    assert all(isinstance(plan, finish_triton.Plan) for plan in ready.plans)
+    assert all(isinstance(plan, finish_triton.FusedPlan) for plan in ready.plans)
     batch = loader._finish(ready)
     assert torch.equal(batch.index, expected.index)
     for ours, theirs in zip(batch.views, expected.views, strict=True):

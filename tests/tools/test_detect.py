@@ -21,8 +21,8 @@ from tools.evaluation.detection import demo, score
 from tools.evaluation.detection.coco import coco
 from tools.evaluation.detection.examples import Examples, objects_of, read_picture
 from tools.evaluation.detection.models import Sizes, build_detector, channels, check_backbone
-from tools.evaluation.detection.plan import PLANS, Plan
-from tools.evaluation.detection.score import Found, find, precision
+from tools.evaluation.detection.plan import PLANS, DetectionSchedule
+from tools.evaluation.detection.score import Detections, find, precision
 from tools.evaluation.detection.subject import open_backbone, supervised
 from tools.evaluation.detection.train import batches, load, mirror, settle_norms, train
 from tools.evaluation.detection.voc import CLASSES, read_annotation, voc
@@ -326,7 +326,7 @@ def host() -> Accelerator:
     return Accelerator(cpu=True)
 
 
-def losses_of(kind: str, plan: Plan) -> list[float]:
+def losses_of(kind: str, plan: DetectionSchedule) -> list[float]:
     """What training says at each step."""
     torch.manual_seed(0)
     backbone = check_backbone(timm.create_model("test_resnet", num_classes=0), "test_resnet")
@@ -339,7 +339,7 @@ def losses_of(kind: str, plan: Plan) -> list[float]:
 
 
 def test_training_lowers_the_loss_and_repeats_itself() -> None:
-    plan = Plan(20, (1.0,), 2, 4, 0.02, 1, SMALL_SIZES)
+    plan = DetectionSchedule(20, (1.0,), 2, 4, 0.02, 1, SMALL_SIZES)
     losses = losses_of("c4", plan)
     assert len(losses) == 10 and losses == losses_of("c4", plan)
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
@@ -403,8 +403,8 @@ def test_settled_norms_hold_plain_means() -> None:
     assert model.norm.momentum == 0.1
 
 
-def found(rows: list[tuple[tuple[float, ...], int, float]]) -> Found:
-    return Found(
+def found(rows: list[tuple[tuple[float, ...], int, float]]) -> Detections:
+    return Detections(
         np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
         np.array([row[1] for row in rows], np.int64),
         np.array([row[2] for row in rows], np.float32),

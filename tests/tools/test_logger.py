@@ -13,17 +13,17 @@ from rich.console import Console
 from runs import lines, reset_accelerate
 
 from pipelines.batch import Batch, Mixed
-from tools.engine.logger import Record
-from tools.engine.throughput import Meter
+from tools.engine.logger import RunLogger
+from tools.engine.throughput import ThroughputMeter
 from tools.plots import curves
 from tools.plots.views import draw_views
 
 
-def record(folder: Path, start: int = 0) -> tuple[Record, io.StringIO]:
+def record(folder: Path, start: int = 0) -> tuple[RunLogger, io.StringIO]:
     reset_accelerate()
     text = io.StringIO()
     console = Console(file=text, force_terminal=False)
-    made = Record(
+    made = RunLogger(
         folder, Accelerator(cpu=True), total_steps=8, steps_per_epoch=2, start_step=start,
         console=console, clock=lambda: 0.0,
     )  # fmt: skip
@@ -83,7 +83,7 @@ class Clock:
 
 def test_the_meter_leaves_out_warm_up_and_pauses() -> None:
     clock, waited = Clock(), Clock()
-    meter = Meter(32, waited, torch.device("cpu"), warmup=1, clock=clock)
+    meter = ThroughputMeter(32, waited, torch.device("cpu"), warmup=1, clock=clock)
     clock.now += 100  # compiling
     meter.step()
     for _ in range(4):

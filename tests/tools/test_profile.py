@@ -14,7 +14,7 @@ from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from tools import profile_throughput
 from tools.profiling import rates, stages
-from tools.profiling.bottleneck import Verdict, number
+from tools.profiling.bottleneck import Bottleneck, number
 from tools.profiling.io import PAGE, measure_reads
 
 QUICK = ("--steps", "2", "--repeats", "1")
@@ -131,7 +131,7 @@ STAGES = {"read": 0.01, "decode": 0.2, "decode_crop": 0.3, "finish": 0.05}
 def test_verdict(
     loader: float, step: float, shared: bool, expected: float, said: tuple[str, ...]
 ) -> None:
-    verdict = Verdict(
+    verdict = Bottleneck(
         loader, step, 70.0, STAGES, shared=shared, on_gpu=not shared, workers=2, batch_size=8
     )
     assert verdict.expected == pytest.approx(expected)
@@ -143,7 +143,7 @@ def test_verdict(
 @pytest.mark.parametrize(("seconds", "said"), [(0.2, "would also be"), (0.01, "would not be")])
 def test_verdict_on_cold_data(seconds: float, said: str) -> None:
     stages = STAGES | {"read_cold": seconds}
-    verdict = Verdict(100, 300, 70, stages, shared=True, on_gpu=False, workers=2, batch_size=8)
+    verdict = Bottleneck(100, 300, 70, stages, shared=True, on_gpu=False, workers=2, batch_size=8)
     sentence = verdict.sentence()
     assert said in sentence and f"one thread makes {number(8 / seconds)} images/s" in sentence
 

@@ -30,7 +30,7 @@ from tools.evaluation import linear
 from tools.evaluation.feed import batch_that_fits, listed, stratified
 from tools.evaluation.linear import PRESETS, Linear, PresetName
 from tools.evaluation.semi import Semi
-from tools.evaluation.tuning import Tuning, rate_of
+from tools.evaluation.tuning import Tuning, lr_scale
 
 STD, PROBE = IMAGENET.std, (0.2470, 0.2435, 0.2616)
 (INSDIS,) = VIEWS["insdis"](16)
@@ -102,7 +102,7 @@ def test_semi_takes_swav_s_rates_for_the_batch_there_is() -> None:
     ten = Semi(run=Path("x"), fraction=0.1).tuning(0.1, 64)
     assert (one.lr, one.head_lr) == (0.02, 5.0) and (one.epochs, one.weight_decay) == (20, 0)
     assert (ten.lr, ten.head_lr) == (0.01 / 4, 0.2 / 4)
-    rates = [rate_of(one, step, 1) for step in range(20)]
+    rates = [lr_scale(one, step, 1) for step in range(20)]
     assert rates == pytest.approx([5.0] * 12 + [1.0] * 4 + [0.2] * 4)
     given = Semi(run=Path("x"), lr=0.0, head_lr=1.0).tuning(0.01, 16)
     assert (given.lr, given.head_lr) == (0.0, 1.0)
@@ -165,7 +165,7 @@ def test_fewer_epochs_stretch_a_preset_s_drops_but_not_given_ones() -> None:
 
 def test_the_warm_up_and_the_cosine_of_finetune() -> None:
     tuning = Tuning(4, 8, lr=0.1, head_lr=1.0, warmup_epochs=1)
-    assert [rate_of(tuning, step, 2) for step in (0, 1, 2, 5)] == pytest.approx([0.5, 1, 1, 0.5])
+    assert [lr_scale(tuning, step, 2) for step in (0, 1, 2, 5)] == pytest.approx([0.5, 1, 1, 0.5])
 
 
 # --- commands ------------------------------------------------------------------------------

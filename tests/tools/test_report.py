@@ -205,7 +205,7 @@ def test_its_command_gives_the_same_settings_and_names_no_more(run: Path) -> Non
 @pytest.mark.parametrize("value", [True, False, (1, 2), (), None, 0.5])
 def test_a_difference_is_a_flag_that_is_read_back(value: object) -> None:
     name = {bool: "compile", tuple: "multi_scale", float: "mix_beta"}.get(type(value), "workers")
-    words = difference.Difference(name, value, None).words
+    words = difference.SettingDifference(name, value, None).words
     assert getattr(parse(words), name) == value
 
 

@@ -39,7 +39,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedRun:
     """A run with its network and its images."""
 
     config: Config
@@ -88,7 +88,7 @@ def open_weights(folder: Path) -> Weights:
     return Weights(config, restore(config, state, facts), untrained)
 
 
-def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Opened]:
+def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[LoadedRun]:
     """Open runs that are to look at the same images, with an encoder (None: each paper's).
 
     Raises:
@@ -108,7 +108,7 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Ope
     for folder, (config, state) in zip(folders, loaded, strict=True):
         method = restore(config, state, data.facts, encoder).to(accelerator.device)
         left_out = tuple(sorted(state.get("left_out", ())))
-        opened.append(Opened(config, method, data, accelerator, folder, left_out))
+        opened.append(LoadedRun(config, method, data, accelerator, folder, left_out))
     return opened
 
 
@@ -135,7 +135,7 @@ def spread(total: int, limit: int) -> NDArray[np.int64]:
 
 
 def encode(
-    run: Opened, split: Split, rows: NDArray[np.int64], features: Features = "backbone"
+    run: LoadedRun, split: Split, rows: NDArray[np.int64], features: Features = "backbone"
 ) -> Encoded:
     """Return the features of the centre crops of some rows of a split.
 

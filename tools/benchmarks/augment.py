@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pipelines.augment import triton as finish_triton
 from pipelines.augment.cpu import HostFinisher
-from pipelines.augment.params import Drawn, draw
+from pipelines.augment.params import ViewParams, draw_params
 from pipelines.augment.reference import finish, plan
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.views import View
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -62,10 +62,10 @@ def smooth(num_rows: int, size: int) -> torch.Tensor:
     return images.byte().permute(0, 2, 3, 1).contiguous()
 
 
-def cases(view: View, n: int) -> Iterator[tuple[str, Drawn]]:
+def cases(view: View, n: int) -> Iterator[tuple[str, ViewParams]]:
     """Draws for n rows of a view: random ones, some of them fixed for all rows."""
     side = np.full(n, 300, np.int32)
-    random = draw(view, 0, Draws(1, 2), np.arange(n), side, side)
+    random = draw_params(view, 0, RowRng(1, 2), np.arange(n), side, side)
     for name, fixed in CASES.items():
         arrays = {k: np.full(n, v, getattr(random, k).dtype) for k, v in fixed.items()}
         yield name, replace(random, **arrays)

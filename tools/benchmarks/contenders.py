@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from pipelines.augment.params import draw
+from pipelines.augment.params import draw_params
 from pipelines.datasets import IMAGENET
 from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
-from pipelines.rng import Draws
-from pipelines.sampler import Order
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.system.jit import compiled
 from pipelines.system.workers import main_hidden
@@ -56,7 +56,7 @@ class Setting:
     """The same rows as a .beton, for those that read nothing else; None without FFCV."""
     beton_rows: NDArray[np.int64]
     """Where ``table``'s rows stand in that file, (rows,)."""
-    order: Order
+    order: Sampler
     views: tuple[View, ...]
     complete: bool
     """Colour, blur and normalisation as well, not crops alone."""
@@ -108,9 +108,9 @@ class Ours:
     def _crops(self, step: int) -> list[Tensor]:
         order, views, table = self.setting.order, self.setting.views, self.table
         rows = order.rows(step)
-        draws = Draws(order.seed, order.epoch(step))
+        draws = RowRng(order.seed, order.epoch(step))
         size = table.height[rows], table.width[rows]
-        drawn = [draw(view, i, draws, rows, *size) for i, view in enumerate(views)]
+        drawn = [draw_params(view, i, draws, rows, *size) for i, view in enumerate(views)]
         take = np.arange(len(rows))
         windows = [Crops(v.size, take, d.box) for v, d in zip(views, drawn, strict=True)]
         crops = self.decoder(rows, windows)

@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 from torch import Tensor
 
-from pipelines.augment.params import draw
+from pipelines.augment.params import draw_params
 from pipelines.datasets import open_data
 from pipelines.decoders import Crops
 from pipelines.decoders.dali import DaliDecoder
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
-from pipelines.sampler import Order
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from tools.benchmarks.contenders import Contender
 from tools.benchmarks.loaders import images_per_second
@@ -82,7 +82,7 @@ class Setting:
     """What all have in common."""
 
     table: Table
-    order: Order
+    order: Sampler
     size: int
     workers: int
     device: torch.device
@@ -90,9 +90,9 @@ class Setting:
     def windows(self, step: int) -> tuple[NDArray[np.int64], list[Crops]]:
         """The rows of a step, and two windows of each."""
         rows, order = self.order.rows(step), self.order
-        draws, views = Draws(order.seed, order.epoch(step)), PRESETS["moco-v2"](self.size)
+        draws, views = RowRng(order.seed, order.epoch(step)), PRESETS["moco-v2"](self.size)
         shape = self.table.height[rows], self.table.width[rows]
-        boxes = [draw(view, i, draws, rows, *shape).box for i, view in enumerate(views)]
+        boxes = [draw_params(view, i, draws, rows, *shape).box for i, view in enumerate(views)]
         return rows, [Crops(self.size, np.arange(len(rows)), box) for box in boxes]
 
 
@@ -186,7 +186,7 @@ def prepare(arguments: Arguments) -> Setting:
         if data is not None and ends_as_jpeg(data) and is_plain_jpeg(data, *size):
             plain.append(row)
     table = whole.take(np.array(plain[: len(plain) // arguments.batch_size * arguments.batch_size]))
-    order = Order(len(table), arguments.batch_size)
+    order = Sampler(len(table), arguments.batch_size)
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     workers = arguments.workers or cores_per_process()
     return Setting(table, order, arguments.size, workers, device)

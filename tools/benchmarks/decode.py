@@ -18,14 +18,14 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from pipelines.augment.params import draw
+from pipelines.augment.params import draw_params
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
 from pipelines.decoders import Crops, MissingPackage
 from pipelines.decoders.crop_plan import cut_image, make_plan
 from pipelines.decoders.ffcv import Codec
 from pipelines.presets import PRESETS
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import decode_with_pil
 from pipelines.sources.source import Source
@@ -127,7 +127,9 @@ def two_views(table: Table, rows: NDArray[np.int64]) -> list[Crops]:
     """The windows of MoCo v2's two views."""
     height, width = table.height[rows], table.width[rows]
     views, take = PRESETS["moco-v2"](224), np.arange(len(rows))
-    boxes = [draw(view, i, Draws(0, 0), rows, height, width).box for i, view in enumerate(views)]
+    boxes = [
+        draw_params(view, i, RowRng(0, 0), rows, height, width).box for i, view in enumerate(views)
+    ]
     return [Crops(224, take, box) for box in boxes]
 
 

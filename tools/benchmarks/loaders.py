@@ -36,7 +36,7 @@ from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
 from pipelines.decoders import Interpolation, MissingPackage
 from pipelines.presets import PRESETS
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools.benchmarks.contenders import COLOUR_FREE, CONTENDERS, Contender, Setting
@@ -178,11 +178,11 @@ def prepare(arguments: Arguments) -> tuple[Setting, int]:
     """Open the data, as a .beton too where FFCV is installed; also how many rows it has in all."""
     whole = open_data(arguments.data, arguments.data_dir)
     size = arguments.batch_size
-    Order(len(whole), size)  # refuses a batch that does not fit
+    Sampler(len(whole), size)  # refuses a batch that does not fit
     count = min(len(whole), arguments.images) // size * size
     chosen = np.linspace(0, len(whole), count, endpoint=False).astype(np.int64)
     table = whole.take(chosen)
-    order = Order(len(table), size)
+    order = Sampler(len(table), size)
     beton: Table | None = None
     if is_installed("ffcv"):
         beton = cached_beton(table, arguments.data)

@@ -23,7 +23,7 @@ from tools.config.config import Config
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process
 from tools.engine import build
-from tools.engine.throughput import Meter
+from tools.engine.throughput import ThroughputMeter
 
 Batch = Sequence[Tensor]
 
@@ -111,7 +111,7 @@ class PlainLoop:
         """Source images/s when each batch is given to ``work``, or dropped."""
         warm = max(self.workers.warm, 2)
         batches: Iterable[Any] = self.workers.run(warm + steps + self.workers.tail)
-        meter = Meter(self.config.batch_size, lambda: 0.0, self.device, warmup=warm)
+        meter = ThroughputMeter(self.config.batch_size, lambda: 0.0, self.device, warmup=warm)
         rate = 0.0
         for number, batch in enumerate(batches, 1):  # the tail keeps the workers busy, no more
             if number <= warm + steps:

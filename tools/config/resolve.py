@@ -138,7 +138,7 @@ def check_mixture(config: Config, num_rows: int) -> None:
     Raises:
         ValueError: naming the flags.
     """
-    if config.mix in UN_MIX and not METHODS[config.method][0].un_mix:
+    if config.mix in UN_MIX and not METHODS[config.method][0].supports_unmix:
         raise ValueError(
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "

@@ -6,8 +6,8 @@ import dataclasses
 
 from models.losses.clim import ClimLoss
 from models.methods import METHODS, Method
-from models.multi_resolution import Sizes
-from pipelines.mixtures.image_mixture import LABEL_FREE, LabelFree
+from models.multi_resolution import QuerySizes
+from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture
 from pipelines.mixtures.unmix import UN_MIX, Mixture, create_mixture
 from pipelines.presets import PRESETS
 from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule, with_side
@@ -39,10 +39,10 @@ def views_of(config: Config) -> tuple[View, ...]:
     return with_side(views, most)
 
 
-def sizes_of(config: Config) -> Sizes:
+def sizes_of(config: Config) -> QuerySizes:
     """Return the sides at which queries are shown."""
     queries = METHODS[config.method][0].queries(config.chosen)
-    return Sizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
+    return QuerySizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
 
 
 def copies_of(config: Config) -> dict[int, int]:
@@ -88,9 +88,9 @@ def mixture_of(config: Config) -> Mixture | None:
     return create_mixture(config.mix, config.mix_prob, config.mix_beta)
 
 
-def label_free_of(config: Config) -> LabelFree | None:
+def label_free_of(config: Config) -> ImageMixture | None:
     """Return what edits the views without touching targets, if the mixture is of that kind."""
-    return LabelFree(config.mix, config.im) if config.mix in LABEL_FREE else None
+    return ImageMixture(config.mix, config.im) if config.mix in LABEL_FREE else None
 
 
 def clim_loss(config: Config) -> ClimLoss | None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 
 
-def by_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
+def main_process_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     """Return what ``make()`` returns in the first process, in all; its errors reach all as well.
 
     Raises:
@@ -38,7 +38,7 @@ def notes(name: str) -> Store:
     return PrefixStore(f"unmix/{name}", _get_default_store().clone())
 
 
-def each_machine_s_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
+def local_main_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     """Call ``make`` in the first process of each machine, then in its others, and return it.
 
     All leave together. They wait on the notice board, however long it takes: the process group's

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch.distributed import Store
 
 from tools.distributed.coordination import notes
-from tools.distributed.watchdog import PATIENCE, Vigil
+from tools.distributed.watchdog import PATIENCE, Watchdog
 
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 2.0
@@ -32,7 +32,7 @@ class StopSignal:
     in; the largest promise is the last step. No process waits before its own promise is kept, so
     none holds up a collective that another one is in. A second signal ends a process at once.
 
-    The same thread keeps the ``Vigil``, with ``patience`` seconds.
+    The same thread keeps the ``Watchdog``, with ``patience`` seconds.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -102,7 +102,7 @@ class StopSignal:
 
     def _listen(self, board: Store) -> None:
         """Answer a request to stop; runs in a thread of its own."""
-        vigil = Vigil(board, self._rank, self._ranks, self._patience)
+        vigil = Watchdog(board, self._rank, self._ranks, self._patience)
         try:
             while not board.check(["request"]) and not self._over.wait(POLL_SECONDS):
                 if self.received:

@@ -30,7 +30,7 @@ class _Seen:
     place: str = "has not begun"
 
 
-class Vigil:
+class Watchdog:
     """Watches over the processes of a run, from a thread of each that has nothing else to do.
 
     Every five seconds each process notes its number of finished steps and the line that its main

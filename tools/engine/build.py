@@ -23,10 +23,10 @@ from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder, choose_loader
 from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.memory import MemoryDecoder
-from pipelines.evaluation import Centre, evaluation_batches
+from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import Neighbours
-from pipelines.sampler import Blocks, Order
+from pipelines.mixtures.clim import NeighborTable
+from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
 from pipelines.sources.published import Split
 from pipelines.sources.subset import take_subset
@@ -45,7 +45,7 @@ from tools.config.view_plan import (
     sizes_of,
     views_of,
 )
-from tools.distributed.coordination import each_machine_s_first
+from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
 from tools.engine import checkpoint
 
@@ -93,7 +93,7 @@ def open_data_of(config: Config, accelerator: Accelerator) -> Data:
                 raise ValueError(f"--val-data {spec}: {error}") from error
         return Data(train, val, data_facts(config.data))
 
-    return each_machine_s_first(accelerator, both)
+    return local_main_first(accelerator, both)
 
 
 def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str]:
@@ -104,13 +104,13 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
 
 
-def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Order:
+def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
     """Return which rows each step holds."""
     blocks = None
     if config.order == "blocks":
         sequence = data.train.in_file_order()
-        blocks = Blocks(sequence, config.groups, config.block_rows, config.window_blocks)
-    return Order(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
+        blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
+    return Sampler(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
 
 
 def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_rows: int) -> Method:
@@ -146,7 +146,9 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
     )
 
 
-def assemble(config: Config, data: Data, accelerator: Accelerator) -> tuple[Config, Order, Method]:
+def assemble(
+    config: Config, data: Data, accelerator: Accelerator
+) -> tuple[Config, Sampler, Method]:
     """Return the resolved settings, which rows each step holds, and the method, if all fit.
 
     Raises:
@@ -227,7 +229,7 @@ def training_loader(
         std=data.facts.std,
         device=accelerator.device,
         mixture=mixture_of(config),
-        neighbours=Neighbours.none(len(data.train)) if config.mix == "clim" else None,
+        neighbours=NeighborTable.none(len(data.train)) if config.mix == "clim" else None,
         skip_alone=config.clim.fallback == "skip",
         mixed=mixed_of(config, method),
         copies=copies_of(config),
@@ -265,7 +267,7 @@ def evaluation_batches_of(
     return evaluation_batches(
         table,
         decoders.of(table),
-        Centre(size, round(size * resize / facts.image_size)),
+        CenterCrop(size, round(size * resize / facts.image_size)),
         batch_size,
         facts.mean,
         facts.std,

@@ -17,13 +17,13 @@ from models.distributed import average_buffers
 from models.losses.common import unit
 from models.methods import Method
 from models.modules.backbone import num_features
-from pipelines.mixtures.clim import AnyRow, Neighbours, tabulate
+from pipelines.mixtures.clim import NeighborTable, RandomNeighbors, tabulate
 from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
 from tools.config.config import Config
 from tools.engine import build
-from tools.engine.logger import Record
-from tools.engine.train_state import State
+from tools.engine.logger import RunLogger
+from tools.engine.train_state import TrainState
 from tools.scoring.features import evaluating
 
 BATCH = 256
@@ -32,7 +32,7 @@ _KMEANS = 1 << 22
 
 
 @dataclass(frozen=True)
-class Found:
+class Neighborhood:
     """Each row's candidates, and which of them the rule keeps."""
 
     candidates: Candidates
@@ -41,7 +41,7 @@ class Found:
 
 def find(
     features: Features, config: ClimConfig, seed: int, step: int, watch: Watch = unwatched
-) -> Found:
+) -> Neighborhood:
     """Search, cluster and select for every row, with the same result on every rank."""
     rng = np.random.default_rng([seed, step, _KMEANS])
     clusters = spherical_kmeans(features, num_clusters(config, features.total), rng, watch=watch)
@@ -62,10 +62,10 @@ def find(
         anchor_cluster=cluster,
         anchor_to_centre=to_centre,
     )
-    return Found(candidates, select(candidates, config.rule, config.limit))
+    return Neighborhood(candidates, select(candidates, config.rule, config.limit))
 
 
-def statistics(found: Found, label: NDArray[np.int64]) -> dict[str, float]:
+def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float]:
     """Return what is logged of a search; labels (N,) are for these numbers alone."""
     keep, index = found.selection.keep, found.candidates.index
     everyone = np.arange(len(index))
@@ -122,7 +122,7 @@ def encode_all(
     return Features(rows, total)
 
 
-class Neighbourhood:
+class ClimRefresh:
     """The table of a run with ``--mix clim``; ``off`` for all others."""
 
     def __init__(
@@ -130,8 +130,8 @@ class Neighbourhood:
         config: Config,
         data: build.Data,
         decoders: build.Decoders,
-        state: State,
-        record: Record,
+        state: TrainState,
+        record: RunLogger,
         method: Method,
         accelerator: Accelerator,
         steps_per_epoch: int,
@@ -151,19 +151,19 @@ class Neighbourhood:
             return self._start
         return step + self._period - (step - self._start) % self._period
 
-    def at(self, step: int) -> Neighbours | AnyRow | None:
+    def at(self, step: int) -> NeighborTable | RandomNeighbors | None:
         """Return the table of steps from ``step`` on, renewed if it is time; all ranks call it."""
         num_rows = len(self._data.train)
         if self.off:
             return None
         if step < self._start:
-            return Neighbours.none(num_rows)
+            return NeighborTable.none(num_rows)
         if self._config.clim.rule == "random":
-            return AnyRow(num_rows)
+            return RandomNeighbors(num_rows)
         held = self._state.neighbours
         if held is None or held["step"] != step - (step - self._start) % self._period:
             held = self._state.neighbours = self._renew(step)
-        return Neighbours(held["rows"].numpy(), held["count"].numpy())
+        return NeighborTable(held["rows"].numpy(), held["count"].numpy())
 
     def news(self) -> dict[str, float]:
         """Return the numbers of a search, once."""

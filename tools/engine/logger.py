@@ -25,7 +25,7 @@ from tools.runs.metrics import SUMMARY, cut_metrics, cut_summary, read_metrics, 
 T = TypeVar("T")
 
 
-class Record:
+class RunLogger:
     """The record of one run; every method does nothing on other processes than the first.
 
     ``start_step`` is the number of steps already done: later lines of an earlier attempt are cut

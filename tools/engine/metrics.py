@@ -18,7 +18,7 @@ class NotFinite(ValueError):
         self.step = step
 
 
-class Tally:
+class StepMetrics:
     """Means of the loss and its terms, and the first step that was not finite.
 
     That is one whose loss was NaN or infinite, or that left such a number in ``weights``. ``add``

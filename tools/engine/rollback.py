@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from tools.config.config import Config
-from tools.distributed.coordination import by_first
+from tools.distributed.coordination import main_process_first
 from tools.engine import checkpoint
-from tools.engine.logger import Record
+from tools.engine.logger import RunLogger
 from tools.engine.metrics import NotFinite
-from tools.engine.train_state import State
+from tools.engine.train_state import TrainState
 
 LIMIT, NEAR = 3, 100
 """At most 3 of 100 steps in a row are left out; with more, it is no single batch's fault."""
@@ -52,7 +52,7 @@ class Rollback:
     """Takes a run back to its last good checkpoint; every process does it at the same line."""
 
     def __init__(
-        self, config: Config, state: State, record: Record, accelerator: Accelerator
+        self, config: Config, state: TrainState, record: RunLogger, accelerator: Accelerator
     ) -> None:
         self.on = config.on_nan == "rollback"
         self._state, self._record, self._accelerator = state, record, accelerator
@@ -78,7 +78,7 @@ class Rollback:
                 error.step,
             )
         good = state.last_good
-        step = state.restore(by_first(self._accelerator, lambda: whole(good)))
+        step = state.restore(main_process_first(self._accelerator, lambda: whole(good)))
         state.left_out |= left_out
         self._record.rewind(step)
         self._record.message(

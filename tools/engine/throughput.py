@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 
 
-class Meter:
+class ThroughputMeter:
     """Throughput between two readings, over all processes.
 
     ``batch_size`` counts the images of a step over all processes; ``waited`` returns this

@@ -21,11 +21,11 @@ from models.methods import Method
 from pipelines.sources.table import Table
 from tools.config.cli import differences, from_saved, to_dict
 from tools.config.config import Config
-from tools.distributed.coordination import by_first
+from tools.distributed.coordination import main_process_first
 from tools.engine import checkpoint
 
 
-class State:
+class TrainState:
     """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
 
     ``neighbours`` holds what CLIM found last (``tools.engine.clim_refresh``), if anything;
@@ -74,7 +74,7 @@ class State:
             OSError: it could not be written; the text names the file.
         """
         average_buffers(self._method)
-        self.last_good = by_first(self._accelerator, partial(self._write, step))
+        self.last_good = main_process_first(self._accelerator, partial(self._write, step))
         self._accelerator.wait_for_everyone()
         self._saved_at = self._clock()
 
@@ -96,12 +96,12 @@ class State:
     def _load(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint; if one machine has no whole one the first process sends it to all."""
         process = self._accelerator
-        wanted = by_first(process, partial(checkpoint.signature, path))
+        wanted = main_process_first(process, partial(checkpoint.signature, path))
         lacks = not process.is_main_process and not checkpoint.is_copy(path, wanted)
         lacking = torch.tensor(float(lacks), device=process.device)
         if not reduce(lacking).item():
             return checkpoint.load(path)
-        content = by_first(process, path.read_bytes)
+        content = main_process_first(process, path.read_bytes)
         with tempfile.NamedTemporaryFile(suffix=path.name) as copy:
             copy.write(content)
             copy.flush()

@@ -15,20 +15,20 @@ from models.methods import Method
 from models.optim import create_optimizer, learning_rate
 from pipelines.batch import Batch
 from pipelines.loader import Loader
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from tools.config.config import Config
 from tools.distributed.consistency import check_ranks
 from tools.distributed.preemption import StopSignal
 from tools.distributed.watchdog import PATIENCE
 from tools.engine.accumulation import backward, total
-from tools.engine.clim_refresh import Neighbourhood
+from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.clip import clip
-from tools.engine.logger import Record
-from tools.engine.metrics import NotFinite, Tally
+from tools.engine.logger import RunLogger
+from tools.engine.metrics import NotFinite, StepMetrics
 from tools.engine.online_knn import OnlineKnn
 from tools.engine.rollback import Rollback, batches
-from tools.engine.throughput import Meter
-from tools.engine.train_state import State
+from tools.engine.throughput import ThroughputMeter
+from tools.engine.train_state import TrainState
 
 STOPPED = 75
 """Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto goes on."""
@@ -58,7 +58,7 @@ def make_optimizer(config: Config, method: Method) -> Optimizer:
         config.weight_decay,
         config.momentum,
         config.decay == "all",
-        method.rate_of,
+        method.lr_scale,
     )
 
 
@@ -95,7 +95,7 @@ class Learner:
 
     config: Config
     accelerator: Accelerator
-    order: Order
+    order: Sampler
     model: nn.Module
     method: Method
     optimizer: Optimizer
@@ -104,9 +104,9 @@ class Learner:
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.order.steps_per_epoch
         self.weights = [p for p in self.method.parameters() if p.requires_grad]
-        self.tally = Tally(self.accelerator, self.weights)
+        self.tally = StepMetrics(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
-        self.meter = Meter(batch_size, lambda: self.loader.waited, device)
+        self.meter = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
 
     def train_on(self, batch: Batch) -> None:
         """Make one optimisation step. Nothing here waits for the device."""
@@ -133,9 +133,9 @@ class Run(Learner):
     """The steps of a run and what happens between them."""
 
     knn: OnlineKnn
-    neighbourhood: Neighbourhood
-    state: State
-    record: Record
+    neighbourhood: ClimRefresh
+    state: TrainState
+    record: RunLogger
     stopped: bool = False
     made: int = 0
 
@@ -155,7 +155,7 @@ class Run(Learner):
             self.made = step
             while step < last and not self.stopped:
                 try:
-                    step = self.stretch(step, last, stop)
+                    step = self.train_until(step, last, stop)
                 except NotFinite as error:
                     with self.meter.paused():
                         step = rollback.after(error)
@@ -164,7 +164,7 @@ class Run(Learner):
                         self.save(step)
         return STOPPED if self.stopped else 0
 
-    def stretch(self, step: int, last: int, stop: StopSignal) -> int:
+    def train_until(self, step: int, last: int, stop: StopSignal) -> int:
         """Train from ``step`` until the next score or table is due; return the step reached."""
         scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
         until = min(scoring, self.neighbourhood.due(step))

@@ -15,7 +15,7 @@ from tools.evaluation.base import Protocol, append, percent, stamp
 
 if TYPE_CHECKING:  # torchvision's detection parts are imported when they are needed
     from tools.evaluation.detection.examples import Examples
-    from tools.evaluation.detection.plan import Plan
+    from tools.evaluation.detection.plan import DetectionSchedule
     from tools.evaluation.detection.subject import Backbone
 
 
@@ -133,7 +133,7 @@ class Detect(Protocol):
         draw_found(val_set, found, told, picture)
         print(f"{told}\n{picture}")
 
-    def plan(self) -> Plan:
+    def plan(self) -> DetectionSchedule:
         """Return the data set's schedule with what the flags change; the rate follows the batch."""
         from tools.evaluation.detection.plan import PLANS
 
@@ -159,7 +159,7 @@ class Detect(Protocol):
         train_set = read(self.data_dir, self.train_split or module.TRAIN)
         return train_set, read(self.data_dir, self.val_split or module.VAL, train_set.classes)
 
-    def protocol(self, plan: Plan, subject: Backbone) -> dict[str, Any]:
+    def protocol(self, plan: DetectionSchedule, subject: Backbone) -> dict[str, Any]:
         """Return the numbers that the score depends on."""
         return {
             "protocol": "detect",
@@ -178,7 +178,7 @@ class Detect(Protocol):
             "detect_seed": self.seed,
         }
 
-    def told(self, numbers: dict[str, float], plan: Plan, subject: Backbone) -> str:
+    def told(self, numbers: dict[str, float], plan: DetectionSchedule, subject: Backbone) -> str:
         """Put the result into one line."""
         scores = ", ".join(f"{name.upper()} {percent(value)}" for name, value in numbers.items())
         return (

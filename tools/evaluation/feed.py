@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
 from pipelines.rng import ORDER
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from pipelines.sources.files import Files
 from pipelines.sources.subset import rows_of_each, share_of
 from pipelines.sources.table import Table
@@ -45,7 +45,7 @@ def feed(
         (view,) = PRESETS["insdis"](side)
     return Loader(
         table=table,
-        order=Order(
+        order=Sampler(
             len(table), batch_size, seed, accelerator.process_index, accelerator.num_processes
         ),
         views=(replace(view, scale=scale),),

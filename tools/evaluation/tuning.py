@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from models.methods import Method
 from models.modules.backbone import num_features
 from models.modules.batchnorm import BatchNorm
-from models.optim import Rate, Schedule, create_optimizer, learning_rate
+from models.optim import LrScale, Schedule, create_optimizer, learning_rate
 from tools.evaluation.base import Subject
 from tools.evaluation.feed import batch_that_fits, feed
 from tools.scoring import scores
@@ -82,7 +82,7 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
         tuning.head_lr,
         tuning.weight_decay,
         tuning.momentum,
-        rate_of=lambda name, _: Rate(share if name.startswith("backbone.") else 1.0),
+        lr_scale=lambda name, _: LrScale(share if name.startswith("backbone.") else 1.0),
     )
     size = batch_that_fits(tuning.batch_size, len(subject.train), accelerator.num_processes)
     loader = feed(subject, subject.train, size, tuning.seed, tuning.crop_scale)
@@ -93,7 +93,7 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
     if tuning.lr == 0:
         classifier.backbone.eval()
     for batch in loader.batches(0, total):
-        rate = rate_of(tuning, batch.step, per_epoch)
+        rate = lr_scale(tuning, batch.step, per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
         loss = F.cross_entropy(trained(batch.views[0]).float(), batch.label)
@@ -104,7 +104,7 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
     return classifier
 
 
-def rate_of(tuning: Tuning, step: int, steps_per_epoch: int) -> float:
+def lr_scale(tuning: Tuning, step: int, steps_per_epoch: int) -> float:
     """Return the layer's learning rate at a step, counted from 0; the backbone's keeps its share.
 
     A ``milestones`` entry is the number of finished epochs after which the rate drops.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Bottleneck:
     """Compares end to end with what the loader's and the step's own rates allow.
 
     Rates are source images/s over all processes, ``stages`` seconds of a step of ``batch_size``

@@ -18,7 +18,7 @@ from pipelines.batch import Batch
 from pipelines.loader import Loader
 from tools.config.config import Config
 from tools.engine import build
-from tools.engine.throughput import Meter
+from tools.engine.throughput import ThroughputMeter
 from tools.engine.trainer import Learner, prepare
 from tools.profiling.clock import Clock, Seconds
 
@@ -117,7 +117,9 @@ class Rates:
         """Return the images/s of the slowest process, and the longest wait."""
         accelerator, size = self.learner.accelerator, self.learner.config.batch_size
         accelerator.wait_for_everyone()
-        self.learner.meter = Meter(size, lambda: loader.waited, loader.device, warmup=WARMUP)
+        self.learner.meter = ThroughputMeter(
+            size, lambda: loader.waited, loader.device, warmup=WARMUP
+        )
         with contextlib.closing(batches):
             for batch in itertools.islice(batches, WARMUP + self.steps):
                 work(batch)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.augment import triton as finish_triton
-from pipelines.augment.params import Drawn, draw
+from pipelines.augment.params import ViewParams, draw_params
 from pipelines.batch import Batch
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
-from pipelines.rng import Draws
+from pipelines.rng import RowRng
 from pipelines.views import View
 from tools.profiling.clock import Clock, Seconds
 from tools.profiling.io import Reads, measure_reads
@@ -122,11 +122,13 @@ class Stages:
     def _device(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats)
 
-    def _draw(self) -> list[Drawn]:
+    def _draw(self) -> list[ViewParams]:
         table, rows, order = self.loader.table, self.tap.rows, self.loader.order
-        draws = Draws(order.seed, order.epoch(0))
+        draws = RowRng(order.seed, order.epoch(0))
         sides = table.height[rows], table.width[rows]
-        return [draw(v, i, draws, rows, *sides) for i, v in enumerate(self.loader.views_of(0))]
+        return [
+            draw_params(v, i, draws, rows, *sides) for i, v in enumerate(self.loader.views_of(0))
+        ]
 
     def finisher_bytes(self) -> tuple[int, int] | None:
         """Return bytes to and from the GPU's memory: those its finisher moves, and the least.

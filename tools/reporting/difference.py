@@ -23,7 +23,7 @@ PLACE = ("output",)
 
 
 @dataclass(frozen=True)
-class Difference:
+class SettingDifference:
     """A setting that has another value than its base gives it."""
 
     name: str
@@ -52,7 +52,7 @@ def recipe_of(folder: Path) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[Difference]:
+def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[SettingDifference]:
     """Return the fewest settings over the recipe or the defaults that give ``config``.
 
     ``config`` is resolved. What the settings leave to the method and the data is filled in as a
@@ -66,7 +66,7 @@ def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[D
         fewer = [other for other in needed if other != name]
         if _gives(base, {other: wanted[other] for other in fewer}, wanted, facts):
             needed = fewer
-    return [Difference(name, wanted[name], before[name]) for name in needed]
+    return [SettingDifference(name, wanted[name], before[name]) for name in needed]
 
 
 def _filled(config: Config, facts: DataFacts) -> Config:
@@ -104,7 +104,7 @@ def _flat(config: Config) -> dict[str, Any]:
     return values
 
 
-def command(config: Config, recipe: Path | None, found: Sequence[Difference]) -> str:
+def command(config: Config, recipe: Path | None, found: Sequence[SettingDifference]) -> str:
     """Return a command that trains with the same settings, a flag a line."""
     flags = [*_beginning(config, recipe), *(one.words for one in found)]
     return " \\\n    ".join(["accelerate launch train.py", *map(shlex.join, flags)])

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from tools.analysis import embedding
-from tools.analysis.loaded_run import Encoded, Opened, encode, split_of, spread, table_of
+from tools.analysis.loaded_run import Encoded, LoadedRun, encode, split_of, spread, table_of
 from tools.analysis.nearest import class_name, nearest, right
 from tools.plots.thumbnails import data_uri, thumbnail
 from tools.reporting import charts
@@ -21,7 +21,7 @@ SMALL = 64
 QUERIES, K, SIDE = 6, 7, 96
 
 
-def look(run: Opened) -> Encoded | None:
+def look(run: LoadedRun) -> Encoded | None:
     """Return features of some validation images, spread evenly; None where there are none."""
     if split_of(run.data) == "train":
         return None

@@ -14,7 +14,7 @@ from tools.plots.curves import TITLES, column, panel_of, untrained_knn
 from tools.plots.thumbnails import data_uri
 from tools.reporting import charts, findings
 from tools.reporting.charts import Series
-from tools.reporting.difference import Difference
+from tools.reporting.difference import SettingDifference
 from tools.reporting.findings import Finding, Line
 from tools.reporting.markup import figure, fold, note, picture, prose, table, text
 from tools.runs.comparison import SCORES
@@ -42,7 +42,11 @@ def summary(cards: Sequence[tuple[str, Finding]]) -> str:
 
 
 def settings(
-    config: Config, base: str, found: Sequence[Difference] | None, command: str, config_text: str
+    config: Config,
+    base: str,
+    found: Sequence[SettingDifference] | None,
+    command: str,
+    config_text: str,
 ) -> str:
     """Return the command, and the settings beside those of the recipe or the defaults."""
     everything = fold("All settings (config.yaml)", f"<pre>{text(config_text)}</pre>")

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 
 from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
-from tools.analysis.loaded_run import Opened
+from tools.analysis.loaded_run import LoadedRun
 from tools.config.config import Config
 from tools.engine.build import Data
 from tools.reporting import embedding_panel, findings, sections
-from tools.reporting.difference import Difference, command, differences, recipe_of
+from tools.reporting.difference import SettingDifference, command, differences, recipe_of
 from tools.reporting.markup import note, page, prose, section, text
 from tools.runs.comparison import read_config
 from tools.runs.metrics import read_metrics, replace_text
@@ -38,13 +38,13 @@ def at_end(
     ``left_out`` are the steps that the run left out. One process alone calls it.
     """
     try:
-        run = Opened(config, method, data, accelerator, folder, tuple(sorted(left_out)))
+        run = LoadedRun(config, method, data, accelerator, folder, tuple(sorted(left_out)))
         print(f"report {write(folder, run)}")
     except Exception as error:  # whatever it is, the run itself is well
         log.warning("%s could not be written: %s: %s", folder / NAME, type(error).__name__, error)
 
 
-def write(folder: Path, run: Opened | None, how: embedding_panel.How = "pca") -> Path:
+def write(folder: Path, run: LoadedRun | None, how: embedding_panel.How = "pca") -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
     Without its network and images (``run`` is None) it has no neighbours and no map.
@@ -57,7 +57,7 @@ def write(folder: Path, run: Opened | None, how: embedding_panel.How = "pca") ->
     return path
 
 
-def html(folder: Path, run: Opened | None, how: embedding_panel.How) -> str:
+def html(folder: Path, run: LoadedRun | None, how: embedding_panel.How) -> str:
     """Return the page."""
     config = read_config(folder)
     lines = read_metrics(folder / "metrics.jsonl")
@@ -106,7 +106,7 @@ def html(folder: Path, run: Opened | None, how: embedding_panel.How) -> str:
     return page(f"{name}: {what}", "".join(body), style())
 
 
-def _seen(run: Opened | None) -> str:
+def _seen(run: LoadedRun | None) -> str:
     """Name the encoder whose features are looked at, where there are two."""
     which = run.method.named_encoder if run else None
     return note(f"Features of the {which} encoder, here and in the map.") if which else ""
@@ -125,7 +125,7 @@ def _speed(lines: list[dict[str, Any]], folder: Path, found: findings.Finding) -
 def _settings(folder: Path, config: Config) -> str:
     recipe = recipe_of(folder)
     base = recipe.name if recipe else "the default"
-    found: list[Difference] | None
+    found: list[SettingDifference] | None
     try:
         found = differences(config, recipe, data_facts(config.data))
     except (ValueError, OSError):

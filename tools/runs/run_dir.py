@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from tools.config.cli import to_dict
 from tools.config.config import Config
-from tools.distributed.coordination import by_first
+from tools.distributed.coordination import main_process_first
 from tools.engine import checkpoint
 
 RESUME = "RESUME"
@@ -51,7 +51,7 @@ def refuse_unwritable(config: Config, accelerator: Accelerator) -> None:
             text = f"--output {config.output}: nothing can be written in {place}: {error.strerror}"
             raise ValueError(text) from error
 
-    by_first(accelerator, attempt)
+    main_process_first(accelerator, attempt)
 
 
 def choose(config: Config, accelerator: Accelerator) -> tuple[Path, Path | None]:
@@ -61,7 +61,7 @@ def choose(config: Config, accelerator: Accelerator) -> tuple[Path, Path | None]
         ValueError: the folder named holds a run already, there is nothing to resume, or nothing
             but damaged checkpoints.
     """
-    return by_first(accelerator, lambda: _choose(config))
+    return main_process_first(accelerator, lambda: _choose(config))
 
 
 def _choose(config: Config) -> tuple[Path, Path | None]:
@@ -101,7 +101,7 @@ def claimed(folder: Path, accelerator: Accelerator) -> Iterator[None]:
         ValueError: another run is in it, or it cannot be made.
     """
     held: list[IO[str]] = []
-    by_first(accelerator, lambda: held.append(_lock(folder)))
+    main_process_first(accelerator, lambda: held.append(_lock(folder)))
     try:
         yield
     finally:

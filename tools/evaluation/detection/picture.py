@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from tools.evaluation.detection.examples import Examples, Objects
-from tools.evaluation.detection.score import Found
+from tools.evaluation.detection.score import Detections
 
 ACROSS, INCHES, DPI = 4, 2.6, 100
 SURE = 0.3
@@ -21,7 +21,7 @@ MOST = 10
 
 
 def draw_found(
-    examples: Examples, found: list[Found], title: str, path: Path, images: int = 8
+    examples: Examples, found: list[Detections], title: str, path: Path, images: int = 8
 ) -> None:
     """Write the first ``images`` pictures to ``path``: true boxes white, found ones by class."""
     images = min(images, len(examples))
@@ -57,7 +57,7 @@ def _draw_true(axes: Axes, objects: Objects) -> None:
             )
 
 
-def _draw_sure(axes: Axes, found: Found, classes: tuple[str, ...]) -> set[int]:
+def _draw_sure(axes: Axes, found: Detections, classes: tuple[str, ...]) -> set[int]:
     """Draw what was found with some certainty; return its labels."""
     sure = [i for i in range(len(found.scores)) if found.scores[i] >= SURE][:MOST]
     for i in sure:

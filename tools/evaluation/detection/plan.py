@@ -19,7 +19,7 @@ WARMUP_FROM = 1e-3
 
 
 @dataclass(frozen=True)
-class Plan:
+class DetectionSchedule:
     """How long, how fast and how large."""
 
     steps: int
@@ -46,9 +46,9 @@ def sides(first: int, last: int) -> tuple[int, ...]:
     return tuple(range(first, last + 1, 32))
 
 
-PLANS: dict[Dataset, Plan] = {
+PLANS: dict[Dataset, DetectionSchedule] = {
     # He 2020 (arXiv:1911.05722), whose detection code Un-Mix uses unchanged.
-    "voc": Plan(24_000, (3 / 4, 11 / 12), 100, 16, 0.02, 200, Sizes(sides(480, 800))),
-    "coco": Plan(180_000, (2 / 3, 8 / 9), 1000, 16, 0.02, 200, Sizes(sides(640, 800))),
-    "demo": Plan(120, (3 / 4,), 10, 4, 0.01, 20, Sizes((160, 192), 32, 50, grid=7)),
+    "voc": DetectionSchedule(24_000, (3 / 4, 11 / 12), 100, 16, 0.02, 200, Sizes(sides(480, 800))),
+    "coco": DetectionSchedule(180_000, (2 / 3, 8 / 9), 1000, 16, 0.02, 200, Sizes(sides(640, 800))),
+    "demo": DetectionSchedule(120, (3 / 4,), 10, 4, 0.01, 20, Sizes((160, 192), 32, 50, grid=7)),
 }

@@ -19,7 +19,7 @@ from tools.scoring.features import evaluating
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Detections:
     """What a detector found in one picture, the surest first."""
 
     boxes: NDArray[np.float32]
@@ -42,7 +42,7 @@ def check_scorer() -> None:
         )
 
 
-def find(model: nn.Module, examples: Examples, accelerator: Accelerator) -> list[Found]:
+def find(model: nn.Module, examples: Examples, accelerator: Accelerator) -> list[Detections]:
     """Return what is found in each picture, in order, in every process.
 
     A process looks at every ``num_processes``-th picture, one at a time, so that what it finds
@@ -53,7 +53,7 @@ def find(model: nn.Module, examples: Examples, accelerator: Accelerator) -> list
         RuntimeError: the processes did not look at each picture once.
     """
     mine = range(accelerator.process_index, len(examples), accelerator.num_processes)
-    own: list[tuple[int, Found]] = []
+    own: list[tuple[int, Detections]] = []
     with evaluating(model), torch.no_grad(), accelerator.autocast():
         for row in mine:
             (answer,) = model([to_tensor(examples.pixels(row), accelerator.device)])
@@ -64,15 +64,15 @@ def find(model: nn.Module, examples: Examples, accelerator: Accelerator) -> list
     return [rows[row] for row in range(len(examples))]
 
 
-def _to_host(answer: dict[str, Tensor]) -> Found:
-    return Found(
+def _to_host(answer: dict[str, Tensor]) -> Detections:
+    return Detections(
         answer["boxes"].float().cpu().numpy(),
         answer["labels"].cpu().numpy() - 1,
         answer["scores"].float().cpu().numpy(),
     )
 
 
-def precision(found: Sequence[Found], objects: Sequence[Objects]) -> dict[str, float]:
+def precision(found: Sequence[Detections], objects: Sequence[Objects]) -> dict[str, float]:
     """Return ``ap`` (mean over overlaps .5 to .95), ``ap50`` and ``ap75``, each 0 to 1.
 
     COCO's: 101 points of recall, at most 100 boxes a picture, mean over the classes that occur.
@@ -97,7 +97,7 @@ def precision(found: Sequence[Found], objects: Sequence[Objects]) -> dict[str, f
     return {name: float(values[theirs]) for name, theirs in names.items()}
 
 
-def _answer(found: Found) -> dict[str, Tensor]:
+def _answer(found: Detections) -> dict[str, Tensor]:
     return {
         "boxes": torch.from_numpy(found.boxes),
         "labels": torch.from_numpy(found.labels),

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipelines.sampler import Order
+from pipelines.sampler import Sampler
 from tools.evaluation.detection.examples import Examples, Pixels
-from tools.evaluation.detection.plan import MOMENTUM, WEIGHT_DECAY, Plan
+from tools.evaluation.detection.plan import MOMENTUM, WEIGHT_DECAY, DetectionSchedule
 
 Targets = list[dict[str, Tensor]]
 Loaded = tuple[Pixels, NDArray[np.float32], NDArray[np.int64]]
@@ -27,7 +27,7 @@ AHEAD = 3
 def train(
     model: nn.Module,
     examples: Examples,
-    plan: Plan,
+    plan: DetectionSchedule,
     accelerator: Accelerator,
     *,
     seed: int,
@@ -105,7 +105,12 @@ def settle_norms(
 
 
 def batches(
-    examples: Examples, plan: Plan, accelerator: Accelerator, *, seed: int, workers: int
+    examples: Examples,
+    plan: DetectionSchedule,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    workers: int,
 ) -> Generator[tuple[list[Tensor], Targets], None, None]:
     """Yield this process's share of step 0, 1, ..., on the device, without end.
 
@@ -113,7 +118,7 @@ def batches(
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     rows = examples.with_objects()
-    order = Order(len(rows), plan.batch_size, seed, rank, world)
+    order = Sampler(len(rows), plan.batch_size, seed, rank, world)
     share = plan.batch_size // world
     device = accelerator.device
 

@@ -19,7 +19,7 @@ CLASSES = (
 )
 TRAIN, VAL = ("2007/trainval", "2012/trainval"), ("2007/test",)
 
-Found = list[tuple[list[float], str, bool]]
+Annotation = list[tuple[list[float], str, bool]]
 
 
 def voc(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None = None) -> Examples:
@@ -36,7 +36,7 @@ def voc(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None =
             ``classes``; the text names it.
     """
     paths: list[Path] = []
-    found: list[Found] = []
+    found: list[Annotation] = []
     for split in splits:
         root, names = _list(data_dir, split)
         paths += [root / "JPEGImages" / f"{name}.jpg" for name in names]
@@ -63,7 +63,7 @@ def voc(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None =
     )
 
 
-def read_annotation(path: Path) -> Found:
+def read_annotation(path: Path) -> Annotation:
     """Return (box, class, difficult) of each object.
 
     VOC counts pixels from 1 and includes the last; boxes here count edges from 0.
@@ -77,7 +77,7 @@ def read_annotation(path: Path) -> Found:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is no valid XML: {error}") from error
-    rows: Found = []
+    rows: Annotation = []
     for number, item in enumerate(root.iter("object"), 1):
         try:
             left, top, right, bottom = (
