@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from collections.abc import Sequence
 
 BENCHMARKS = ("augment", "baseline", "dali", "decode", "loaders", "mixture", "peer")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark named first with the flags after it; return the exit status."""
-    name, words = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    given = list(sys.argv[1:] if argv is None else argv)
+    name, words = (given[:1] or [""])[0], given[1:]
     if name in ("-h", "--help"):
         print(__doc__)
         return 0
