@@ -5,7 +5,8 @@
 #
 # PYTHON=python3.12 names the interpreter the environment is made from.
 
-PY := .venv/bin/python
+VENV := .venv
+PY := $(VENV)/bin/python
 ARGS :=
 
 .DEFAULT_GOAL := help
@@ -36,10 +37,12 @@ faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pyt
 docs: install  ## build the pages of docs/ into site/, to be opened from disk: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-lint: install  ## check formatting, rules and types
+lint: install  ## check formatting, rules, imports between rooms, types and the Dockerfile
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) -m mypy
+	$(VENV)/bin/hadolint Dockerfile
 
 lock: install  ## pin requirements.txt anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \
