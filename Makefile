@@ -28,7 +28,7 @@ train: install  ## learn from the embedded photographs and score the result; ARG
 results: install  ## does a mixture help? one seed of SimCLR with and without Un-Mix; DATA=FOLDER of CIFAR-10
 	PYTHON=$(PY) EPOCHS=30 SEEDS=0 STAGES=pair OUTPUT=runs/cifar10-10k-short tools/results_host.sh
 
-# Doctest would import what it is not shown: tests/ run as programs, and kernels need Triton.
+# Examples are not looked for in fault tests, which are programs, nor where Triton must be installed.
 test: install  ## run the test suite and the docstrings' examples; ARGS go to pytest
 	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules --ignore=tests/faults \
 		--ignore=tests/support --ignore=pipelines/augment/triton_kernels.py $(ARGS)
