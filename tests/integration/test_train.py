@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import toy_images
 from runs import MIXES, SMALL, TINY, lines, run_train
+from toy_cases import toy_images
 
 from pipelines.datasets import data_facts
 from tools.config.cli import ADDED_LATER, NUMBERS, from_saved, parse, to_dict
