@@ -16,7 +16,7 @@ import method_cases
 from clim_cases import ClimCase
 from launch_cases import flags, recorded_rows
 from method_cases import Case, assert_law_4
-from runs import lines, reset_accelerate, run_train
+from runs import lines, reset_accelerate, run_train, skip_pictures
 
 from models.accumulation import from_one_start
 from models.methods import METHODS, Method
@@ -26,7 +26,6 @@ from pipelines.batch import Batch
 from tools.engine import accumulation, checkpoint
 from tools.engine.accumulation import backward
 from tools.engine.checkpoint import last
-from tools.plots import curves
 
 STEPS = 10
 CROPS = (8, 8, 4, 4)
@@ -50,8 +49,7 @@ CLIM = [
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
 
 
 def whole(case: Case | ClimCase, step: int) -> Batch:
