@@ -65,10 +65,10 @@ class Barlow(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         weight = self.config.off_diagonal
-        z0, z1 = (standardise(gather(self._embed(x))) for x in batch.views)
+        z0, z1 = (standardize(gather(self._embed(x))) for x in batch.views)
         terms = {"clean": barlow(z0, z1, weight)}
         for m in batch.mixed:
-            z = standardise(gather(self._embed(m.image)))
+            z = standardize(gather(self._embed(m.image)))
             partner = gather(own_rows(len(m.lam), z.device)[m.partner])
             own, partners = barlow(z, z1, weight), barlow(z[partner], z1, weight)
             lam = m.lam[0].to(own.dtype)
@@ -83,7 +83,7 @@ class Barlow(Method):
 
 
 @full_precision
-def standardise(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+def standardize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     """Return rows whose every dimension has mean 0 and variance 1, up to batch norm's 1e-5."""
     var, mean = torch.var_mean(z, 0, correction=0)
     return (z - mean) * (var + 1e-5).rsqrt()
@@ -95,7 +95,7 @@ def barlow(
 ) -> Float[Tensor, ""]:
     """Return ``sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2``, C = ``a^T b / n``.
 
-    For ``standardise``d rows of all ranks. Source: Zbontar 2021, 2103.03230, eq. 1 and 2.
+    For ``standardize``d rows of all ranks. Source: Zbontar 2021, 2103.03230, eq. 1 and 2.
     """
     correlation = a.T @ b / len(a)
     diagonal = correlation.diagonal()

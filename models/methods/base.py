@@ -70,7 +70,7 @@ class Method(nn.Module):
     """A self-supervised method: images in, loss terms out.
 
     The trainer's step is ``forward(batch)``, backward of the terms' sum, ``after_backward()``, the
-    optimiser, ``after_step(progress)``; with ``--accumulate`` it is ``before_parts(batch, count)``,
+    optimiser, ``after_step(progress)``; with ``--accumulate`` it is ``before_accumulation(batch, count)``,
     then forward and backward of each micro-batch, then the same. ``forward`` changes no state but
     batch norm's running statistics. Terms are means over this rank's rows; their mean over ranks is
     the global loss, and so is DDP's mean of the gradients.
@@ -97,8 +97,8 @@ class Method(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self._seen: dict[str, Tensor] = {}
-        self.register_forward_pre_hook(lambda *_: self._seen.clear())
+        self._recorded: dict[str, Tensor] = {}
+        self.register_forward_pre_hook(lambda *_: self._recorded.clear())
 
     @classmethod
     def build_backbone(cls, config: Any, create: Callable[..., nn.Module]) -> nn.Module:
@@ -111,7 +111,7 @@ class Method(nn.Module):
         return ()
 
     @classmethod
-    def across(cls, config: Any) -> str:
+    def describe_coupling(cls, config: Any) -> str:
         """Return what of its loss looks across the rows of a batch, in words; "" if nothing does.
 
         Such a loss is another one on micro-batches (``--accumulate``).
@@ -127,7 +127,7 @@ class Method(nn.Module):
         """Return each loss term, a scalar; their sum is what is minimised."""
         raise NotImplementedError
 
-    def before_parts(self, batch: Batch, count: int) -> None:
+    def before_accumulation(self, batch: Batch, count: int) -> None:
         """Look at a step's rows before they come in ``count`` micro-batches, one forward each."""
 
     def after_backward(self) -> None:
@@ -172,8 +172,8 @@ class Method(nn.Module):
 
     def record_embeddings(self, features: Tensor, projection: Tensor) -> None:
         """Keep the rows of a forward's first clean view, the first to be seen, for ``monitors``."""
-        self._seen.setdefault("features", features.detach())
-        self._seen.setdefault("projection", projection.detach())
+        self._recorded.setdefault("features", features.detach())
+        self._recorded.setdefault("projection", projection.detach())
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ class Method(nn.Module):
         For the log line only: the singular values take time, and on a GPU wait for it.
         """
         values = {}
-        for name, rows in self._seen.items():
+        for name, rows in self._recorded.items():
             rows = gather(rows)
             values[f"{name}_std"] = collapse.feature_std(rows)
             values[f"{name}_rank"] = collapse.effective_rank(rows)

@@ -13,12 +13,12 @@ from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.color import Space, lightness_and_color
-from models.modules.memory_bank import Bank, BankConfig
+from models.modules.memory_bank import MemoryBank, MemoryBankConfig
 from pipelines.batch import Batch
 
 
 @dataclass(frozen=True)
-class CmcConfig(BankConfig):
+class CmcConfig(MemoryBankConfig):
     """Lightness and colour of an image, told from other images' by each other's memory bank."""
 
     space: Space = "lab"
@@ -43,8 +43,8 @@ class Cmc(Method):
         encoders = Halves(*backbone, mean=setup.mean, std=setup.std, space=config.space)
         super().__init__(encoders, HalfHeads(encoders.widths, config.dim))
         generator = torch.Generator().manual_seed(setup.seed)
-        self.bank_l = Bank(setup.num_rows, config, generator)
-        self.bank_ab = Bank(setup.num_rows, config, generator)
+        self.bank_l = MemoryBank(setup.num_rows, config, generator)
+        self.bank_ab = MemoryBank(setup.num_rows, config, generator)
 
     @classmethod
     def build_backbone(cls, config: CmcConfig, create: Callable[..., nn.Module]) -> nn.Module:
@@ -52,9 +52,9 @@ class Cmc(Method):
         return nn.ModuleList([create(in_chans=c, width=config.width) for c in (1, 2)])
 
     @classmethod
-    def across(cls, config: CmcConfig) -> str:
+    def describe_coupling(cls, config: CmcConfig) -> str:
         """Return what looks across rows."""
-        return config.across
+        return config.coupling
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the one term, the sum of both directions."""
@@ -63,10 +63,10 @@ class Cmc(Method):
         f = self.head(h)
         self.record_embeddings(h, unit(f))
         f_l, f_ab = f.chunk(2, 1)
-        picked = self.bank_l.pick(batch)
+        picked = self.bank_l.candidates(batch)
         loss = self.bank_ab.contrast(f_l, picked) + self.bank_l.contrast(f_ab, picked)
-        self.bank_l.hold(f_l, batch)
-        self.bank_ab.hold(f_ab, batch)
+        self.bank_l.stage(f_l, batch)
+        self.bank_ab.stage(f_ab, batch)
         return {"clean": loss.mean()}
 
     def after_step(self, progress: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models import losses
 from models.collapse import prototype_usage
 from models.distributed import gather
-from models.losses.swav_mixtures import from_mixtures, on_pairs
+from models.losses.view_pairs import from_mixtures, on_pairs
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import encode, num_features
@@ -67,7 +67,7 @@ class Dino(Method):
     def __init__(self, backbone: nn.Module, config: DinoConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)
         head = heads.mlp(*sizes, norm=config.head_bn, activation=nn.GELU)
-        super().__init__(backbone, head.apply(initialise))
+        super().__init__(backbone, head.apply(init_weights))
         self.config = config
         self.steps_per_epoch = setup.steps_per_epoch
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
@@ -111,7 +111,7 @@ class Dino(Method):
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
         """Add how evenly the last rows spread over the prototypes."""
-        usage = prototype_usage(scores(gather(self._seen["projection"]), self.prototypes))
+        usage = prototype_usage(scores(gather(self._recorded["projection"]), self.prototypes))
         return super().monitors() | {"prototype_usage": usage}
 
     def teacher_temperature(self, step: int) -> float:
@@ -132,11 +132,11 @@ class Dino(Method):
         """The teacher's assignments of the first two views; their scores move the centre later."""
         z = losses.unit(torch.cat(encode(self.teacher, batch.views[:2])))
         g = scores(z, self.teacher_prototypes)
-        self.centre.hold(batch.step, g)
+        self.centre.stage(batch.step, g)
         return assignment(g, self.centre.value, self.teacher_temperature(batch.step))
 
 
-def initialise(layer: nn.Module) -> None:
+def init_weights(layer: nn.Module) -> None:
     """Draw a linear layer's first weights from N(0, .02), its bias is 0: the released code's head.
 
     The prototypes keep PyTorch's, as there.

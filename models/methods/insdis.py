@@ -11,12 +11,12 @@ from models.losses.common import unit
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.memory_bank import Bank, BankConfig
+from models.modules.memory_bank import MemoryBank, MemoryBankConfig
 from pipelines.batch import Batch
 
 
 @dataclass(frozen=True)
-class InsdisConfig(BankConfig):
+class InsdisConfig(MemoryBankConfig):
     """Each image told from the others by its row in a memory bank."""
 
 
@@ -34,12 +34,12 @@ class Insdis(Method):
     def __init__(self, backbone: nn.Module, config: InsdisConfig, setup: Setup) -> None:
         super().__init__(backbone, heads.mlp(num_features(backbone), config.dim, norm=False))
         generator = torch.Generator().manual_seed(setup.seed)
-        self.bank = Bank(setup.num_rows, config, generator)
+        self.bank = MemoryBank(setup.num_rows, config, generator)
 
     @classmethod
-    def across(cls, config: InsdisConfig) -> str:
+    def describe_coupling(cls, config: InsdisConfig) -> str:
         """Return what looks across rows."""
-        return config.across
+        return config.coupling
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the one term."""
@@ -47,8 +47,8 @@ class Insdis(Method):
         h = self.backbone(x)
         f = unit(self.head(h))
         self.record_embeddings(h, f)
-        self.bank.hold(f, batch)
-        return {"clean": self.bank.contrast(f, self.bank.pick(batch)).mean()}
+        self.bank.stage(f, batch)
+        return {"clean": self.bank.contrast(f, self.bank.candidates(batch)).mean()}
 
     def after_step(self, progress: float) -> None:
         """Move the batch's rows of the bank."""

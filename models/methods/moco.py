@@ -15,10 +15,10 @@ from models.losses.contrastive import info_nce, log_negatives
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.batchnorm import tracking
+from models.modules.batchnorm import replay_running_stats
 from models.modules.ema import ema_update, momentum_copy
 from models.modules.queue import Queue
-from models.modules.shuffle_bn import ShuffledKeys
+from models.modules.shuffle_bn import StepKeys
 from pipelines.batch import Batch, Mixed
 
 RELEASED = (0, 2, 1, 2)
@@ -71,7 +71,7 @@ class Moco(Method):
             raise ValueError("--mix clim is one-way: it does not go with --moco.symmetric")
         self.clim, self.sizes = setup.clim, setup.sizes
         self.config = config
-        self.shuffled = ShuffledKeys() if setup.bn == "group" else None
+        self.shuffled = StepKeys() if setup.bn == "group" else None
         self.batch_size = setup.batch_size
         self.keys_per_step = setup.batch_size * (2 if config.symmetric else 1)
         if self.keys_per_step > config.queue:
@@ -101,7 +101,7 @@ class Moco(Method):
         # Only clean keys enter the queue, those of x0 first; in after_step, so all terms above
         # see the queue as it was.
         for i, k in enumerate(reversed(keys)):
-            self.queue.hold(batch.step, k, batch.position + i * self.batch_size)
+            self.queue.stage(batch.step, k, batch.position + i * self.batch_size)
         return self.sizes.join(terms)
 
     def _against(
@@ -113,7 +113,7 @@ class Moco(Method):
         encoder = nn.Sequential(self.backbone, self.head)
 
         def query(number: int, images: Tensor) -> Tensor:
-            with tracking(encoder, RELEASED, number) if twice else nullcontext():
+            with replay_running_stats(encoder, RELEASED, number) if twice else nullcontext():
                 return self._query(images)
 
         queries = [query(number, images) for number, images in enumerate(views)]
@@ -135,7 +135,7 @@ class Moco(Method):
         """CLIM's terms. Anchors and neighbours share no batch statistics; anchors are enqueued."""
         num = len(batch.index)
         keys = self._keys(batch)
-        self.queue.hold(batch.step, keys[0], batch.position)
+        self.queue.stage(batch.step, keys[0], batch.position)
         queue, temperature = self.queue.rows, self.config.temperature
         terms = []
         for (view,), (mixed,) in self.sizes.split(batch):
@@ -145,7 +145,7 @@ class Moco(Method):
             terms.append(clim.contrast(queries, mixture, everyone, mixed, queue, temperature))
         return self.sizes.join(terms)
 
-    def before_parts(self, batch: Batch, count: int) -> None:
+    def before_accumulation(self, batch: Batch, count: int) -> None:
         """Encode the keys of the step, if their groups are shuffled, before any is asked for."""
         if self.shuffled:
             self.shuffled.ahead(self.key_encoder, self._key_views(batch), batch, count)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models import losses
 from models.collapse import prototype_usage
 from models.distributed import gather
-from models.losses import swav_mixtures
+from models.losses import view_pairs
 from models.methods.base import Defaults, Method, Setup
 from models.modules import heads
 from models.modules.backbone import encode, num_features
@@ -57,7 +57,7 @@ class Swav(Method):
     """``L = 1/2 sum_{a in 0,1} 1/(V-1) sum_{v != a} H(q_a, p_v)``, H averaged over rows.
 
     Mixtures of the first view of each pair (0, 2, 4, ...) add the same sum over the views in which
-    they replace theirs, weighed as ``swav_mixtures`` says: ``with_mixtures`` under ``--swav.reverse
+    they replace theirs, weighed as ``view_pairs`` says: ``with_mixtures`` under ``--swav.reverse
     paper``, ``in_both_orders`` under ``code`` and ``from_mixtures`` under ``predict``.
     """
 
@@ -100,22 +100,22 @@ class Swav(Method):
         queue = self.queue if batch.step >= self.queue_start else None
         codes = [code(z[a], a, queue) for a in (0, 1)]
         self._push(z, 0, batch)
-        terms = {"clean": swav_mixtures.on_pairs(codes, log_p[:n]).mean()}
+        terms = {"clean": view_pairs.on_pairs(codes, log_p[:n]).mean()}
         if not batch.mixed:
             return terms
         mixed = {m.view: m for m in batch.mixed}
         if self.chained_lam:
-            mixed = swav_mixtures.weighed_by_the_last(mixed)
+            mixed = view_pairs.with_last_lam(mixed)
         for i, view in enumerate(mixed, start=n):
             z[view], log_p[view] = z[i], log_p[i]
         if self.config.reverse == "predict":
-            rows = swav_mixtures.from_mixtures(codes, log_p[:n], mixed)
+            rows = view_pairs.from_mixtures(codes, log_p[:n], mixed)
         elif self.config.reverse == "paper":
             codes[0] = code(z[0], 0, queue)
-            rows = swav_mixtures.with_mixtures(codes, log_p[:n], mixed)
+            rows = view_pairs.with_mixtures(codes, log_p[:n], mixed)
         else:
             push = partial(self._push, batch=batch) if self.config.queue_mixtures else None
-            rows = swav_mixtures.in_both_orders(z[:2], log_p[:n], mixed[0], code, queue, push)
+            rows = view_pairs.in_both_orders(z[:2], log_p[:n], mixed[0], code, queue, push)
         return terms | {"mixed": rows.mean()}
 
     def after_backward(self) -> None:
@@ -125,14 +125,14 @@ class Swav(Method):
 
     def after_step(self, progress: float) -> None:
         """Put the prototypes back on the sphere and queue the rows held."""
-        self.prototypes.normalise()
+        self.prototypes.normalize()
         if self.queue is not None:
             self.queue.commit(self._queued)
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
         """Add how evenly the last rows spread over the prototypes."""
-        usage = prototype_usage(self.prototypes.scores(gather(self._seen["projection"])))
+        usage = prototype_usage(self.prototypes.scores(gather(self._recorded["projection"])))
         return super().monitors() | {"prototype_usage": usage}
 
     def _embed(self, images: list[Tensor]) -> list[Tensor]:
@@ -146,5 +146,5 @@ class Swav(Method):
         """Hold this step's rows ``number`` of views 0 and 1 for the queue, once it has begun."""
         if self.queue is not None and batch.step >= self.queue_start:
             place = batch.position + number * self.batch_size
-            self.queue.hold(batch.step, torch.cat(list(z[:2]), 1), place)
+            self.queue.stage(batch.step, torch.cat(list(z[:2]), 1), place)
             self._queued = (number + 1) * self.batch_size

@@ -19,7 +19,7 @@ from models.modules.backbone import num_features
 from models.modules.whitening import whiten_in, with_partners
 from pipelines.batch import Batch, Mixed
 
-SUB_BATCHES = 1 << 21
+SUB_BATCH_STREAM = 1 << 21
 """The stream of the sub-batches' permutations, keyed by (seed, step)."""
 
 
@@ -97,6 +97,6 @@ class Wmse(Method):
         n, device = len(batch.index), batch.index.device
         own = own_rows(n, device)
         partner = gather(batch.mixed[0].partner + own[0] if batch.mixed else own)
-        rng = np.random.default_rng([batch.seed, batch.step, SUB_BATCHES])
+        rng = np.random.default_rng([batch.seed, batch.step, SUB_BATCH_STREAM])
         drawn = [rng.permutation(len(partner)) for _ in range(self.config.permutations)]
         return [with_partners(to_device(place, device), partner) for place in drawn]

@@ -151,7 +151,7 @@ def _as(channel: Tensor, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def tracking(module: nn.Module, order: Sequence[int], number: int) -> Iterator[None]:
+def replay_running_stats(module: nn.Module, order: Sequence[int], number: int) -> Iterator[None]:
     """Weigh what the forward inside adds to the running statistics.
 
     Forwards 0, 1, 2, ..., one after the other and each inside with its ``number``, leave the

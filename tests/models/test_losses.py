@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import collapse, losses
-from models.losses.swav_mixtures import swav_on_mixture
+from models.losses.view_pairs import cross_entropy_on_mixture
 from models.modules.ema import cosine_momentum
 from pipelines.batch import Mixed
 
@@ -173,7 +173,7 @@ def test_swav() -> None:
     code, scores = rows(N, K, 11, unit=False).softmax(1), rows(N, K, 12)
 
     def loss(scores: Tensor) -> Tensor:
-        return losses.swav(code, losses.log_assignment(scores, 0.1))
+        return losses.cross_entropy(code, losses.log_assignment(scores, 0.1))
 
     def loop(scores: np.ndarray) -> np.ndarray:
         return loop_cross_entropy(code.numpy(), scores, 0.1)
@@ -196,7 +196,7 @@ def test_swav_on_mixture(code_mixed: bool, p_mixed: bool) -> None:
         formula = lam * plain + (1 - lam) * loop_cross_entropy(q, s[j], 0.1)
     if p_mixed and not code_mixed:
         formula = lam * plain + (1 - lam) * loop_cross_entropy(q[j], s, 0.1)
-    check(swav_on_mixture(code, log_p, of_code, of_p), formula)
+    check(cross_entropy_on_mixture(code, log_p, of_code, of_p), formula)
 
 
 def test_on_mixture() -> None:

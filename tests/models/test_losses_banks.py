@@ -16,14 +16,14 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from method_cases import CROPS, RELEASED, Case, build, make_batch, mirrored
 
-from models.losses.swav_mixtures import in_both_orders
+from models.losses.view_pairs import in_both_orders
 from models.modules.color import SPACES, lightness_and_color
 from models.modules.memory_bank import (
-    Bank,
-    BankConfig,
-    draw_rows,
+    MemoryBank,
+    MemoryBankConfig,
+    sample_negatives,
     nce_loss,
-    scores_of,
+    candidate_scores,
     softmax_loss,
 )
 from models.modules.whitening import whiten, whiten_in, with_partners
@@ -184,10 +184,10 @@ def test_bank_losses() -> None:
     z = torch.tensor(33.0, dtype=torch.float64)
 
     def nce(f: Tensor) -> Tensor:
-        return nce_loss(scores_of(f, bank, picked) / 0.3, z, 20)
+        return nce_loss(candidate_scores(f, bank, picked) / 0.3, z, 20)
 
     def softmax(f: Tensor) -> Tensor:
-        return softmax_loss(scores_of(f, bank, picked) / 0.3)
+        return softmax_loss(candidate_scores(f, bank, picked) / 0.3)
 
     def of_nce(f: np.ndarray) -> np.ndarray:
         return loop_nce(f, bank.numpy(), picked.numpy(), 33.0)
@@ -198,31 +198,31 @@ def test_bank_losses() -> None:
     for loss, loop in ((nce, of_nce), (softmax, of_softmax)):
         check(loss(f), loop(f.numpy()))
         check_gradient(lambda f, loss=loss: loss(f).mean(), lambda f, loop=loop: loop(f).mean(), f)
-    half = nce_loss((scores_of(f, bank, picked) / 0.3).bfloat16(), z.float(), 20)
+    half = nce_loss((candidate_scores(f, bank, picked) / 0.3).bfloat16(), z.float(), 20)
     assert half.dtype == torch.float32
 
 
 @pytest.mark.parametrize("softmax", [False, True])
 def test_a_bank_over_steps(softmax: bool) -> None:
     """Loss, frozen Z, and the rows that move, against a loop over three steps."""
-    config = BankConfig(dim=4, negatives=6, temperature=0.3, momentum=0.25, softmax=softmax)
-    bank = Bank(20, config, torch.Generator().manual_seed(0)).double()
+    config = MemoryBankConfig(dim=4, negatives=6, temperature=0.3, momentum=0.25, softmax=softmax)
+    bank = MemoryBank(20, config, torch.Generator().manual_seed(0)).double()
     assert bank.rows.abs().max() < 1 / np.sqrt(4 / 3)
     copy, z = bank.rows.numpy().copy(), None
     for step in range(3):
         f, index = rows(8, 4, 40 + step), torch.arange(8) + 4 * step
         batch = Batch((), index, index, torch.arange(8), seed=1, step=step)
-        picked = bank.pick(batch).numpy()
+        picked = bank.candidates(batch).numpy()
         assert (picked[:, 0] == index.numpy()).all()
         if z is None:
             every = [np.exp(f[i].numpy() @ copy[j] / 0.3) for i in range(8) for j in picked[i]]
             z = np.mean(every) * 20
         loop = loop_softmax(f.numpy(), copy, picked)
         check(
-            bank.contrast(f, bank.pick(batch)),
+            bank.contrast(f, bank.candidates(batch)),
             loop if softmax else loop_nce(f.numpy(), copy, picked, z),
         )
-        bank.hold(f, batch)
+        bank.stage(f, batch)
         check(bank.rows, copy)  # only the step's end writes
         bank.commit()
         for i, row in enumerate(index.tolist()):
@@ -233,13 +233,13 @@ def test_a_bank_over_steps(softmax: bool) -> None:
 
 
 def test_negatives_are_uniform_and_of_their_place_alone() -> None:
-    drawn = draw_rows(3, 5, torch.arange(64), 1000, 10)
+    drawn = sample_negatives(3, 5, torch.arange(64), 1000, 10)
     counts = torch.bincount(drawn.flatten(), minlength=10)
     assert drawn.min() == 0 and len(counts) == 10
     assert ((counts - 6400).abs() < 5 * 6400**0.5).all()
-    assert drawn[40:].equal(draw_rows(3, 5, torch.arange(40, 64), 1000, 10))  # another rank's rows
+    assert drawn[40:].equal(sample_negatives(3, 5, torch.arange(40, 64), 1000, 10))  # another rank's rows
     for other in ((3, 6), (4, 5)):
-        assert 0.07 < (drawn == draw_rows(*other, torch.arange(64), 1000, 10)).float().mean() < 0.13
+        assert 0.07 < (drawn == sample_negatives(*other, torch.arange(64), 1000, 10)).float().mean() < 0.13
     assert 0.07 < (drawn[1:] == drawn[:-1]).float().mean() < 0.13
     # splitmix64 in Python's integers
     start = int(np.random.default_rng([3, 5, 1 << 22]).integers(1 << 62))
@@ -257,7 +257,7 @@ def test_cmc_is_the_sum_of_both_directions(options: tuple) -> None:
     f_l, f_ab = (
         f.detach().numpy() for f in method.head(method.backbone(batch.views[0])).chunk(2, 1)
     )
-    drawn = draw_rows(0, 0, torch.arange(16), 12, 20)
+    drawn = sample_negatives(0, 0, torch.arange(16), 12, 20)
     picked = torch.cat([batch.index[:, None], drawn], 1).numpy()
     expected = np.zeros(16)
     for f, bank in ((f_l, method.bank_ab.rows.numpy()), (f_ab, method.bank_l.rows.numpy())):

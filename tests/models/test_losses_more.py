@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from models import losses
 from models.methods import METHODS, build_method
-from models.methods.barlow import barlow, standardise
+from models.methods.barlow import barlow, standardize
 from models.methods.dino import Dino, assignment
 from models.methods.moco_v3 import contrast
 from models.methods.simsiam import negative_cosine
@@ -246,7 +246,7 @@ PAIRS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Array, Arra
         lambda a, b: loop_spread(a),
     ),
     "barlow": (
-        lambda a, b: barlow(standardise(a), standardise(b), 0.02),
+        lambda a, b: barlow(standardize(a), standardize(b), 0.02),
         lambda a, b: loop_barlow(a, b, 0.02),
     ),
 }

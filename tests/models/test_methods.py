@@ -68,7 +68,7 @@ def test_loss_goes_down(case: Case) -> None:
     batch = make_batch(case, dtype=torch.float32)
     if isinstance(method, Dino):  # from 0 the centre would move the targets faster than they learn
         method(batch)
-        method.centre.value.copy_(method.centre._held[0])
+        method.centre.value.copy_(method.centre._staged[0])
     first = copy.deepcopy(method)
     if isinstance(method, Moco):  # on one batch the queue would be its own keys: keep the first
         method.queue.commit = lambda count: None
@@ -94,7 +94,7 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
     elif options.get("reverse") == "predict":  # the pair (1, 0) only
         z = method._embed([*batch.views, batch.mixed[0].image])
         log_p = losses.log_assignment(method.prototypes.scores(z[0]), 0.1)
-        expected = losses.swav(method.prototypes.code(z[1], 1, None), log_p).mean()
+        expected = losses.cross_entropy(method.prototypes.code(z[1], 1, None), log_p).mean()
     elif case.method == "moco-v3":  # x0's mixture meets the keys of x1 and of x0
         expected = _moco_v3_halves(method, batch)
     elif case.method == "dino":
@@ -138,7 +138,7 @@ def _dino_pairs(method: Dino, batch: Batch) -> Tensor:
     log_p = losses.log_assignment(scores(z, method.prototypes), 0.1).split(len(batch.index))
     mixed = [m.view for m in batch.mixed]
     pairs = [(a, v) for a in (0, 1) for v in mixed if a != v]
-    return torch.stack([losses.swav(targets[a], log_p[v]).mean() for a, v in pairs]).mean()
+    return torch.stack([losses.cross_entropy(targets[a], log_p[v]).mean() for a, v in pairs]).mean()
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
@@ -264,7 +264,7 @@ def test_the_weight_of_statistics_changes_no_loss(
         return terms, gradients, dict(method.backbone.named_buffers())
 
     found = step()
-    monkeypatch.setattr(moco, "tracking", lambda *_: nullcontext())
+    monkeypatch.setattr(moco, "replay_running_stats", lambda *_: nullcontext())
     terms, gradients, buffers = step()
     assert all(found[0][name].equal(value) for name, value in terms.items())
     assert all(a.equal(b) for a, b in zip(found[1], gradients, strict=True))
@@ -316,7 +316,7 @@ def test_swav_against_its_formulas() -> None:
                 for v in range(4):
                     if v != a:
                         log_p = losses.log_assignment(method.prototypes.scores(predicted[v]), 0.1)
-                        out = out + losses.swav(code, log_p).mean() / 2 / 3
+                        out = out + losses.cross_entropy(code, log_p).mean() / 2 / 3
             return out
 
         clean, mixed = z[:4], [z[4], z[1], z[5], z[3]]
