@@ -1,4 +1,4 @@
-"""Collapse monitors: numbers of the log line that tell a healthy representation from a collapsed one."""
+"""Collapse monitors: statistics that tell a collapsed representation from a healthy one."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ A loss returns one value per row, and the method takes the mean; this lets a mix
 loss that looks across the batch is given the rows of all ranks (``all_*``) and the positions of the
 local rows among them (``position``).
 
-Losses that more than one method uses are here; the loss of a single method is in that method's file.
+Losses that several methods use are here; the loss of a single method is in that method's file.
 """
 
 from models.losses.assignment import cross_entropy, log_assignment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +18,7 @@ def log_assignment(scores: Float[Tensor, "n k"], temperature: float) -> Float[Te
 def cross_entropy(code: Float[Tensor, "n k"], log_p: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Return ``-sum_k code_k log p_k``. Source: Caron 2020, 2006.09882, eq. 2.
 
+    >>> import torch
     >>> cross_entropy(torch.eye(2), torch.tensor([[0.5, 0.5], [1.0, 0.0]]).clamp_min(0.25).log())
     tensor([0.6931, 1.3863])
     """

@@ -1,13 +1,13 @@
 """CLIM's loss: clean and mixed queries against the keys of anchors and of their neighbors.
 
-Li 2020, arXiv:2011.02697. Only its abstract could be read; docs/mixtures.md gives the source of each
-choice. With CLIM, each view of a batch holds n anchors and then one neighbor of each. In ``models``,
-only this file and the methods with ``supports_clim`` know about it.
+Li 2020, arXiv:2011.02697. Only its abstract could be read; docs/mixtures.md gives the source of
+each choice. With CLIM, each view of a batch holds n anchors and then one neighbor of each. In
+``models``, only this file and the methods with ``supports_clim`` depend on that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,19 @@ class ClimLoss:
     mode: Mode = "add"
     weight: float = 1.0
     denominator: Denominator = "separate"
+
+    def terms(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        view: Float[Tensor, "m c h w"],
+        mixed: Mixed,
+        keys: Float[Tensor, "m d"],
+        queue: Float[Tensor, "k d"],
+        temperature: float,
+    ) -> dict[str, Tensor]:
+        """Return the terms of ``contrast``; ``encode`` maps images to unit queries."""
+        queries = [encode(images) for images in self.clean_queries(view)]
+        return self.contrast(queries, encode(mixed.image), keys, mixed, queue, temperature)
 
     def clean_queries(self, view: Float[Tensor, "m c h w"]) -> tuple[Tensor, ...]:
         """Return the unmixed images that are queries: none, anchors, or anchors and neighbors."""

@@ -5,8 +5,8 @@ formula. Each of its three differences is a flag: only codes are reversed (``--s
 each box is drawn from the share that the previous box left, and the last share weights all terms
 (``--swav.chained-lam``); mixtures enter the queue too (``--swav.queue-mixtures``).
 
-Throughout, ``codes`` are the codes of views 0 and 1 and ``log_p`` the log predictions from each view.
-The entries of a mixed view are those of its mixture.
+Throughout, ``codes`` are the codes of views 0 and 1, and ``log_p`` the log predictions from each
+view. The entries of a mixed view are those of its mixture.
 """
 
 from __future__ import annotations

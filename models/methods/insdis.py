@@ -17,14 +17,14 @@ from pipelines.batch import Batch
 
 @dataclass(frozen=True)
 class InsdisConfig(MemoryBankConfig):
-    """Each image told from the others by its row in a memory bank."""
+    """Discrimination of each image from all others, by its row of a memory bank."""
 
 
 class Insdis(Method):
-    """A view meets its own image's row of a memory bank among rows of other images.
+    """A view is contrasted with its image's row of a memory bank, among rows of other images.
 
-    ``L`` is ``bank.nce_loss`` or ``bank.softmax_loss`` of the view's cosines over the temperature;
-    then the image's row moves towards the view.
+    ``L`` is ``nce_loss`` or ``softmax_loss`` of the cosines divided by the temperature. After the
+    step, the image's row moves towards the view.
     """
 
     min_views = max_views = 1
@@ -38,11 +38,11 @@ class Insdis(Method):
 
     @classmethod
     def describe_coupling(cls, config: InsdisConfig) -> str:
-        """Return what looks across rows."""
+        """Return how the loss depends on the other rows of a batch."""
         return config.coupling
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the one term."""
+        """Return the clean term."""
         (x,) = batch.views
         h = self.backbone(x)
         f = unit(self.head(h))
@@ -51,5 +51,5 @@ class Insdis(Method):
         return {"clean": self.bank.contrast(f, self.bank.candidates(batch)).mean()}
 
     def after_step(self, progress: float) -> None:
-        """Move the batch's rows of the bank."""
+        """Update the batch's rows of the bank."""
         self.bank.commit()

@@ -51,14 +51,14 @@ class StepKeys:
 
     @torch.no_grad()
     def encode(
-        self, encoder: nn.Module, images: Float[Tensor, "n c h w"], batch: Batch, number: int
-    ) -> Float[Tensor, "n d"]:
-        """Return the keys of images of a batch or micro-batch, the ``number``-th key view."""
+        self, encoder: nn.Module, views: Sequence[Float[Tensor, "n c h w"]], batch: Batch
+    ) -> list[Float[Tensor, "n d"]]:
+        """Return the keys of each of the ``views`` of a batch or micro-batch."""
         if not self.shuffle:
-            return unit(encoder(images))
+            return [unit(encoder(images)) for images in views]
         if self._ahead:
-            return self._ahead[number][batch.position - self._first]
-        return self._shuffled(encoder, images, batch, number)
+            return [keys[batch.position - self._first] for keys in self._ahead]
+        return [self._shuffled(encoder, x, batch, number) for number, x in enumerate(views)]
 
     @torch.no_grad()
     def _shuffled(

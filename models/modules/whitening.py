@@ -25,7 +25,8 @@ def whiten(x: Float[Tensor, "k s d"]) -> Float[Tensor, "k s d"]:
     covariance = centered.mT @ centered / (x.shape[1] - 1)
     lower, failed = torch.linalg.cholesky_ex(covariance)
     lower = lower.masked_fill(failed[:, None, None] != 0, torch.nan)
-    return torch.linalg.solve_triangular(lower, centered.mT, upper=False).mT
+    white: Tensor = torch.linalg.solve_triangular(lower, centered.mT, upper=False)
+    return white.mT
 
 
 def whiten_in(x: Float[Tensor, "n d"], order: Int[Tensor, " n"], size: int) -> Float[Tensor, "n d"]:
@@ -40,12 +41,12 @@ def with_partners(place: Int[Tensor, " n"], partner: Int[Tensor, " n"]) -> Int[T
     Partners then share a sub-batch of even size, so that whitening the reversed mixture equals
     reversing the whitened mixture.
 
-    >>> order = with_partners(torch.tensor([2, 0, 3, 1]), torch.tensor([3, 2, 1, 0]))
-    >>> order.tolist()  # pairs (1, 2) and (0, 3)
-    [1, 2, 0, 3]
-
     Args:
         place: a random permutation.
         partner: each row's partner, mutual; a row without one is its own.
+
+    >>> order = with_partners(torch.tensor([2, 0, 3, 1]), torch.tensor([3, 2, 1, 0]))
+    >>> order.tolist()  # the pairs are (1, 2) and (0, 3)
+    [1, 2, 0, 3]
     """
     return torch.minimum(place, place[partner]).argsort(stable=True)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from models.modules import heads
-from models.modules.batchnorm import BatchNorm, Mode, _SyncNorm, convert_batchnorm, replay_running_stats
+from models.modules.batchnorm import (
+    BatchNorm,
+    Mode,
+    _SyncNorm,
+    convert_batchnorm,
+    replay_running_stats,
+)
 
 
 def image(n: int = 12, c: int = 3, size: int = 4) -> Tensor:

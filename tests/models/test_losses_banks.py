@@ -237,9 +237,15 @@ def test_negatives_are_uniform_and_of_their_place_alone() -> None:
     counts = torch.bincount(drawn.flatten(), minlength=10)
     assert drawn.min() == 0 and len(counts) == 10
     assert ((counts - 6400).abs() < 5 * 6400**0.5).all()
-    assert drawn[40:].equal(sample_negatives(3, 5, torch.arange(40, 64), 1000, 10))  # another rank's rows
+    assert drawn[40:].equal(
+        sample_negatives(3, 5, torch.arange(40, 64), 1000, 10)
+    )  # another rank's rows
     for other in ((3, 6), (4, 5)):
-        assert 0.07 < (drawn == sample_negatives(*other, torch.arange(64), 1000, 10)).float().mean() < 0.13
+        assert (
+            0.07
+            < (drawn == sample_negatives(*other, torch.arange(64), 1000, 10)).float().mean()
+            < 0.13
+        )
     assert 0.07 < (drawn[1:] == drawn[:-1]).float().mean() < 0.13
     # splitmix64 in Python's integers
     start = int(np.random.default_rng([3, 5, 1 << 22]).integers(1 << 62))
