@@ -63,7 +63,7 @@ def create_backbone(
         if stem.startswith("small"):
             raise ValueError(f"--stem {stem} is for ResNets; {name} has a stem of its own")
         if width != 1:
-            raise ValueError(f"--backbone {name}: a width of {width} needs a ResNet")
+            raise ValueError(f"--backbone {name}: only ResNets can be {width} times as wide")
         return model
     if not zero_init_last or width != 1:
         options["zero_init_last"] = zero_init_last

@@ -135,7 +135,7 @@ def test_only_keys_of_anchors_are_enqueued() -> None:
     """Check (g)."""
     case = ClimCase("moco")
     method, batch = build(case), make_batch(case, 0)
-    expected = method._keys(batch)[0]
+    expected = method.keys.encode(method.key_encoder, method._key_views(batch), batch)[0]
     before = method.queue.rows.clone()
     method(batch)
     method.queue.commit(method.keys_per_step)

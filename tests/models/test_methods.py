@@ -1,20 +1,16 @@
-"""Laws of the four methods in one process (two: test_distributed.py)."""
+"""Laws of all methods in one process (more processes: test_distributed.py)."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import re
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from method_cases import (
     CASES,
     CROPS,
@@ -27,9 +23,9 @@ from method_cases import (
     mirrored,
     total,
 )
+from torch import Tensor
 
 from models import losses
-from models.losses.common import unit
 from models.methods import METHODS, Method, build_method, moco
 from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
@@ -92,7 +88,7 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
         x0, x1 = batch.views
         expected = 2 * losses.cosine_gap(method._predict(x0), method._target(x1)).mean()
     elif options.get("reverse") == "predict":  # the pair (1, 0) only
-        z = method._embed([*batch.views, batch.mixed[0].image])
+        z = method.embed_views([*batch.views, batch.mixed[0].image]).chunk(3)
         log_p = losses.log_assignment(method.prototypes.scores(z[0]), 0.1)
         expected = losses.cross_entropy(method.prototypes.code(z[1], 1, None), log_p).mean()
     elif case.method == "moco-v3":  # x0's mixture meets the keys of x1 and of x0
@@ -104,14 +100,12 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
     assert_same(mixed, expected, 1e-9)
 
 
-def moco_keys(
-    method: Moco, images: torch.Tensor, batch: Batch | None = None, half: int = 0
-) -> torch.Tensor:
-    """Unit keys of a view; with group batch norm those of a batch's first or second half."""
+def moco_keys(method: Moco, images: torch.Tensor, batch: Batch, half: int = 0) -> torch.Tensor:
+    """Unit keys of a view, encoded as those of the first or second half of a step."""
     with torch.no_grad():
-        if method.shuffled is None or batch is None:
+        if not method.keys.shuffle:
             return unit(method.key_encoder(images))
-        return method.shuffled.of(method.key_encoder, images, batch, half)
+        return method.keys.encode(method.key_encoder, [images] * (half + 1), batch)[half]
 
 
 def _moco_halves(method: Moco, batch: Batch) -> Tensor:
@@ -134,7 +128,7 @@ def _moco_v3_halves(method: MocoV3, batch: Batch) -> Tensor:
 def _dino_pairs(method: Dino, batch: Batch) -> Tensor:
     """The pairs that predict from view 0 or 2, which have mixtures."""
     targets = method._targets(batch).split(len(batch.index))
-    z = method._embed([*batch.views, *(m.image for m in batch.mixed)])
+    z = method.embed_views([*batch.views, *(m.image for m in batch.mixed)])
     log_p = losses.log_assignment(scores(z, method.prototypes), 0.1).split(len(batch.index))
     mixed = [m.view for m in batch.mixed]
     pairs = [(a, v) for a in (0, 1) for v in mixed if a != v]
@@ -307,7 +301,8 @@ def test_swav_against_its_formulas() -> None:
     )
     for reverse in ("paper", "code"):
         method = build(Case("swav", (("reverse", reverse),), sizes=CROPS, groups=1))
-        z = method._embed([*batch.views, *(m.image for m in batch.mixed)])
+        images = [*batch.views, *(m.image for m in batch.mixed)]
+        z = method.embed_views(images).chunk(len(images))
 
         def loss(assigned: list[Tensor], predicted: list[Tensor], method: Swav = method) -> Tensor:
             out = torch.zeros((), dtype=torch.float64)
@@ -401,7 +396,8 @@ def test_swav_queue_enters_when_full_and_holds_clean_rows() -> None:
     method = build(case)
     for step in range(7):
         batch = make_batch(case, step)
-        z = method._embed([*batch.views, *(m.image for m in batch.mixed)])
+        images = [*batch.views, *(m.image for m in batch.mixed)]
+        z = method.embed_views(images).chunk(len(images))
         queue = method.queue if step >= method.queue_start else None
         codes = [method.prototypes.code(z[0], 0, q) for q in (queue, None)]
         used = (codes[0] - codes[1]).abs().max() > 1e-9
