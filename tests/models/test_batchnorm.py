@@ -1,4 +1,4 @@
-"""Split and synchronised batch norm (two processes: test_distributed.py)."""
+"""Split and synchronized batch norm (two processes: test_distributed.py)."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def loop_dino(method: Dino, student: list[Array], teacher: list[Array], t: float
 
 
 def test_dino_is_its_formula() -> None:
-    """Values and the student's gradient, after the teacher and its centre have moved away."""
+    """Values and the student's gradient, after the teacher and its center have moved away."""
     x = [rows(N, D, seed) for seed in (14, 15, 16)]
     method = method_on_rows("dino", temperature_epochs=2)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_dino_is_its_formula() -> None:
             assert abs(float(leaf.grad[place]) - slope) < 1e-6
 
 
-def test_dino_s_centre_moves_after_the_step_only() -> None:
+def test_dino_s_center_moves_after_the_step_only() -> None:
     method = method_on_rows("dino")
     x0, x1, xm = (rows(N, D, seed) for seed in (19, 20, 21))
     expected = np.zeros(K)

@@ -62,7 +62,7 @@ def test_loss_goes_down(case: Case) -> None:
         case = dataclasses.replace(case, options=(*case.options, thawed[case.method]))
     method = build(case, torch.float32)
     batch = make_batch(case, dtype=torch.float32)
-    if isinstance(method, Dino):  # from 0 the centre would move the targets faster than they learn
+    if isinstance(method, Dino):  # from 0 the center would move the targets faster than they learn
         method(batch)
         method.centre.value.copy_(method.centre._staged[0])
     first = copy.deepcopy(method)
@@ -104,7 +104,7 @@ def moco_keys(method: Moco, images: torch.Tensor, batch: Batch, half: int = 0) -
     """Unit keys of a view, encoded as those of the first or second half of a step."""
     with torch.no_grad():
         if not method.keys.shuffle:
-            return unit(method.key_encoder(images))
+            return losses.unit(method.key_encoder(images))
         return method.keys.encode(method.key_encoder, [images] * (half + 1), batch)[half]
 
 
