@@ -26,7 +26,7 @@ from pipelines.sources.table import Table
 from tools.config.config import Config
 from tools.distributed.launch import start
 from tools.engine import build
-from tools.scoring import scores
+from tools.scoring import accuracy
 from tools.scoring.features import extract
 
 
@@ -159,7 +159,7 @@ class Subject:
         Raises:
             ValueError: one set has no labels, or ``check_classes`` says why.
         """
-        scores.check_labels(*(torch.from_numpy(t.label) for t in (self.train, self.val)))
+        accuracy.check_labels(*(torch.from_numpy(t.label) for t in (self.train, self.val)))
         train, val = labelled_rows(self.train), labelled_rows(self.val)
         chosen = dataclasses.replace(self, train=train, val=val)
         chosen.check_classes()

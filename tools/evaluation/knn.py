@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from models.neighbors import Distance
 from tools.evaluation.base import OfRun, Subject, percent
 from tools.evaluation.sweep import show
 from tools.plots.curves import untrained_knn
 from tools.runs.metrics import read_metrics
-from tools.scoring import scores
+from tools.scoring.knn import Rule, check_knn, knn_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +25,9 @@ class Knn(OfRun):
     """Neighbours that vote; several values are a sweep."""
     temperature: tuple[float, ...] = (0.1,)
     """A neighbour's vote weighs exp(cosine similarity / temperature); several are a sweep."""
-    rule: scores.Rule = "weighted"
+    rule: Rule = "weighted"
     """Votes by similarity, or one a neighbour (without temperature; the lowest class of a tie)."""
-    distance: scores.Distance = "cosine"
+    distance: Distance = "cosine"
     """Nearest by cosine similarity, or by Euclidean distance of the features as they are."""
     features: Literal["backbone", "projection"] = "backbone"
     """The backbone's pooled features, or the projection head's output (rows of length 1)."""
@@ -46,14 +47,14 @@ class Knn(OfRun):
             y_train, y = subject.labels(subject.train), subject.labels(subject.val)
             for k in self.k:
                 for temperature in self.temperature:
-                    scores.check_knn(y_train, y, k, temperature)
+                    check_knn(y_train, y, k, temperature)
             method = subject.method()
             encode = method.features if self.features == "backbone" else method.project
             bank, x = (
                 subject.features(method, encode, table, self.batch_size)
                 for table in (subject.train, subject.val)
             )
-            every = scores.knn_sweep(
+            every = knn_sweep(
                 *(bank, y_train, x, y),
                 ks=self.k,
                 temperatures=self.temperature,

@@ -13,9 +13,16 @@ from models.methods import Method
 from tools.evaluation.base import OfRun, Subject, percent
 from tools.evaluation.feed import batch_that_fits, feed
 from tools.evaluation.sweep import show
-from tools.scoring import scores
+from tools.scoring import accuracy
 from tools.scoring.features import evaluating
-from tools.scoring.probe import HeadPlan, Heads, OptimizerName, ScheduleName
+from tools.scoring.probe import (
+    HeadPlan,
+    Heads,
+    OptimizerName,
+    ScheduleName,
+    linear_scores,
+    linear_sweep,
+)
 
 PresetName = Literal[
     "moco", "swav", "swav-cifar", "cmc", "cmc-imagenet100", "insdis", "insdis-imagenet100",
@@ -149,7 +156,7 @@ class Linear(OfRun):
             else:
                 heads = self._augmented(subject, method)
                 x = subject.features(method, method.features, subject.val, plan.batch_size)
-                every = scores.linear_scores(heads, lrs, x, y)
+                every = linear_scores(heads, lrs, x, y)
             results = [(self.protocol(lr), every[lr]) for lr in lrs if lr in every]
             for protocol, numbers in results:
                 subject.append(self.run, protocol | numbers, command)
@@ -174,7 +181,7 @@ class Linear(OfRun):
             for table in (subject.train, subject.val)
         )
         y_train = subject.labels(subject.train)
-        return scores.linear_sweep(x_train, y_train, x, y, lrs=lrs, plan=plan, seed=self.seed)
+        return linear_sweep(x_train, y_train, x, y, lrs=lrs, plan=plan, seed=self.seed)
 
     def _augmented(self, subject: Subject, method: Method) -> Heads:
         """Train on crops; every process holds the same layers and sees all processes' features."""
@@ -186,7 +193,7 @@ class Linear(OfRun):
         colours = shown.views == "insdis"
         loader = feed(subject, subject.train, size, self.seed, shown.crop_scale, colours)
         steps = loader.order.steps_per_epoch
-        num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
+        num_classes = accuracy.num_classes(*map(subject.labels, (subject.train, subject.val)))
         generator = torch.Generator().manual_seed(self.seed)
         heads: Heads | None = None
         with evaluating(method):

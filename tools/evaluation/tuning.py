@@ -17,7 +17,7 @@ from models.modules.batchnorm import BatchNorm
 from models.optim import LrScale, Schedule, create_optimizer, learning_rate
 from tools.evaluation.base import Subject
 from tools.evaluation.feed import batch_that_fits, feed
-from tools.scoring import scores
+from tools.scoring import accuracy
 from tools.scoring.features import extract
 
 
@@ -72,7 +72,7 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
         ValueError: the batch cannot be shared by the processes, or the loss is not finite.
     """
     accelerator = subject.accelerator
-    num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
+    num_classes = accuracy.num_classes(*map(subject.labels, (subject.train, subject.val)))
     classifier = Classifier(method, num_classes, tuning.seed).to(accelerator.device)
     classifier.backbone.requires_grad_(tuning.lr > 0)
     share = tuning.lr / tuning.head_lr
@@ -140,4 +140,4 @@ def score(subject: Subject, classifier: Classifier) -> dict[str, float]:
     logits = extract(classifier, classifier, batches, len(subject.val), subject.accelerator)
     if not logits.isfinite().all():
         raise ValueError("the trained network's scores are not finite: lower --lr and --head-lr")
-    return scores.accuracies(*scores.labelled(logits, subject.labels(subject.val)))
+    return accuracy.topk_accuracy(*accuracy.labeled(logits, subject.labels(subject.val)))
