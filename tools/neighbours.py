@@ -27,7 +27,7 @@ from tools.config.resolve import check_mixture
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 
 COLUMNS = 10
 KEPT, REJECTED = "#1a7f37", "#b35900"

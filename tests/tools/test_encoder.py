@@ -20,7 +20,7 @@ from models.methods.base import Method
 from pipelines.datasets import data_facts
 from tools import export, report
 from tools.engine import build as setup
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 from tools.evaluation.detection.subject import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from models.methods.base import Which
-from tools.evaluation.base import Protocol, append, percent, stamp
+from tools.evaluation.base import Protocol
+from tools.evaluation.results import append, percent, stamp
 
 if TYPE_CHECKING:  # torchvision's detection parts are imported when they are needed
     from tools.evaluation.detection.examples import Examples

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.neighbors import Distance
-from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.base import RunProtocol
+from tools.evaluation.evaluated_run import EvaluatedRun
+from tools.evaluation.results import percent
 from tools.evaluation.sweep import show
 from tools.plots.curves import untrained_knn
 from tools.runs.metrics import read_metrics
@@ -14,7 +16,7 @@ from tools.scoring.knn import Rule, check_knn, knn_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knn(OfRun):
+class Knn(RunProtocol):
     """Nearest neighbours among training features; several k and T are one search.
 
     Wu 2018 (arXiv:1805.01978): the defaults. W-MSE (arXiv:2007.06346): --k 5 --rule majority
@@ -42,17 +44,17 @@ class Knn(OfRun):
 
     def evaluate(self, command: str) -> None:
         """Encode both sets and vote."""
-        with self.opened() as opened:
-            subject = opened.labelled()
-            y_train, y = subject.labels(subject.train), subject.labels(subject.val)
+        with self.open_run() as whole:
+            evaluated = whole.labeled()
+            y_train, y = evaluated.labels(evaluated.train), evaluated.labels(evaluated.val)
             for k in self.k:
                 for temperature in self.temperature:
                     check_knn(y_train, y, k, temperature)
-            method = subject.method()
+            method = evaluated.method()
             encode = method.features if self.features == "backbone" else method.project
             bank, x = (
-                subject.features(method, encode, table, self.batch_size)
-                for table in (subject.train, subject.val)
+                evaluated.features(method, encode, table, self.batch_size)
+                for table in (evaluated.train, evaluated.val)
             )
             every = knn_sweep(
                 *(bank, y_train, x, y),
@@ -63,12 +65,12 @@ class Knn(OfRun):
             )
             results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
             for protocol, numbers in results:
-                subject.append(self.run, protocol | numbers, command)
+                evaluated.append(self.run, protocol | numbers, command)
             if len(results) > 1:
                 names = ("k", "temperature") if self.rule == "weighted" else ("k",)
-                subject.tell(show(results, names, f"{self.how()}, {subject.at}"))
+                evaluated.print(show(results, names, f"{self.how()}, {evaluated.description}"))
             else:
-                subject.tell(self.told(*results[0], subject))
+                evaluated.print(self.summary(*results[0], evaluated))
 
     def protocol(self, k: int, temperature: float) -> dict[str, Any]:
         """Return what the score of one k and T depends on."""
@@ -85,10 +87,12 @@ class Knn(OfRun):
         """Say which features meet, and how."""
         return f"{self.rule} votes, {self.distance}, {self.features} features"
 
-    def told(self, protocol: dict[str, Any], numbers: dict[str, float], subject: Subject) -> str:
+    def summary(
+        self, protocol: dict[str, Any], numbers: dict[str, float], evaluated: EvaluatedRun
+    ) -> str:
         """Put the only result into one line."""
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
-        text = f"k={protocol['k']}{heat}, {self.how()}, {subject.at}"
+        text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
         untrained = self.untrained(protocol)
         before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"

@@ -16,7 +16,7 @@ from models.methods.base import Which
 from models.modules.backbone import create_backbone
 from pipelines.datasets import data_facts
 from tools.engine import build
-from tools.evaluation.base import of_encoder, restore
+from tools.engine.restore import restore, with_encoder
 from tools.evaluation.detection.models import check_backbone
 
 Three = tuple[float, float, float]
@@ -50,7 +50,7 @@ class Backbone:
     def told(self) -> str:
         """Name the weights in a line for people."""
         if self.step is not None:
-            return of_encoder(f"{self.origin} at step {self.step:,}", self.encoder)
+            return with_encoder(f"{self.origin} at step {self.step:,}", self.encoder)
         return f"{self.origin} weights, {self.name}"
 
 
