@@ -21,11 +21,11 @@ from pipelines.datasets import data_facts
 from tools import export, report
 from tools.engine import build as setup
 from tools.engine.restore import restore
-from tools.evaluation.detection.subject import open_backbone
+from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
-from tools.plots import curves
+from tools.plots import curves, views
 from tools.runs.comparison import alike, read_scores
 
 COPIES = {"moco": "key_encoder", "byol": "target", "moco-v3": "key_encoder", "dino": "teacher"}
@@ -39,8 +39,8 @@ IMAGES = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two steps of three methods."""
     with pytest.MonkeyPatch.context() as patch:
-        for picture in ("draw_views", "draw_curves"):
-            patch.setattr(curves, picture, lambda *_: None)
+        patch.setattr(views, "draw_views", lambda *_: None)
+        patch.setattr(curves, "draw_curves", lambda *_: None)
         return {
             name: two_steps(name, toy, tmp_path_factory.mktemp(name), "--lr", "0.5")
             for name in ("dino", "byol", "simclr")
@@ -195,15 +195,15 @@ def resnet(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("which", [None, "online"])
 def test_a_detector_starts_from_the_encoder_and_trains_it(resnet: Path, which: Any) -> None:
-    subject = open_backbone(resnet, None, None, "resnet50", 0, which)
+    backbone = open_backbone(resnet, None, None, "resnet50", 0, which)
     method = restored(resnet, which)
     for (name, ours), theirs in zip(
-        subject.model.named_parameters(), method.scored_encoder.parameters(), strict=True
+        backbone.model.named_parameters(), method.scored_encoder.parameters(), strict=True
     ):
         assert ours.requires_grad, name
         assert ours.equal(theirs)
-    assert subject.encoder == (which or "momentum")
-    assert f"step 1, {subject.encoder} encoder" in subject.told
+    assert backbone.encoder == (which or "momentum")
+    assert f"step 1, {backbone.encoder} encoder" in backbone.description
 
 
 def test_the_score_during_training_is_the_teacher_s(

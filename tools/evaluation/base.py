@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from models.methods.base import Which
 from pipelines.datasets import data_facts
@@ -16,6 +18,7 @@ from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.restore import restore
 from tools.evaluation.evaluated_run import EvaluatedRun
+from tools.runs.locate import find_run
 
 
 class Protocol:
@@ -36,28 +39,37 @@ class Protocol:
 class RunProtocol(Protocol):
     """The flags of every protocol that scores one run on labelled images."""
 
-    run: Path
-    """Folder of the run, as runs/NAME."""
+    run: Annotated[Path, Positional, arg(metavar="RUN")]
+    """Run to score: its folder, as runs/NAME, or NAME below ./runs."""
     checkpoint: Path | None = None
     """Checkpoint to score (default: the run's last)."""
     encoder: Which | None = None
-    """The one that learns, or its momentum (EMA) copy (default: the one that the paper scores)."""
+    """Encoder to score: the trained one or its momentum (EMA) copy (default: the paper's)."""
     data: str | None = None
-    """Labelled images to learn from, in the grammar of train.py (default: the run's)."""
+    """Labelled training images, named as --data of train.py (default: the run's)."""
     val_data: str | None = None
-    """Labelled images to score (default: the run's)."""
+    """Labelled images to score (default: the run's validation images)."""
     data_dir: Path | None = None
-    """Where published data sets lie or are downloaded to (default: the run's)."""
+    """Folder of published data sets, which are downloaded to it (default: the run's)."""
     classes: Path | None = None
     """File of class names to keep, one a line (default: the run's; of other --data all)."""
     subset: float | None = None
     """Share or number of each class's images (default: the run's; of other --data all)."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
-    """What decodes."""
+    """Image decoder."""
     workers: int | None = None
     """Decoding threads of each process (default: its share of the cores)."""
     precision: Literal["no", "bf16", "fp16"] | None = None
-    """Mixed precision to compute in (default: the run's)."""
+    """Mixed precision (default: the run's)."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder.
+
+        Raises:
+            ValueError: there is no such run.
+        """
+        return find_run(self.run)
 
     @contextmanager
     def open_run(self) -> Iterator[EvaluatedRun]:
@@ -66,7 +78,7 @@ class RunProtocol(Protocol):
         Raises:
             ValueError: no such run, checkpoint or data, or nothing to score on.
         """
-        config, state = build.load_run(self.run, self.checkpoint)
+        config, state = build.load_run(self.folder, self.checkpoint)
         facts = data_facts(config.data)  # other data are normalized as in training
         method = restore(config, state, facts, self.encoder)
         config = self._with_data(config)

@@ -90,7 +90,7 @@ class Finetune(RunProtocol):
             classifier = tune(evaluated, self.method(evaluated), tuning)
             found = score(evaluated, classifier)
             numbers = {f"finetune_{name}": value for name, value in found.items()}
-            evaluated.append(self.run, self.protocol(tuning) | numbers, command)
+            evaluated.append(self.folder, self.protocol(tuning) | numbers, command)
             top1, top5 = (percent(numbers[f"finetune_{name}"]) for name in ("top1", "top5"))
             begin = "from scratch"
             if self.weights == "run":

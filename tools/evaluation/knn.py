@@ -65,7 +65,7 @@ class Knn(RunProtocol):
             )
             results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
             for protocol, numbers in results:
-                evaluated.append(self.run, protocol | numbers, command)
+                evaluated.append(self.folder, protocol | numbers, command)
             if len(results) > 1:
                 names = ("k", "temperature") if self.rule == "weighted" else ("k",)
                 evaluated.print(show(results, names, f"{self.how()}, {evaluated.description}"))
@@ -101,4 +101,4 @@ class Knn(RunProtocol):
         """Return the score that train.py measured at step 0, if it was measured like this one."""
         if protocol != Knn(run=self.run).protocol(200, 0.1) or self.data or self.val_data:
             return None
-        return untrained_knn(read_metrics(self.run / "metrics.jsonl"))
+        return untrained_knn(read_metrics(self.folder / "metrics.jsonl"))

@@ -161,7 +161,7 @@ class Linear(RunProtocol):
                 every = linear_scores(heads, lrs, x, y)
             results = [(self.protocol(lr), every[lr]) for lr in lrs if lr in every]
             for protocol, numbers in results:
-                evaluated.append(self.run, protocol | numbers, command)
+                evaluated.append(self.folder, protocol | numbers, command)
             self._print(evaluated, results, lrs)
 
     def _normalised(self, evaluated: EvaluatedRun) -> EvaluatedRun:

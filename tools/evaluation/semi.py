@@ -77,7 +77,7 @@ class Semi(RunProtocol):
             numbers = {
                 f"semi_{name}": value for name, value in score(evaluated, classifier).items()
             }
-            evaluated.append(self.run, self.protocol(tuning) | numbers, command)
+            evaluated.append(self.folder, self.protocol(tuning) | numbers, command)
             evaluated.print(
                 f"semi top-1 {percent(numbers['semi_top1'])}, top-5 {percent(numbers['semi_top5'])}"
                 f" ({count:,} labels, {percent(count / every)} of them; {self.epochs} epochs, "
