@@ -83,7 +83,7 @@ def learning_rate(
     peak: float,
     final: float = 0.0,
     warmup_steps: int = 0,
-    schedule: Schedule = "cosine",
+    schedule: Schedule | Literal["exponential"] = "cosine",
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
 ) -> float:
@@ -91,15 +91,15 @@ def learning_rate(
 
     It rises linearly during ``warmup_steps``: ``peak (step + 1) / warmup_steps``. Then, with t from
     0 to 1 over the remaining steps, cosine: ``final + (peak - final) (1 + cos(pi t)) / 2``; step:
-    ``peak gamma^(milestones passed)``; constant: ``peak``.
+    ``peak gamma^(milestones passed)``; exponential: ``peak (final / peak)^t``; constant: ``peak``.
 
     Args:
         step: 0 to ``total_steps - 1``.
         total_steps: steps of the whole run.
         peak: highest learning rate.
-        final: learning rate at the end of the cosine.
+        final: learning rate at the end of the cosine or the exponential (above 0 for the latter).
         warmup_steps: steps of the linear rise.
-        schedule: cosine, step or constant.
+        schedule: cosine, step, exponential or constant.
         milestones: steps at which the rate drops, ascending.
         gamma: factor of each drop.
 
@@ -115,4 +115,12 @@ def learning_rate(
     if schedule == "step":
         return peak * gamma ** bisect.bisect_right(milestones, step)
     t = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule == "exponential":
+        return peak * (final / peak) ** t
     return final + (peak - final) * (1 + math.cos(math.pi * t)) / 2
+
+
+def linear_warmup(step: int, warmup_steps: int, start: float) -> float:
+    """Return a factor for the learning rate: it rises from ``start`` to 1 at ``warmup_steps``."""
+    done = min(step / warmup_steps, 1.0) if warmup_steps else 1.0
+    return start + (1 - start) * done

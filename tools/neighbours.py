@@ -5,6 +5,9 @@ python tools/neighbours.py --run runs/NAME
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ from tools.config.resolve import check_mixture
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 
 COLUMNS = 10
 KEPT, REJECTED = "#1a7f37", "#b35900"

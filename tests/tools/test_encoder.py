@@ -20,8 +20,8 @@ from models.methods.base import Method
 from pipelines.datasets import data_facts
 from tools import export, report
 from tools.engine import build as setup
-from tools.evaluation.base import restore
-from tools.evaluation.detection.subject import open_backbone
+from tools.engine.restore import restore
+from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
@@ -193,15 +193,15 @@ def resnet(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("which", [None, "online"])
 def test_a_detector_starts_from_the_encoder_and_trains_it(resnet: Path, which: Any) -> None:
-    subject = open_backbone(resnet, None, None, "resnet50", 0, which)
+    backbone = open_backbone(resnet, None, None, "resnet50", 0, which)
     method = restored(resnet, which)
     for (name, ours), theirs in zip(
-        subject.model.named_parameters(), method.scored_encoder.parameters(), strict=True
+        backbone.model.named_parameters(), method.scored_encoder.parameters(), strict=True
     ):
         assert ours.requires_grad, name
         assert ours.equal(theirs)
-    assert subject.encoder == (which or "momentum")
-    assert f"step 1, {subject.encoder} encoder" in subject.told
+    assert backbone.encoder == (which or "momentum")
+    assert f"step 1, {backbone.encoder} encoder" in backbone.description
 
 
 def test_the_score_during_training_is_the_teacher_s(

@@ -56,7 +56,7 @@ def find(
     candidates = Candidates(
         index=index,
         similarity=joined(near.similarity),
-        to_centre=joined(near.to_centre),
+        to_centre=joined(near.to_center),
         cluster=cluster[index],
         to_own_centre=to_centre[index],
         anchor_cluster=cluster,

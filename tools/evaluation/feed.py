@@ -18,14 +18,14 @@ from pipelines.sources.subset import rows_of_each, share_of
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools.distributed.launch import cores_per_process
-from tools.evaluation.base import Subject
+from tools.evaluation.evaluated_run import EvaluatedRun
 
 _FEW_LABELS = ORDER + 2
 """The stream of random numbers from which few labels are chosen."""
 
 
 def feed(
-    subject: Subject,
+    evaluated: EvaluatedRun,
     table: Table,
     batch_size: int,
     seed: int,
@@ -38,7 +38,7 @@ def feed(
     area, resized, and a flip; with ``colours`` grayed and jittered as InsDis' training views are.
     Each epoch leaves out what does not fill a batch.
     """
-    config, facts, accelerator = subject.config, subject.facts, subject.accelerator
+    config, facts, accelerator = evaluated.config, evaluated.facts, evaluated.accelerator
     side = config.image_size or facts.image_size
     view = View(side, jitter_prob=0.0, gray=0.0)
     if colours:
@@ -49,7 +49,7 @@ def feed(
             len(table), batch_size, seed, accelerator.process_index, accelerator.num_processes
         ),
         views=(replace(view, scale=scale),),
-        decoder=subject.decoders.of(table),
+        decoder=evaluated.decoders.of(table),
         mean=facts.mean,
         std=facts.std,
         device=accelerator.device,
