@@ -18,11 +18,12 @@ import tyro
 from pipelines.batch import Batch
 from pipelines.datasets import data_facts, open_data
 from pipelines.decoders.build import build_decoder, choose_loader
-from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture, ImConfig
-from pipelines.mixtures.unmix import UN_MIX, MixName, create_mixture
+from pipelines.mixtures.image_mixture import ImConfig
+from pipelines.mixtures.registry import MixName, MixSettings, create_mixture
+from pipelines.mixtures.unmix import UN_MIX
 from pipelines.sampler import Sampler
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan
 from tools.plots.views import enlarge, grid, to_pixels
 
 SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
@@ -96,18 +97,17 @@ def show(mix: MixName, arguments: Arguments) -> Batch:
         name, table, interpolation="antialias", workers=1, device=host, on_bad="stop"
     )
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
-    loader = Loader(
+    maker = StepMaker(
         table=table,
-        order=Sampler(len(table), arguments.rows, arguments.seed),
-        views=(crop,),
+        sampler=Sampler(len(table), arguments.rows, arguments.seed),
+        views=ViewPlan((crop,)),
         decoder=decoder,
         mean=facts.mean,
         std=facts.std,
-        mixture=create_mixture(mix, prob=0.5, beta=1.0),
-        label_free=ImageMixture(mix, once(arguments.size)) if mix in LABEL_FREE else None,
+        mixture=create_mixture(mix, MixSettings(im=once(arguments.size))),
     )
     try:
-        return next(loader.batches(arguments.step, arguments.step + 1))
+        return maker.finish(maker.decode(arguments.step))
     finally:
         decoder.close()
 

@@ -185,7 +185,7 @@ class Linear(OfRun):
         shown = self.shown()
         colours = shown.views == "insdis"
         loader = feed(subject, subject.train, size, self.seed, shown.crop_scale, colours)
-        steps = loader.order.steps_per_epoch
+        steps = loader.maker.sampler.steps_per_epoch
         num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
         generator = torch.Generator().manual_seed(self.seed)
         heads: Heads | None = None
