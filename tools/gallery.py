@@ -12,18 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from pipelines.batch import Batch
-from pipelines.datasets import data_facts, open_data
-from pipelines.decoders.build import build_decoder, choose_loader
+from pipelines.datasets import data_facts
 from pipelines.mixtures.image_mixture import ImConfig
 from pipelines.mixtures.registry import MixName, MixSettings, create_mixture
 from pipelines.mixtures.unmix import UN_MIX
-from pipelines.sampler import Sampler
-from pipelines.step_maker import StepMaker
-from pipelines.views import View, ViewPlan
+from pipelines.public import LoaderOptions, build_loader, open_data
+from pipelines.views import View
 from tools.plots.views import enlarge, grid, to_pixels
 
 SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
@@ -90,26 +87,18 @@ def title(mix: MixName, batch: Batch) -> str:
 
 def show(mix: MixName, arguments: Arguments) -> Batch:
     """Return a batch of one view under a mixture."""
-    table = open_data(arguments.data, arguments.data_dir, "train")
-    facts, host = data_facts(arguments.data), torch.device("cpu")
-    name, _ = choose_loader(table, host, 2**32, data_is_beton=False)
-    decoder = build_decoder(
-        name, table, interpolation="antialias", workers=1, device=host, on_bad="stop"
-    )
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
-    maker = StepMaker(
-        table=table,
-        sampler=Sampler(len(table), arguments.rows, arguments.seed),
-        views=ViewPlan((crop,)),
-        decoder=decoder,
-        mean=facts.mean,
-        std=facts.std,
+    with build_loader(
+        open_data(arguments.data, data_dir=arguments.data_dir),
+        [crop],
+        arguments.rows,
         mixture=create_mixture(mix, MixSettings(im=once(arguments.size))),
-    )
-    try:
-        return maker.finish(maker.decode(arguments.step))
-    finally:
-        decoder.close()
+        seed=arguments.seed,
+        device="cpu",
+        options=LoaderOptions(workers=1),
+    ) as loader:
+        loader.step = arguments.step
+        return next(iter(loader))
 
 
 def once(size: int) -> ImConfig:

@@ -138,12 +138,11 @@ def check_groups(mixture: Mixture | None, batch_size: int, groups: int, world_si
     """
     if batch_size % groups or (mixture and mixture.in_groups and groups % world_size):
         raise ValueError(
-            f"--batch-size {batch_size}, {groups} groups to mix in (--mix-groups or --groups) "
-            f"and {world_size} processes: the groups must divide the batch and the "
-            "processes the groups"
+            f"batch_size {batch_size}, groups {groups} (--mix-groups or --groups) and "
+            f"{world_size} processes: the groups must divide the batch and the processes the groups"
         )
     if mixture and mixture.pairs_rows and (batch_size // groups) % 2:
         raise ValueError(
-            f"--batch-size {batch_size} in {groups} groups (--mix-groups or --groups) makes odd "
+            f"batch_size {batch_size} in groups {groups} (--mix-groups or --groups) makes odd "
             "groups: rows are mixed in pairs"
         )

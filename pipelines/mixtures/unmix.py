@@ -52,9 +52,9 @@ class UnMix:
 
     def __post_init__(self) -> None:
         if not 0 <= self.global_prob <= 1:
-            raise ValueError(f"--mix-prob {self.global_prob} is not a probability")
+            raise ValueError(f"global_prob (--mix-prob) {self.global_prob} is not a probability")
         if not self.beta > 0:
-            raise ValueError(f"--mix-beta {self.beta} must be above 0")
+            raise ValueError(f"beta (--mix-beta) {self.beta} must be above 0")
 
     def draw(self, rng: np.random.Generator) -> tuple[bool, float]:
         """Draw whether the mixture is global, and its nominal share."""
