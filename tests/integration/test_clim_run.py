@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, TINY, lines, reset_accelerate, run_main, run_train
+from runs import SMALL, TINY, lines, reset_accelerate, run_main, run_train, skip_pictures
 
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
@@ -30,7 +30,6 @@ from tools.distributed import launch
 from tools.engine import checkpoint
 from tools.engine.build import Data
 from tools.engine.clim_refresh import ClimRefresh
-from tools.plots import curves
 
 
 @pytest.fixture
@@ -155,8 +154,7 @@ def test_any_row_needs_no_table(table: Table) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave out pictures and second threads, which take most of a tiny run's time."""
     monkeypatch.setattr(launch, "cores_per_process", lambda: 1)
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
     yield
     reset_accelerate()
 

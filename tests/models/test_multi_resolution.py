@@ -116,7 +116,7 @@ def test_a_run_shows_queries_at_each_side(toy: Path, tmp_path: Path, mix: str) -
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--method", "simclr", "--resolutions", "32", "24"), "--resolutions"),
         (("--method", "moco", "--resolutions", "32", "24", "--image-size", "48"), "--image-size"),
@@ -124,11 +124,11 @@ def test_a_run_shows_queries_at_each_side(toy: Path, tmp_path: Path, mix: str) -
     ],
 )
 def test_what_does_not_fit_is_refused(
-    flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     try:
         status = run_train("--output", str(tmp_path), "--backbone", "resnet10t", *flags)
     except SystemExit as error:
         status = error.code
     assert status == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import SMALL, TINY, lines, run_train
+from runs import SMALL, TINY, lines, run_train, skip_pictures
 
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
@@ -19,7 +19,6 @@ from pipelines.views import View, ViewPlan, with_side
 from tools.config.cli import differences, from_dict, to_dict
 from tools.config.config import Config
 from tools.engine import checkpoint
-from tools.plots import curves
 
 STEPS = 5
 
@@ -144,8 +143,7 @@ def test_a_resumed_run_is_the_straight_run(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changing: tuple[str, ...]
 ) -> None:
     """Law 3, through the middle of an epoch (2 steps each) and its end."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
     a, b = (flags(toy, tmp_path / name, *changing) for name in "ab")
     assert run_train(*a, "--limit-steps", "5") == 0
     assert run_train(*b, "--limit-steps", "3") == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compare_cases import write_run
 from method_cases import Case, build
-from runs import SMALL, TINY, run_main, run_train, two_steps
+from runs import SMALL, TINY, run_main, run_train, skip_pictures, two_steps
 from torch import nn
 
 import eval as evaluation
@@ -25,7 +25,6 @@ from tools.evaluation.detection.subject import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
-from tools.plots import curves
 from tools.runs.comparison import alike, read_scores
 
 COPIES = {"moco": "key_encoder", "byol": "target", "moco-v3": "key_encoder", "dino": "teacher"}
@@ -39,8 +38,7 @@ IMAGES = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two steps of three methods."""
     with pytest.MonkeyPatch.context() as patch:
-        for picture in ("draw_views", "draw_curves"):
-            patch.setattr(curves, picture, lambda *_: None)
+        skip_pictures(patch)
         return {
             name: two_steps(name, toy, tmp_path_factory.mktemp(name), "--lr", "0.5")
             for name in ("dino", "byol", "simclr")

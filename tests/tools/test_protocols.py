@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import toy_images
 from protocol_cases import COMMANDS, numbers_of, worker
 from runs import run_main, two_steps
+from toy_cases import toy_images
 
 import eval as evaluation
 from pipelines.datasets import IMAGENET
