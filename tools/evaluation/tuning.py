@@ -86,7 +86,7 @@ def tune(evaluated: EvaluatedRun, method: Method, tuning: Tuning) -> Classifier:
     )
     size = batch_that_fits(tuning.batch_size, len(evaluated.train), accelerator.num_processes)
     loader = feed(evaluated, evaluated.train, size, tuning.seed, tuning.crop_scale)
-    per_epoch = loader.order.steps_per_epoch
+    per_epoch = loader.maker.sampler.steps_per_epoch
     total = tuning.epochs * per_epoch
     trained, optimizer = accelerator.prepare(classifier, sgd)
     trained.train()
