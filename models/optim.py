@@ -6,12 +6,10 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
-import timm.optim
 from torch import nn, optim
 
-Schedule = Literal["cosine", "step", "constant"]
+from models.settings import Schedule
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,8 @@ def create_optimizer(
     Raises:
         ValueError: timm has no such optimiser.
     """
+    import timm.optim
+
     known = timm.optim.list_optimizers()
     if name not in known:
         raise ValueError(f"--optimizer {name}: timm has no such optimiser; it has {known}")

@@ -19,9 +19,10 @@ from pipelines.batch import Batch
 from pipelines.datasets import data_facts, open_data
 from pipelines.decoders.build import build_decoder, choose_loader
 from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture, ImConfig
-from pipelines.mixtures.unmix import UN_MIX, MixName, create_mixture
+from pipelines.mixtures.image_mixture import ImageMixture
+from pipelines.mixtures.unmix import UN_MIX, create_mixture
 from pipelines.sampler import Sampler
+from pipelines.settings import LABEL_FREE, ImConfig, MixName
 from pipelines.views import View
 from tools.plots.views import enlarge, grid, to_pixels
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-Stem = Literal["auto", "small", "small-pool", "standard"]
-
-StemInit = Literal["he", "pytorch"]
-
-SMALL_IMAGE = 64
-"""Images up to this many pixels a side get the small stem under ``auto``."""
+from models.settings import SMALL_IMAGE, Stem, StemInit
 
 
 def create_backbone(
@@ -49,6 +42,9 @@ def create_backbone(
         ValueError: timm has no such model; a small stem or another width was asked of a model
             that is no ResNet; ``stem_init`` was given for a stem that is not small.
     """
+    import timm  # takes 2 s: not before it is known that all else fits
+    from timm.models.resnet import ResNet
+
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"--backbone {name}: timm has no such model; closest: {', '.join(close)}")
@@ -81,6 +77,8 @@ def create_backbone(
 def size_options(name: str, image_size: int) -> dict[str, Any]:
     """Return what timm has to be told of the images' side in pixels to build a model for it."""
     options: dict[str, Any] = {}
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         options["img_size"] = image_size
@@ -112,7 +110,7 @@ def encode(
     return [features[i] for i in range(len(images))]
 
 
-def _stage_channels(model: ResNet) -> list[int]:
+def _stage_channels(model: Any) -> list[int]:
     """The width of each stage, as timm's ResNets are told it."""
     expansion = model.get_submodule("layer1.0").expansion
     assert isinstance(expansion, int)
@@ -120,7 +118,7 @@ def _stage_channels(model: ResNet) -> list[int]:
     return [stage["num_chs"] // expansion for stage in stages]
 
 
-def _use_small_stem(model: ResNet, init: StemInit) -> None:
+def _use_small_stem(model: Any, init: StemInit) -> None:
     """Keep the image's full resolution in the first convolution."""
     first = model.conv1
     if isinstance(first, nn.Sequential):  # a deep stem: its first convolution halves

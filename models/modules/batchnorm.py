@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from models import distributed
-
-Mode = Literal["group", "sync"]
+from models.settings import BnMode
 
 
 class BatchNorm(_BatchNorm):
@@ -33,7 +32,7 @@ class BatchNorm(_BatchNorm):
         momentum: float = 0.1,
         affine: bool = True,
         *,
-        mode: Mode,
+        mode: BnMode,
         group_size: int,
         after: nn.Module | None = None,
     ) -> None:
@@ -181,7 +180,7 @@ def _momenta(order: Sequence[int], momentum: float) -> list[float]:
     return [weight / rest for weight, rest in zip(weights, kept, strict=True)]
 
 
-def convert_batchnorm(module: nn.Module, mode: Mode, group_size: int) -> nn.Module:
+def convert_batchnorm(module: nn.Module, mode: BnMode, group_size: int) -> nn.Module:
     """Return ``module`` with each 1d, 2d and timm batch norm replaced by a ``BatchNorm``, in place.
 
     Parameters and buffers are handed over as they are; timm's BatchNormAct2d keeps its activation.

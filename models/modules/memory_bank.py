@@ -6,7 +6,6 @@ Wu 2018, 1805.01978 (InsDis); Tian 2020, 1906.05849 (CMC).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,33 +14,13 @@ from torch import Tensor, nn
 
 from models.distributed import all_reduce_sum, gather, world_size
 from models.losses.common import full_precision, unit
+from models.settings import BankConfig
 from pipelines.batch import Batch
 
 NEGATIVES = 1 << 22
 """The stream of the negatives, keyed by (seed, step)."""
 TINY = 1e-7
 """What the published code adds below each fraction of the NCE form."""
-
-
-@dataclass(frozen=True)
-class BankConfig:
-    """Numbers of a memory bank and its loss."""
-
-    dim: int = 128
-    """Length of the embeddings."""
-    negatives: int = 16384
-    """Rows of the bank drawn for each image, with replacement."""
-    temperature: float = 0.07
-    """Divisor of the cosines (STL-10: 0.1)."""
-    momentum: float = 0.5
-    """Share of itself that a row of the bank keeps when its image comes by."""
-    softmax: bool = False
-    """Cross-entropy over the rows drawn, instead of noise-contrastive estimation."""
-
-    @property
-    def across(self) -> str:
-        """What of the loss looks across the rows of a batch, in words; "" if nothing does."""
-        return "" if self.softmax else "in the first step NCE's constant is a micro-batch's"
 
 
 class Bank(nn.Module):

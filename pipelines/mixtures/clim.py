@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,10 +20,9 @@ from pipelines.batch import Mixed
 from pipelines.mixtures.clim_rules import Selection
 from pipelines.mixtures.unmix import Mixture, place
 from pipelines.rng import RowRng
+from pipelines.settings import Fallback
 from pipelines.sources.table import Table
 from pipelines.views import View
-
-Fallback = Literal["self", "nearest", "skip"]
 
 PICK = 1 << 19
 """The stream, counted like a view, that picks a neighbour; its own views have the numbers after."""

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.batch import Mixed
-from pipelines.mixtures.image_mixture import LabelFreeName
+from pipelines.settings import MixName, UnMixName
 from pipelines.system.transfer import to_device
 
 Images = Float[Tensor, "n c h w"]
@@ -192,17 +191,12 @@ def _join(pieces: Sequence[Mixed], group: int) -> Mixed:
     )
 
 
-UN_MIX: dict[str, Callable[[float, float], Mixture]] = {
+UN_MIX: dict[UnMixName, Callable[[float, float], Mixture]] = {
     "global": lambda prob, beta: Mixture(1.0, beta),
     "region": lambda prob, beta: Mixture(0.0, beta),
     "unmix": lambda prob, beta: Mixture(prob, beta),
 }
-"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; each name is a ``--mix``."""
-if TYPE_CHECKING:
-    UnMixName = str
-else:
-    UnMixName = Literal[tuple(UN_MIX)]
-MixName = Literal["none", "clim"] | UnMixName | LabelFreeName
+"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; the names are those of ``UN_MIX_NAMES``."""
 
 
 def create_mixture(name: MixName, prob: float, beta: float) -> Mixture | None:

@@ -63,7 +63,7 @@ def method_on_rows(name: str, **options: Any) -> Any:
     A predictor adds 0.1, DINO's teacher 0.2, so that no branch can stand in for another.
     """
     more = {"prototypes": K} if name == "dino" else {}
-    config = METHODS[name][1](dim=D, hidden=D, **more, **options)
+    config = METHODS[name].settings(dim=D, hidden=D, **more, **options)
     torch.manual_seed(0)
     method = build_method(
         name, config, Identity(), bn="sync", group_size=3, batch_size=N,
@@ -409,7 +409,7 @@ def test_dino_s_prototypes_wait_for_the_second_epoch() -> None:
 
 def test_heads_are_the_papers() -> None:
     def shape(name: str, **options: Any) -> list[str]:
-        config = METHODS[name][1](dim=8, hidden=16, **options)
+        config = METHODS[name].settings(dim=8, hidden=16, **options)
         method = build_method(
             name, config, TinyNet(), bn="sync", group_size=4, batch_size=16,
             seed=0, steps_per_epoch=2,

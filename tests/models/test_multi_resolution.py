@@ -10,7 +10,8 @@ from method_cases import Case, build, make_batch
 from runs import SMALL, TINY, lines, run_train
 
 from models.methods import Method
-from models.multi_resolution import QuerySizes, Reduce
+from models.multi_resolution import QuerySizes
+from models.settings import Reduce
 from pipelines.batch import Batch
 from pipelines.mixtures.unmix import Mixture, mix_views
 

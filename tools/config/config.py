@@ -16,10 +16,9 @@ from tyro.conf import DisallowNone
 from models.methods import METHODS
 from models.modules.backbone import Stem, StemInit
 from models.multi_resolution import Reduce
-from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.mixtures.image_mixture import LABEL_FREE, ImConfig
-from pipelines.mixtures.unmix import MixName
 from pipelines.resolution import parse_schedule
+from pipelines.settings import Interpolation, MixName, OnBadImage
 from tools.config.clim import ClimConfig
 from tools.config.ranges import METHOD_RANGES, MIX_RANGES, RANGES, check
 

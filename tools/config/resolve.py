@@ -30,7 +30,7 @@ def resolve(config: Config, data: Data, precision: str) -> Config:
     Raises:
         ValueError: the settings do not fit the data; the text names the flags.
     """
-    defaults = METHODS[config.method][0].defaults
+    defaults = METHODS[config.method].method.defaults
     first = config.resolutions[0] if config.resolutions else None
     size = config.image_size or first or data.facts.image_size
     small = size <= SMALL_IMAGE
@@ -124,7 +124,7 @@ def check_accumulation(config: Config) -> None:
             f"--accumulate {parts} would not be the same run for --method {config.method}: "
             f"{'; '.join(changed)}. --accumulate-inexact trains so all the same"
         )
-    unit = METHODS[config.method][0].row_unit(config.chosen)
+    unit = METHODS[config.method].method.row_unit(config.chosen)
     if rows < 2 or rows % unit:
         raise ValueError(
             f"--accumulate {parts} makes micro-batches of {rows} images over all processes: "
@@ -138,13 +138,13 @@ def check_mixture(config: Config, num_rows: int) -> None:
     Raises:
         ValueError: naming the flags.
     """
-    if config.mix in UN_MIX and not METHODS[config.method][0].supports_unmix:
+    if config.mix in UN_MIX and not METHODS[config.method].method.supports_unmix:
         raise ValueError(
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
-    if config.mix_draw == "group" and not METHODS[config.method][0].mixes_groups:
+    if config.mix_draw == "group" and not METHODS[config.method].method.mixes_groups:
         raise ValueError(
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "
             "once, so it takes one mixture a step: --mix-draw step"

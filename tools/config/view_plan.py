@@ -41,7 +41,7 @@ def views_of(config: Config) -> tuple[View, ...]:
 
 def sizes_of(config: Config) -> QuerySizes:
     """Return the sides at which queries are shown."""
-    queries = METHODS[config.method][0].queries(config.chosen)
+    queries = METHODS[config.method].method.queries(config.chosen)
     return QuerySizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
 
 

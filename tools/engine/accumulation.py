@@ -44,7 +44,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 def changes(config: Config) -> list[str]:
     """Return what micro-batches change of the loss of resolved settings; nothing: none."""
-    across = METHODS[config.method][0].across(config.chosen)
+    across = METHODS[config.method].method.across(config.chosen)
     found = [across] if across else []
     if config.bn == "sync":
         found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")

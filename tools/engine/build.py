@@ -131,7 +131,7 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
     return build_method(
         config.method,
         config.chosen,
-        METHODS[config.method][0].build_backbone(config.chosen, create),
+        METHODS[config.method].method.build_backbone(config.chosen, create),
         bn=config.bn,
         group_size=config.batch_size // config.groups,
         batch_size=config.batch_size,

@@ -80,7 +80,9 @@ def html(folder: Path, run: LoadedRun | None, how: embedding_panel.How) -> str:
         head + sections.summary(cards),
         section("events", "On the way", f"<ul>{notes}</ul>" if notes else ""),
         section(
-            "scores", "Scores", sections.scores(lines, results, METHODS[config.method][0].scored)
+            "scores",
+            "Scores",
+            sections.scores(lines, results, METHODS[config.method].method.scored),
         ),
         section("curves", "Curves", sections.course(lines)),
         section(
