@@ -38,12 +38,12 @@ from pipelines.mixtures.clim import (
 from pipelines.mixtures.image_mixture import Edits, ImageMixture
 from pipelines.mixtures.unmix import Mixture, mix_views
 from pipelines.read_ahead import ReadAhead
-from pipelines.resolution import Resolution, with_side
+from pipelines.resolution import Resolution
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.system.transfer import to_device
-from pipelines.views import View
+from pipelines.views import View, with_side
 
 
 @dataclass(frozen=True, slots=True)

@@ -510,7 +510,7 @@ def test_the_last_norm_of_a_block_starts_where_the_release_s_does(name: str) -> 
 
 def resolved(*words: str) -> Config:
     """Settings of a command line, filled in for photographs of ImageNet's kind."""
-    return build.resolve(parse(words), build.Data(None, None, IMAGENET), "no")  # type: ignore[arg-type]
+    return build.resolve(parse(words), IMAGENET, "no")
 
 
 def built(name: str) -> Method:
@@ -520,7 +520,7 @@ def built(name: str) -> Method:
         words += ["--classes", "None"]
     config = parse(words)
     facts = DATASETS.get(config.data, IMAGENET)
-    config = build.resolve(config, build.Data(None, None, facts), "no")  # type: ignore[arg-type]
+    config = build.resolve(config, facts, "no")
     with torch.device("meta"):
         return build.create_method(config, 100, facts, 100_000)
 

@@ -103,7 +103,7 @@ def facts_of(config: Config) -> DataFacts:
 
 
 def resolved(config: Config) -> Config:
-    return build.resolve(config, build.Data(None, None, facts_of(config)), "no")  # type: ignore[arg-type]
+    return build.resolve(config, facts_of(config), "no")
 
 
 def num_images(config: Config) -> int:

@@ -10,11 +10,11 @@ from runs import SMALL, TINY, lines, run_train
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
-from pipelines.resolution import MultiScale, Progressive, parse_schedule, with_side
+from pipelines.resolution import MultiScale, Progressive, parse_schedule
 from pipelines.sampler import Sampler
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
-from pipelines.views import View
+from pipelines.views import View, with_side
 from tools.config.cli import differences, from_dict, to_dict
 from tools.config.config import Config
 from tools.engine import checkpoint

@@ -32,8 +32,8 @@ from pipelines.sources.published import Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
 from tools.config.cli import from_saved
-from tools.config.config import Config, flag
-from tools.config.resolve import check_mixture, check_sharing, resolve
+from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.resolve import check_mixture, check_sharing, resolve, resolved
 from tools.config.view_plan import (
     base_views,
     clim_loss,
@@ -113,12 +113,13 @@ def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> 
     return Sampler(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
 
 
-def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_rows: int) -> Method:
+def create_method(
+    config: ResolvedConfig, steps_per_epoch: int, facts: DataFacts, num_rows: int
+) -> Method:
     """Build the method of resolved settings, weights drawn from the seed.
 
     ``facts`` and ``num_rows`` are those of the images it is, or was, trained on.
     """
-    assert config.image_size and config.bn and config.zero_init_last is not None
     torch.manual_seed(config.seed)
     create = partial(
         create_backbone,
@@ -148,13 +149,13 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
 
 def assemble(
     config: Config, data: Data, accelerator: Accelerator
-) -> tuple[Config, Sampler, Method]:
+) -> tuple[ResolvedConfig, Sampler, Method]:
     """Return the resolved settings, which rows each step holds, and the method, if all fit.
 
     Raises:
         ValueError: they do not, before any work; the text names the flags.
     """
-    config = resolve(config, data, accelerator.mixed_precision)
+    config = resolve(config, data.facts, accelerator.mixed_precision)
     order = order_of(config, data)
     check_sharing(config, accelerator.num_processes)
     check_mixture(config, len(data.train))
@@ -215,7 +216,7 @@ class Decoders:
 
 
 def training_loader(
-    config: Config, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
+    config: ResolvedConfig, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
     views, decoder = views_of(config), decoders.of(data.train)
@@ -245,7 +246,7 @@ def training_loader(
 
 
 def evaluation_batches_of(
-    config: Config,
+    config: ResolvedConfig,
     table: Table,
     facts: DataFacts,
     decoders: Decoders,
@@ -262,7 +263,7 @@ def evaluation_batches_of(
     rank, world_size = 0, 1
     if shared:
         rank, world_size = accelerator.process_index, accelerator.num_processes
-    size = config.image_size or facts.image_size
+    size = config.image_size
     resize = facts.eval_resize or facts.image_size
     return evaluation_batches(
         table,
@@ -278,7 +279,7 @@ def evaluation_batches_of(
     )
 
 
-def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, Any]]:
+def load_run(run: Path, named: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return the settings and the state of a run's last checkpoint, or of the one named.
 
     Raises:
@@ -286,4 +287,4 @@ def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, An
     """
     path = checkpoint.first_whole(checkpoint.find(named or run))
     state = checkpoint.load(path)
-    return from_saved(state["config"], str(path)), state
+    return resolved(from_saved(state["config"], str(path))), state
