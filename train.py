@@ -10,26 +10,18 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from pipelines.sampler import Sampler
 from pipelines.sources.image_file import BadImage
 from tools.config.cli import parse
-from tools.config.config import Config
-from tools.config.view_plan import views_of
-from tools.distributed.launch import check_trackers, is_lost_contact, start, start_trackers
-from tools.engine import build, dry_run
-from tools.engine.accumulation import changes
-from tools.engine.clim_refresh import ClimRefresh
-from tools.engine.logger import RunLogger
-from tools.engine.online_knn import OnlineKnn
-from tools.engine.train_state import TrainState
-from tools.engine.trainer import STOPPED, Run, prepare
-from tools.plots import curves
-from tools.plots.views import draw_views
-from tools.reporting.write import at_end as report_at_end
-from tools.runs import run_dir as run_folder
+from tools.config.config import Config, ResolvedConfig
+from tools.config.preflight import preflight
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from pipelines.sampler import Sampler
+    from tools.engine.logger import RunLogger
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,15 +29,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     try:
         config = parse(argv)
-        accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
-        if accelerator.is_main_process:
-            logging.getLogger("pipelines").setLevel(logging.INFO)
-        return train(config, accelerator)
-    except BrokenPipeError:  # whoever read the output has enough
+        preflight(config)
+        return parsed(config)
+    except BrokenPipeError:  # the reader of the output has closed it
         return 1
     except (ValueError, OSError, BadImage) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+
+
+def parsed(config: Config) -> int:
+    """Train; a process that lost contact with the others returns 2.
+
+    What needs torch is imported from here on: flags are answered without it.
+    """
+    from tools.distributed.launch import is_lost_contact, start
+
+    try:
+        accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
+        if accelerator.is_main_process:
+            logging.getLogger("pipelines").setLevel(logging.INFO)
+        return plan(config, accelerator) if config.dry_run else train(config, accelerator)
     except RuntimeError as error:
         if not is_lost_contact(error):
             raise
@@ -54,17 +58,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def train(config: Config, accelerator: Accelerator) -> int:
+def plan(config: Config, accelerator: Accelerator) -> int:
+    """Print what the run would do; nothing is downloaded or written."""
+    from tools.config.view_plan import view_plan
+    from tools.engine import build, dry_run
+
+    data, missing = dry_run.open_without_download(config, accelerator)
+    resolved, order, method = build.assemble(config, data, accelerator)
+    views = view_plan(resolved, method, order.steps_per_epoch)
+    rows = resolved.batch_size // accelerator.num_processes
+    accelerator.print(dry_run.describe(resolved, method, views, order.steps_per_epoch, rows))
+    for line in missing:
+        accelerator.print(line)
+    return 0
+
+
+def train(given: Config, accelerator: Accelerator) -> int:
     """Put the parts together and run from the first step, or the one resumed at, to the last."""
-    if not config.dry_run:
-        check_trackers(config.log_with)
-        run_folder.refuse_unwritable(config, accelerator)
-    data = build.open_data_of(config, accelerator)
-    config, order, method = build.assemble(config, data, accelerator)
-    if config.dry_run:
-        views, rows = views_of(config), config.batch_size // accelerator.num_processes
-        accelerator.print(dry_run.describe(config, method, views, order.steps_per_epoch, rows))
-        return 0
+    from tools.distributed.launch import check_trackers
+    from tools.engine import build
+    from tools.engine.clim_refresh import ClimRefresh
+    from tools.engine.online_knn import OnlineKnn
+    from tools.engine.train_state import TrainState
+    from tools.engine.trainer import STOPPED, Run, prepare
+    from tools.plots import curves
+    from tools.plots.views import draw_views
+    from tools.reporting.write import at_end as report_at_end
+    from tools.runs import run_dir as run_folder
+
+    check_trackers(given.log_with)
+    run_folder.refuse_unwritable(given, accelerator)
+    data = build.open_data_of(given, accelerator)
+    config, order, method = build.assemble(given, data, accelerator)
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_folder.choose(config, accelerator)
@@ -104,9 +129,19 @@ def train(config: Config, accelerator: Accelerator) -> int:
 
 
 def start_record(
-    config: Config, folder: Path, accelerator: Accelerator, order: Sampler, step: int, last: int
+    config: ResolvedConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    order: Sampler,
+    step: int,
+    last: int,
 ) -> RunLogger:
     """Open the run's folder: settings, trackers, and the record cut back to ``step``."""
+    from tools.config.resolve import changes
+    from tools.distributed.launch import start_trackers
+    from tools.engine.logger import RunLogger
+    from tools.runs import run_dir as run_folder
+
     if accelerator.is_main_process:
         start_trackers(accelerator, folder, config.log_with)
         run_folder.write_config(folder, config)

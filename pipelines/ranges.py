@@ -35,7 +35,7 @@ NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
 
-def check_ranges(settings: Any, prefix: str = "--") -> None:
+def check_ranges(settings: object, prefix: str = "--") -> None:
     """Refuse numbers outside of the ranges of their fields, infinities and NaN; None passes.
 
     Args:
@@ -45,7 +45,8 @@ def check_ranges(settings: Any, prefix: str = "--") -> None:
     Raises:
         ValueError: naming the flag, the range and the number.
     """
-    for name, allowed in ranges_of(type(settings)).items():
+    kind: Any = type(settings)
+    for name, allowed in ranges_of(kind).items():
         value = getattr(settings, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and number not in allowed:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 import yaml
@@ -23,7 +23,7 @@ from tools.config.sections import SECTIONS
 Grouped = make_dataclass(
     "Grouped",
     [
-        *((section.title, OmitArgPrefixes[section]) for section in SECTIONS),
+        *((section.title, Annotated[section, OmitArgPrefixes]) for section in SECTIONS),
         *((name, type(default)) for name, default in NUMBERS.items()),
     ],
     frozen=True,

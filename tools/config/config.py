@@ -6,10 +6,10 @@ Order of precedence: flags, then ``--recipe FILE``, then the defaults of the fie
 from __future__ import annotations
 
 from dataclasses import dataclass, make_dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.methods import METHODS
-from models.settings import BnMode, MethodConfig, Schedule
+from models.settings import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig
@@ -34,7 +34,7 @@ def numbers_of(method: str) -> str:
     return method.replace("-", "_")
 
 
-NUMBERS: dict[str, object] = {
+NUMBERS: dict[str, Any] = {
     "clim": ClimConfig(),
     "im": ImConfig(),
     **{numbers_of(name): entry.settings() for name, entry in METHODS.items()},
@@ -45,11 +45,12 @@ MIX_NUMBERS: dict[str, str] = {"clim": "clim", **dict.fromkeys(LABEL_FREE, "im")
 
 if TYPE_CHECKING:
 
+    @dataclass(frozen=True)
     class NumbersConfig:
         """A field for the numbers of each mixture and method."""
 
-        clim: ClimConfig
-        im: ImConfig
+        clim: ClimConfig = ClimConfig()
+        im: ImConfig = ImConfig()
 else:
     NumbersConfig = make_dataclass(
         "NumbersConfig",
@@ -81,8 +82,8 @@ class Config(  # fields are listed from the last base to the first
             section.check(self)
 
     @property
-    def chosen(self) -> MethodConfig:
-        """The numbers of the chosen method."""
+    def chosen(self) -> Any:
+        """The numbers of the chosen method, a ``MethodConfig``."""
         return getattr(self, numbers_of(self.method))
 
 

@@ -28,7 +28,7 @@ from pipelines.loader import Loader
 from pipelines.mixtures.clim import NeighborTable
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
-from pipelines.sources.published import Split
+from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
 from tools.config.cli import from_saved
@@ -61,17 +61,24 @@ class Data:
     facts: DataFacts
 
 
-def open_data_of(config: Config, accelerator: Accelerator) -> Data:
+def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
     """Open the training and validation tables; one process of each machine fills the caches first.
 
     Raises:
+        NotDownloaded: a published data set is not there, and ``download`` is off.
         ValueError: a data set is missing or damaged, or the two have different classes.
     """
-    options: dict[str, Any] = {"on_bad": config.on_bad_image, "classes_file": config.classes}
+    options: dict[str, Any] = {
+        "on_bad": config.on_bad_image,
+        "classes_file": config.classes,
+        "download": download,
+    }
 
     def opened(spec: str, split: Split) -> Table:
         try:
             table = open_data(spec, config.data_dir, split, **options)
+        except NotDownloaded:
+            raise
         except ValueError as error:
             given = "--data" if split == "train" else "--val-data"
             raise ValueError(f"{given} {spec}: {error}") from error
@@ -159,7 +166,7 @@ def assemble(
     order = order_of(config, data)
     check_sharing(config, accelerator.num_processes)
     check_mixture(config, len(data.train))
-    views_of(config)  # refuses sides that contradict one another
+    views_of(config)  # refuses sides that contradict one another, before the model is built
     method = create_method(config, order.steps_per_epoch, data.facts, len(data.train))
     return config, order, method
 

@@ -20,7 +20,7 @@ from models.modules.backbone import num_features
 from pipelines.mixtures.clim import NeighborTable, RandomNeighbors, tabulate
 from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.logger import RunLogger
 from tools.engine.train_state import TrainState
@@ -79,7 +79,7 @@ def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float
 
 def encode_all(
     method: Method,
-    config: Config,
+    config: ResolvedConfig,
     data: build.Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
@@ -127,7 +127,7 @@ class ClimRefresh:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: build.Data,
         decoders: build.Decoders,
         state: TrainState,

@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 
 import torch
 import yaml
+from accelerate import Accelerator
 from torch import Tensor
 
 from models.methods import Method
 from pipelines.batch import Batch, Mixed
+from pipelines.datasets import data_facts
+from pipelines.sources.published import NotDownloaded, stand_in
+from pipelines.sources.subset import take_subset
 from pipelines.views import ViewPlan
 from tools.config.cli import to_dict
-from tools.config.config import ResolvedConfig
+from tools.config.config import Config, ResolvedConfig
+from tools.engine import build
+from tools.engine.build import Data
+
+
+def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Data, list[str]]:
+    """Open the data; a published set that is absent is stood in for by its known sizes.
+
+    Returns:
+        The data, and a line for each set that is absent: what to fetch, and where to.
+
+    Raises:
+        ValueError: as ``build.open_data_of``; or the plan depends on the absent images.
+    """
+    missing: list[str] = []
+    without_val = dataclasses.replace(config, val_data="none")
+    try:
+        return build.open_data_of(config, accelerator, download=False), missing
+    except NotDownloaded as error:
+        missing.append(f"not there yet: {error}")
+    try:
+        return build.open_data_of(without_val, accelerator, download=False), missing
+    except NotDownloaded:
+        pass  # it is the training images that are absent
+    if config.classes is not None:
+        raise ValueError(f"--classes {config.classes} needs the images of --data: {missing[0]}")
+    table = stand_in(config.data)
+    if config.subset is not None:
+        table = take_subset(table, config.subset, config.subset_seed)
+    return Data(table, None, data_facts(config.data)), missing
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:

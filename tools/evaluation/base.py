@@ -23,7 +23,7 @@ from models.methods.base import Which
 from models.modules.backbone import num_features
 from pipelines.datasets import DataFacts, data_facts
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.scoring import scores
@@ -92,7 +92,7 @@ class OfRun(Protocol):
         finally:
             decoders.close()
 
-    def _with_data(self, config: Config) -> Config:
+    def _with_data(self, config: ResolvedConfig) -> ResolvedConfig:
         """Return the run's settings with the data that the command line names instead.
 
         With data of its own and no ``--val-data``, what belongs to those data is scored, and the
@@ -109,7 +109,7 @@ class OfRun(Protocol):
 class Subject:
     """A run's network as a checkpoint holds it, and the labelled images to score it on."""
 
-    config: Config
+    config: ResolvedConfig
     """The run's settings, with the data that are scored."""
     state: Mapping[str, Any]
     """The checkpoint."""
@@ -254,7 +254,7 @@ def of_encoder(text: str, encoder: Which | None) -> str:
 
 
 def restore(
-    config: Config, state: Mapping[str, Any], facts: DataFacts, encoder: Which | None = None
+    config: ResolvedConfig, state: Mapping[str, Any], facts: DataFacts, encoder: Which | None = None
 ) -> Method:
     """Build a run's method on the host with the weights of a checkpoint.
 

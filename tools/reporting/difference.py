@@ -69,7 +69,6 @@ def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[S
 
 
 def _filled(config: Config, facts: DataFacts) -> Config:
-    unseen: Any = None  # settings are filled in by what is known of the data, not by its images
     return resolve(config, facts, config.precision or "no")
 
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
 from tools.analysis.loaded_run import LoadedRun
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.engine.build import Data
 from tools.reporting import embedding_panel, findings, sections
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def at_end(
-    config: Config,
+    config: ResolvedConfig,
     folder: Path,
     data: Data,
     method: Method,
