@@ -13,11 +13,11 @@ from typing import Annotated, Any, get_args, get_type_hints
 class Range:
     """``low <= number <= high``, finite; with ``above`` the number is greater than ``low``."""
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: int | float = -math.inf
+    high: int | float = math.inf
     above: bool = False
 
-    def __contains__(self, number: float) -> bool:
+    def __contains__(self, number: int | float) -> bool:
         least = number > self.low if self.above else number >= self.low
         return least and number <= self.high and math.isfinite(number)
 
