@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from models.settings import Reduce
 from pipelines.batch import Batch, Mixed
-
-Reduce = Literal["mean", "sum-half"]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import timm.optim
 from torch import nn, optim
 
-Schedule = Literal["cosine", "step", "constant"]
+from models.settings import Schedule
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ def create_optimizer(
     Raises:
         ValueError: timm has no such optimizer.
     """
+    import timm.optim
+
     known = timm.optim.list_optimizers()
     if name not in known:
         raise ValueError(f"--optimizer {name}: timm has no such optimizer; it has {known}")

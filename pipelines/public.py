@@ -16,7 +16,7 @@ from pipelines import datasets
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, data_facts
-from pipelines.decoders import Decoder, Interpolation, OnBadImage
+from pipelines.decoders import Decoder
 from pipelines.decoders.build import LOADERS, build_decoder, choose_loader
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
@@ -25,6 +25,7 @@ from pipelines.mixtures.base import Mixture, check_groups
 from pipelines.mixtures.registry import create_mixture
 from pipelines.presets import PRESETS
 from pipelines.sampler import BlockShuffle, Sampler
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
 from pipelines.sources.published import Split
 from pipelines.sources.table import Table

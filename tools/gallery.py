@@ -19,10 +19,10 @@ import tyro
 
 from pipelines.batch import Batch
 from pipelines.datasets import data_facts
-from pipelines.mixtures.image_mixture import ImConfig
-from pipelines.mixtures.registry import MixName, MixSettings, create_mixture
+from pipelines.mixtures.registry import MixSettings, create_mixture
 from pipelines.mixtures.unmix import UN_MIX
 from pipelines.public import LoaderOptions, build_loader, open_data
+from pipelines.settings import ImConfig, MixName
 from pipelines.views import View
 from tools.plots.views import enlarge, grid, to_pixels
 

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pipelines.mixtures.clim_rules import MASKS, RuleName, purity, select
+from pipelines.mixtures.clim_rules import MASKS, purity, select
+from pipelines.settings import RuleName
 from pipelines.sources.image_file import BadImage
 from pipelines.sources.table import Table
 from tools.config.clim import ClimConfig

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,10 +16,8 @@ from torch import Tensor
 
 from models.losses.common import full_precision, on_mixture
 from models.losses.contrastive import info_nce_against, log_negatives
+from models.settings import ClimMode, Denominator
 from pipelines.batch import Mixed
-
-Mode = Literal["add", "replace", "csml"]
-Denominator = Literal["separate", "shared"]
 
 
 def anchors_and_neighbors(view: Float[Tensor, "m c h w"]) -> tuple[Tensor, Tensor]:
@@ -37,7 +34,7 @@ class ClimLoss:
     terms, in which the unmixed neighbors are positives too (Xu 2022, arXiv:2012.02733, its code).
     """
 
-    mode: Mode = "add"
+    mode: ClimMode = "add"
     weight: float = 1.0
     denominator: Denominator = "separate"
 

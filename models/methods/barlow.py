@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.distributed import gather, own_rows
 from models.losses.common import full_precision
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.optim import LrScale, is_norm_or_bias
+from models.settings import BarlowConfig, Defaults
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class BarlowConfig:
-    """Views whose dimensions correlate each with itself and with no other."""
-
-    dim: int = 8192
-    """Length of the projection."""
-    hidden: int = 8192
-    """Width of the projector's two hidden layers."""
-    off_diagonal: float = 0.0051
-    """Weight of the correlations between different dimensions."""
-    bias_lr: float = 0.0015
-    """Learning rate of biases and batch norm as a share of the weights' (.0048 / .2 / 16 GPUs)."""
 
 
 class Barlow(Method):

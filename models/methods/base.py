@@ -14,9 +14,9 @@ from models import collapse, losses
 from models.distributed import gather
 from models.losses.clim import ClimLoss
 from models.modules.backbone import encode
-from models.modules.batchnorm import Mode
 from models.multi_resolution import QuerySizes
-from models.optim import LrScale, Schedule
+from models.optim import LrScale
+from models.settings import BnMode, Defaults
 from pipelines.batch import Batch
 
 Which = Literal["online", "momentum"]
@@ -27,7 +27,7 @@ Which = Literal["online", "momentum"]
 class Setup:
     """The properties of a run that a method needs to know."""
 
-    bn: Mode
+    bn: BnMode
     group_size: int
     batch_size: int
     seed: int
@@ -43,28 +43,6 @@ class Setup:
     """CLIM's loss, if batches hold neighbors."""
     sizes: QuerySizes = QuerySizes()
     """The sides at which queries are shown."""
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """How a method's paper trains it; every number can be overridden by a flag."""
-
-    optimizer: str
-    """timm's name."""
-    lr_per_256: float
-    """Peak learning rate for each 256 images of the batch."""
-    weight_decay: float
-    views: str
-    """Preset of the views."""
-    bn: Mode
-    momentum: float = 0.9
-    decay_norm_and_bias: bool = True
-    schedule: Schedule = "cosine"
-    warmup_epochs: int = 0
-    final_lr_ratio: float = 0.0
-    """Last learning rate as a share of the peak."""
-    zero_init_last: bool = False
-    """Whether each residual block starts as the identity, on images above 64 pixels."""
 
 
 class Method(nn.Module):

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from models.losses.clim import ClimLoss, anchors_and_neighbors
 from models.losses.common import cosine_gap, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
+from models.settings import ByolConfig, Defaults
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class ByolConfig:
-    """Prediction of a slowly moving target network's projection."""
-
-    dim: int = 256
-    """Length of the projection."""
-    hidden: int = 4096
-    """Hidden width of projector and predictor."""
-    momentum: float = 0.996
-    """Share of itself the target keeps at the first step; rises to 1 along a cosine."""
-    mix_online: bool = False
-    """Send the mixture through the online branch only (twice the weight); off: through both."""
-    last_bias: bool = False
-    """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
 
 
 class Byol(Method):

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from models.losses.common import unit
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.color import Space, lightness_and_color
-from models.modules.memory_bank import MemoryBank, MemoryBankConfig
+from models.modules.color import lightness_and_color
+from models.modules.memory_bank import MemoryBank
+from models.settings import CmcConfig, Defaults, Space
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class CmcConfig(MemoryBankConfig):
-    """Discrimination of images: lightness by a memory bank of color, and vice versa."""
-
-    space: Space = "lab"
-    """Colour space: lab (L | ab) or ycbcr (Y | CbCr)."""
-    width: float = 0.5
-    """Width of each of the two ResNets as a share of --backbone's (published: 0.5, 1, 2)."""
 
 
 class Cmc(Method):

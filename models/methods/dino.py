@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -13,40 +12,13 @@ from models import losses
 from models.collapse import prototype_usage
 from models.distributed import gather
 from models.losses.view_pairs import from_mixtures, on_pairs
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import encode, num_features
 from models.modules.center import Center
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
+from models.settings import Defaults, DinoConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class DinoConfig:
-    """Prediction of a slow teacher's centred and sharpened assignment from the other views."""
-
-    prototypes: int = 65536
-    """Length of the assignment."""
-    dim: int = 256
-    """Length of the projection."""
-    hidden: int = 2048
-    """Width of the head's two hidden layers."""
-    head_bn: bool = False
-    """Batch norm in the head."""
-    temperature: float = 0.1
-    """Softmax temperature of the student."""
-    first_teacher_temperature: float = 0.04
-    """The teacher's at the first step."""
-    teacher_temperature: float = 0.07
-    """The teacher's after its warm-up."""
-    temperature_epochs: int = 30
-    """Epochs of that warm-up, a line."""
-    momentum: float = 0.996
-    """Share of itself the teacher keeps at the first step; rises to 1 along a cosine."""
-    centre_momentum: float = 0.9
-    """Share of itself the centre of the teacher's scores keeps at each step."""
-    freeze_epochs: int = 1
-    """Epochs at the start in which the prototypes do not learn."""
 
 
 class Dino(Method):

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from models.losses.common import unit
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.memory_bank import MemoryBank, MemoryBankConfig
+from models.modules.memory_bank import MemoryBank
+from models.settings import Defaults, InsdisConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class InsdisConfig(MemoryBankConfig):
-    """Discrimination of each image from all others, by its row of a memory bank."""
 
 
 class Insdis(Method):

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from models.losses.clim import anchors_and_neighbors
 from models.losses.common import on_mixture, unit
 from models.losses.contrastive import info_nce_against
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.batchnorm import replay_running_stats
 from models.modules.ema import ema_update, momentum_copy
 from models.modules.queue import Queue
 from models.modules.shuffle_bn import StepKeys
+from models.settings import Defaults, MocoConfig
 from pipelines.batch import Batch, Mixed
 
 RELEASED_ORDER = (0, 2, 1, 2)
 """Queries in Un-Mix's symmetric code: x0, m, x1, m; forward 2 is the mixture."""
-
-
-@dataclass(frozen=True)
-class MocoConfig:
-    """Momentum contrast."""
-
-    dim: int = 128
-    """Length of queries and keys."""
-    queue: int = 65536
-    """Number of keys kept as negatives."""
-    momentum: float = 0.999
-    """Share of itself the key encoder keeps at each step (CIFAR: 0.99)."""
-    temperature: float = 0.2
-    """Softmax temperature (v1: 0.07; CIFAR: 0.1)."""
-    mlp: bool = True
-    """Head with a hidden layer (v2); off: one linear layer (v1)."""
-    symmetric: bool = False
-    """Let each view be query and key in turn; the loss is the sum of both halves."""
-    mix_each: bool = False
-    """Symmetric: mix both views, for the other's keys; off: x0 alone, for its own keys as well."""
 
 
 class Moco(Method):

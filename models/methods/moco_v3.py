@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,27 +12,12 @@ from torch import Tensor, nn
 from models.distributed import gather
 from models.losses.common import full_precision, on_mixture, unit
 from models.losses.contrastive import log_negatives
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
+from models.settings import Defaults, MocoV3Config
 from pipelines.batch import Batch, Mixed
-
-
-@dataclass(frozen=True)
-class MocoV3Config:
-    """Momentum contrast among the keys of the batch, with a predictor and without a queue."""
-
-    dim: int = 256
-    """Length of queries and keys."""
-    hidden: int = 4096
-    """Hidden width of projector and predictor."""
-    momentum: float = 0.996
-    """Share of itself the key encoder keeps at the first step; rises to 1 along a cosine."""
-    temperature: float = 1.0
-    """Softmax temperature."""
-    last_bias: bool = False
-    """Bias of the predictor's last linear layer (the released code has none)."""
 
 
 class MocoV3(Method):

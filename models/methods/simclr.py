@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.distributed import gather, own_rows
 from models.losses.common import full_precision, unit
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
+from models.settings import Defaults, SimclrConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class SimclrConfig:
-    """Contrast of each view with all others of the batch."""
-
-    dim: int = 128
-    """Length of the projection."""
-    hidden: int = 0
-    """Width of the head's hidden layer; 0: that of the backbone's features."""
-    temperature: float = 0.1
-    """Softmax temperature (CIFAR: 0.5)."""
-    head_bn: bool = False
-    """Batch norm after each of the head's linear layers, over both views of a pair at once."""
-    last_bias: bool = True
-    """Biases of the head's last linear layer and of the batch norm after it (ImageNet: off)."""
 
 
 class Simclr(Method):

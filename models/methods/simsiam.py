@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.losses.common import full_precision, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.optim import LrScale
+from models.settings import Defaults, SimsiamConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class SimsiamConfig:
-    """Prediction of the other view's projection, which takes no gradient."""
-
-    dim: int = 2048
-    """Width of the projector and length of the projection."""
-    hidden: int = 512
-    """Hidden width of the predictor."""
-    layers: Literal[2, 3] = 3
-    """Linear layers of the projector (CIFAR: 2)."""
-    constant_predictor_lr: bool = True
-    """Keep the predictor's learning rate at the peak; off: it falls with the others'."""
 
 
 class Simsiam(Method):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +12,13 @@ from torch import Tensor, nn
 from models.collapse import prototype_usage
 from models.distributed import gather
 from models.losses import view_pairs
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.prototypes import Prototypes
 from models.modules.queue import Queue
+from models.settings import Defaults, SwavConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class SwavConfig:
-    """Prediction of one view's cluster code from the other views."""
-
-    prototypes: int = 3000
-    """Number of clusters (CIFAR: 100)."""
-    dim: int = 128
-    """Length of the projection."""
-    hidden: int = 2048
-    """Width of the head's hidden layer (CIFAR: 512)."""
-    temperature: float = 0.1
-    """Softmax temperature of the predictions."""
-    epsilon: float = 0.05
-    """Sharpness of the codes; smaller is sharper."""
-    iterations: int = 3
-    """Sinkhorn iterations."""
-    queue: int = 0
-    """Earlier rows that help to balance the codes, of each assignment view; 0: none."""
-    queue_start_epoch: int = 15
-    """First epoch, from 0, whose rows are queued."""
-    freeze_steps: int = 313
-    """Steps at the start in which the prototypes do not learn."""
-    reverse: Literal["paper", "code", "predict"] = "paper"
-    """Mixtures: paper = the author's formula, code = the released code, predict = without codes."""
-    chained_lam: bool = False
-    """Draw each view's box from the share the last one left, which weighs all (released code)."""
-    queue_mixtures: bool = False
-    """Queue mixtures too, in both orders (released code; needs --swav.reverse code)."""
 
 
 class Swav(Method):

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.distributed import gather
 from models.losses.common import full_precision, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
+from models.settings import Defaults, VicregConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class VicregConfig:
-    """Equal views, of which every dimension varies and none follows another."""
-
-    dim: int = 8192
-    """Length of the projection."""
-    hidden: int = 8192
-    """Width of the projector's two hidden layers."""
-    invariance: float = 25.0
-    """Weight of the squared distance between the views."""
-    variance: float = 25.0
-    """Weight of what each dimension's deviation lacks to 1, a mean of the two views."""
-    covariance: float = 1.0
-    """Weight of the covariances between different dimensions."""
 
 
 class Vicreg(Method):

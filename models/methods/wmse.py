@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -13,28 +12,15 @@ from torch import Tensor, nn
 
 from models.distributed import gather, own_rows
 from models.losses.common import cosine_gap, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.whitening import whiten_in, with_partners
+from models.settings import Defaults, WmseConfig
 from pipelines.batch import Batch, Mixed, to_device
 
 SUB_BATCH_STREAM = 1 << 21
 """Random stream of the permutations, keyed by (seed, step)."""
-
-
-@dataclass(frozen=True)
-class WmseConfig:
-    """Agreement of whitened views."""
-
-    dim: int = 64
-    """Length of the projection (images of 64 pixels and more: 128)."""
-    hidden: int = 1024
-    """Width of the head's hidden layer."""
-    sub_batch: int = 128
-    """Rows whitened together: even, above dim (256 for 128), a divisor of --batch-size."""
-    permutations: int = 1
-    """Draws of sub-batches a step, averaged over (STL-10, Tiny ImageNet: 4 with two views)."""
 
 
 class Wmse(Method):

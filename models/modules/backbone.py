@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-import timm
 import torch
 from jaxtyping import Float
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-Stem = Literal["auto", "small", "small-pool", "standard"]
-
-StemInit = Literal["he", "pytorch"]
-
-SMALL_IMAGE = 64
-"""Side in pixels up to which ``auto`` selects the small stem."""
+from models.settings import SMALL_IMAGE, Stem, StemInit
 
 
 def create_backbone(
@@ -49,6 +42,9 @@ def create_backbone(
         ValueError: timm has no such model; a small stem or another width is asked of a model that
             is not a ResNet; ``stem_init`` is given for a stem that is not small.
     """
+    import timm  # takes 2 s: not before it is known that all else fits
+    from timm.models.resnet import ResNet
+
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"--backbone {name}: timm has no such model; closest: {', '.join(close)}")
@@ -80,6 +76,8 @@ def create_backbone(
 def size_options(name: str, image_size: int) -> dict[str, Any]:
     """Return timm's options that build a model for images of this side in pixels."""
     options: dict[str, Any] = {}
+    import timm
+
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         options["img_size"] = image_size
@@ -112,14 +110,14 @@ def encode(
     return [features[i] for i in range(len(images))]
 
 
-def _stage_channels(model: ResNet) -> list[int]:
+def _stage_channels(model: Any) -> list[int]:
     """Return the channels of each stage, before the expansion of its blocks."""
     expansion = cast(int, model.get_submodule("layer1.0").expansion)
     stages: list[dict[str, Any]] = list(model.feature_info[1:])
     return [stage["num_chs"] // expansion for stage in stages]
 
 
-def _use_small_stem(model: ResNet, init: StemInit) -> None:
+def _use_small_stem(model: Any, init: StemInit) -> None:
     """Keep the image's full resolution in the first convolution."""
     first = model.conv1
     if isinstance(first, nn.Sequential):  # a deep stem, whose first convolution has stride 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,7 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from models import distributed
 from models.losses.common import widen
-
-Mode = Literal["group", "sync"]
+from models.settings import BnMode
 
 
 class BatchNorm(_BatchNorm):
@@ -40,7 +39,7 @@ class BatchNorm(_BatchNorm):
         momentum: float = 0.1,
         affine: bool = True,
         *,
-        mode: Mode,
+        mode: BnMode,
         group_size: int,
         after: nn.Module | None = None,
     ) -> None:
@@ -183,7 +182,7 @@ def _momenta(order: Sequence[int], momentum: float) -> list[float]:
     return [weight / rest for weight, rest in zip(weights, kept, strict=True)]
 
 
-def convert_batchnorm(module: nn.Module, mode: Mode, group_size: int) -> nn.Module:
+def convert_batchnorm(module: nn.Module, mode: BnMode, group_size: int) -> nn.Module:
     """Replace each 1d, 2d and timm batch norm by a ``BatchNorm``, in place; return ``module``.
 
     Parameters and buffers are kept, and so is the activation of timm's BatchNormAct2d.

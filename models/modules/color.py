@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from models.losses.common import full_precision
+from models.settings import Space
 
-Space = Literal["lab", "ycbcr"]
 Images = Float[Tensor, "n 3 h w"]
 
 XYZ = (

@@ -6,7 +6,6 @@ Wu 2018, 1805.01978 (InsDis); Tian 2020, 1906.05849 (CMC). The losses are in ``l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,31 +15,11 @@ from torch import Tensor, nn
 from models.distributed import all_reduce_sum, gather, world_size
 from models.losses.common import full_precision, unit
 from models.losses.contrastive import nce_loss, softmax_loss
+from models.settings import BankConfig
 from pipelines.batch import Batch
 
 NEGATIVES_STREAM = 1 << 22
 """Random stream of the negatives, keyed by (seed, step)."""
-
-
-@dataclass(frozen=True)
-class MemoryBankConfig:
-    """Numbers of a memory bank and its loss."""
-
-    dim: int = 128
-    """Length of the embeddings."""
-    negatives: int = 16384
-    """Rows of the bank drawn for each image, with replacement."""
-    temperature: float = 0.07
-    """Divisor of the cosines (STL-10: 0.1)."""
-    momentum: float = 0.5
-    """Share of itself that a row of the bank keeps when its image comes by."""
-    softmax: bool = False
-    """Cross-entropy over the rows drawn, instead of noise-contrastive estimation."""
-
-    @property
-    def coupling(self) -> str:
-        """How the loss depends on the other rows of a batch, in words; "" if it does not."""
-        return "" if self.softmax else "in the first step NCE's constant is a micro-batch's"
 
 
 class MemoryBank(nn.Module):
@@ -53,7 +32,7 @@ class MemoryBank(nn.Module):
     rows: Tensor
     partition: Tensor
 
-    def __init__(self, num_rows: int, config: MemoryBankConfig, generator: torch.Generator) -> None:
+    def __init__(self, num_rows: int, config: BankConfig, generator: torch.Generator) -> None:
         if num_rows < 2:
             raise ValueError(f"a memory bank needs the number of images, not {num_rows}")
         super().__init__()

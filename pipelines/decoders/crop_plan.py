@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation
+from pipelines.decoders import Crops
 from pipelines.decoders.resample import LAWS, cut
+from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.system.buffer_pool import pooled_empty
 from pipelines.system.jit import jit

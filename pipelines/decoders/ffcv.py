@@ -27,11 +27,12 @@ from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
+from pipelines.decoders import Crops, MissingPackage
 from pipelines.decoders.crop_plan import CropPlan, cut_windows, make_plan
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.resample import LAWS
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
 from pipelines.sources.table import Table
 from pipelines.system.jit import jit, take_next

@@ -16,10 +16,11 @@ from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation, OnBadImage
+from pipelines.decoders import Crops
 from pipelines.decoders.crop_plan import check_windows
 from pipelines.decoders.pil import pixels_or_replacement
 from pipelines.decoders.resample import LAWS, cut, weight_matrix
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.jit import jit

@@ -32,7 +32,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from pipelines.decoders import Interpolation
+from pipelines.settings import Interpolation
 from pipelines.system.jit import jit
 
 LAWS: Final[dict[Interpolation, int]] = {"antialias": 0, "bicubic": 1, "bilinear": 2, "area": 3}

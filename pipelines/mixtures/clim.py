@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,9 +22,8 @@ from pipelines.mixtures.base import LossKind, MixStep, Rows, Views
 from pipelines.mixtures.clim_rules import Selection
 from pipelines.mixtures.unmix import Placed, UnMix, generators, place
 from pipelines.rng import RowRng
+from pipelines.settings import Fallback
 from pipelines.system.transfer import to_device
-
-Fallback = Literal["self", "nearest", "skip"]
 
 PICK = 1 << 19
 """The stream, counted like a view, that picks a neighbor; its own views have the numbers after."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,42 +23,12 @@ from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
 from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
 from pipelines.rng import RowRng
+from pipelines.settings import ImConfig, LabelFreeName
 from pipelines.system.transfer import to_device
 
-LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
-
-LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 STREAM = 1 << 21
 """The first stream, counted like a view, from which rounds draw; see ``pipelines.rng``."""
 _FIRE, _PARTNER, _DOWN, _ACROSS, _KEY = range(5)
-
-
-@dataclass(frozen=True)
-class ImConfig:
-    """Label-free mixtures; defaults are the published ones."""
-
-    g_alpha: float = 1.0
-    """Beta(a, a) rng the share of a global round."""
-    g_num: int = 2
-    """Global rounds, each with another partner."""
-    g_prob: float = 0.1
-    """Probability of each."""
-    r_beta: float = 1.0
-    """Beta(b, b) rng the share that a pasted region leaves; 0: no regions."""
-    r_num: int = 2
-    """Region rounds."""
-    r_prob: float = 0.1
-    """Probability of each."""
-    r_pixel_decay: float = 1.0
-    """Factor on the image under the first region (1: off)."""
-    partner: Literal["group", "dataset"] = "group"
-    """Partners: other rows of the group, or any image of the data set, decoded for it."""
-    mask_size: int = 50
-    """Side of cutout's square in pixels."""
-    mask_inside: bool = False
-    """Keep cutout's square inside the image."""
-    mask_prob: float = 0.1
-    """Probability of cutout's or erasing's mask."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.clim import Clim, NeighborTable
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture, ImConfig, LabelFreeName
-from pipelines.mixtures.unmix import UN_MIX, UnMix, UnMixName
-
-MixName = Literal["none", "clim"] | UnMixName | LabelFreeName
+from pipelines.mixtures.image_mixture import ImageMixture
+from pipelines.mixtures.unmix import UN_MIX, UnMix
+from pipelines.settings import LABEL_FREE, ImConfig, LabelFreeName
 
 
 @dataclass(frozen=True)

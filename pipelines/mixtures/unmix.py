@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
 from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
 from pipelines.rng import RowRng
+from pipelines.settings import UnMixName
 from pipelines.system.transfer import to_device
 
 Images = Float[Tensor, "n c h w"]
@@ -227,13 +228,9 @@ def region(height: int, width: int, lam: float, rng: np.random.Generator) -> Box
     return edges[0], edges[1], edges[2], edges[3]
 
 
-UN_MIX: dict[str, Callable[[float, float], UnMix]] = {
+UN_MIX: dict[UnMixName, Callable[[float, float], UnMix]] = {
     "global": lambda prob, beta: UnMix(1.0, beta),
     "region": lambda prob, beta: UnMix(0.0, beta),
     "unmix": lambda prob, beta: UnMix(prob, beta),
 }
-"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; each name is a ``--mix``."""
-if TYPE_CHECKING:
-    UnMixName = str
-else:
-    UnMixName = Literal[tuple(UN_MIX)]
+"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; the names are those of ``UN_MIX_NAMES``."""

@@ -174,7 +174,8 @@ def test_what_would_be_another_loss_is_refused(
 
 
 def test_every_method_says_what_it_looks_at() -> None:
-    for name, (method, config) in METHODS.items():
+    for name, entry in METHODS.items():
+        method, config = entry.method, entry.settings
         assert "batch_coupling" in vars(method) or "describe_coupling" in vars(method), name
         assert isinstance(method.describe_coupling(config()), str)
 

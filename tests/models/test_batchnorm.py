@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from models.modules import heads
 from models.modules.batchnorm import (
     BatchNorm,
-    Mode,
     _SyncNorm,
     convert_batchnorm,
     replay_running_stats,
 )
+from models.settings import BnMode
 
 
 def image(n: int = 12, c: int = 3, size: int = 4) -> Tensor:
@@ -93,7 +93,7 @@ def test_half_precision_input_keeps_fp32_statistics() -> None:
 @pytest.mark.parametrize("group_size", [4, 12])
 @pytest.mark.parametrize("momentum", [0.1, 0.03])
 def test_a_forward_that_counts_twice_is_made_once(
-    mode: Mode, group_size: int, momentum: float
+    mode: BnMode, group_size: int, momentum: float
 ) -> None:
     """Four forwards of three batches: a loop over them, in float64, and three forwards."""
     batches = [image() * (i + 1) + i for i in range(3)]
@@ -156,7 +156,7 @@ def scale_only() -> nn.Sequential:
 
 
 @pytest.mark.parametrize(("mode", "size"), [("group", 4), ("group", 12), ("sync", 4)])
-def test_a_norm_without_bias(mode: Mode, size: int) -> None:
+def test_a_norm_without_bias(mode: BnMode, size: int) -> None:
     """Values, gradients and evaluation are those of a norm whose bias is 0 and stays there."""
     plain = scale_only()
     full = heads.mlp(5, 6, 3, norm=True, last_norm=True).double()

@@ -166,7 +166,8 @@ def test_methods_without_a_row_form_say_why() -> None:
     from method_cases import TinyNet
 
     refused = []
-    for name, (method, config) in METHODS.items():
+    for name, entry in METHODS.items():
+        method, config = entry.method, entry.settings
         if not method.supports_clim:
             with pytest.raises(ValueError, match=f"--mix clim cannot go with --method {name}"):
                 build_method(

@@ -455,7 +455,7 @@ def test_target_starts_equal_and_follows_parameters_only() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_outputs_for_evaluation_and_monitors(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].supports_unmix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].method.supports_unmix)
     method = build(case, torch.float32)
     batch = make_batch(case, dtype=torch.float32)
     last = tuple(v.contiguous(memory_format=torch.channels_last) for v in batch.views)
@@ -474,7 +474,7 @@ def test_outputs_for_evaluation_and_monitors(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_autocast(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].supports_unmix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].method.supports_unmix)
     method, batch = build(case, torch.float32), make_batch(case, dtype=torch.float32)
     exact = total(copy.deepcopy(method)(batch))
     with torch.autocast("cpu", torch.bfloat16):
@@ -487,7 +487,7 @@ def test_bfloat16_autocast(name: str) -> None:
 
 def test_refusals_name_the_flag() -> None:
     def make(name: str, views: int = 2, **options: Any) -> None:
-        config = METHODS[name][1](**(SMALL[name] | options)) if name in METHODS else None
+        config = METHODS[name].settings(**(SMALL[name] | options)) if name in METHODS else None
         build_method(
             name, config, TinyNet(), bn="sync", group_size=4, batch_size=16,
             seed=0, steps_per_epoch=2, num_views=views,

@@ -11,7 +11,8 @@ from mix_cases import mix_views
 from runs import SMALL, TINY, lines, run_train
 
 from models.methods import Method
-from models.multi_resolution import QuerySizes, Reduce
+from models.multi_resolution import QuerySizes
+from models.settings import Reduce
 from pipelines.batch import Batch
 from pipelines.mixtures.unmix import UnMix
 

@@ -17,11 +17,12 @@ from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.build import build_decoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import ImageMixture, ImConfig
+from pipelines.mixtures.image_mixture import ImageMixture
 from pipelines.mixtures.unmix import UnMix
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
+from pipelines.settings import ImConfig
 from pipelines.sources.folder import scan
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker

@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table as Grid
 
-from models.methods.moco import MocoConfig
+from models.settings import MocoConfig
 from pipelines.sources.image_file import BadImage
 from tools.benchmarks.plain_loop import PlainLoop
 from tools.config.config import Config

@@ -29,11 +29,12 @@ from torchvision.transforms import InterpolationMode, v2
 
 from pipelines.augment.params import draw_params
 from pipelines.datasets import IMAGENET
-from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
+from pipelines.decoders import Crops, Decoder, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
+from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from pipelines.system.jit import jit

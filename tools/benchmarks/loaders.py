@@ -34,9 +34,10 @@ from rich.table import Table as Grid
 
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
-from pipelines.decoders import Interpolation, MissingPackage
+from pipelines.decoders import MissingPackage
 from pipelines.presets import PRESETS
 from pipelines.sampler import Sampler
+from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools.benchmarks.contenders import COLOUR_FREE, CONTENDERS, Contender, Setting

@@ -39,7 +39,7 @@ from pipelines.sources.image_file import BadImage
 from tools.benchmarks.contenders import Setting, Workers
 from tools.benchmarks.lightly_peer import MISSING, Peer, transform
 from tools.config.cli import parse
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process, start
 from tools.doctor import release
@@ -122,11 +122,10 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def the_peer(config: Config, workers: Workers, steps: int, accelerator: Accelerator) -> Contender:
+def the_peer(
+    config: ResolvedConfig, workers: Workers, steps: int, accelerator: Accelerator
+) -> Contender:
     """Return lightly's side of resolved settings."""
-    assert config.optimizer and config.lr is not None and config.weight_decay is not None
-    assert config.image_size and config.momentum is not None
-    assert config.zero_init_last is not None
     torch.manual_seed(config.seed)  # as setup.create_method: the same first weights
     backbone = create_backbone(
         config.backbone,
@@ -158,7 +157,7 @@ def the_peer(config: Config, workers: Workers, steps: int, accelerator: Accelera
 
 def knn(
     one: Contender,
-    config: Config,
+    config: ResolvedConfig,
     data: build.Data,
     decoders: build.Decoders,
     accelerator: Accelerator,

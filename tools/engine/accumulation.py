@@ -9,9 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.accumulation import average_running_stats
-from models.methods import METHODS, Method
+from models.methods import Method
 from pipelines.batch import Batch
-from tools.config.config import Config
 
 
 def backward(
@@ -40,12 +39,3 @@ def backward(
 def total(terms: dict[str, Tensor]) -> Tensor:
     """Return the loss, the sum of its terms."""
     return torch.stack(list(terms.values())).sum()
-
-
-def changes(config: Config) -> list[str]:
-    """Return what micro-batches change of the loss of resolved settings; nothing: none."""
-    across = METHODS[config.method][0].describe_coupling(config.chosen)
-    found = [across] if across else []
-    if config.bn == "sync":
-        found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")
-    return found if config.accumulate > 1 else []

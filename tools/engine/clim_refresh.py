@@ -22,7 +22,7 @@ from pipelines.loader import Loader
 from pipelines.mixtures.clim import Clim, NeighborTable, RandomNeighbors, tabulate
 from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.logger import RunLogger
 from tools.engine.train_state import TrainState
@@ -81,7 +81,7 @@ def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float
 
 def encode_all(
     method: Method,
-    config: Config,
+    config: ResolvedConfig,
     data: build.Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
@@ -129,7 +129,7 @@ class ClimRefresh:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: build.Data,
         decoders: build.Decoders,
         state: TrainState,

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from models.methods import Method
 from models.modules.backbone import num_features
 from models.modules.batchnorm import BatchNorm
-from models.optim import LrScale, Schedule, create_optimizer, learning_rate
+from models.optim import LrScale, create_optimizer, learning_rate
+from models.settings import Schedule
 from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits, feed
 from tools.scoring import accuracy

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
 from tools.analysis.loaded_run import LoadedRun
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.engine.build import Data
 from tools.reporting import embedding_panel, findings, sections
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def at_end(
-    config: Config,
+    config: ResolvedConfig,
     folder: Path,
     data: Data,
     method: Method,
@@ -80,7 +80,9 @@ def html(folder: Path, run: LoadedRun | None, how: embedding_panel.How) -> str:
         head + sections.summary(cards),
         section("events", "On the way", f"<ul>{notes}</ul>" if notes else ""),
         section(
-            "scores", "Scores", sections.scores(lines, results, METHODS[config.method][0].scored)
+            "scores",
+            "Scores",
+            sections.scores(lines, results, METHODS[config.method].method.scored),
         ),
         section("curves", "Curves", sections.course(lines)),
         section(
