@@ -11,7 +11,9 @@ what is asked for.
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import dataclasses
 import json

@@ -31,8 +31,8 @@ from models.methods.moco import MocoConfig
 from pipelines.sources.image_file import BadImage
 from tools.benchmarks.plain_loop import PlainLoop
 from tools.config.config import Config
+from tools.diagnostics.checks import release
 from tools.distributed.launch import check_workers, cores_per_process, start
-from tools.doctor import release
 from tools.engine import build
 from tools.engine.trainer import Learner
 from tools.profiling.rates import Rates, create_learner

@@ -40,8 +40,8 @@ from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from tools.benchmarks.contenders import Contender
 from tools.benchmarks.loaders import images_per_second
+from tools.diagnostics.checks import release
 from tools.distributed.launch import check_workers, cores_per_process
-from tools.doctor import release
 from tools.runs.machine import commit, machine
 
 WINDOWS = "dynamic mode, DALI's windows"

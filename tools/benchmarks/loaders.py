@@ -40,8 +40,8 @@ from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools.benchmarks.contenders import COLOUR_FREE, CONTENDERS, Contender, Setting
+from tools.diagnostics.checks import is_installed, release
 from tools.distributed.launch import check_workers, cores_per_process
-from tools.doctor import is_installed, release
 from tools.runs.machine import commit, machine
 
 log = logging.getLogger("bench_loaders")

@@ -41,8 +41,8 @@ from tools.benchmarks.lightly_peer import MISSING, Peer, transform
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.config.view_plan import views_of
+from tools.diagnostics.checks import release
 from tools.distributed.launch import cores_per_process, start
-from tools.doctor import release
 from tools.engine import build
 from tools.engine.online_knn import BATCH, NEIGHBOURS
 from tools.engine.trainer import rate
