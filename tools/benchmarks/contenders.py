@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
@@ -38,6 +38,7 @@ from pipelines.sources.table import Table
 from pipelines.system.jit import compiled
 from pipelines.system.workers import main_hidden
 from pipelines.views import View
+from tools.benchmarks.harness import Contender
 
 NO_FFCV = "the package ffcv is not installed"
 STOCK_AHEAD = 3
@@ -62,21 +63,6 @@ class Setting:
     """Colour, blur and normalisation as well, not crops alone."""
     interpolation: Interpolation
     workers: int
-
-
-class Contender(Protocol):
-    """Makes batches, as many as asked for."""
-
-    warm: int
-    """Batches until its queues, memory and workers are in a steady state."""
-    tail: int
-    """Batches after the last that counts, so that no worker idles while that one is made."""
-
-    def run(self, steps: int) -> Iterator[object]:
-        """Yield ``steps`` batches; once the iterator has ended, nothing runs on unseen."""
-
-    def close(self) -> None:
-        """Release threads and processes."""
 
 
 class Ours:
@@ -206,7 +192,8 @@ class Images(Dataset):
     """PIL's images through a transform of one image to its views."""
 
     def __init__(self, table: Table, transform: Callable[[Image.Image], object]) -> None:
-        self.table, self.transform = table, transform
+        # A table of its own: one that has been read holds a memory map, which no worker can be sent
+        self.table, self.transform = table.take(np.arange(len(table))), transform
 
     def __getitem__(self, row: int) -> object:
         """The views of a row."""
@@ -221,26 +208,31 @@ class Workers:
     """A ``DataLoader`` with ``workers`` processes that live from its first batch to its close."""
 
     def __init__(
-        self, setting: Setting, transform: Callable[[Image.Image], object], *, pin: bool = False
+        self,
+        table: Table,
+        order: Sampler,
+        workers: int,
+        transform: Callable[[Image.Image], object],
+        *,
+        pin: bool = False,
     ) -> None:
-        self.order = setting.order
-        self.warm = self.tail = setting.workers
+        self.order = order
+        self.warm = self.tail = workers
         self.batches: list[list[int]] = []
         self.loader = DataLoader(
-            Images(setting.table, transform),
+            Images(table, transform),
             batch_sampler=self.batches,
-            num_workers=setting.workers,
+            num_workers=workers,
             persistent_workers=True,
             pin_memory=pin,
             multiprocessing_context="forkserver",
         )
 
-    def run(self, steps: int) -> Iterator[object]:
+    def run(self, steps: int) -> Iterator[Any]:
         """An epoch of ``steps`` batches."""
         self.batches[:] = [self.order.rows(step).tolist() for step in range(steps)]
         with main_hidden():
-            epoch = iter(self.loader)
-        return epoch
+            return iter(self.loader)
 
     def close(self) -> None:
         """End the processes."""
@@ -259,28 +251,38 @@ def blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(*sigma))))
 
 
-def torchvision_view(view: View, setting: Setting) -> v2.Compose:
-    """What torchvision's manual does to a PIL image; PIL's resize always antialiases."""
-    cubic = setting.interpolation == "bicubic"
+def torchvision_view(
+    view: View, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
+) -> v2.Compose:
+    """What torchvision's manual does to a PIL image for this view; PIL's resize antialiases.
+
+    Without ``mean`` and ``std`` crop and flip alone, to uint8.
+    """
+    if view.solarize:
+        raise ValueError("this pipeline of torchvision's transforms does not solarise")
+    cubic = interpolation == "bicubic"
     mode = InterpolationMode.BICUBIC if cubic else InterpolationMode.BILINEAR
     crop = v2.RandomResizedCrop(view.size, view.scale, view.ratio, mode)
     flip = v2.RandomHorizontalFlip(view.flip)
-    if not setting.complete:
+    if not mean:
         return v2.Compose([crop, flip, v2.PILToTensor()])
-    colour = [
+    colour: list[nn.Module] = [
         v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
         v2.RandomGrayscale(view.gray),
-        v2.RandomApply([v2.Lambda(partial(blur, sigma=view.blur_sigma))], view.blur),
     ]
-    normalize = v2.Normalize(list(IMAGENET.mean), list(IMAGENET.std))
-    floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), normalize]
-    return v2.Compose([crop, *colour, flip, *floats])
+    if view.blur:
+        blurring = v2.Lambda(partial(blur, sigma=view.blur_sigma))
+        colour.append(v2.RandomApply([blurring], view.blur))
+    floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    return v2.Compose([crop, *colour, flip, *floats, v2.Normalize(list(mean), list(std))])
 
 
 def torchvision_workers(setting: Setting) -> Workers:
     """PIL, torchvision's transforms and a DataLoader."""
-    transforms = [torchvision_view(view, setting) for view in setting.views]
-    return Workers(setting, partial(each_view, transforms=transforms))
+    mean, std = (IMAGENET.mean, IMAGENET.std) if setting.complete else ((), ())
+    transforms = [torchvision_view(v, setting.interpolation, mean, std) for v in setting.views]
+    transform = partial(each_view, transforms=transforms)
+    return Workers(setting.table, setting.order, setting.workers, transform)
 
 
 def lightly_workers(setting: Setting) -> Workers:
@@ -289,7 +291,8 @@ def lightly_workers(setting: Setting) -> Workers:
         raise ValueError("its transforms are complete augmentations")
     from lightly.transforms import MoCoV2Transform
 
-    return Workers(setting, MoCoV2Transform(input_size=setting.views[0].size))
+    transform = MoCoV2Transform(input_size=setting.views[0].size)
+    return Workers(setting.table, setting.order, setting.workers, transform)
 
 
 CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
