@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipelines.views import View
 from tools.benchmarks import baseline
 from tools.benchmarks.baseline import Arguments, summary
-from tools.benchmarks.contenders import torchvision_view
 from tools.benchmarks.harness import take_turns
 from tools.benchmarks.plain_loop import PlainLoop, SplitBatchNorm
+from tools.benchmarks.torch_loader import torchvision_view
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.profiling.rates import create_learner

@@ -12,9 +12,10 @@ import torch
 from pipelines.decoders import MissingPackage
 from tools import write_ffcv
 from tools.benchmarks import harness, loaders
-from tools.benchmarks.contenders import CONTENDERS, Images, each_view, mirror, torchvision_view
+from tools.benchmarks.contenders import CONTENDERS, mirror
 from tools.benchmarks.harness import images_per_second
 from tools.benchmarks.loaders import Arguments, prepare, ratios, views
+from tools.benchmarks.torch_loader import Images, each_view, torchvision_view
 
 pytest.importorskip("ffcv")
 pytestmark = pytest.mark.filterwarnings(

@@ -65,15 +65,10 @@ def host_rows() -> Iterator[dict[str, Any]]:
     for size, n in ((224, 32), (32, 256)):
         view, crops = View(size, blur=0.5), smooth(n, size)
         for name, drawn in cases(view, n):
-            todo = plan(view, drawn)
-            ours, theirs = (
-                harness.cpu_milliseconds(work, n, HOST_REPEATS)
-                for work in (
-                    partial(host, crops, view, drawn, MEAN, STD),
-                    partial(finish, crops, todo, MEAN, STD),
-                )
-            )
-            yield {"case": name, "size": size, "host": ours, "torch": theirs}
+            ours = partial(host, crops, view, drawn, MEAN, STD)
+            theirs = partial(finish, crops, plan(view, drawn), MEAN, STD)
+            time = partial(harness.cpu_milliseconds, num_rows=n, repeats=HOST_REPEATS)
+            yield {"case": name, "size": size, "host": time(ours), "torch": time(theirs)}
 
 
 def device_milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
@@ -113,31 +108,25 @@ def run(_: harness.Options, __: list[str]) -> dict[str, Any]:
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     results: dict[str, Any] = harness.record(device)
     results["host"] = list(host_rows())
-    print(
-        harness.markdown(
-            ("ms a view", "size", "host", "torch", "ratio"),
-            [
-                (r["case"], str(r["size"]), f"{r['host']:.3f}", f"{r['torch']:.3f}",
-                 f"{r['torch'] / r['host']:.1f}")
-                for r in results["host"]
-            ],
-        )
-    )  # fmt: skip
+    columns = ("ms a view", "size", "host", "torch", "ratio")
+    print(harness.table(columns, [cells(row, "host") for row in results["host"]]))
     if on_gpu:
         results["device"] = list(device_rows(device))
         print(f"\n{torch.cuda.get_device_name(device)}\n")
-        print(
-            harness.markdown(
-                ("µs a view", "size", "triton", "torch", "ratio", "GB/s", "bytes / least"),
-                [
-                    (r["case"], str(r["size"]), f"{1e3 * r['triton']:.3f}",
-                     f"{1e3 * r['torch']:.3f}", f"{r['torch'] / r['triton']:.1f}",
-                     f"{r['gigabytes_per_second']:.0f}", f"{r['bytes_over_least']:.2f}")
-                    for r in results["device"]
-                ],
-            )
-        )  # fmt: skip
+        columns = ("µs a view", "size", "triton", "torch", "ratio")
+        rows = [
+            (*cells(row, "triton", 1000), f"{row['gigabytes_per_second']:.0f}",
+             f"{row['bytes_over_least']:.2f}")
+            for row in results["device"]
+        ]  # fmt: skip
+        print(harness.table((*columns, "GB/s", "bytes / least"), rows))
     return results
+
+
+def cells(row: dict[str, Any], ours: str, unit: float = 1) -> tuple[str, ...]:
+    """Return a row's case and times in milliseconds, times ``unit``, as text."""
+    times = [f"{unit * row[name]:.3f}" for name in (ours, "torch")]
+    return row["case"], str(row["size"]), *times, f"{row['torch'] / row[ours]:.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -140,10 +140,11 @@ def summary(rates: dict[tuple[str, str], list[float]], batch_size: int) -> dict[
 def show(results: dict[str, Any]) -> None:
     """Print the table and the two ratios."""
     one, ratios = results["setting"], results["ratios"]
-    harness.print_lines(
+    print(
         harness.machine_line(results),
         f"{one['backbone']}, batch {one['batch_size']}, batch norm {one['bn']}, precision "
         f"{one['precision']}, {one['workers']} workers",
+        sep="\n",
     )
     rows = []
     for what, title in WHAT.items():
@@ -152,7 +153,7 @@ def show(results: dict[str, Any]) -> None:
             rate, spread = results["images_per_second"][what][whose], results["spread"][what][whose]
             last = times if whose == "plain" else ""
             rows.append((f"{title}, {whose}", *harness.rate_cells(rate, spread), last))
-    harness.print_table(("", "source images/s", "min-max", "unmix is"), rows)
+    print(harness.table(("", "source images/s", "min-max", "unmix is"), rows))
     steps = results["steps_per_second"]
     print(f"steps/s: unmix {steps['unmix']:.3g}, plain {steps['plain']:.3g}")
     if results["machine"]["gpu"] is None:

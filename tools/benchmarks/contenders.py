@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -22,23 +22,20 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode, v2
+from torch import Tensor
 
-from pipelines.augment.params import draw_params
 from pipelines.datasets import IMAGENET
-from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
+from pipelines.decoders import Decoder, Interpolation, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.system.jit import compiled
-from pipelines.system.workers import main_hidden
 from pipelines.views import View
 from tools.benchmarks.harness import Contender
+from tools.benchmarks.torch_loader import Workers, each_view, torchvision_view
+from tools.benchmarks.windows import draw_windows
 
 NO_FFCV = "the package ffcv is not installed"
 STOCK_AHEAD = 3
@@ -92,13 +89,9 @@ class Ours:
         return map(self._crops, range(steps))
 
     def _crops(self, step: int) -> list[Tensor]:
-        order, views, table = self.setting.order, self.setting.views, self.table
-        rows = order.rows(step)
-        draws = RowRng(order.seed, order.epoch(step))
-        size = table.height[rows], table.width[rows]
-        drawn = [draw_params(view, i, draws, rows, *size) for i, view in enumerate(views)]
-        take = np.arange(len(rows))
-        windows = [Crops(v.size, take, d.box) for v, d in zip(views, drawn, strict=True)]
+        order = self.setting.order
+        rows, rng = order.rows(step), RowRng(order.seed, order.epoch(step))
+        drawn, windows = draw_windows(self.table, rows, self.setting.views, rng)
         crops = self.decoder(rows, windows)
         for view, one in zip(crops, drawn, strict=True):
             parts = np.array_split(np.flatnonzero(one.flip), self.setting.workers)
@@ -186,95 +179,6 @@ class StockFFCV:
         del self.loader
         with redirect_stderr(io.StringIO()):
             gc.collect()
-
-
-class Images(Dataset):
-    """PIL's images through a transform of one image to its views."""
-
-    def __init__(self, table: Table, transform: Callable[[Image.Image], object]) -> None:
-        # A table of its own: one that has been read holds a memory map, which no worker can be sent
-        self.table, self.transform = table.take(np.arange(len(table))), transform
-
-    def __getitem__(self, row: int) -> object:
-        """The views of a row."""
-        data = self.table.source.encoded(row)
-        if data is None:
-            return self.transform(Image.fromarray(self.table.source.pixels(row)))
-        with Image.open(io.BytesIO(data.tobytes())) as image:
-            return self.transform(image.convert("RGB"))
-
-
-class Workers:
-    """A ``DataLoader`` with ``workers`` processes that live from its first batch to its close."""
-
-    def __init__(
-        self,
-        table: Table,
-        order: Sampler,
-        workers: int,
-        transform: Callable[[Image.Image], object],
-        *,
-        pin: bool = False,
-    ) -> None:
-        self.order = order
-        self.warm = self.tail = workers
-        self.batches: list[list[int]] = []
-        self.loader = DataLoader(
-            Images(table, transform),
-            batch_sampler=self.batches,
-            num_workers=workers,
-            persistent_workers=True,
-            pin_memory=pin,
-            multiprocessing_context="forkserver",
-        )
-
-    def run(self, steps: int) -> Iterator[Any]:
-        """An epoch of ``steps`` batches."""
-        self.batches[:] = [self.order.rows(step).tolist() for step in range(steps)]
-        with main_hidden():
-            return iter(self.loader)
-
-    def close(self) -> None:
-        """End the processes."""
-        iterator, self.loader._iterator = self.loader._iterator, None
-        if iterator is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def each_view(image: Image.Image, transforms: list[v2.Compose]) -> list[Tensor]:
-    """The views of an image that was decoded once."""
-    return [transform(image) for transform in transforms]
-
-
-def blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
-    """MoCo v2's own blur by PIL, several times faster than ``v2.GaussianBlur``."""
-    return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(*sigma))))
-
-
-def torchvision_view(
-    view: View, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
-) -> v2.Compose:
-    """What torchvision's manual does to a PIL image for this view; PIL's resize antialiases.
-
-    Without ``mean`` and ``std`` crop and flip alone, to uint8.
-    """
-    if view.solarize:
-        raise ValueError("this pipeline of torchvision's transforms does not solarise")
-    cubic = interpolation == "bicubic"
-    mode = InterpolationMode.BICUBIC if cubic else InterpolationMode.BILINEAR
-    crop = v2.RandomResizedCrop(view.size, view.scale, view.ratio, mode)
-    flip = v2.RandomHorizontalFlip(view.flip)
-    if not mean:
-        return v2.Compose([crop, flip, v2.PILToTensor()])
-    colour: list[nn.Module] = [
-        v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
-        v2.RandomGrayscale(view.gray),
-    ]
-    if view.blur:
-        blurring = v2.Lambda(partial(blur, sigma=view.blur_sigma))
-        colour.append(v2.RandomApply([blurring], view.blur))
-    floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-    return v2.Compose([crop, *colour, flip, *floats, v2.Normalize(list(mean), list(std))])
 
 
 def torchvision_workers(setting: Setting) -> Workers:

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment.params import draw_params
 from pipelines.datasets import open_data
 from pipelines.decoders import Crops
 from pipelines.decoders.dali import DaliDecoder
@@ -32,6 +31,7 @@ from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from tools.benchmarks import harness
+from tools.benchmarks.windows import draw_windows
 from tools.distributed.launch import cores_per_process
 
 WINDOWS = "dynamic mode, DALI's windows"
@@ -70,11 +70,8 @@ class Setting:
 
     def windows(self, step: int) -> tuple[NDArray[np.int64], list[Crops]]:
         """The rows of a step, and two windows of each."""
-        rows, order = self.order.rows(step), self.order
-        draws, views = RowRng(order.seed, order.epoch(step)), PRESETS["moco-v2"](self.size)
-        shape = self.table.height[rows], self.table.width[rows]
-        boxes = [draw_params(view, i, draws, rows, *shape).box for i, view in enumerate(views)]
-        return rows, [Crops(self.size, np.arange(len(rows)), box) for box in boxes]
+        rows, rng = self.order.rows(step), RowRng(self.order.seed, self.order.epoch(step))
+        return rows, draw_windows(self.table, rows, PRESETS["moco-v2"](self.size), rng)[1]
 
 
 class Dynamic:
@@ -206,14 +203,15 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
 def show(results: dict[str, Any]) -> None:
     """Print the table."""
     one, spread = results["setting"], results["spread"]
-    harness.print_lines(
+    print(
         harness.machine_line(results),
         f"{one['images']} images in the page cache, batches of {one['batch_size']}, "
         f"{one['workers']} threads, two windows of {one['size']} px",
+        sep="\n",
     )
     rates = results["images_per_second"].items()
     rows = [(name, *harness.rate_cells(rate, spread[name])) for name, rate in rates]
-    harness.print_table(("DALI", "images/s", "min-max"), rows)
+    print(harness.table(("DALI", "images/s", "min-max"), rows))
     print(f"dynamic mode is {results['dynamic_vs_external_source']:.2f} x external_source")
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.augment.params import draw_params
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
 from pipelines.decoders import Crops
@@ -29,6 +28,7 @@ from pipelines.sources.image_file import decode_with_pil
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
 from tools.benchmarks import harness
+from tools.benchmarks.windows import draw_windows
 
 SCALES = (1, 2, 4, 8)
 
@@ -59,7 +59,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
     results["shares"] = {name: value for name, (value, _) in shares.items()}
     rows = [(name, f"{value:.3f}") for name, value in results["milliseconds"].items()]
     rows += [(name, format(value, form)) for name, (value, form) in shares.items()]
-    print(harness.markdown(("CPU ms an image", ""), rows))
+    print(harness.table(("CPU ms an image", ""), rows))
     return results
 
 
@@ -78,7 +78,7 @@ def measure(
     rows = jpegs[:: -(-len(jpegs) // arguments.images)]
     time = partial(harness.cpu_milliseconds, num_rows=len(rows), repeats=arguments.repeats)
     scaled = {scale: time(partial(decode_all, table.source, rows, scale)) for scale in SCALES}
-    windows = two_views(table, rows)
+    windows = draw_windows(table, rows, PRESETS["moco-v2"](224), RowRng(0, 0))[1]
     cutting = time(cutter(table, rows, windows))
     needed = needed_rows(table, rows, windows)
     whole, entropy = scaled[1], scaled[8]
@@ -111,16 +111,6 @@ def encoded(source: Source, row: int) -> NDArray[np.uint8]:
     data = source.encoded(row)
     assert data is not None
     return data
-
-
-def two_views(table: Table, rows: NDArray[np.int64]) -> list[Crops]:
-    """The windows of MoCo v2's two views."""
-    height, width = table.height[rows], table.width[rows]
-    views, take = PRESETS["moco-v2"](224), np.arange(len(rows))
-    boxes = [
-        draw_params(view, i, RowRng(0, 0), rows, height, width).box for i, view in enumerate(views)
-    ]
-    return [Crops(224, take, box) for box in boxes]
 
 
 def cutter(table: Table, rows: NDArray[np.int64], windows: list[Crops]) -> Callable[[], None]:

@@ -16,8 +16,6 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from pipelines.system.atomic import replacing
 from tools.diagnostics.checks import release
@@ -235,12 +233,6 @@ def rate_cells(rate: float, spread: Sequence[float]) -> tuple[str, str]:
     return f"{rate:,.0f}", f"{spread[0]:,.0f}-{spread[1]:,.0f}"
 
 
-def print_lines(*lines: str) -> None:
-    """Print lines as they are, in the colour of the text."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print("\n".join(lines), markup=False, highlight=False)
-
-
 def machine_line(results: Mapping[str, Any]) -> str:
     """Return the first line of a table's heading: the machine, its load, the commit."""
     facts = results["machine"]
@@ -251,17 +243,14 @@ def machine_line(results: Mapping[str, Any]) -> str:
     )
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Print a table whose first column is words and whose others are numbers."""
-    grid = Table(*columns, title=title or None, title_justify="left")
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        grid.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(grid)
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, aligned: the first column is words, the others are numbers."""
+    widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
+    rule = [f"{'-' * (width - 1)}{'-' if i == 0 else ':'}" for i, width in enumerate(widths)]
 
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(map(line, (columns, rule, *rows)))

@@ -96,13 +96,14 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
     results["setting"] = {"images": len(setting.table)}
     results["setting"] |= {name: getattr(arguments, name) for name in names}
     results |= {"page_cache": True, "images_per_second": {}, "spread": {}, "left_out": {}}
-    harness.print_lines(
+    print(
         harness.machine_line(results),
         ", ".join(f"{name} {text}" for name, text in results["machine"]["versions"].items()),
         f"{len(setting.table)} of {num_rows} images, batches of {arguments.batch_size}, "
         f"{arguments.workers} threads or processes each; ours with filter "
         f"{arguments.interpolation}.",
         "All files are in the page cache: decoding is measured, not the disk.",
+        sep="\n",
     )
     for case in arguments.cases:
         one = replace(setting, views=views(case, arguments.size), complete=case == "moco-v2")
@@ -188,6 +189,7 @@ def print_case(case: Case, results: dict[str, Any]) -> None:
         )
         for name, rate in rates.items()
     ]
-    harness.print_table(("loader", "images/s", "min-max", "ffcv is"), rows, TITLES[case])
-    left_out = results["left_out"][case].items()
-    harness.print_lines(*(f"left out: {name}: {why}" for name, why in left_out))
+    print(f"\n{TITLES[case]}")
+    print(harness.table(("loader", "images/s", "min-max", "ffcv is"), rows))
+    for name, why in results["left_out"][case].items():
+        print(f"left out: {name}: {why}")

@@ -246,7 +246,7 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
                 " -> ".join(f"{1000 * s:,.1f}" for s in row["step_seconds"]),
                 f"{1000 * row['mixing_seconds']:.2f}",
             ))  # fmt: skip
-    print(harness.markdown(COLUMNS, cells))
+    print(harness.table(COLUMNS, cells))
     print(f"Without -> with the mixture. (!): more than {GOAL} times what is counted.")
     for row in rows:
         if "skipped" in row:

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from models.modules.backbone import create_backbone
 from models.optim import create_optimizer
 from tools.benchmarks import harness
-from tools.benchmarks.contenders import Workers
 from tools.benchmarks.lightly_peer import MISSING, Peer, transform
+from tools.benchmarks.torch_loader import Workers
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.config.view_plan import views_of
@@ -218,12 +218,13 @@ COLUMNS = ("", "images/s", "min-max of turns", "CPU ms an image", "seconds", "kN
 def show(found: dict[str, Any]) -> None:
     """Print both sides."""
     one, sides = found["setting"], found["sides"]
-    harness.print_lines(
+    print(
         f"{one['method']}, {one['data']}, {one['backbone']}, batch {one['batch_size']}, "
         f"{one['steps']:,} steps ({one['steps'] / one['steps_per_epoch']:.2f} epochs), seed "
         f"{one['seed']}, {one['workers']} workers each; lightly "
         f"{found['machine']['versions']['lightly']}",
         harness.machine_line(found),
+        sep="\n",
     )
     rows = []
     for name, side in sides.items():
@@ -237,7 +238,7 @@ def show(found: dict[str, Any]) -> None:
             f"{found['knn_untrained']:.1%}",
             f"{side['knn_top1']:.1%}",
         ))  # fmt: skip
-    harness.print_table(COLUMNS, rows)
+    print(harness.table(COLUMNS, rows))
     pairs = zip(sides["unmix"]["rates"], sides["lightly"]["rates"], strict=True)
     ratios = [ours / theirs for ours, theirs in pairs]
     if ratios:
