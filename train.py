@@ -6,7 +6,9 @@ accelerate launch train.py --method swav --mix region
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import tools.diagnostics.environment  # noqa: F401
+    from tools.diagnostics import environment
+
+    environment.check()
 
 import logging
 import sys

@@ -11,7 +11,9 @@ python tools/figures.py neighbours --run runs/A
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import sys
 from collections.abc import Sequence

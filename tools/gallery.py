@@ -7,7 +7,9 @@ for a few images only are drawn firing for all, once.
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import sys
 from collections.abc import Sequence

@@ -6,7 +6,9 @@ python tools/report.py --run runs/NAME
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import logging
 import sys

@@ -418,7 +418,7 @@ def test_the_documentation_shows_what_the_cards_show() -> None:
     outs = {}
     for line in re.findall(r"^    python tools/export.py (.*)$", text, re.MULTILINE):
         args = tyro.cli(export.Arguments, args=shlex.split(line))
-        outs[args.to] = args.out
+        outs[args.to] = args.output
     assert outs.keys() == export.TARGETS.keys()
     source = source_of("resnet50", 224)
     for name, target in export.TARGETS.items():

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
+from pipelines.system.atomic import replacing
 from tools.analysis.loaded_run import LoadedRun
 from tools.config.config import Config, ResolvedConfig
 from tools.engine.build import Data
@@ -19,7 +20,7 @@ from tools.reporting import embedding_panel, findings, sections
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
 from tools.reporting.markup import note, page, prose, section, text
 from tools.runs.comparison import read_config
-from tools.runs.metrics import read_metrics, replace_text
+from tools.runs.metrics import read_metrics
 
 NAME = "report.html"
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def write(folder: Path, run: LoadedRun | None, how: embedding_panel.How = "pca")
         ValueError: the folder holds no run.
     """
     path = folder / NAME
-    replace_text(path, html(folder, run, how))
+    with replacing(path) as temporary:
+        temporary.write_text(html(folder, run, how), "utf-8")
     return path
 
 
