@@ -8,6 +8,9 @@ python eval.py semi --run runs/NAME --fraction 0.1
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import tools.diagnostics.environment  # noqa: F401
+
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +19,6 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
-from pipelines.sources.image_file import BadImage
 from tools.evaluation.base import Protocol
 from tools.evaluation.detect import Detect
 from tools.evaluation.finetune import Finetune
@@ -24,6 +26,7 @@ from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear
 from tools.evaluation.robustness import Robustness
 from tools.evaluation.semi import Semi
+from tools.runs.command import command
 
 Arguments = (
     Annotated[Knn, subcommand("knn")]
@@ -38,13 +41,13 @@ Arguments = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, print the result and append it to eval.jsonl; return the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        args: Protocol = tyro.cli(Arguments, args=argv, description=__doc__)
-        args.evaluate(shlex.join(["eval.py", *argv]))
-    except (ValueError, OSError, BadImage) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command("eval.py", lambda: score(argv))
+
+
+def score(argv: Sequence[str]) -> None:
+    """Score as the flags say."""
+    protocol: Protocol = tyro.cli(Arguments, args=argv, description=__doc__)
+    protocol.evaluate(shlex.join(["eval.py", *argv]))
 
 
 if __name__ == "__main__":

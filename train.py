@@ -5,6 +5,9 @@ accelerate launch train.py --method swav --mix region
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    import tools.diagnostics.environment  # noqa: F401
+
 import logging
 import sys
 from collections.abc import Sequence
@@ -14,7 +17,6 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from pipelines.sampler import Sampler
-from pipelines.sources.image_file import BadImage
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.config.view_plan import views_of
@@ -30,22 +32,23 @@ from tools.plots import curves
 from tools.plots.views import draw_views
 from tools.reporting.write import at_end as report_at_end
 from tools.runs import run_dir as run_folder
+from tools.runs.command import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the flags say; return the exit status."""
     logging.basicConfig(format="%(message)s")
+    return command("train.py", lambda: parse_and_train(argv))
+
+
+def parse_and_train(argv: Sequence[str] | None) -> int:
+    """Train as the flags say; a process that lost contact with the others returns 2."""
+    config = parse(argv)
+    accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
+    if accelerator.is_main_process:
+        logging.getLogger("pipelines").setLevel(logging.INFO)
     try:
-        config = parse(argv)
-        accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
-        if accelerator.is_main_process:
-            logging.getLogger("pipelines").setLevel(logging.INFO)
         return train(config, accelerator)
-    except BrokenPipeError:  # whoever read the output has enough
-        return 1
-    except (ValueError, OSError, BadImage) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
     except RuntimeError as error:
         if not is_lost_contact(error):
             raise

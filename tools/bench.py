@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import importlib
 import signal
 import sys

@@ -8,6 +8,9 @@ the settings with their digest, and the commit and command of each start of the 
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import hashlib
 import json
 import sys

@@ -6,6 +6,9 @@ python tools/compare.py runs/* --protocol linear --markdown
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import json
 import sys
 from collections.abc import Sequence

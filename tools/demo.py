@@ -10,6 +10,9 @@ only scored; remove its folder to start anew.
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import argparse
 import json
 import os

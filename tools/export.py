@@ -9,6 +9,9 @@ python tools/export.py --run runs/NAME --to onnx backbone.onnx
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import importlib.util
 import shlex
 import sys

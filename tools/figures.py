@@ -10,6 +10,9 @@ python tools/figures.py neighbours runs/A
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -6,6 +6,9 @@ for a few images only are drawn firing for all, once.
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

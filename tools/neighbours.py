@@ -5,6 +5,9 @@ python tools/neighbours.py --run runs/NAME
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import dataclasses
 import sys
 from collections.abc import Sequence

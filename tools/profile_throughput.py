@@ -10,6 +10,9 @@ what is asked for.
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import dataclasses
 import json
 import logging

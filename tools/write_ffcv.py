@@ -8,6 +8,9 @@ python tools/write_ffcv.py --verify train.beton
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    import diagnostics.environment  # noqa: F401
+
 import io
 import logging
 import sys
