@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from tools.analysis import embedding, flatness, histories, nearest, weights
 from tools.analysis.loaded_run import (
-    Encoded,
     Features,
     LoadedRun,
     Split,
@@ -41,48 +40,40 @@ from tools.analysis.loaded_run import (
 from tools.plots import style
 from tools.plots.embedding import draw_maps
 from tools.plots.flatness import draw_flatness
-from tools.plots.image_grid import SIDE, Cell, draw_image_grid, short
+from tools.plots.neighbors import NeighborRow, draw_neighbors
 from tools.plots.panels import draw_panels
-from tools.plots.thumbnails import thumbnail
 from tools.plots.weights import draw_weights
 from tools.runs.command import command
-from tools.runs.locate import find_runs
+from tools.runs.locate import RunArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(RunArguments):
     """What all figures take."""
 
     figure: ClassVar[str]
     """Name of the subcommand and of the default output."""
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
-    """Runs: folders, as runs/NAME, or names below ./runs."""
-    run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """A run, as RUN; once for each run."""
     output: Path | None = None
     """Picture to write, .png, .pdf or .svg (default: FIGURE.png in the first run's folder)."""
 
-    @property
-    def folders(self) -> list[Path]:
-        """The folders of all runs."""
-        return find_runs([*self.runs, *self.run])
 
-    def draw(self) -> Figure:
-        """Draw the figure."""
-        raise NotImplementedError
+@dataclass(frozen=True, kw_only=True)
+class OfImages(Common):
+    """What the figures of a split's images take."""
+
+    images: int = 1000
+    """Images of the split, at most, spread evenly."""
+    split: Split | None = None
+    """Split of the images (default: val, where there is one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flatness(Common):
+class Flatness(OfImages):
     """How flat predictions are: sorted raw features, as published, and normalised measures."""
 
     figure = "flatness"
     num: int = 6
     """Images drawn one by one."""
-    images: int = 1000
-    """Images measured, spread evenly over the split."""
-    split: Split | None = None
-    """Split of the images (default: val, where there is one)."""
 
     def draw(self) -> Figure:
         """Draw; print the means."""
@@ -137,14 +128,10 @@ class Weights(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tsne(Common):
+class Tsne(OfImages):
     """t-SNE of the images' embeddings, coloured by class."""
 
     figure = "tsne"
-    images: int = 1000
-    """Images shown, spread evenly over the split."""
-    split: Split | None = None
-    """Split of the images (default: val, where there is one)."""
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
     perplexity: float = embedding.PERPLEXITY
@@ -240,19 +227,17 @@ class Neighbors(Common):
             own = np.searchsorted(bank_rows, rows)
         queries = [encode(run, split, rows, self.features) for run in runs]
         banks = [encode(run, self.among, bank_rows, self.features) for run in runs]
-        grid: list[list[list[Cell]]] = []
-        for name, some, bank in zip(names_of(runs), queries, banks, strict=True):
+        names = names_of(runs)
+        shown: list[list[NeighborRow]] = []
+        for name, some, bank in zip(names, queries, banks, strict=True):
             found = nearest.nearest(some.features, bank.features, self.k, own)
             marks = nearest.same_class(found, some.table.label, bank.table.label)
             print(f"{name}: {nearest.describe(marks)} ({len(rows)} queries, k {self.k})")
-            grid.append(neighbor_cells(some, bank, found, marks))
-        labelled = (queries[0].table.label >= 0).any()
-        key = "   ✓ the query's class   ✗ another" if labelled else ""
-        return draw_image_grid(
-            [row for of_query in zip(*grid, strict=True) for row in of_query],
-            f"query, then its nearest images with their cosine{key}",
-            names_of(runs) * len(rows) if len(runs) > 1 else None,
-        )
+            near = (found.index, found.similarity, marks)
+            shown.append([NeighborRow(i, *line) for i, line in enumerate(zip(*near, strict=True))])
+        by_query = [row for of_query in zip(*shown, strict=True) for row in of_query]
+        labels = names * len(rows) if len(runs) > 1 else None
+        return draw_neighbors(queries[0].table, rows.tolist(), banks[0].table, by_query, labels)
 
     def _queries(self, total: int) -> NDArray[np.int64]:
         beyond = [row for row in self.rows if not 0 <= row < total]
@@ -260,9 +245,6 @@ class Neighbors(Common):
             raise ValueError(f"--rows {beyond[0]} must be between 0 and {total - 1}")
         return np.array(self.rows, np.int64) if self.rows else spread(total, self.num)
 
-
-SIGNS = {1: ("✓ ", style.RIGHT), 0: ("✗ ", style.WRONG), -1: ("", style.FAINT)}
-"""How a neighbor of the query's class, of another and of an unknown one is marked."""
 
 Figures = (
     Annotated[Flatness, tyro.conf.subcommand("flatness")]
@@ -272,22 +254,6 @@ Figures = (
     | Annotated[Budget, tyro.conf.subcommand("budget")]
     | Annotated[Neighbors, tyro.conf.subcommand("neighbours")]
 )
-
-
-def neighbor_cells(
-    queries: Encoded, bank: Encoded, found: nearest.Neighbors, marks: NDArray[np.int8]
-) -> list[list[Cell]]:
-    """Return, for each query, its image and those of its neighbors."""
-    rows = []
-    for i, row in enumerate(queries.rows):
-        text = short(nearest.class_name(queries.table, i) or f"row {row}")
-        cells = [Cell(thumbnail(queries.table, i, SIDE), text, framed=False)]
-        for near, cosine, mark in zip(found.index[i], found.similarity[i], marks[i], strict=True):
-            sign, color = SIGNS[int(mark)]
-            text = f"{sign}{short(nearest.class_name(bank.table, int(near)))}\n{cosine:.3f}"
-            cells.append(Cell(thumbnail(bank.table, int(near), SIDE), text.strip(), color))
-        rows.append(cells)
-    return rows
 
 
 def at_least(arguments: Common, **least: int) -> None:
@@ -301,7 +267,7 @@ def at_least(arguments: Common, **least: int) -> None:
             raise ValueError(f"--{name} {getattr(arguments, name)} must be at least {low}")
 
 
-def rows_of(arguments: Flatness | Tsne, run: LoadedRun) -> tuple[NDArray[np.int64], Split]:
+def rows_of(arguments: OfImages, run: LoadedRun) -> tuple[NDArray[np.int64], Split]:
     """Return the rows of the images and their split; print a note if it is the training split."""
     split = arguments.split or split_of(run.data)
     if arguments.split is None and split == "train":

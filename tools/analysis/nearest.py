@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.table import Table
 from tools.analysis.embedding import unit
 
 CHUNK = 1024
@@ -61,12 +60,6 @@ def same_class(
     theirs, own = bank[found.index], queries[:, None]
     same = (theirs == own).astype(np.int8)
     return np.where((theirs < 0) | (own < 0), np.int8(-1), same)
-
-
-def class_name(table: Table, row: int) -> str:
-    """Return the name of a row's class, or its number; empty without a label."""
-    label = int(table.label[row])
-    return "" if label < 0 else table.class_name(label)
 
 
 def describe(marks: NDArray[np.int8]) -> str:

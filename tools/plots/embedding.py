@@ -47,11 +47,13 @@ def _draw_points(
     others = ~np.isin(table.label, classes)
     if others.any():
         name = "other classes" if classes else None
-        axes.scatter(*points[others].T, s=8, color=style.OTHERS, linewidths=0, label=name)
+        x, y = points[others].T
+        axes.scatter(x, y, s=8, color=style.OTHERS, linewidths=0, label=name)
     for number, label in enumerate(classes):
         color, marker = style.look(number)
+        x, y = points[table.label == label].T
         axes.scatter(
-            *points[table.label == label].T, s=11, color=color, marker=marker,
+            x, y, s=11, color=color, marker=marker,
             label=table.class_name(label), edgecolors="white", linewidths=0.25,
         )  # fmt: skip
     axes.set_xticks([])
