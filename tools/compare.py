@@ -24,19 +24,16 @@ from tools.plots import style
 from tools.plots.comparison import ScoreRow, draw_scores
 from tools.runs.command import command
 from tools.runs.comparison import (
-    ONLINE,
     Difference,
     Group,
-    Scored,
-    alike,
     base_of,
     beyond,
     difference,
     group,
     name_of,
-    read_scores,
 )
 from tools.runs.locate import RunArguments
+from tools.runs.scores import ONLINE, Scored, alike, read_scores
 
 
 @dataclass(frozen=True, kw_only=True)

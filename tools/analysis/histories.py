@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tools.config.config import Config
 from tools.plots.curves import column, untrained_knn
 from tools.plots.panels import Panel, Series
-from tools.runs.comparison import ONLINE, Scored, alike, read_config, read_scores
 from tools.runs.metrics import read_metrics
+from tools.runs.scores import ONLINE, Scored, alike, read_config, read_scores
 
 Budget = Literal["epochs", "images", "hours", "steps"]
 LABELS = {"epochs": "epochs", "images": "images seen", "hours": "hours of steps", "steps": "steps"}

@@ -57,7 +57,7 @@ def training_panels(lines: Sequence[dict[str, Any]]) -> dict[str, Panel]:
                 found.setdefault(panel, []).append(series)
     if "knn" in found and (untrained := untrained_knn(lines)) is not None:
         ends = found["knn"][0].points[0][[0, -1]]
-        name = f"untrained top-1, {untrained:.1%}"
+        name = f"untrained {untrained:.1%}"
         found["knn"].append(Series(name, ends, [100 * untrained] * 2, "reference", look=0))
     order = sorted(found, key=lambda p: list(PANELS).index(p) if p in PANELS else len(PANELS))
     return {name: replace(known_panel(name), series=tuple(found[name])) for name in order}

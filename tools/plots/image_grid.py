@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,9 +35,11 @@ def draw_image_grid(
 ) -> Figure:
     """Draw equally long rows of images, with a name at the left of each row if there are names."""
     columns = len(rows[0])
-    figure = style.sheet(0.86 * columns + (0.9 if names else 0.1), 1.08 * len(rows) + 0.35)
+    width = 0.86 * columns + (0.9 if names else 0.1)
+    lines = textwrap.wrap(caption, int(15 * width))
+    figure = style.sheet(width, 1.08 * len(rows) + 0.2 + 0.15 * len(lines))
     axes_of = figure.subplots(len(rows), columns, squeeze=False)
-    figure.suptitle(caption, fontsize=8, x=0.01, ha="left")
+    figure.suptitle("\n".join(lines), fontsize=8, x=0.01, ha="left")
     for place, (row, line) in enumerate(zip(rows, axes_of, strict=True)):
         for cell, axes in zip(row, line, strict=True):
             _draw_cell(axes, cell)

@@ -14,7 +14,7 @@ from tools.plots.panels import Panel
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
 from tools.reporting.findings import Line
 from tools.reporting.pictures import Picture, of_panel
-from tools.runs.comparison import SCORES
+from tools.runs.scores import SCORES
 
 MONITORS = ("std", "rank", "prototype_usage")
 SPEED = ("images_per_second", "data_wait")

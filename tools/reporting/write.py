@@ -20,8 +20,8 @@ from tools.plots.curves import training_panels
 from tools.reporting import findings, sections
 from tools.reporting.embedding_panel import MapMethod, encode_some, map_panel, neighbor_panel
 from tools.reporting.pictures import of_file
-from tools.runs.comparison import read_config
 from tools.runs.metrics import read_metrics, replace_text
+from tools.runs.scores import read_config
 
 NAME = "report.html"
 TEMPLATE = "report.html.j2"
