@@ -1,9 +1,9 @@
-"""Score the representation of a run; each protocol is a file in tools/protocols.
+"""Score the representation of a run. Each protocol is a file in tools/evaluation.
 
-python eval.py knn --run runs/NAME
-python eval.py linear --run runs/NAME
-python eval.py detect --run runs/NAME
-python eval.py semi --run runs/NAME --fraction 0.1
+python eval.py knn runs/NAME
+python eval.py linear runs/NAME
+python eval.py detect runs/NAME
+python eval.py semi runs/NAME --fraction 0.1
 """
 
 from __future__ import annotations
@@ -46,8 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score(argv: Sequence[str]) -> None:
     """Score as the flags say."""
-    protocol: Protocol = tyro.cli(Arguments, args=argv, description=__doc__)
+    protocol: Protocol = tyro.cli(Arguments, args=runs_first(argv), description=__doc__)
     protocol.evaluate(shlex.join(["eval.py", *argv]))
+
+
+def runs_first(argv: Sequence[str]) -> list[str]:
+    """Move the values of ``--run`` and ``--runs``, the old flags, behind the protocol's name."""
+    rest = [part for word in argv for part in (word.split("=", 1) if _names_run(word) else [word])]
+    runs: list[str] = []
+    while (flag := next((word for word in rest if _names_run(word)), None)) is not None:
+        start = rest.index(flag)
+        stop = start + 1
+        while stop < len(rest) and not rest[stop].startswith("-"):
+            stop += 1
+            if flag == "--run":
+                break
+        runs += rest[start + 1 : stop]
+        del rest[start:stop]
+    return [*rest[:1], *runs, *rest[1:]]
+
+
+def _names_run(word: str) -> bool:
+    return word.split("=", 1)[0] in ("--run", "--runs")
 
 
 if __name__ == "__main__":

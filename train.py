@@ -86,7 +86,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
                 config, data, decoders, state, record, method, accelerator, order.steps_per_epoch
             )
             if step < last:
-                loader.neighbours = neighbourhood.at(step)
+                neighbourhood.update(loader, step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
                 draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")

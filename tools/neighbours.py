@@ -28,7 +28,7 @@ from tools.config.resolve import check_mixture
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 from tools.plots import style
 from tools.plots.image_grid import SIDE, Cell, draw_image_grid
 from tools.plots.thumbnails import thumbnail

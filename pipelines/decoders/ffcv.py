@@ -34,7 +34,7 @@ from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.resample import LAWS
 from pipelines.sources.beton import Beton
 from pipelines.sources.table import Table
-from pipelines.system.jit import compiled, take_next
+from pipelines.system.jit import jit, take_next
 
 MISSING = (
     "--loader ffcv needs the Python package ffcv, which cannot be imported ({error}). It is built "
@@ -117,7 +117,7 @@ class Codec(types.WrapperAddressProtocol):
         return types.int32(u8, u8, u4, u4, u8, u4, u4, u4, u4, u4, u4, u4, u4)
 
 
-@compiled
+@jit
 @no_type_check
 def decode_images(
     codec, file, offset, size, jpg, height, width, order, counter,
@@ -147,7 +147,7 @@ def decode_images(
             cut_windows(image, first[i], first[i + 1], box, side, at, law, out)
 
 
-@compiled
+@jit
 @no_type_check
 def max_pixels(jpg, height, width):
     """The pixels of the largest JPEG."""
@@ -158,7 +158,7 @@ def max_pixels(jpg, height, width):
     return most
 
 
-@compiled
+@jit
 @no_type_check
 def decode_jpeg(codec, data, height, width, scratch):
     """Decode into ``scratch``; False when it is not the JPEG the table says or libffcv complains.

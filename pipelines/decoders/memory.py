@@ -22,7 +22,7 @@ from pipelines.decoders.pil import pixels_or_replacement
 from pipelines.decoders.resample import LAWS, cut, weight_matrix
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
-from pipelines.system.jit import compiled
+from pipelines.system.jit import jit
 from pipelines.system.transfer import to_device
 
 CHUNK_BYTES = 256 * 2**20
@@ -127,7 +127,7 @@ def decode_all(
         return torch.from_numpy(images), sum(pool.map(decode, range(len(table))))
 
 
-@compiled
+@jit
 @no_type_check
 def cut_rows(images, rows, box, law, out):
     """Window ``box[j]`` of ``images[rows[j]]`` into ``out[j]``."""

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.methods import METHODS, Method
 from pipelines.augment.params import draw_params
-from pipelines.augment.reference import finish, plan
-from pipelines.loader import Loader
+from pipelines.augment.reference import augment, plan
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
+from pipelines.step_maker import StepMaker
 from tools.engine import trainer
 
 READS = {
@@ -95,7 +95,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for owner, name in ((trainer.Run, "train_on"), (Loader, "_batch")):
+    for owner, name in ((trainer.Run, "train_on"), (StepMaker, "assemble")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     return found
 
@@ -151,7 +151,7 @@ def test_nor_does_the_device_s_finisher(preset: str) -> None:
         todo, found = plan(view, drawn), list[str]()
         crops = torch.zeros(16, view.size, view.size, 3, dtype=torch.uint8)
         with watch(found):
-            finish(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+            augment(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         assert not found
 
 

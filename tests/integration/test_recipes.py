@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import SMALL, lines, run_train
+from runs import SMALL, lines, run_train, skip_pictures
 
 from models.methods import METHODS
 from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.engine import build, checkpoint, trainer
-from tools.plots import curves
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -192,8 +191,7 @@ def test_two_steps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for picture in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, picture, lambda *_: None)
+    skip_pictures(monkeypatch)
     config = recipes[name]
     where = ("--data", f"folder:{toy}", "--output", str(tmp_path), "--name", "run")
     assert run_train("--recipe", str(RECIPES[name]), *small(config), *where) == 0

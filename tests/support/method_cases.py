@@ -254,7 +254,7 @@ def assert_law_4(alone: dict[str, Tensor], ranks: Sequence[dict[str, Tensor]]) -
 
 
 def differences(ranks: Sequence[dict[str, Tensor]]) -> set[str]:
-    """Which parameters, queues, banks and centres are not the same on all ranks, bit for bit."""
+    """Which parameters, queues, banks and centers are not the same on all ranks, bit for bit."""
     return {
         name
         for other in ranks[1:]
@@ -288,7 +288,7 @@ def sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
         "vicreg forgets to gather": (Case("vicreg"), vicreg, _own_rows_only),
         "vicreg gathers without gradient": (Case("vicreg"), vicreg, without_gradient),
         "moco-v3 forgets to gather": (Case("moco-v3"), moco_v3, _own_rows_only),
-        "dino's centre forgets to gather": (Case("dino", sizes=CROPS), center, _own_rows_only),
+        "dino's center forgets to gather": (Case("dino", sizes=CROPS), center, _own_rows_only),
         "swav forgets to gather": (Case("swav", sizes=CROPS), prototypes, _own_rows_only),
         "wmse forgets to gather": (Case("wmse"), wmse, _own_rows_only),
         "cmc's banks forget to gather": (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compare_cases import write_run
 from method_cases import Case, build
-from runs import SMALL, TINY, run_main, run_train, two_steps
+from runs import SMALL, TINY, run_main, run_train, skip_pictures, two_steps
 from torch import nn
 
 import eval as evaluation
@@ -20,12 +20,11 @@ from models.methods.base import Method
 from pipelines.datasets import data_facts
 from tools import export, report
 from tools.engine import build as setup
-from tools.evaluation.base import restore
-from tools.evaluation.detection.subject import open_backbone
+from tools.engine.restore import restore
+from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
-from tools.plots import curves
 from tools.runs.scores import alike, read_scores
 
 COPIES = {"moco": "key_encoder", "byol": "target", "moco-v3": "key_encoder", "dino": "teacher"}
@@ -39,8 +38,7 @@ IMAGES = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two steps of three methods."""
     with pytest.MonkeyPatch.context() as patch:
-        for picture in ("draw_views", "draw_curves"):
-            patch.setattr(curves, picture, lambda *_: None)
+        skip_pictures(patch)
         return {
             name: two_steps(name, toy, tmp_path_factory.mktemp(name), "--lr", "0.5")
             for name in ("dino", "byol", "simclr")
@@ -195,15 +193,15 @@ def resnet(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("which", [None, "online"])
 def test_a_detector_starts_from_the_encoder_and_trains_it(resnet: Path, which: Any) -> None:
-    subject = open_backbone(resnet, None, None, "resnet50", 0, which)
+    backbone = open_backbone(resnet, None, None, "resnet50", 0, which)
     method = restored(resnet, which)
     for (name, ours), theirs in zip(
-        subject.model.named_parameters(), method.scored_encoder.parameters(), strict=True
+        backbone.model.named_parameters(), method.scored_encoder.parameters(), strict=True
     ):
         assert ours.requires_grad, name
         assert ours.equal(theirs)
-    assert subject.encoder == (which or "momentum")
-    assert f"step 1, {subject.encoder} encoder" in subject.told
+    assert backbone.encoder == (which or "momentum")
+    assert f"step 1, {backbone.encoder} encoder" in backbone.description
 
 
 def test_the_score_during_training_is_the_teacher_s(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_images
 from PIL import Image
 from runs import SMALL, TINY, run_main, run_train
+from toy_cases import toy_images
 
 from tools import figures
 from tools.analysis import embedding, flatness, histories, nearest, weights

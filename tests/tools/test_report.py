@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_images
 from runs import SMALL, TINY, run_main, run_train
+from toy_cases import toy_images
 
 from pipelines.datasets import data_facts, open_data
 from tools import report

@@ -20,7 +20,7 @@ from pipelines.sources.table import Table
 from tools.config.config import Config
 from tools.distributed.launch import start
 from tools.engine import build
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 from tools.scoring.features import evaluating
 
 Features = Literal["backbone", "projection"]

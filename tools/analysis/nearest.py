@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from tools.analysis.embedding import unit
-
-CHUNK = 1024
-"""Queries compared at a time."""
+from models.neighbors import nearest_rows
 
 
 @dataclass(frozen=True)
@@ -37,17 +35,13 @@ def nearest(
     most = len(bank) - (own is not None)
     if not 1 <= k <= most:
         raise ValueError(f"--k {k} must be between 1 and the {most:,} images searched")
-    bank = unit(bank)
-    index = np.empty((len(queries), k), np.int64)
-    similarity = np.empty((len(queries), k), np.float32)
-    for begin in range(0, len(queries), CHUNK):
-        some = slice(begin, begin + CHUNK)
-        cosine = unit(queries[some]) @ bank.T
-        if own is not None:
-            cosine[np.arange(len(cosine)), own[some]] = -np.inf
-        index[some] = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-        similarity[some] = np.take_along_axis(cosine, index[some], axis=1)
-    return Neighbors(index, similarity)
+    similarity, index = nearest_rows(
+        torch.from_numpy(queries),
+        torch.from_numpy(bank),
+        k,
+        own=None if own is None else torch.from_numpy(own),
+    )
+    return Neighbors(index.numpy(), similarity.numpy())
 
 
 def same_class(

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pipelines.augment import triton as finish_triton
-from pipelines.augment.cpu import HostFinisher
+from pipelines.augment import triton as by_triton
+from pipelines.augment.cpu import CpuAugmenter, CpuPlan
 from pipelines.augment.params import ViewParams, draw_params
-from pipelines.augment.reference import finish, plan
+from pipelines.augment.reference import augment, plan
 from pipelines.rng import RowRng
 from pipelines.views import View
 
@@ -74,14 +74,14 @@ def cases(view: View, n: int) -> Iterator[tuple[str, ViewParams]]:
 def host_table() -> None:
     """Print the host's finisher against PyTorch's."""
     torch.set_num_threads(1)
-    host = HostFinisher(1)
+    host = CpuAugmenter(1)
     print("| ms a view | size | host | torch | ratio |\n|---|---|---|---|---|")
     for size, n in ((224, 32), (32, 256)):
         view, crops = View(size, blur=0.5), smooth(n, size)
         for name, drawn in cases(view, n):
-            ours = milliseconds(partial(host, crops, view, drawn, MEAN, STD), n)
+            ours = milliseconds(partial(host.augment, crops, CpuPlan(view, drawn), MEAN, STD), n)
             todo = plan(view, drawn)
-            theirs = milliseconds(partial(finish, crops, todo, MEAN, STD), n)
+            theirs = milliseconds(partial(augment, crops, todo, MEAN, STD), n)
             print(f"| {name} | {size} | {ours:.3f} | {theirs:.3f} | {theirs / ours:.1f} |")
 
 
@@ -104,11 +104,11 @@ def device_table(device: torch.device) -> None:
     for size, n in ((224, 256), (32, 1024)):
         view, crops = View(size, blur=0.5), smooth(n, size).to(device)
         for name, drawn in cases(view, n):
-            fused = finish_triton.plan(view, drawn).to(device)
+            fused = by_triton.plan(view, drawn).to(device)
             todo = plan(view, drawn).to(device)
-            ours = device_milliseconds(partial(finish_triton.finish, crops, fused, MEAN, STD))
-            theirs = device_milliseconds(partial(finish, crops, todo, MEAN, STD))
-            moved, least = finish_triton.traffic(view, drawn)
+            ours = device_milliseconds(partial(by_triton.augment, crops, fused, MEAN, STD))
+            theirs = device_milliseconds(partial(augment, crops, todo, MEAN, STD))
+            moved, least = by_triton.traffic(view, drawn)
             print(
                 f"| {name} | {size} | {1e3 * ours / n:.3f} | {1e3 * theirs / n:.3f} "
                 f"| {theirs / ours:.1f} | {moved / ours / 1e6:.0f} | {moved / least:.2f} |"

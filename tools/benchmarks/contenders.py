@@ -35,9 +35,10 @@ from pipelines.loader import Loader
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
-from pipelines.system.jit import compiled
+from pipelines.step_maker import StepMaker
+from pipelines.system.jit import jit
 from pipelines.system.workers import main_hidden
-from pipelines.views import View
+from pipelines.views import View, ViewPlan
 
 NO_FFCV = "the package ffcv is not installed"
 STOCK_AHEAD = 3
@@ -100,9 +101,9 @@ class Ours:
         """Batches from step 0 on."""
         one = self.setting
         if one.complete:
-            made = self.table, one.order, one.views, self.decoder, IMAGENET.mean, IMAGENET.std
-            loader = Loader(*made, workers=one.workers)
-            return loader.batches(0, steps)
+            plan, facts = ViewPlan(one.views), IMAGENET
+            made = self.table, one.order, plan, self.decoder, facts.mean, facts.std
+            return Loader(StepMaker(*made, workers=one.workers)).batches(0, steps)
         return map(self._crops, range(steps))
 
     def _crops(self, step: int) -> list[Tensor]:
@@ -136,7 +137,7 @@ class DecodeOnly(Ours):
         return (self.decoder(self.setting.order.rows(step), []) for step in range(steps))
 
 
-@compiled
+@jit
 @no_type_check
 def mirror(images, rows):
     """Flip these rows of ``images`` (n, s, s, 3) left to right, in place."""

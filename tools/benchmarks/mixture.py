@@ -148,7 +148,7 @@ def measure(
         ]
         rounds = alternate(learner, clean, batch, options)
         clock = Clock(accelerator.device)
-        mixing = clock.seconds(lambda: learner.loader._mix(batch.views, 0), options.repeats)
+        mixing = clock.seconds(lambda: learner.loader.maker.mix(batch.views, 0), options.repeats)
     large = batch.views[0]
     return {"method": name, "config": to_dict(learner.config)} | price(
         counts, len(large) * pixels(large), len(large), rounds, mixing

@@ -48,8 +48,8 @@ from tools.engine.online_knn import BATCH, NEIGHBOURS
 from tools.engine.trainer import rate
 from tools.profiling.rates import create_learner
 from tools.runs.machine import commit, machine
-from tools.scoring import scores
 from tools.scoring.features import extract
+from tools.scoring.knn import knn as knn_accuracy
 
 log = logging.getLogger("peer")
 
@@ -174,7 +174,7 @@ def knn(
         features.append(extract(one.module, one.encode, batches, len(rows), accelerator))
         labels.append(torch.from_numpy(table.label[rows]).to(accelerator.device))
     k = min(NEIGHBOURS, len(labels[0]))
-    return scores.knn(features[0], labels[0], features[1], labels[1], k=k)["knn_top1"]
+    return knn_accuracy(features[0], labels[0], features[1], labels[1], k=k)["knn_top1"]
 
 
 def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from models.modules.backbone import Stem, StemInit
 from models.multi_resolution import Reduce
 from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.mixtures.image_mixture import LABEL_FREE, ImConfig
-from pipelines.mixtures.unmix import MixName
+from pipelines.mixtures.registry import MixName
 from pipelines.resolution import parse_schedule
 from tools.config.clim import ClimConfig
 from tools.config.ranges import METHOD_RANGES, MIX_RANGES, RANGES, check

@@ -10,7 +10,7 @@ from models.modules.backbone import SMALL_IMAGE
 from pipelines.datasets import DATASETS
 from pipelines.mixtures.unmix import UN_MIX
 from tools.config.config import Config, flag
-from tools.config.view_plan import label_free_of
+from tools.config.view_plan import mixture_of
 from tools.engine.accumulation import changes
 
 if TYPE_CHECKING:
@@ -80,21 +80,21 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
     if batch < 2:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
-    label_free = label_free_of(config)
-    in_groups = label_free.in_groups if label_free else config.mix != "none"
+    mixture = mixture_of(config)
+    in_groups = mixture is not None and mixture.in_groups
     if config.bn == "group" or (in_groups and config.mix_groups is None):
         _check_groups(config, "groups", by, shares)
-    if not in_groups:
+    if mixture is None or not in_groups:
         return
     named = "groups" if config.mix_groups is None else "mix_groups"
     _check_groups(config, named, by, shares)
     rows, described = batch // config.mixing_groups, f"{flag(named)} {config.mixing_groups}"
-    if label_free and rows < 2:
+    if mixture.loss == "label-free" and rows < 2:
         raise ValueError(
             f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
             "takes partners from the group (or --im.partner dataset)"
         )
-    if config.mix in UN_MIX and rows % 2:
+    if mixture.pairs_rows and rows % 2:
         raise ValueError(
             f"--batch-size {batch} in {described} makes groups of {rows}: "
             "mixtures pair the rows of a group, so their number must be even"

@@ -7,11 +7,12 @@ import dataclasses
 from models.losses.clim import ClimLoss
 from models.methods import METHODS, Method
 from models.multi_resolution import QuerySizes
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture
-from pipelines.mixtures.unmix import UN_MIX, Mixture, create_mixture
+from pipelines.mixtures.base import Mixture
+from pipelines.mixtures.registry import MixSettings, create_mixture
+from pipelines.mixtures.unmix import UN_MIX
 from pipelines.presets import PRESETS
-from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule, with_side
-from pipelines.views import View
+from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule
+from pipelines.views import View, ViewPlan, with_side
 from tools.config.config import Config, flag
 
 
@@ -81,16 +82,30 @@ def base_views(config: Config) -> tuple[View, ...]:
     return tuple(views)
 
 
-def mixture_of(config: Config) -> Mixture | None:
-    """Return the mixture that meets two targets, if there is one."""
-    if config.mix == "clim":
-        return Mixture(float(config.clim.kind == "mixup"), config.clim.alpha)
-    return create_mixture(config.mix, config.mix_prob, config.mix_beta)
+def view_plan(config: Config, method: Method, steps_per_epoch: int) -> ViewPlan:
+    """Return the views of every step of resolved settings."""
+    return ViewPlan(
+        views=views_of(config),
+        mixed=mixed_of(config, method),
+        copies=copies_of(config),
+        resolution=resolution_of(config, steps_per_epoch),
+    )
 
 
-def label_free_of(config: Config) -> ImageMixture | None:
-    """Return what edits the views without touching targets, if the mixture is of that kind."""
-    return ImageMixture(config.mix, config.im) if config.mix in LABEL_FREE else None
+def mixture_of(config: Config, num_rows: int = 0, *, chained: bool = False) -> Mixture | None:
+    """Return the mixture of the settings; CLIM's without neighbors yet."""
+    settings = MixSettings(
+        prob=config.mix_prob,
+        beta=config.mix_beta,
+        per_group=config.mix_draw == "group",
+        chained=chained,
+        im=config.im,
+        clim_global=config.clim.kind == "mixup",
+        clim_alpha=config.clim.alpha,
+        clim_skip=config.clim.fallback == "skip",
+        num_rows=num_rows,
+    )
+    return create_mixture(config.mix, settings)
 
 
 def clim_loss(config: Config) -> ClimLoss | None:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from models.accumulation import from_one_start
+from models.accumulation import average_running_stats
 from models.methods import METHODS, Method
 from pipelines.batch import Batch
 from tools.config.config import Config
@@ -27,9 +27,9 @@ def backward(
         accelerator.backward(total(terms))
         return terms
     with accelerator.autocast():
-        method.before_parts(batch, count)
+        method.before_accumulation(batch, count)
     seen = []
-    for number, part in enumerate(from_one_start(method, batch.parts(count)), start=1):
+    for number, part in enumerate(average_running_stats(method, batch.parts(count)), start=1):
         with nullcontext() if number == count else accelerator.no_sync(model):
             terms = model(part)
             accelerator.backward(total(terms) / count)
@@ -44,7 +44,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
 
 def changes(config: Config) -> list[str]:
     """Return what micro-batches change of the loss of resolved settings; nothing: none."""
-    across = METHODS[config.method][0].across(config.chosen)
+    across = METHODS[config.method][0].describe_coupling(config.chosen)
     found = [across] if across else []
     if config.bn == "sync":
         found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")

@@ -25,24 +25,21 @@ from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import NeighborTable
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
 from pipelines.sources.published import Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
+from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, flag
 from tools.config.resolve import check_mixture, check_sharing, resolve
 from tools.config.view_plan import (
     base_views,
     clim_loss,
-    copies_of,
-    label_free_of,
-    mixed_of,
     mixture_of,
-    resolution_of,
     sizes_of,
+    view_plan,
     views_of,
 )
 from tools.distributed.coordination import local_main_first
@@ -218,30 +215,22 @@ def training_loader(
     config: Config, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
-    views, decoder = views_of(config), decoders.of(data.train)
-    order = order_of(config, data, accelerator.process_index, accelerator.num_processes)
-    return Loader(
+    decoder = decoders.of(data.train)
+    sampler = order_of(config, data, accelerator.process_index, accelerator.num_processes)
+    maker = StepMaker(
         table=data.train,
-        order=order,
-        views=views,
+        sampler=sampler,
+        views=view_plan(config, method, sampler.steps_per_epoch),
         decoder=decoder,
         mean=data.facts.mean,
         std=data.facts.std,
         device=accelerator.device,
-        mixture=mixture_of(config),
-        neighbours=NeighborTable.none(len(data.train)) if config.mix == "clim" else None,
-        skip_alone=config.clim.fallback == "skip",
-        mixed=mixed_of(config, method),
-        copies=copies_of(config),
-        mix_per_group=config.mix_draw == "group",
-        mix_chained=method.chained_lam,
+        mixture=mixture_of(config, len(data.train), chained=method.chained_lam),
         groups=config.mixing_groups,
-        prefetch=config.prefetch,
         workers=config.workers or cores_per_process(),
-        read_ahead=0 if isinstance(decoder, MemoryDecoder) else config.read_ahead,
-        resolution=resolution_of(config, order.steps_per_epoch),
-        label_free=label_free_of(config),
     )
+    read_ahead = 0 if isinstance(decoder, MemoryDecoder) else config.read_ahead
+    return Loader(maker, config.prefetch, read_ahead)
 
 
 def evaluation_batches_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ from models.distributed import average_buffers
 from models.losses.common import unit
 from models.methods import Method
 from models.modules.backbone import num_features
-from pipelines.mixtures.clim import NeighborTable, RandomNeighbors, tabulate
+from pipelines.loader import Loader
+from pipelines.mixtures.clim import Clim, NeighborTable, RandomNeighbors, tabulate
 from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
 from tools.config.config import Config
@@ -56,7 +58,7 @@ def find(
     candidates = Candidates(
         index=index,
         similarity=joined(near.similarity),
-        to_centre=joined(near.to_centre),
+        to_centre=joined(near.to_center),
         cluster=cluster[index],
         to_own_centre=to_centre[index],
         anchor_cluster=cluster,
@@ -164,6 +166,12 @@ class ClimRefresh:
         if held is None or held["step"] != step - (step - self._start) % self._period:
             held = self._state.neighbours = self._renew(step)
         return NeighborTable(held["rows"].numpy(), held["count"].numpy())
+
+    def update(self, loader: Loader, step: int) -> None:
+        """Give the loader the table of steps from ``step`` on; all ranks call it."""
+        table, mixture = self.at(step), loader.maker.mixture
+        if table is not None and isinstance(mixture, Clim):
+            loader.maker.mixture = dataclasses.replace(mixture, neighbors=table)
 
     def news(self) -> dict[str, float]:
         """Return the numbers of a search, once."""

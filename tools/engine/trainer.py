@@ -169,7 +169,7 @@ class Run(Learner):
         scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
         until = min(scoring, self.neighbourhood.due(step))
         with self.meter.paused():
-            self.loader.neighbours = self.neighbourhood.at(step)
+            self.neighbourhood.update(self.loader, step)
         with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
             for batch in todo:
                 if batch is not None:
@@ -203,7 +203,7 @@ class Run(Learner):
         if self.config.on_nan == "rollback":
             values["steps_left_out"] = len(self.state.left_out)
         if self.config.on_bad_image == "replace":
-            values["images_replaced"] = self.loader.decoder.replaced
+            values["images_replaced"] = self.loader.maker.decoder.replaced
         with self.meter.paused():
             if trained:
                 values |= {name: value.item() for name, value in self.method.monitors().items()}
