@@ -1,12 +1,17 @@
-"""Score the representation of a run; each protocol is a file in tools/protocols.
+"""Score the representation of a run. Each protocol is a file in tools/evaluation.
 
-python eval.py knn --run runs/NAME
-python eval.py linear --run runs/NAME
-python eval.py detect --run runs/NAME
-python eval.py semi --run runs/NAME --fraction 0.1
+python eval.py knn runs/NAME
+python eval.py linear runs/NAME
+python eval.py detect runs/NAME
+python eval.py semi runs/NAME --fraction 0.1
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":
+    from tools.diagnostics import environment
+
+    environment.check()
 
 import shlex
 import sys
@@ -16,7 +21,6 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
-from pipelines.sources.image_file import BadImage
 from tools.evaluation.base import Protocol
 from tools.evaluation.detect import Detect
 from tools.evaluation.finetune import Finetune
@@ -24,6 +28,7 @@ from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear
 from tools.evaluation.robustness import Robustness
 from tools.evaluation.semi import Semi
+from tools.runs.command import command
 
 Arguments = (
     Annotated[Knn, subcommand("knn")]
@@ -38,13 +43,33 @@ Arguments = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, print the result and append it to eval.jsonl; return the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        args: Protocol = tyro.cli(Arguments, args=argv, description=__doc__)
-        args.evaluate(shlex.join(["eval.py", *argv]))
-    except (ValueError, OSError, BadImage) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command("eval.py", lambda: score(argv))
+
+
+def score(argv: Sequence[str]) -> None:
+    """Score as the flags say."""
+    protocol: Protocol = tyro.cli(Arguments, args=runs_first(argv), description=__doc__)
+    protocol.evaluate(shlex.join(["eval.py", *argv]))
+
+
+def runs_first(argv: Sequence[str]) -> list[str]:
+    """Move the values of ``--run`` and ``--runs``, the old flags, behind the protocol's name."""
+    rest = [part for word in argv for part in (word.split("=", 1) if _names_run(word) else [word])]
+    runs: list[str] = []
+    while (flag := next((word for word in rest if _names_run(word)), None)) is not None:
+        start = rest.index(flag)
+        stop = start + 1
+        while stop < len(rest) and not rest[stop].startswith("-"):
+            stop += 1
+            if flag == "--run":
+                break
+        runs += rest[start + 1 : stop]
+        del rest[start:stop]
+    return [*rest[:1], *runs, *rest[1:]]
+
+
+def _names_run(word: str) -> bool:
+    return word.split("=", 1)[0] in ("--run", "--runs")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from models.distributed import rank, world_size
 from models.losses.common import unit
+from models.neighbors import TopK
 
 BLOCK = 2048
 """Rows of a block; the last one may be short."""
@@ -44,7 +46,7 @@ class Features:
     total: int
     block: int = BLOCK
 
-    def mine(self) -> Iterator[tuple[int, Tensor]]:
+    def own_blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield this rank's blocks, each with the number of its first row."""
         own = own_range(self.total, self.block)
         for start in own[:: self.block]:
@@ -123,9 +125,9 @@ def full_products() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Unit centres, and each own row's cluster and its similarity to that centre."""
+    """Unit centers, and each own row's cluster and its similarity to that center."""
 
-    centres: Float[Tensor, "k d"]
+    centers: Float[Tensor, "k d"]
     cluster: Int[Tensor, " own"]
     similarity: Float[Tensor, " own"]
 
@@ -138,26 +140,26 @@ def spherical_kmeans(
     iterations: int = 30,
     watch: Watch = unwatched,
 ) -> Clusters:
-    """Cluster unit rows by cosine (Dhillon 2001): assign to the nearest centre, average, normalise.
+    """Cluster unit rows by cosine (Dhillon 2001): assign to the nearest center, average, normalise.
 
-    The first centres are rows drawn by ``rng``, which must be the same on every rank. Empty
-    clusters take over the rows farthest from their centres, the lowest number first among equals.
+    The first centers are rows drawn by ``rng``, which must be the same on every rank. Empty
+    clusters take over the rows farthest from their centers, the lowest number first among equals.
     """
     drawn = np.sort(rng.choice(features.total, num_clusters, replace=False))
     with full_products():
-        centres = features.take(torch.from_numpy(drawn).to(features.rows.device))
+        centers = features.take(torch.from_numpy(drawn).to(features.rows.device))
         for _ in watch(range(iterations), "k-means"):
-            cluster, similarity = _assign(features, centres)
-            centres = _average(features, centres, cluster, similarity)
-        return Clusters(centres, *_assign(features, centres))
+            cluster, similarity = _assign(features, centers)
+            centers = _average(features, centers, cluster, similarity)
+        return Clusters(centers, *_assign(features, centers))
 
 
-def _assign(features: Features, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each own row's nearest centre and its similarity to it."""
-    best = [(block @ centres.T).max(1) for _, block in features.mine()]
+def _assign(features: Features, centers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each own row's nearest center and its similarity to it."""
+    best = [(block @ centers.T).max(1) for _, block in features.own_blocks()]
     if not best:
-        none = torch.empty(0, dtype=torch.int64, device=centres.device)
-        return none, centres.new_empty(0)
+        none = torch.empty(0, dtype=torch.int64, device=centers.device)
+        return none, centers.new_empty(0)
     return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
 
 
@@ -166,16 +168,16 @@ def _average(features: Features, before: Tensor, cluster: Tensor, similarity: Te
     # sums in fixed point: the largest unit that no sum of components up to 1 can overflow
     scale = 2.0 ** (62 - features.total.bit_length())
     sums = torch.zeros(before.shape, dtype=torch.int64, device=before.device)
-    for (_, block), of in zip(features.mine(), cluster.split(features.block), strict=False):
+    for (_, block), of in zip(features.own_blocks(), cluster.split(features.block), strict=False):
         sums.index_add_(0, of, (block.double() * scale).round().long())
     means = _sum(sums).double()
     length = means.norm(dim=1, keepdim=True)
-    centres = (means / length.clamp_min(1)).to(before.dtype)
+    centers = (means / length.clamp_min(1)).to(before.dtype)
     empty = (length[:, 0] == 0).nonzero()[:, 0]
     if len(empty):
         farthest = features.join(similarity).sort(stable=True).indices[: len(empty)]
-        centres[empty] = features.take(farthest)
-    return unit(centres)
+        centers[empty] = features.take(farthest)
+    return unit(centers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +186,8 @@ class Nearest:
 
     index: Int[Tensor, "own k"]
     similarity: Float[Tensor, "own k"]
-    to_centre: Float[Tensor, "own k"]
-    """Of the neighbour to the centre of the own row's cluster."""
+    to_center: Float[Tensor, "own k"]
+    """Of the neighbour to the center of the own row's cluster."""
 
 
 @torch.no_grad()
@@ -197,31 +199,25 @@ def nearest(features: Features, clusters: Clusters, k: int, watch: Watch = unwat
     """
     if k >= features.total:
         raise ValueError(f"--clim.neighbours {k} needs more than {features.total} images")
-    of = clusters.cluster.split(features.block)
-    best: list[tuple[Tensor, ...]] = [
-        (
-            cluster.new_full((len(cluster), k), -torch.inf, dtype=clusters.centres.dtype),
-            cluster.new_full((len(cluster), k), -1),
-            cluster.new_zeros((len(cluster), k), dtype=clusters.centres.dtype),
-        )
-        for cluster in of
-    ]
+    clusters_of = clusters.cluster.split(features.block)
+    found = [TopK(len(cluster), k, clusters.centers) for cluster in clusters_of]
     with full_products():
         for start, bank in features.all_blocks(watch, "neighbours"):
-            to_centres = bank @ clusters.centres.T  # (bank, clusters), as in the assignment
-            for i, (first, block) in enumerate(features.mine()):
+            to_centers = bank @ clusters.centers.T  # (bank, clusters), as in the assignment
+            for top, cluster, (first, block) in zip(
+                found, clusters_of, features.own_blocks(), strict=False
+            ):
                 similarity = block @ bank.T
                 if first == start:
                     similarity.fill_diagonal_(-torch.inf)
-                top = similarity.topk(min(k, len(bank)))
-                inner = to_centres[top.indices, of[i][:, None]]
-                best[i] = _merge(best[i], (top.values, top.indices + start, inner), k)
-    similarity, index, to_centre = (torch.cat(parts) for parts in zip(*best, strict=True))
-    return Nearest(index, similarity, to_centre)
+                top.add(similarity, start, partial(_to_own_center, to_centers, cluster))
+    return Nearest(
+        torch.cat([top.index for top in found]),
+        torch.cat([top.similarity for top in found]),
+        torch.cat([top.value for top in found]),
+    )
 
 
-def _merge(earlier: tuple[Tensor, ...], later: tuple[Tensor, ...], k: int) -> tuple[Tensor, ...]:
-    """Keep the k most similar of two lists; rows of the earlier one go first among equals."""
-    columns = [torch.cat(pair, 1) for pair in zip(earlier, later, strict=True)]
-    order = columns[0].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return tuple(column.gather(1, order) for column in columns)
+def _to_own_center(to_centers: Tensor, cluster: Tensor, rows: Tensor) -> Tensor:
+    """Return the similarity of each candidate (n, c) to the center of its query's cluster."""
+    return to_centers[rows, cluster[:, None]]

@@ -8,6 +8,11 @@ the settings with their digest, and the commit and command of each start of the 
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    from diagnostics import environment
+
+    environment.check()
+
 import hashlib
 import json
 import sys

@@ -6,6 +6,11 @@ python tools/compare.py runs/* --protocol linear --markdown
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    from diagnostics import environment
+
+    environment.check()
+
 import json
 import sys
 from collections.abc import Sequence

@@ -10,6 +10,11 @@ python tools/figures.py neighbours --run runs/A
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    from diagnostics import environment
+
+    environment.check()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

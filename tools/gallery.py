@@ -6,22 +6,25 @@ for a few images only are drawn firing for all, once.
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    from diagnostics import environment
+
+    environment.check()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from pipelines.batch import Batch
-from pipelines.datasets import data_facts, open_data
-from pipelines.decoders.build import build_decoder, choose_loader
-from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture, ImConfig
-from pipelines.mixtures.unmix import UN_MIX, MixName, create_mixture
-from pipelines.sampler import Sampler
+from pipelines.datasets import data_facts
+from pipelines.mixtures.registry import MixSettings, create_mixture
+from pipelines.mixtures.unmix import UN_MIX
+from pipelines.public import LoaderOptions, build_loader, open_data
+from pipelines.settings import ImConfig, MixName
 from pipelines.views import View
 from tools.plots.views import enlarge, grid, to_pixels
 
@@ -89,27 +92,18 @@ def title(mix: MixName, batch: Batch) -> str:
 
 def show(mix: MixName, arguments: Arguments) -> Batch:
     """Return a batch of one view under a mixture."""
-    table = open_data(arguments.data, arguments.data_dir, "train")
-    facts, host = data_facts(arguments.data), torch.device("cpu")
-    name, _ = choose_loader(table, host, 2**32, data_is_beton=False)
-    decoder = build_decoder(
-        name, table, interpolation="antialias", workers=1, device=host, on_bad="stop"
-    )
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
-    loader = Loader(
-        table=table,
-        order=Sampler(len(table), arguments.rows, arguments.seed),
-        views=(crop,),
-        decoder=decoder,
-        mean=facts.mean,
-        std=facts.std,
-        mixture=create_mixture(mix, prob=0.5, beta=1.0),
-        label_free=ImageMixture(mix, once(arguments.size)) if mix in LABEL_FREE else None,
-    )
-    try:
-        return next(loader.batches(arguments.step, arguments.step + 1))
-    finally:
-        decoder.close()
+    with build_loader(
+        open_data(arguments.data, data_dir=arguments.data_dir),
+        [crop],
+        arguments.rows,
+        mixture=create_mixture(mix, MixSettings(im=once(arguments.size))),
+        seed=arguments.seed,
+        device="cpu",
+        options=LoaderOptions(workers=1),
+    ) as loader:
+        loader.step = arguments.step
+        return next(iter(loader))
 
 
 def once(size: int) -> ImConfig:

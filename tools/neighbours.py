@@ -5,6 +5,11 @@ python tools/neighbours.py --run runs/NAME
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    from diagnostics import environment
+
+    environment.check()
+
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -19,7 +24,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.progress import track
 
-from pipelines.mixtures.clim_rules import MASKS, RuleName, purity, select
+from pipelines.mixtures.clim_rules import MASKS, purity, select
+from pipelines.settings import RuleName
 from pipelines.sources.image_file import BadImage
 from pipelines.sources.table import Table
 from tools.config.clim import ClimConfig
@@ -27,7 +33,7 @@ from tools.config.resolve import check_mixture
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 
 COLUMNS = 10
 KEPT, REJECTED = "#1a7f37", "#b35900"

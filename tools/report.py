@@ -5,6 +5,11 @@ python tools/report.py --run runs/NAME
 
 from __future__ import annotations
 
+if __package__ is None:  # run as a script
+    from diagnostics import environment
+
+    environment.check()
+
 import logging
 import sys
 from collections.abc import Sequence

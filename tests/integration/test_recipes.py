@@ -102,7 +102,7 @@ def facts_of(config: Config) -> DataFacts:
 
 
 def resolved(config: Config) -> Config:
-    return build.resolve(config, build.Data(None, None, facts_of(config)), "no")  # type: ignore[arg-type]
+    return build.resolve(config, facts_of(config), "no")
 
 
 def num_images(config: Config) -> int:
@@ -201,7 +201,7 @@ def test_two_steps(
     path = checkpoint.last(tmp_path / "run" / "checkpoints")
     assert path is not None
     groups = checkpoint.load(path)["optimizer"]["param_groups"]
-    default = METHODS[config.method][0].defaults.decay_norm_and_bias
+    default = METHODS[config.method].method.defaults.decay_norm_and_bias
     everything = default if config.decay is None else config.decay == "all"
     decays = {group["weight_decay"] for group in groups}
     assert decays == {config.weight_decay} | (set() if everything else {0.0})

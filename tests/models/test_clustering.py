@@ -41,24 +41,24 @@ def test_nearest_against_brute_force() -> None:
     assert duplicates >= 50
 
 
-def test_nearest_knows_the_way_to_the_centre() -> None:
+def test_nearest_knows_the_way_to_the_center() -> None:
     of = clusters(features())
     found = nearest(features(), of, 7)
-    expected = points() @ of.centres.T
+    expected = points() @ of.centers.T
     torch.testing.assert_close(
-        found.to_centre, expected[found.index, of.cluster[:, None]], rtol=0, atol=1e-12
+        found.to_center, expected[found.index, of.cluster[:, None]], rtol=0, atol=1e-12
     )
 
 
 def test_each_row_belongs_to_its_nearest_centre_and_centres_are_means() -> None:
     x = points()
     of = spherical_kmeans(features(), 10, rng(), iterations=60)  # long enough to settle
-    similarity = x @ of.centres.T
+    similarity = x @ of.centers.T
     assert torch.equal(of.cluster, similarity.argmax(1))
     torch.testing.assert_close(of.similarity, similarity.max(1).values)
     for c in range(10):
         mean = torch.nn.functional.normalize(x[of.cluster == c].mean(0), dim=0)
-        torch.testing.assert_close(of.centres[c], mean, rtol=0, atol=1e-10)
+        torch.testing.assert_close(of.centers[c], mean, rtol=0, atol=1e-10)
 
 
 def test_each_iteration_draws_rows_nearer() -> None:
@@ -86,7 +86,7 @@ def test_empty_clusters_take_far_rows() -> None:
 def test_more_clusters_than_distinct_rows() -> None:
     x = points()[:3].repeat(20, 1)
     of = spherical_kmeans(Features(x, 60, BLOCK), 8, rng())
-    assert len(of.cluster.unique()) <= 3 + 5 and torch.isfinite(of.centres).all()
+    assert len(of.cluster.unique()) <= 3 + 5 and torch.isfinite(of.centers).all()
     torch.testing.assert_close(of.similarity, torch.ones(60, dtype=torch.float64))
 
 

@@ -10,11 +10,12 @@ from runs import SMALL, TINY, lines, run_train, skip_pictures
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
-from pipelines.resolution import MultiScale, Progressive, parse_schedule, with_side
+from pipelines.resolution import MultiScale, Progressive, parse_schedule
 from pipelines.sampler import Sampler
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan, with_side
 from tools.config.cli import differences, from_dict, to_dict
 from tools.config.config import Config
 from tools.engine import checkpoint
@@ -81,7 +82,8 @@ def loader_of(size: int, resolution: Progressive | MultiScale) -> Loader:
     decoder = MemoryDecoder(table, device=torch.device("cpu"))
     views = (View(size, blur=0.5), View(16), View(size))
     mean = (0.5, 0.5, 0.5)
-    return Loader(table, Sampler(20, 4), views, decoder, mean, mean, resolution=resolution)
+    plan = ViewPlan(views, resolution=resolution)
+    return Loader(StepMaker(table, Sampler(20, 4), plan, decoder, mean, mean))
 
 
 def test_a_batch_s_views_have_the_side_of_its_step() -> None:

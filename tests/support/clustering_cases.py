@@ -40,10 +40,10 @@ def tables() -> dict[str, torch.Tensor]:
     near = nearest(of, found, 20)
     return {
         "world_size": torch.tensor(clustering.world_size()),
-        "centres": found.centres,
+        "centres": found.centers,
         "cluster": of.join(found.cluster),
         "radius": of.join(found.similarity),
         "index": of.join(near.index),
         "similarity": of.join(near.similarity),
-        "to_centre": of.join(near.to_centre),
+        "to_centre": of.join(near.to_center),
     }

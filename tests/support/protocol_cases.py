@@ -12,7 +12,7 @@ import torch.distributed as dist
 from runs import run_main
 
 import eval as evaluation
-from tools.scoring import scores
+from tools.scoring import accuracy
 
 COMMANDS = {
     "knn": ("knn", "--k", "3", "7"),
@@ -30,17 +30,17 @@ def numbers_of(run: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def watched(name: str) -> Any:
-        count = scores.accuracies
+        count = accuracy.topk_accuracy
 
-        def accuracies(rows: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        def topk_accuracy(rows: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
             seen.setdefault(name, []).append(rows.detach().clone())
             return count(rows, labels)
 
-        return accuracies
+        return topk_accuracy
 
     for name, words in COMMANDS.items():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(scores, "accuracies", watched(name))
+            patch.setattr(accuracy, "topk_accuracy", watched(name))
             assert run_main(evaluation.main, words[0], "--run", str(run), *words[1:]) == 0
     return seen
 

@@ -17,14 +17,14 @@ from runs import reset_accelerate, run_main, two_steps
 from torch import nn
 
 import eval as evaluation
-from tools.evaluation.detection import demo, score
+from tools.evaluation.detection import demo, scoring
+from tools.evaluation.detection.backbone import open_backbone, supervised
 from tools.evaluation.detection.coco import coco
-from tools.evaluation.detection.examples import Examples, objects_of, read_picture
-from tools.evaluation.detection.models import Sizes, build_detector, channels, check_backbone
-from tools.evaluation.detection.plan import PLANS, DetectionSchedule
-from tools.evaluation.detection.score import Detections, find, precision
-from tools.evaluation.detection.subject import open_backbone, supervised
-from tools.evaluation.detection.train import batches, load, mirror, settle_norms, train
+from tools.evaluation.detection.dataset import Annotations, DetectionDataset, read_image
+from tools.evaluation.detection.detector import Sizes, build_detector, channels, check_backbone
+from tools.evaluation.detection.schedule import SCHEDULES, DetectionSchedule
+from tools.evaluation.detection.scoring import Detections, average_precision, detect
+from tools.evaluation.detection.training import average_norms, batches, train
 from tools.evaluation.detection.voc import CLASSES, read_annotation, voc
 
 scored = pytest.mark.skipif(find_spec("pycocotools") is None, reason="pycocotools is not installed")
@@ -72,23 +72,23 @@ def hard() -> str:
 def test_voc_is_read_as_published(voc_dir: Path) -> None:
     data = voc(voc_dir, ("2007/trainval", "2007/test"))
     assert data.classes == CLASSES and len(CLASSES) == 20 and len(data) == 4
-    first, second, empty, again = data.objects
+    first, second, empty, again = data.annotations
     np.testing.assert_array_equal(first.boxes, [[0, 1, 20, 30], [2, 2, 9, 9]])  # counted from 0
     assert [CLASSES[label] for label in first.labels] == ["dog", "dog"]
     assert first.difficult.tolist() == [False, True] and not first.crowd.any()
     np.testing.assert_array_equal(second.boxes, [[4.5, 5, 40, 30]])
     assert empty.boxes.shape == (0, 4) and again.labels.tolist() == first.labels.tolist()
-    assert data.with_objects().tolist() == [0, 1, 3]
+    assert data.rows_to_learn().tolist() == [0, 1, 3]
     assert data.pixels(0).shape == (30, 40, 3)
-    assert len(first.to_learn(30, 40)[0]) == 2  # difficult ones are learned from
+    assert len(data.example(0, False)[1]["boxes"]) == 2  # difficult ones are learned from
 
 
 def test_voc_layout_of_other_classes_keeps_the_labels_of_training(voc_dir: Path) -> None:
     file = voc_dir / "VOCdevkit/VOC2007/Annotations/000002.xml"
     file.write_text(f"<annotation>{thing('zebra', (1, 1, 5, 5))}</annotation>")
     data = voc(voc_dir, ("2007/trainval",))
-    assert data.classes == ("dog", "zebra") and data.objects[1].labels.tolist() == [1]
-    assert voc(voc_dir, ("2007/test",), data.classes).objects[1].labels.tolist() == [0, 0]
+    assert data.classes == ("dog", "zebra") and data.annotations[1].labels.tolist() == [1]
+    assert voc(voc_dir, ("2007/test",), data.classes).annotations[1].labels.tolist() == [0, 0]
     with pytest.raises(ValueError, match=r"000002.xml has the class zebra"):
         voc(voc_dir, ("2007/trainval",), CLASSES)
 
@@ -136,23 +136,21 @@ def coco_dir(tmp_path: Path) -> Path:
     }
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(content))
-    for name in ("a", "b"):
-        jpeg(tmp_path / "train2017" / f"{name}.jpg")
+    jpeg(tmp_path / "train2017" / "a.jpg")
+    jpeg(tmp_path / "train2017" / "b.jpg", 11, 20)
     return tmp_path
 
 
 def test_coco_is_read_as_published(coco_dir: Path) -> None:
     data = coco(coco_dir, ("train2017",))
-    assert data.classes == ("cat", "dog") and [Path(name).name for name in data.names] == [
-        "b.jpg",
-        "a.jpg",
-    ]
-    objects, empty = data.objects
+    assert data.classes == ("cat", "dog")
+    assert [data.pixels(row).shape for row in (0, 1)] == [(20, 11, 3), (30, 40, 3)]  # b, then a
+    objects, empty = data.annotations
     np.testing.assert_array_equal(objects.boxes[:2], [[2, 3, 12, 23], [0, 0, 30, 8.5]])
     assert objects.labels.tolist() == [0, 1, 1] and objects.crowd.tolist() == [False, True, False]
-    assert empty.boxes.shape == (0, 4) and data.with_objects().tolist() == [0]
-    boxes, labels = objects.to_learn(20, 11)  # neither the crowd nor what has no area; cut off
-    assert boxes.tolist() == [[2, 3, 11, 20]] and labels.tolist() == [0]
+    assert empty.boxes.shape == (0, 4) and data.rows_to_learn().tolist() == [0]
+    _, target = data.example(0, False)  # neither the crowd nor what has no area; cut off
+    assert target["boxes"].tolist() == [[2, 3, 11, 20]] and target["labels"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +184,7 @@ def test_other_classes_in_validation_are_refused(coco_dir: Path) -> None:
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"x.jpg cannot be read"):
-        read_picture(tmp_path / "x.jpg")
+        read_image(tmp_path / "x.jpg")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -212,9 +210,9 @@ def test_a_demo_picture_depends_on_its_index_alone() -> None:
     long, short = demo.demo("val"), demo.demo("val", 3)
     assert len(long) == demo.PICTURES["val"] and short.classes == demo.CLASSES
     np.testing.assert_array_equal(long.pixels(2), short.pixels(2))
-    np.testing.assert_array_equal(long.objects[2].boxes, short.objects[2].boxes)
+    np.testing.assert_array_equal(long.annotations[2].boxes, short.annotations[2].boxes)
     assert (demo.demo("train", 3).pixels(2) != short.pixels(2)).any()
-    labels = np.concatenate([objects.labels for objects in long.objects])
+    labels = np.concatenate([objects.labels for objects in long.annotations])
     assert set(labels) == set(range(5))
 
 
@@ -226,11 +224,11 @@ def test_no_pixel_of_validation_is_trained_on() -> None:
 
 
 def test_the_published_schedules() -> None:
-    plan = PLANS["voc"]
+    plan = SCHEDULES["voc"]
     assert (plan.steps, plan.batch_size, plan.sizes.short_sides[::10]) == (24_000, 16, (480, 800))
     rates = [plan.rate(step) for step in (0, 50, 100, 17_999, 18_000, 21_999, 22_000)]
     assert rates == pytest.approx([2e-5, 0.01001, 0.02, 0.02, 2e-3, 2e-3, 2e-4])
-    coco_plan = PLANS["coco"]
+    coco_plan = SCHEDULES["coco"]
     steps = (119_999, 120_000, 160_000)
     assert [coco_plan.rate(s) for s in steps] == pytest.approx([0.02, 2e-3, 2e-4])
     assert coco_plan.sizes.short_sides == (640, 672, 704, 736, 768, 800)
@@ -241,12 +239,16 @@ def test_the_published_schedules() -> None:
 def test_mirroring_moves_boxes_with_their_pixels() -> None:
     pixels = np.zeros((10, 16, 3), np.uint8)
     pixels[2:5, 1:7] = 200
-    boxes = np.array([[1, 2, 7, 5]], np.float32)
-    turned, moved = mirror(pixels, boxes)
-    left, top, right, bottom = moved[0].astype(int)
-    assert (turned[top:bottom, left:right] == 200).all() and turned.sum() == pixels.sum()
-    for one, other in zip(mirror(turned, moved), (pixels, boxes), strict=True):
-        np.testing.assert_array_equal(one, other)
+    box = Annotations.of([((1, 2, 7, 5), 0, False, False)])
+    data = DetectionDataset(("square",), [box], lambda row: pixels)
+    image, target = data.example(0, mirrored=False)
+    turned, moved = data.example(0, mirrored=True)
+    np.testing.assert_array_equal(image.permute(1, 2, 0), pixels)
+    assert target["boxes"].tolist() == [[1, 2, 7, 5]]
+    left, top, right, bottom = moved["boxes"][0].int().tolist()
+    assert (turned[:, top:bottom, left:right] == 200).all() and turned.sum() == pixels.sum()
+    np.testing.assert_array_equal(turned.flip(2), image)  # and back again
+    assert [16 - right, top, 16 - left, bottom] == [1, 2, 7, 5]
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "test_resnet", "resnet26"])
@@ -271,8 +273,7 @@ def test_detectors_hold_the_backbone_bit_for_bit(name: str) -> None:
 def test_features_have_the_published_strides_and_widths(name: str, width: int) -> None:
     backbone = check_backbone(timm.create_model(name, num_classes=0), name)
     c4 = build_detector(backbone, "c4", 3, Sizes((64,)), MEAN, STD).eval()
-    features = c4.backbone(torch.zeros(1, 3, 64, 96))
-    assert {key: tuple(x.shape) for key, x in features.items()} == {"0": (1, width // 2, 4, 6)}
+    assert c4.backbone(torch.zeros(1, 3, 64, 96)).shape == (1, width // 2, 4, 6)
     assert c4.roi_heads.box_roi_pool.output_size == (14, 14)
     regions = torch.zeros(2, width // 2, 14, 14)
     assert c4.roi_heads.box_head.layer4(regions).shape == (2, width, 7, 7)
@@ -306,7 +307,7 @@ def test_a_backbone_without_stages_is_refused(name: str) -> None:
         check_backbone(gray, "test_resnet")
 
 
-def squares(num: int) -> Examples:
+def squares(num: int) -> DetectionDataset:
     """Pictures of 64 pixels with a bright square somewhere."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, 32, (num, 2))
@@ -317,8 +318,8 @@ def squares(num: int) -> Examples:
         picture[y : y + 32, x : x + 32] = 250
         return picture
 
-    boxes = [objects_of([((x, y, x + 32, y + 32), 0, False, False)]) for x, y in corners]
-    return Examples(("square",), [f"{i}" for i in range(num)], boxes, pixels)
+    boxes = [Annotations.of([((x, y, x + 32, y + 32), 0, False, False)]) for x, y in corners]
+    return DetectionDataset(("square",), boxes, pixels)
 
 
 def host() -> Accelerator:
@@ -332,7 +333,7 @@ def losses_of(kind: str, plan: DetectionSchedule) -> list[float]:
     backbone = check_backbone(timm.create_model("test_resnet", num_classes=0), "test_resnet")
     model = build_detector(backbone, kind, 1, plan.sizes, MEAN, STD)
     said: list[str] = []
-    last = train(model, squares(8), plan, host(), seed=3, workers=2, say=said.append)
+    last = train(model, squares(8), plan, host(), seed=3, workers=2, print_fn=said.append)
     losses = [float(line.split("loss ")[1].split()[0]) for line in said]
     assert last == pytest.approx(losses[-1], abs=1e-3)
     return losses
@@ -351,7 +352,7 @@ def test_the_loss_of_a_pyramid_reaches_every_weight() -> None:
     torch.manual_seed(0)
     backbone = check_backbone(timm.create_model("test_resnet", num_classes=0), "test_resnet")
     model = build_detector(backbone, "fpn", 1, SMALL_SIZES, MEAN, STD).train()
-    plan = dataclasses.replace(PLANS["demo"], batch_size=2, sizes=SMALL_SIZES)
+    plan = dataclasses.replace(SCHEDULES["demo"], batch_size=2, sizes=SMALL_SIZES)
     feed = batches(squares(4), plan, host(), seed=0, workers=1)
     torch.stack(list(model(*next(feed)).values())).sum().backward()
     feed.close()
@@ -363,7 +364,7 @@ def test_the_loss_of_a_pyramid_reaches_every_weight() -> None:
 
 def test_steps_share_out_pictures_and_labels_start_at_one() -> None:
     examples = squares(9)
-    plan = dataclasses.replace(PLANS["demo"], batch_size=4, sizes=SMALL_SIZES)
+    plan = dataclasses.replace(SCHEDULES["demo"], batch_size=4, sizes=SMALL_SIZES)
     shares = []
     for rank in range(2):
         accelerator = SimpleNamespace(
@@ -383,7 +384,7 @@ def test_steps_share_out_pictures_and_labels_start_at_one() -> None:
             assert target["labels"].tolist() == [1] and 0 <= image.min() < image.max() <= 1
     whole.close()
     with pytest.raises(ValueError, match="batch-size"):
-        train(nn.Linear(1, 1), squares(2), plan, host(), seed=0, workers=1, say=print)
+        train(nn.Linear(1, 1), squares(2), plan, host(), seed=0, workers=1, print_fn=print)
 
 
 def test_settled_norms_hold_plain_means() -> None:
@@ -397,7 +398,7 @@ def test_settled_norms_hold_plain_means() -> None:
 
     model, data = Norm(), torch.randn(5, 8, 2)
     feed = ((list(rows), []) for rows in data)
-    settle_norms(model, feed, 4, host())
+    average_norms(model, feed, 4, host())
     torch.testing.assert_close(model.norm.running_mean, data[:4].mean((0, 1)))
     torch.testing.assert_close(model.norm.running_var, data[:4].var(1).mean(0))
     assert model.norm.momentum == 0.1
@@ -416,33 +417,35 @@ A, B, C = (10, 10, 60, 60), (80, 10, 120, 90), (0, 100, 30, 130)
 
 @scored
 def test_perfect_boxes_score_one_and_others_less() -> None:
-    objects = [objects_of([(A, 0, False, False), (B, 1, False, False)]), objects_of([])]
+    objects = [Annotations.of([(A, 0, False, False), (B, 1, False, False)]), Annotations.of([])]
     perfect = [found([(A, 0, 0.9), (B, 1, 0.4)]), found([])]
-    assert precision(perfect, objects) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
+    assert average_precision(perfect, objects) == pytest.approx({"ap": 1, "ap50": 1, "ap75": 1})
     swapped = [found([(A, 1, 0.9), (B, 0, 0.4)]), found([])]
-    assert precision(swapped, objects) == pytest.approx({"ap": 0, "ap50": 0, "ap75": 0})
+    assert average_precision(swapped, objects) == pytest.approx({"ap": 0, "ap50": 0, "ap75": 0})
     loose = (10, 10, 60, 46)  # 0.72 of A
-    partly = precision([found([(loose, 0, 0.9), (B, 1, 0.4)]), found([])], objects)
+    partly = average_precision([found([(loose, 0, 0.9), (B, 1, 0.4)]), found([])], objects)
     assert partly["ap50"] == pytest.approx(1) and partly["ap75"] == pytest.approx(0.5)
     assert partly["ap"] == pytest.approx((1 + 0.5) / 2)  # thresholds .5 to .7 of ten
     with pytest.raises(ValueError, match="no object"):
-        precision([found([])], [objects_of([])])
+        average_precision([found([])], [Annotations.of([])])
 
 
 @scored
 def test_the_score_is_one_process_s_own_business(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # others do not answer
-    objects = [objects_of([(A, 0, False, False)])]
-    assert precision([found([(A, 0, 0.9)])], objects)["ap"] == pytest.approx(1)
+    objects = [Annotations.of([(A, 0, False, False)])]
+    assert average_precision([found([(A, 0, 0.9)])], objects)["ap"] == pytest.approx(1)
 
 
 @scored
 @pytest.mark.parametrize(("difficult", "crowd"), [(True, False), (False, True)])
 def test_ignored_objects_are_neither_missed_nor_wrongly_found(difficult: bool, crowd: bool) -> None:
-    objects = [objects_of([(A, 0, False, False), (C, 0, difficult, crowd)])]
-    assert precision([found([(A, 0, 0.5)])], objects)["ap"] == pytest.approx(1)
-    assert precision([found([(C, 0, 0.9), (A, 0, 0.5)])], objects)["ap"] == pytest.approx(1)
-    assert precision([found([(B, 0, 0.9), (A, 0, 0.5)])], objects)["ap"] == pytest.approx(0.5)
+    objects = [Annotations.of([(A, 0, False, False), (C, 0, difficult, crowd)])]
+    assert average_precision([found([(A, 0, 0.5)])], objects)["ap"] == pytest.approx(1)
+    assert average_precision([found([(C, 0, 0.9), (A, 0, 0.5)])], objects)["ap"] == pytest.approx(1)
+    assert average_precision([found([(B, 0, 0.9), (A, 0, 0.5)])], objects)["ap"] == pytest.approx(
+        0.5
+    )
 
 
 def test_each_picture_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,14 +459,14 @@ def test_each_picture_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     examples = squares(5)
     examples = dataclasses.replace(examples, pixels=lambda i: np.full((4, 4, 3), 10 * i, np.uint8))
-    alone = [f.scores[0] for f in find(Echo(), examples, host())]
+    alone = [f.scores[0] for f in detect(Echo(), examples, host())]
     np.testing.assert_allclose(alone, np.arange(5) * 10 / 255, rtol=1e-5)
     parts: list = []
-    monkeypatch.setattr(score, "gather_object", lambda own: parts.extend(own) or parts)
+    monkeypatch.setattr(scoring, "gather_object", lambda own: parts.extend(own) or parts)
     ranks = [host_of(rank) for rank in range(2)]
     with pytest.raises(RuntimeError, match="3 of 5"):
-        find(Echo(), examples, ranks[0])
-    assert [f.scores[0] for f in find(Echo(), examples, ranks[1])] == alone
+        detect(Echo(), examples, ranks[0])
+    assert [f.scores[0] for f in detect(Echo(), examples, ranks[1])] == alone
 
 
 def host_of(rank: int) -> SimpleNamespace:
@@ -475,9 +478,9 @@ def host_of(rank: int) -> SimpleNamespace:
 
 def test_loading_mirrors_on_request() -> None:
     examples = squares(1)
-    plain, turned = load(examples, 0, False), load(examples, 0, True)
-    np.testing.assert_array_equal(turned[0][:, ::-1], plain[0])
-    assert turned[1][0, 0] == 64 - plain[1][0, 2]
+    (plain, before), (turned, after) = (examples.example(0, flip) for flip in (False, True))
+    np.testing.assert_array_equal(turned.flip(2), plain)
+    assert after["boxes"][0, 0] == 64 - before["boxes"][0, 2]
 
 
 @pytest.fixture(scope="module")
@@ -521,7 +524,7 @@ def test_detect_leaves_a_line_and_a_picture(
     line = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
     assert line["protocol"] == "detect" and line["step"] == 2
     assert (line["weights"], line["origin"]) == ("run", str(run))
-    assert line["lr"] == pytest.approx(PLANS["demo"].lr / 2) and line["val_images"] == 4
+    assert line["lr"] == pytest.approx(SCHEDULES["demo"].lr / 2) and line["val_images"] == 4
     assert all(0 <= line[name] <= 1 for name in ("ap", "ap50", "ap75"))
     said = capsys.readouterr().out
     assert "AP50" in said and "step 2/2" in said

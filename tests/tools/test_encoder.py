@@ -20,8 +20,8 @@ from models.methods.base import Method
 from pipelines.datasets import data_facts
 from tools import export, report
 from tools.engine import build as setup
-from tools.evaluation.base import restore
-from tools.evaluation.detection.subject import open_backbone
+from tools.engine.restore import restore
+from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
@@ -56,8 +56,7 @@ def results(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_paper_s_encoder_is_scored(name: str) -> None:
-    method, _ = METHODS[name]
-    assert method.scored == SCORED[name]
+    assert METHODS[name].method.scored == SCORED[name]
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -78,7 +77,7 @@ def test_features_and_projection_are_of_the_encoder(name: str, which: Any) -> No
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - COPIES))
 def test_one_encoder_has_no_name(name: str) -> None:
-    sizes = (8,) if METHODS[name][0].max_views == 1 else (8, 8)
+    sizes = (8,) if METHODS[name].method.max_views == 1 else (8, 8)
     method = build(Case(name, sizes=sizes))
     assert method.named_encoder is None and method.scored_encoder is method.backbone
 
@@ -193,15 +192,15 @@ def resnet(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("which", [None, "online"])
 def test_a_detector_starts_from_the_encoder_and_trains_it(resnet: Path, which: Any) -> None:
-    subject = open_backbone(resnet, None, None, "resnet50", 0, which)
+    backbone = open_backbone(resnet, None, None, "resnet50", 0, which)
     method = restored(resnet, which)
     for (name, ours), theirs in zip(
-        subject.model.named_parameters(), method.scored_encoder.parameters(), strict=True
+        backbone.model.named_parameters(), method.scored_encoder.parameters(), strict=True
     ):
         assert ours.requires_grad, name
         assert ours.equal(theirs)
-    assert subject.encoder == (which or "momentum")
-    assert f"step 1, {subject.encoder} encoder" in subject.told
+    assert backbone.encoder == (which or "momentum")
+    assert f"step 1, {backbone.encoder} encoder" in backbone.description
 
 
 def test_the_score_during_training_is_the_teacher_s(

@@ -12,9 +12,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 import eval as evaluation
-from tools.scoring import scores
+from models import neighbors
 from tools.scoring.features import evaluating, extract
-from tools.scoring.probe import HeadPlan, fit
+from tools.scoring.knn import knn, knn_sweep
+from tools.scoring.probe import HeadPlan, fit, linear_sweep
 
 
 def clusters(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,10 +28,11 @@ def clusters(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_knn_is_the_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "SIMILARITIES", 70 * 9)  # nine queries at a time
+    monkeypatch.setattr(neighbors, "BLOCK", 30)  # of the bank
+    monkeypatch.setattr(neighbors, "PRODUCTS", 30 * 9)  # nine queries at a time
     bank, bank_labels = clusters(70, 1)
     queries, labels = clusters(40, 2)
-    ours = scores.knn(bank, bank_labels, queries, labels, k=11, temperature=0.1)
+    ours = knn(bank, bank_labels, queries, labels, k=11, temperature=0.1)
     right = 0
     unit = bank.double().numpy() / np.linalg.norm(bank, axis=1, keepdims=True)
     for query, label in zip(queries.double().numpy(), labels, strict=True):
@@ -54,9 +56,10 @@ def blobs(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_majority_of_euclidean_neighbours_is_scikit_learn_s(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scores, "SIMILARITIES", 300 * 7)  # seven queries at a time
+    monkeypatch.setattr(neighbors, "BLOCK", 70)  # of the bank
+    monkeypatch.setattr(neighbors, "PRODUCTS", 70 * 7)  # seven queries at a time
     (bank, y_bank), (queries, y) = blobs(300, 1), blobs(200, 2)
-    ours = scores.knn_sweep(
+    ours = knn_sweep(
         bank, y_bank, queries, y, ks=[1, 4, 5, 30], rule="majority", distance="euclidean"
     )
     for (k, _), numbers in ours.items():
@@ -67,9 +70,7 @@ def test_majority_of_euclidean_neighbours_is_scikit_learn_s(
 
 def test_weighted_euclidean_votes_are_scikit_learn_s() -> None:
     (bank, y_bank), (queries, y) = blobs(300, 1), blobs(200, 2)
-    ours = scores.knn_sweep(
-        bank, y_bank, queries, y, ks=[20], temperatures=[0.3], distance="euclidean"
-    )
+    ours = knn_sweep(bank, y_bank, queries, y, ks=[20], temperatures=[0.3], distance="euclidean")
     theirs = KNeighborsClassifier(20, weights=lambda d: np.exp(-d / 0.3), algorithm="brute")
     theirs.fit(bank.double(), y_bank)
     assert ours[20, 0.3]["knn_top1"] == pytest.approx(theirs.score(queries.double(), y))
@@ -78,10 +79,10 @@ def test_weighted_euclidean_votes_are_scikit_learn_s() -> None:
 def test_a_sweep_of_neighbours_is_each_alone() -> None:
     (bank, y_bank), (queries, y) = clusters(70, 1), clusters(40, 2)
     ks, temperatures = (3, 11, 70), (0.05, 0.2)
-    together = scores.knn_sweep(bank, y_bank, queries, y, ks=ks, temperatures=temperatures)
+    together = knn_sweep(bank, y_bank, queries, y, ks=ks, temperatures=temperatures)
     assert list(together) == [(k, t) for k in ks for t in temperatures]
     for (k, t), numbers in together.items():
-        assert numbers == scores.knn(bank, y_bank, queries, y, k=k, temperature=t)
+        assert numbers == knn(bank, y_bank, queries, y, k=k, temperature=t)
 
 
 @pytest.mark.parametrize("plan", [HeadPlan(6, 32), HeadPlan(6, 32, "adam", schedule="exponential")])
@@ -118,18 +119,18 @@ def test_a_head_is_plain_sgd() -> None:
 
 def test_a_head_that_diverges_has_no_score_and_the_others_do() -> None:
     x, y = blobs(60, 1)
-    found = scores.linear_sweep(x, y, x, y, lrs=[0.01, 1e38], plan=HeadPlan(3))
+    found = linear_sweep(x, y, x, y, lrs=[0.01, 1e38], plan=HeadPlan(3))
     assert list(found) == [0.01]
     with pytest.raises(ValueError, match="--lr"):
-        scores.linear_sweep(x, y, x, y, lrs=[1e38], plan=HeadPlan(3))
+        linear_sweep(x, y, x, y, lrs=[1e38], plan=HeadPlan(3))
 
 
 def test_rows_without_a_class_neither_vote_nor_count() -> None:
     bank, bank_labels = clusters(60, 1)
     queries, labels = clusters(30, 2)
-    alone = scores.knn(bank, bank_labels, queries, labels, k=5)
+    alone = knn(bank, bank_labels, queries, labels, k=5)
     junk = torch.randn(20, 8)
-    joined = scores.knn(
+    joined = knn(
         torch.cat([junk, bank]), torch.cat([torch.full((20,), -1), bank_labels]),
         torch.cat([junk, queries]), torch.cat([torch.full((20,), -1), labels]), k=5,
     )  # fmt: skip
@@ -140,7 +141,7 @@ def test_rows_without_a_class_neither_vote_nor_count() -> None:
 def test_a_k_that_does_not_fit_is_refused(k: int, named: str) -> None:
     x, y = clusters(60, 1)
     with pytest.raises(ValueError, match=named):
-        scores.knn(x, y, x, y, k=k)
+        knn(x, y, x, y, k=k)
 
 
 def test_linear_probe_separates_what_is_separable_and_repeats_itself() -> None:
@@ -152,7 +153,7 @@ def test_linear_probe_separates_what_is_separable_and_repeats_itself() -> None:
 
     def probe(labels: torch.Tensor, seed: int) -> dict[str, float]:
         data = (x[:200], labels, x[200:], y[200:])
-        return scores.linear_sweep(*data, lrs=[1.0], plan=plan, seed=seed)[1.0]
+        return linear_sweep(*data, lrs=[1.0], plan=plan, seed=seed)[1.0]
 
     first, again = (probe(y[:200], 3) for _ in range(2))
     assert first["linear_top1"] > 0.98 and first == again

@@ -18,7 +18,6 @@ from pipelines.datasets import data_facts
 from tools import report
 from tools.config.cli import parse, to_dict
 from tools.config.resolve import resolve
-from tools.engine.build import Data
 from tools.reporting import charts, difference, findings, write
 from tools.runs.comparison import read_config
 
@@ -182,7 +181,7 @@ def test_a_page_that_cannot_be_written_fails_no_run(
 def resolved(words: list[str]) -> dict:
     config = parse(words)
     facts = data_facts(config.data)
-    return to_dict(resolve(config, Data(None, None, facts), config.precision or "no"))
+    return to_dict(resolve(config, facts, config.precision or "no"))
 
 
 def test_its_command_gives_the_same_settings_and_names_no_more(run: Path) -> None:

@@ -17,10 +17,10 @@ from models.methods import Method
 from models.methods.base import Which
 from pipelines.datasets import data_facts
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.distributed.launch import start
 from tools.engine import build
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 from tools.scoring.features import evaluating
 
 Features = Literal["backbone", "projection"]
@@ -32,7 +32,7 @@ BATCH = 128
 class Weights:
     """A run's network as a checkpoint holds it."""
 
-    config: Config
+    config: ResolvedConfig
     method: Method
     untrained: Method
     """As it was before the first step."""
@@ -42,7 +42,7 @@ class Weights:
 class LoadedRun:
     """A run with its network and its images."""
 
-    config: Config
+    config: ResolvedConfig
     method: Method
     data: build.Data
     accelerator: Accelerator
@@ -68,7 +68,7 @@ def name_of(folder: Path) -> str:
     return folder.resolve().name
 
 
-def load(folder: Path, checkpoint: Path | None = None) -> tuple[Config, dict[str, Any]]:
+def load(folder: Path, checkpoint: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return a run's settings and state.
 
     Raises:

@@ -12,10 +12,10 @@ from torch import Tensor
 from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
-from tools.scoring import scores
 from tools.scoring.features import extract
+from tools.scoring.knn import knn
 
 NEIGHBOURS = 200
 BATCH = 256
@@ -26,7 +26,7 @@ class OnlineKnn:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: build.Data,
         decoders: build.Decoders,
         method: Method,
@@ -61,7 +61,7 @@ class OnlineKnn:
         bank, bank_labels = self._labelled_features(train)
         queries, labels = self._labelled_features(val)
         k = min(NEIGHBOURS, len(bank))
-        return scores.knn(bank, bank_labels, queries, labels, k=k)
+        return knn(bank, bank_labels, queries, labels, k=k)
 
     def _labelled_features(self, table: Table) -> tuple[Tensor, Tensor]:
         """Return features (n, d) and labels (n,) of the rows that have a label."""

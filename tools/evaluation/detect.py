@@ -6,31 +6,34 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from tyro.conf import Positional, arg
 
 from models.methods.base import Which
-from tools.evaluation.base import Protocol, append, percent, stamp
+from tools.evaluation.base import Protocol
+from tools.evaluation.results import append, percent, stamp
+from tools.runs.locate import find_run
 
 if TYPE_CHECKING:  # torchvision's detection parts are imported when they are needed
-    from tools.evaluation.detection.examples import Examples
-    from tools.evaluation.detection.plan import DetectionSchedule
-    from tools.evaluation.detection.subject import Backbone
+    from tools.evaluation.detection.backbone import Backbone
+    from tools.evaluation.detection.dataset import DetectionDataset
+    from tools.evaluation.detection.schedule import DetectionSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detect(Protocol):
     """Faster R-CNN on a ResNet, fine-tuned and scored by mean average precision. He 2020."""
 
-    run: Path | None = None
-    """Folder of a run: its weights (see --weights), and where the results go."""
+    run: Annotated[Path | None, Positional, arg(metavar="RUN")] = None
+    """Run that gives the weights and takes the results: runs/NAME, or NAME below ./runs."""
     weights: str | None = None
-    """Where the backbone starts: random, supervised (timm's, downloaded) or runs/NAME."""
+    """Weights to start from: random, supervised (timm's, downloaded) or runs/NAME."""
     checkpoint: Path | None = None
     """Checkpoint of the run to start from (default: its last)."""
     encoder: Which | None = None
-    """The one that learns, or its momentum (EMA) copy (default: the one that the paper scores)."""
+    """Encoder to start from: the trained one or its momentum (EMA) copy (default: the paper's)."""
     backbone: str = "resnet50"
     """A timm ResNet, for random or supervised weights without --run."""
     output: Path | None = None
@@ -38,19 +41,19 @@ class Detect(Protocol):
     detector: Literal["c4", "fpn"] = "c4"
     """C4: regions of res4 go through res5 (as published); FPN: a pyramid of all four stages."""
     dataset: Literal["demo", "voc", "coco"] = "demo"
-    """What is detected; the demo pastes patches on photographs and needs no data."""
+    """Data set; the demo pastes patches on photographs and needs no data."""
     data_dir: Path = Path("data")
-    """Folder that holds VOC2007 and VOC2012 (or VOCdevkit), or COCO's annotations and pictures."""
+    """Folder that holds VOC2007 and VOC2012 (or VOCdevkit), or COCO's annotations and images."""
     train_split: tuple[str, ...] = ()
     """Lists to train on (VOC: 2007/trainval 2012/trainval; COCO: train2017)."""
     val_split: tuple[str, ...] = ()
     """Lists to score (VOC: 2007/test; COCO: val2017)."""
     steps: int | None = None
-    """Training steps; the schedule stretches with them (VOC 24000, COCO 180000, demo 120)."""
+    """Training steps, to which the schedule is stretched (VOC 24000, COCO 180000, demo 120)."""
     batch_size: int | None = None
-    """Pictures a step over all processes (VOC and COCO 16, demo 4)."""
+    """Images a step over all processes (VOC and COCO 16, demo 4)."""
     lr: float | None = None
-    """Peak learning rate (0.02 for 16 pictures and in proportion; demo 0.01 for 4)."""
+    """Peak learning rate (0.02 for 16 images and in proportion; demo 0.01 for 4)."""
     short_sides: tuple[int, ...] = ()
     """Pixels of the shorter side: training draws one, the test takes the last (VOC 480..800)."""
     precision: Literal["no", "bf16", "fp16"] | None = None
@@ -58,18 +61,20 @@ class Detect(Protocol):
     workers: int | None = None
     """Reading threads of each process (default: its share of the cores)."""
     seed: int = 0
-    """Key of the detector's first weights, the order of pictures and what is sampled."""
+    """Seed of the detector's initial weights, the order of images and the sampled regions."""
 
     def __post_init__(self) -> None:
         if self.run is None and self.weights is None:
-            raise ValueError("name --run runs/NAME, or --weights random, supervised or runs/NAME")
+            raise ValueError(
+                "name a run (RUN or --run RUN), or --weights random, supervised or runs/NAME"
+            )
         if self.weights not in (None, "random", "supervised") and self.run is not None:
-            raise ValueError("--weights runs/NAME and --run name the same thing; give one of them")
+            raise ValueError("--weights runs/NAME names a run: leave out RUN")
         if self.encoder and self.weights in ("random", "supervised"):
             raise ValueError(
                 f"--encoder chooses among a run's encoders: --weights {self.weights} has none"
             )
-        if self.folder is None:
+        if self.output is None and self.source is None:
             raise ValueError(f"--weights {self.weights} without --run needs --output FOLDER")
         counts = [n for n in (self.batch_size, self.workers) if n is not None]
         if (self.steps or 0) < 0 or any(n < 1 for n in counts):
@@ -82,74 +87,79 @@ class Detect(Protocol):
             raise ValueError("--dataset demo has its own splits: leave out --train-split")
 
     @property
-    def folder(self) -> Path | None:
-        """Where the results go."""
+    def source(self) -> Path | None:
+        """The run that RUN or --weights names."""
         named = self.weights not in (None, "random", "supervised")
-        return self.output or self.run or (Path(str(self.weights)) if named else None)
+        return Path(str(self.weights)) if named else self.run
 
     def evaluate(self, command: str) -> None:
-        """Build the detector, train it, find the objects, and write down how well."""
+        """Build the detector, train it, detect the objects, and record the precision."""
         from tools.distributed.launch import cores_per_process, start
-        from tools.evaluation.detection.models import build_detector
-        from tools.evaluation.detection.picture import draw_found
-        from tools.evaluation.detection.score import check_scorer, find, precision
-        from tools.evaluation.detection.subject import open_backbone
-        from tools.evaluation.detection.train import train
+        from tools.evaluation.detection import scoring
+        from tools.evaluation.detection.backbone import open_backbone
+        from tools.evaluation.detection.detector import build_detector
+        from tools.evaluation.detection.picture import draw_detections
+        from tools.evaluation.detection.training import train
 
-        check_scorer()
-        plan = self.plan()
-        train_set, val_set = self.examples()
-        subject = open_backbone(
-            self.run, self.weights, self.checkpoint, self.backbone, self.seed, self.encoder
+        scoring.check_scorer()
+        schedule = self.schedule()
+        train_set, val_set = self.datasets()
+        run = find_run(self.source) if self.source else None
+        backbone = open_backbone(
+            run, self.weights, self.checkpoint, self.backbone, self.seed, self.encoder
         )
         accelerator = start(self.precision)
-        torch.manual_seed(self.seed)  # whatever the backbone, the heads start alike
+        torch.manual_seed(self.seed)  # the heads start alike on every backbone
         model = build_detector(
-            subject.model,
+            backbone.model,
             self.detector,
             len(train_set.classes),
-            plan.sizes,
-            subject.mean,
-            subject.std,
+            schedule.sizes,
+            backbone.mean,
+            backbone.std,
         ).to(accelerator.device)
-        say = partial(print, flush=True) if accelerator.is_main_process else lambda _: None
-        if subject.fine:
-            say("the small stem keeps the resolution, which takes time: try smaller --short-sides")
-        workers = self.workers or cores_per_process()
-        loss = train(model, train_set, plan, accelerator, seed=self.seed, workers=workers, say=say)
-        found = find(model, val_set, accelerator)
-        if not accelerator.is_main_process:
-            return
-        numbers = precision(found, val_set.objects)
-        folder = self.folder
-        assert folder is not None
-        folder.mkdir(parents=True, exist_ok=True)
-        line = self.protocol(plan, subject) | numbers | {"loss": loss}
-        sizes = {"train_images": len(train_set), "val_images": len(val_set)}
-        line |= sizes | {"world_size": accelerator.num_processes} | stamp(command)
-        append(folder, line, accelerator)
-        told = self.told(numbers, plan, subject)
-        picture = folder / self.picture_name(subject)
-        draw_found(val_set, found, told, picture)
-        print(f"{told}\n{picture}")
+        print_fn = partial(accelerator.print, flush=True)
+        if backbone.has_small_stem:
+            print_fn(
+                "the small stem keeps the resolution, which is slow: try smaller --short-sides"
+            )
+        loss = train(
+            *(model, train_set, schedule, accelerator),
+            seed=self.seed,
+            workers=self.workers or cores_per_process(),
+            print_fn=print_fn,
+        )
+        found = scoring.detect(model, val_set, accelerator)
+        if accelerator.is_main_process:
+            scores = scoring.average_precision(found, val_set.annotations)
+            sizes = {"train_images": len(train_set), "val_images": len(val_set)}
+            line = self.protocol(schedule, backbone) | scores | {"loss": loss} | sizes
+            line |= {"world_size": accelerator.num_processes} | stamp(command)
+            folder = self.output or run
+            assert folder is not None
+            folder.mkdir(parents=True, exist_ok=True)
+            append(folder, line, accelerator)
+            summary = self.summary(scores, schedule, backbone)
+            picture = folder / self.picture_name(backbone)
+            draw_detections(val_set, found, summary, picture)
+            print(f"{summary}\n{picture}")
 
-    def plan(self) -> DetectionSchedule:
-        """Return the data set's schedule with what the flags change; the rate follows the batch."""
-        from tools.evaluation.detection.plan import PLANS
+    def schedule(self) -> DetectionSchedule:
+        """Return the data set's schedule as the flags change it; the rate follows the batch."""
+        from tools.evaluation.detection.schedule import SCHEDULES
 
-        plan = PLANS[self.dataset]
-        batch = self.batch_size or plan.batch_size
+        schedule = SCHEDULES[self.dataset]
+        batch = self.batch_size or schedule.batch_size
+        sides = self.short_sides or schedule.sizes.short_sides
         return dataclasses.replace(
-            plan,
-            steps=plan.steps if self.steps is None else self.steps,
+            schedule,
+            steps=schedule.steps if self.steps is None else self.steps,
             batch_size=batch,
-            lr=self.lr or plan.lr * batch / plan.batch_size,
-            sizes=dataclasses.replace(
-                plan.sizes, short_sides=self.short_sides or plan.sizes.short_sides
-            ),
+            lr=self.lr or schedule.lr * batch / schedule.batch_size,
+            sizes=dataclasses.replace(schedule.sizes, short_sides=sides),
         )
 
-    def examples(self) -> tuple[Examples, Examples]:
+    def datasets(self) -> tuple[DetectionDataset, DetectionDataset]:
         """Open both splits; labels mean the same in both."""
         from tools.evaluation.detection import coco, demo, voc
 
@@ -159,33 +169,35 @@ class Detect(Protocol):
         train_set = read(self.data_dir, self.train_split or module.TRAIN)
         return train_set, read(self.data_dir, self.val_split or module.VAL, train_set.classes)
 
-    def protocol(self, plan: DetectionSchedule, subject: Backbone) -> dict[str, Any]:
+    def protocol(self, schedule: DetectionSchedule, backbone: Backbone) -> dict[str, Any]:
         """Return the numbers that the score depends on."""
         return {
             "protocol": "detect",
-            "weights": subject.origin if subject.step is None else "run",
-            "origin": subject.origin,
-            "backbone": subject.name,
-            "step": subject.step,
-            **({"encoder": subject.encoder} if subject.encoder else {}),
+            "weights": backbone.origin if backbone.step is None else "run",
+            "origin": backbone.origin,
+            "backbone": backbone.name,
+            "step": backbone.step,
+            **({"encoder": backbone.encoder} if backbone.encoder else {}),
             "detector": self.detector,
             "dataset": self.dataset,
             "splits": [*self.train_split, *self.val_split],
-            "steps": plan.steps,
-            "batch_size": plan.batch_size,
-            "lr": plan.lr,
-            "short_sides": plan.sizes.short_sides,
+            "steps": schedule.steps,
+            "batch_size": schedule.batch_size,
+            "lr": schedule.lr,
+            "short_sides": schedule.sizes.short_sides,
             "detect_seed": self.seed,
         }
 
-    def told(self, numbers: dict[str, float], plan: DetectionSchedule, subject: Backbone) -> str:
-        """Put the result into one line."""
+    def summary(
+        self, numbers: dict[str, float], schedule: DetectionSchedule, backbone: Backbone
+    ) -> str:
+        """Return the result in one line."""
         scores = ", ".join(f"{name.upper()} {percent(value)}" for name, value in numbers.items())
         return (
-            f"{scores} ({self.detector} on {self.dataset}, {plan.steps:,} steps of "
-            f"{plan.batch_size}, from {subject.told})"
+            f"{scores} ({self.detector} on {self.dataset}, {schedule.steps:,} steps of "
+            f"{schedule.batch_size}, from {backbone.description})"
         )
 
-    def picture_name(self, subject: Backbone) -> str:
-        """Name the picture after what was trained on what."""
-        return f"detect-{self.dataset}-{self.detector}-{Path(subject.origin).name}.png"
+    def picture_name(self, backbone: Backbone) -> str:
+        """Name the picture by data set, detector and weights."""
+        return f"detect-{self.dataset}-{self.detector}-{Path(backbone.origin).name}.png"

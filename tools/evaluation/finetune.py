@@ -11,16 +11,18 @@ import timm.optim
 import torch
 
 from models.methods import Method
-from models.optim import Schedule
+from models.settings import Schedule
 from pipelines.system.atomic import replacing
 from tools.engine import build
-from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.base import RunProtocol
+from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits
+from tools.evaluation.results import percent
 from tools.evaluation.tuning import Classifier, Tuning, score, tune
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(OfRun):
+class Finetune(RunProtocol):
     """Train the backbone and a linear layer on labelled images, and score on others.
 
     --weights random trains the same network from scratch, for comparison.
@@ -81,32 +83,32 @@ class Finetune(OfRun):
 
     def evaluate(self, command: str) -> None:
         """Train and score."""
-        with self.opened() as opened:
-            subject = opened.labelled()
-            count, world = len(subject.train), subject.accelerator.num_processes
+        with self.open_run() as whole:
+            evaluated = whole.labeled()
+            count, world = len(evaluated.train), evaluated.accelerator.num_processes
             tuning = self.tuning(batch_that_fits(self.batch_size, count, world))
-            classifier = tune(subject, self.method(subject), tuning)
-            found = score(subject, classifier)
+            classifier = tune(evaluated, self.method(evaluated), tuning)
+            found = score(evaluated, classifier)
             numbers = {f"finetune_{name}": value for name, value in found.items()}
-            subject.append(self.run, self.protocol(tuning) | numbers, command)
+            evaluated.append(self.folder, self.protocol(tuning) | numbers, command)
             top1, top5 = (percent(numbers[f"finetune_{name}"]) for name in ("top1", "top5"))
             begin = "from scratch"
             if self.weights == "run":
-                begin = f"from {subject.at}"
-            subject.tell(
+                begin = f"from {evaluated.description}"
+            evaluated.print(
                 f"fine-tuned {begin}: top-1 {top1}, top-5 {top5} ({count:,} images, "
                 f"{self.epochs} epochs, lr {tuning.lr:g} and {tuning.head_lr:g})"
             )
-            self._save(subject, classifier)
+            self._save(evaluated, classifier)
 
-    def method(self, subject: Subject) -> Method:
+    def method(self, evaluated: EvaluatedRun) -> Method:
         """Return the network to begin with."""
         if self.weights == "run":
-            return subject.method()
-        config = dataclasses.replace(subject.config, seed=self.seed)
-        images = subject.state["data"]["images"]
-        method = build.create_method(config, 1, subject.facts, images)
-        return subject.placed(method)
+            return evaluated.method()
+        config = dataclasses.replace(evaluated.config, seed=self.seed)
+        images = evaluated.state["data"]["images"]
+        method = build.create_method(config, 1, evaluated.facts, images)
+        return evaluated.placed(method)
 
     def tuning(self, batch_size: int) -> Tuning:
         """Return the settings with the batch there is."""
@@ -119,10 +121,10 @@ class Finetune(OfRun):
         numbers["probe_seed"] = numbers.pop("seed")
         return {"protocol": "finetune", "weights": self.weights} | numbers
 
-    def _save(self, subject: Subject, classifier: Classifier) -> None:
-        if self.save is None or not subject.accelerator.is_main_process:
+    def _save(self, evaluated: EvaluatedRun, classifier: Classifier) -> None:
+        if self.save is None or not evaluated.accelerator.is_main_process:
             return
-        weights = {"weights": classifier.state_dict(), "classes": list(subject.train.classes)}
+        weights = {"weights": classifier.state_dict(), "classes": list(evaluated.train.classes)}
         self.save.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.save) as aside:
             torch.save(weights, aside)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tools.evaluation.base import OfRun, Subject, percent
+from models.neighbors import Distance
+from tools.evaluation.base import RunProtocol
+from tools.evaluation.evaluated_run import EvaluatedRun
+from tools.evaluation.results import percent
 from tools.evaluation.sweep import show
 from tools.plots.curves import untrained_knn
 from tools.runs.metrics import read_metrics
-from tools.scoring import scores
+from tools.scoring.knn import Rule, check_knn, knn_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knn(OfRun):
+class Knn(RunProtocol):
     """Nearest neighbours among training features; several k and T are one search.
 
     Wu 2018 (arXiv:1805.01978): the defaults. W-MSE (arXiv:2007.06346): --k 5 --rule majority
@@ -24,9 +27,9 @@ class Knn(OfRun):
     """Neighbours that vote; several values are a sweep."""
     temperature: tuple[float, ...] = (0.1,)
     """A neighbour's vote weighs exp(cosine similarity / temperature); several are a sweep."""
-    rule: scores.Rule = "weighted"
+    rule: Rule = "weighted"
     """Votes by similarity, or one a neighbour (without temperature; the lowest class of a tie)."""
-    distance: scores.Distance = "cosine"
+    distance: Distance = "cosine"
     """Nearest by cosine similarity, or by Euclidean distance of the features as they are."""
     features: Literal["backbone", "projection"] = "backbone"
     """The backbone's pooled features, or the projection head's output (rows of length 1)."""
@@ -41,19 +44,19 @@ class Knn(OfRun):
 
     def evaluate(self, command: str) -> None:
         """Encode both sets and vote."""
-        with self.opened() as opened:
-            subject = opened.labelled()
-            y_train, y = subject.labels(subject.train), subject.labels(subject.val)
+        with self.open_run() as whole:
+            evaluated = whole.labeled()
+            y_train, y = evaluated.labels(evaluated.train), evaluated.labels(evaluated.val)
             for k in self.k:
                 for temperature in self.temperature:
-                    scores.check_knn(y_train, y, k, temperature)
-            method = subject.method()
+                    check_knn(y_train, y, k, temperature)
+            method = evaluated.method()
             encode = method.features if self.features == "backbone" else method.project
             bank, x = (
-                subject.features(method, encode, table, self.batch_size)
-                for table in (subject.train, subject.val)
+                evaluated.features(method, encode, table, self.batch_size)
+                for table in (evaluated.train, evaluated.val)
             )
-            every = scores.knn_sweep(
+            every = knn_sweep(
                 *(bank, y_train, x, y),
                 ks=self.k,
                 temperatures=self.temperature,
@@ -62,12 +65,12 @@ class Knn(OfRun):
             )
             results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
             for protocol, numbers in results:
-                subject.append(self.run, protocol | numbers, command)
+                evaluated.append(self.folder, protocol | numbers, command)
             if len(results) > 1:
                 names = ("k", "temperature") if self.rule == "weighted" else ("k",)
-                subject.tell(show(results, names, f"{self.how()}, {subject.at}"))
+                evaluated.print(show(results, names, f"{self.how()}, {evaluated.description}"))
             else:
-                subject.tell(self.told(*results[0], subject))
+                evaluated.print(self.summary(*results[0], evaluated))
 
     def protocol(self, k: int, temperature: float) -> dict[str, Any]:
         """Return what the score of one k and T depends on."""
@@ -84,10 +87,12 @@ class Knn(OfRun):
         """Say which features meet, and how."""
         return f"{self.rule} votes, {self.distance}, {self.features} features"
 
-    def told(self, protocol: dict[str, Any], numbers: dict[str, float], subject: Subject) -> str:
+    def summary(
+        self, protocol: dict[str, Any], numbers: dict[str, float], evaluated: EvaluatedRun
+    ) -> str:
         """Put the only result into one line."""
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
-        text = f"k={protocol['k']}{heat}, {self.how()}, {subject.at}"
+        text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
         untrained = self.untrained(protocol)
         before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
@@ -96,4 +101,4 @@ class Knn(OfRun):
         """Return the score that train.py measured at step 0, if it was measured like this one."""
         if protocol != Knn(run=self.run).protocol(200, 0.1) or self.data or self.val_data:
             return None
-        return untrained_knn(read_metrics(self.run / "metrics.jsonl"))
+        return untrained_knn(read_metrics(self.folder / "metrics.jsonl"))

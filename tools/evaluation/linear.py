@@ -10,12 +10,21 @@ import torch
 
 from models.distributed import gather
 from models.methods import Method
-from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.base import RunProtocol
+from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits, feed
+from tools.evaluation.results import percent
 from tools.evaluation.sweep import show
-from tools.scoring import scores
+from tools.scoring import accuracy
 from tools.scoring.features import evaluating
-from tools.scoring.probe import HeadPlan, Heads, OptimizerName, ScheduleName
+from tools.scoring.probe import (
+    HeadPlan,
+    Heads,
+    OptimizerName,
+    ScheduleName,
+    linear_scores,
+    linear_sweep,
+)
 
 PresetName = Literal[
     "moco", "swav", "swav-cifar", "cmc", "cmc-imagenet100", "insdis", "insdis-imagenet100",
@@ -64,7 +73,7 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(OfRun):
+class Linear(RunProtocol):
     """A linear layer on the frozen backbone; several learning rates are one pass over the images.
 
     Flags that are left out are the preset's. Papers train on --images augmented.
@@ -140,53 +149,53 @@ class Linear(OfRun):
     def evaluate(self, command: str) -> None:
         """Encode the images, train the layers, score them."""
         plan, lrs = self.plan()
-        with self.opened() as opened:
-            subject = self._normalised(opened.labelled())
-            y = subject.labels(subject.val)
-            method = subject.method()
+        with self.open_run() as whole:
+            evaluated = self._normalised(whole.labeled())
+            y = evaluated.labels(evaluated.val)
+            method = evaluated.method()
             if self.images == "cached":
-                every = self._cached(subject, method, y)
+                every = self._cached(evaluated, method, y)
             else:
-                heads = self._augmented(subject, method)
-                x = subject.features(method, method.features, subject.val, plan.batch_size)
-                every = scores.linear_scores(heads, lrs, x, y)
+                heads = self._augmented(evaluated, method)
+                x = evaluated.features(method, method.features, evaluated.val, plan.batch_size)
+                every = linear_scores(heads, lrs, x, y)
             results = [(self.protocol(lr), every[lr]) for lr in lrs if lr in every]
             for protocol, numbers in results:
-                subject.append(self.run, protocol | numbers, command)
-            self._tell(subject, results, lrs)
+                evaluated.append(self.folder, protocol | numbers, command)
+            self._print(evaluated, results, lrs)
 
-    def _normalised(self, subject: Subject) -> Subject:
-        """Return the subject with images divided by the probe's own deviation, if it has one."""
+    def _normalised(self, evaluated: EvaluatedRun) -> EvaluatedRun:
+        """Return the evaluated with images divided by the probe's own deviation, if it has one."""
         std = self.shown().std
-        if not std or std == subject.facts.std:
-            return subject
-        own = " ".join(f"{value:g}" for value in subject.facts.std)
+        if not std or std == evaluated.facts.std:
+            return evaluated
+        own = " ".join(f"{value:g}" for value in evaluated.facts.std)
         probe = " ".join(f"{value:g}" for value in std)
-        subject.tell(f"images are divided by --std {probe}, in pre-training by {own}")
-        return dataclasses.replace(subject, facts=dataclasses.replace(subject.facts, std=std))
+        evaluated.print(f"images are divided by --std {probe}, in pre-training by {own}")
+        return dataclasses.replace(evaluated, facts=dataclasses.replace(evaluated.facts, std=std))
 
     def _cached(
-        self, subject: Subject, method: Method, y: torch.Tensor
+        self, evaluated: EvaluatedRun, method: Method, y: torch.Tensor
     ) -> dict[float, dict[str, float]]:
         plan, lrs = self.plan()
         x_train, x = (
-            subject.features(method, method.features, table, max(plan.batch_size, 256))
-            for table in (subject.train, subject.val)
+            evaluated.features(method, method.features, table, max(plan.batch_size, 256))
+            for table in (evaluated.train, evaluated.val)
         )
-        y_train = subject.labels(subject.train)
-        return scores.linear_sweep(x_train, y_train, x, y, lrs=lrs, plan=plan, seed=self.seed)
+        y_train = evaluated.labels(evaluated.train)
+        return linear_sweep(x_train, y_train, x, y, lrs=lrs, plan=plan, seed=self.seed)
 
-    def _augmented(self, subject: Subject, method: Method) -> Heads:
+    def _augmented(self, evaluated: EvaluatedRun, method: Method) -> Heads:
         """Train on crops; every process holds the same layers and sees all processes' features."""
         plan, lrs = self.plan()
-        accelerator = subject.accelerator
-        rows = len(subject.train)
+        accelerator = evaluated.accelerator
+        rows = len(evaluated.train)
         size = batch_that_fits(plan.batch_size, rows, accelerator.num_processes)
         shown = self.shown()
         colours = shown.views == "insdis"
-        loader = feed(subject, subject.train, size, self.seed, shown.crop_scale, colours)
-        steps = loader.order.steps_per_epoch
-        num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
+        loader = feed(evaluated, evaluated.train, size, self.seed, shown.crop_scale, colours)
+        steps = loader.maker.sampler.steps_per_epoch
+        num_classes = accuracy.num_classes(*map(evaluated.labels, (evaluated.train, evaluated.val)))
         generator = torch.Generator().manual_seed(self.seed)
         heads: Heads | None = None
         with evaluating(method):
@@ -199,7 +208,7 @@ class Linear(OfRun):
                         x.shape[1], num_classes, lrs, plan, steps, generator, accelerator.device
                     )
                 heads.step(x, labels)
-                subject.progress(batch.step + 1, plan.epochs * steps)
+                evaluated.progress(batch.step + 1, plan.epochs * steps)
         assert heads is not None
         return heads
 
@@ -223,20 +232,20 @@ class Linear(OfRun):
                 numbers["views"] = shown.views
         return {"protocol": "linear", "features": "backbone"} | numbers
 
-    def _tell(
+    def _print(
         self,
-        subject: Subject,
+        evaluated: EvaluatedRun,
         results: list[tuple[dict[str, Any], dict[str, float]]],
         lrs: tuple[float, ...],
     ) -> None:
         plan, _ = self.plan()
-        how = f"{plan.epochs} epochs, {self.images} images, {subject.at}"
+        how = f"{plan.epochs} epochs, {self.images} images, {evaluated.description}"
         if len(lrs) == 1:
             numbers = results[0][1]
             top1, top5 = percent(numbers["linear_top1"]), percent(numbers["linear_top5"])
-            subject.tell(f"linear top-1 {top1}, top-5 {top5} (lr {lrs[0]:g}, {how})")
+            evaluated.print(f"linear top-1 {top1}, top-5 {top5} (lr {lrs[0]:g}, {how})")
             return
-        subject.tell(show(results, ("lr",), f"linear, {how}"))
+        evaluated.print(show(results, ("lr",), f"linear, {how}"))
         diverged = [f"{lr:g}" for lr in lrs if lr not in [p["lr"] for p, _ in results]]
         if diverged:
-            subject.tell(f"diverged, so without a score: lr {' '.join(diverged)}")
+            evaluated.print(f"diverged, so without a score: lr {' '.join(diverged)}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from accelerate import PartialState
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional, arg
 
 from models.methods.base import Which
 from tools.engine import checkpoint
@@ -19,6 +20,7 @@ from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear, PresetName
 from tools.plots import style
 from tools.runs.comparison import read_config, read_scores
+from tools.runs.locate import find_run
 from tools.runs.metrics import read_metrics
 
 Curve = list[tuple[int, float, float]]
@@ -33,10 +35,10 @@ class Robustness(Protocol):
     with --keep-every-epochs N keeps checkpoints.
     """
 
-    runs: tuple[Path, ...]
-    """Folders of the runs."""
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN")]
+    """Runs to score: folders, as runs/NAME, or names below ./runs."""
     checkpoints: Literal["all", "last"] = "all"
-    """All that a run kept, or its last."""
+    """All checkpoints that a run kept, or the last."""
     linear: PresetName | None = None
     """Train a linear layer on each as well, by this --preset of eval.py linear."""
     lr: float | None = None
@@ -46,11 +48,11 @@ class Robustness(Protocol):
     k: int = 200
     """Neighbours that vote (eval.py knn)."""
     features: Literal["backbone", "projection"] = "backbone"
-    """What neighbours are looked for in: pooled features, or the projection head's output."""
+    """The backbone's pooled features, or the projection head's output."""
     encoder: Which | None = None
-    """The one that learns, or its momentum (EMA) copy (default: the one that the paper scores)."""
+    """Encoder to score: the trained one or its momentum (EMA) copy (default: the paper's)."""
     data: str | None = None
-    """Labelled images to learn from, in the grammar of train.py (default: each run's)."""
+    """Labelled training images, named as --data of train.py (default: each run's)."""
     val_data: str | None = None
     """Labelled images to score (default: each run's)."""
     data_dir: Path | None = None
@@ -58,20 +60,21 @@ class Robustness(Protocol):
     workers: int | None = None
     """Decoding threads of each process (default: its share of the cores)."""
     output: Path | None = None
-    """Draw the curves into this .png, .pdf or .svg."""
+    """Picture of the curves to write, .png, .pdf or .svg."""
 
     def __post_init__(self) -> None:
         if self.linear is None and (self.lr, self.epochs) != (None, None):
             raise ValueError("--lr and --epochs are the linear layer's: they need --linear")
         if not self.runs:
-            raise ValueError("--runs names no run: give folders, as runs/NAME")
+            raise ValueError("robustness names no run: give folders, as runs/NAME")
 
     def evaluate(self, command: str) -> None:
         """Score every checkpoint by every protocol, in the order of steps; print a table."""
         if self.output:
             style.check_output(self.output)
-        check_runs(self.runs, ("precision",) if self.data else ("precision", "data", "val_data"))
-        found = {run: self._checkpoints(run) for run in self.runs}
+        runs = [find_run(run) for run in self.runs]
+        check_runs(runs, ("precision",) if self.data else ("precision", "data", "val_data"))
+        found = {run: self._checkpoints(run) for run in runs}
         for run, paths in found.items():
             for path in paths:
                 for protocol in self._protocols(run, path):
@@ -104,20 +107,20 @@ class Robustness(Protocol):
 
 
 def check_runs(runs: Sequence[Path], alike: Sequence[str]) -> None:
-    """Refuse runs that differ in a setting of ``alike``, before any image is encoded.
+    """Refuse runs that differ in a setting named in ``alike``, before any image is encoded.
 
     Raises:
         ValueError: they do, one is no run, or one is named twice.
     """
     if len({run.resolve() for run in runs}) < len(runs):
-        raise ValueError(f"--runs {' '.join(map(str, runs))}: one is named twice")
+        raise ValueError(f"{' '.join(map(str, runs))}: one run is named twice")
     first, *others = [read_config(run) for run in runs]
     for run, config in zip(runs[1:], others, strict=True):
         for name in alike:
             a, b = getattr(first, name), getattr(config, name)
             if a != b:
                 fix = "score them one by one" if name == "precision" else "--data names one for all"
-                raise ValueError(f"--runs: {runs[0]} has {name} {a}, {run} has {b}; {fix}")
+                raise ValueError(f"{runs[0]} has {name} {a}, {run} has {b}; {fix}")
 
 
 def read_curve(run: Path, protocol: str, paths: Sequence[Path]) -> Curve:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.sources.table import Table
-from tools.evaluation.base import OfRun, Subject, percent
+from tools.evaluation.base import RunProtocol
+from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits, listed, stratified
+from tools.evaluation.results import percent
 from tools.evaluation.tuning import Tuning, score, tune
 
 PUBLISHED_BATCH = 256
@@ -24,7 +26,7 @@ FEW = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
-class Semi(OfRun):
+class Semi(RunProtocol):
     """Fine-tune everything on few of the labels (SwAV's settings), score on all validation images.
 
     Which labels is a function of the fraction and the seed alone: a share of each class, at least
@@ -64,31 +66,33 @@ class Semi(OfRun):
 
     def evaluate(self, command: str) -> None:
         """Choose the labels, train on them, score."""
-        with self.opened() as opened:
-            every = int((opened.train.label >= 0).sum())
-            subject = self.of_few(opened)
-            count = len(subject.train)
-            world = subject.accelerator.num_processes
+        with self.open_run() as whole:
+            every = int((whole.train.label >= 0).sum())
+            evaluated = self.of_few(whole)
+            count = len(evaluated.train)
+            world = evaluated.accelerator.num_processes
             tuning = self.tuning(count / every, batch_that_fits(self.batch_size, count, world))
-            subject.tell(f"{count:,} of {every:,} labels, batches of {tuning.batch_size}")
-            classifier = tune(subject, subject.method(), tuning)
-            numbers = {f"semi_{name}": value for name, value in score(subject, classifier).items()}
-            subject.append(self.run, self.protocol(tuning) | numbers, command)
-            subject.tell(
+            evaluated.print(f"{count:,} of {every:,} labels, batches of {tuning.batch_size}")
+            classifier = tune(evaluated, evaluated.method(), tuning)
+            numbers = {
+                f"semi_{name}": value for name, value in score(evaluated, classifier).items()
+            }
+            evaluated.append(self.folder, self.protocol(tuning) | numbers, command)
+            evaluated.print(
                 f"semi top-1 {percent(numbers['semi_top1'])}, top-5 {percent(numbers['semi_top5'])}"
                 f" ({count:,} labels, {percent(count / every)} of them; {self.epochs} epochs, "
-                f"lr {tuning.lr:g} and {tuning.head_lr:g}, {subject.at})"
+                f"lr {tuning.lr:g} and {tuning.head_lr:g}, {evaluated.description})"
             )
 
-    def of_few(self, opened: Subject) -> Subject:
-        """Return the subject with only the images whose labels are used, if they allow a score.
+    def of_few(self, whole: EvaluatedRun) -> EvaluatedRun:
+        """Return the evaluated with only the images whose labels are used, if they allow a score.
 
         Raises:
             ValueError: they do not; or the list does not fit the data.
         """
-        few = dataclasses.replace(opened, train=self.chosen(opened.train))
+        few = dataclasses.replace(whole, train=self.chosen(whole.train))
         try:
-            return few.labelled()
+            return few.labeled()
         except ValueError as error:
             if self.list is None:
                 raise

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tools.evaluation.base import percent
+from tools.evaluation.results import percent
 
 Result = tuple[Mapping[str, Any], Mapping[str, float]]
 """What a score depends on, and the scores."""

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from models.methods import Method
 from models.modules.backbone import num_features
 from models.modules.batchnorm import BatchNorm
-from models.optim import LrScale, Schedule, create_optimizer, learning_rate
-from tools.evaluation.base import Subject
+from models.optim import LrScale, create_optimizer, learning_rate
+from models.settings import Schedule
+from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits, feed
-from tools.scoring import scores
+from tools.scoring import accuracy
 from tools.scoring.features import extract
 
 
@@ -62,8 +63,8 @@ class Classifier(nn.Module):
         return self.head(self.backbone(images))
 
 
-def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
-    """Train on the subject's training images, which all have labels; return the classifier.
+def tune(evaluated: EvaluatedRun, method: Method, tuning: Tuning) -> Classifier:
+    """Train on the evaluated's training images, which all have labels; return the classifier.
 
     Batch norm is in training mode, but for a backbone that stays as it is. Rows, crops and weights
     depend on the seed, not on the number of processes.
@@ -71,8 +72,8 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
     Raises:
         ValueError: the batch cannot be shared by the processes, or the loss is not finite.
     """
-    accelerator = subject.accelerator
-    num_classes = scores.count_classes(*map(subject.labels, (subject.train, subject.val)))
+    accelerator = evaluated.accelerator
+    num_classes = accuracy.num_classes(*map(evaluated.labels, (evaluated.train, evaluated.val)))
     classifier = Classifier(method, num_classes, tuning.seed).to(accelerator.device)
     classifier.backbone.requires_grad_(tuning.lr > 0)
     share = tuning.lr / tuning.head_lr
@@ -84,9 +85,9 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
         tuning.momentum,
         lr_scale=lambda name, _: LrScale(share if name.startswith("backbone.") else 1.0),
     )
-    size = batch_that_fits(tuning.batch_size, len(subject.train), accelerator.num_processes)
-    loader = feed(subject, subject.train, size, tuning.seed, tuning.crop_scale)
-    per_epoch = loader.order.steps_per_epoch
+    size = batch_that_fits(tuning.batch_size, len(evaluated.train), accelerator.num_processes)
+    loader = feed(evaluated, evaluated.train, size, tuning.seed, tuning.crop_scale)
+    per_epoch = loader.maker.sampler.steps_per_epoch
     total = tuning.epochs * per_epoch
     trained, optimizer = accelerator.prepare(classifier, sgd)
     trained.train()
@@ -100,7 +101,7 @@ def tune(subject: Subject, method: Method, tuning: Tuning) -> Classifier:
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _say(subject, batch.step + 1, total, loss.detach())
+        _say(evaluated, batch.step + 1, total, loss.detach())
     return classifier
 
 
@@ -120,24 +121,24 @@ def lr_scale(tuning: Tuning, step: int, steps_per_epoch: int) -> float:
     )
 
 
-def _say(subject: Subject, step: int, total: int, loss: Tensor) -> None:
+def _say(evaluated: EvaluatedRun, step: int, total: int, loss: Tensor) -> None:
     """Print about ten lines; all processes stop if the loss is not finite."""
     if step % -(-total // 10) and step != total:
         return
-    mean = float(subject.accelerator.reduce(loss, "mean"))
+    mean = float(evaluated.accelerator.reduce(loss, "mean"))
     if not math.isfinite(mean):
         raise ValueError(f"the loss is {mean} at step {step}: lower --lr and --head-lr")
-    subject.progress(step, total, f"  loss {mean:.3f}")
+    evaluated.progress(step, total, f"  loss {mean:.3f}")
 
 
-def score(subject: Subject, classifier: Classifier) -> dict[str, float]:
+def score(evaluated: EvaluatedRun, classifier: Classifier) -> dict[str, float]:
     """Return ``top1`` and ``top5`` on the validation images, each counted once.
 
     Raises:
         ValueError: the class scores are not finite.
     """
-    batches = subject.batches(subject.val, 256)
-    logits = extract(classifier, classifier, batches, len(subject.val), subject.accelerator)
+    batches = evaluated.batches(evaluated.val, 256)
+    logits = extract(classifier, classifier, batches, len(evaluated.val), evaluated.accelerator)
     if not logits.isfinite().all():
         raise ValueError("the trained network's scores are not finite: lower --lr and --head-lr")
-    return scores.accuracies(*scores.labelled(logits, subject.labels(subject.val)))
+    return accuracy.topk_accuracy(*accuracy.labeled(logits, evaluated.labels(evaluated.val)))

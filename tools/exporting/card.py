@@ -131,7 +131,7 @@ def scores(source: Source, run: Path) -> str:
     rows = []
     for line in read_metrics(run / "metrics.jsonl"):
         if line["step"] == source.step and line.get("knn_top1") is not None:
-            which = METHODS[source.config.method][0].scored
+            which = METHODS[source.config.method].method.scored
             name = _of_encoder("kNN while training", which, source)
             rows.append((name, _scores_of(line), "k=200, temperature=0.1"))
     for line in read_metrics(run / "eval.jsonl"):

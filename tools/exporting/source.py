@@ -17,7 +17,7 @@ from models.modules.backbone import num_features, size_options
 from pipelines.datasets import DataFacts, data_facts
 from tools.config.config import Config
 from tools.engine import build
-from tools.evaluation.base import restore
+from tools.engine.restore import restore
 
 
 @dataclass(frozen=True)

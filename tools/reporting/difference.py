@@ -14,7 +14,6 @@ from pipelines.datasets import DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config, flag
 from tools.config.resolve import resolve
-from tools.engine.build import Data
 from tools.runs.run_dir import RECIPE
 
 ALWAYS = ("method", "mix", "data")
@@ -70,8 +69,7 @@ def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[S
 
 
 def _filled(config: Config, facts: DataFacts) -> Config:
-    unseen: Any = None  # settings are filled in by what is known of the data, not by its images
-    return resolve(config, Data(unseen, None, facts), config.precision or "no")
+    return resolve(config, facts, config.precision or "no")
 
 
 def _gives(base: Config, given: dict[str, Any], wanted: dict[str, Any], facts: DataFacts) -> bool:

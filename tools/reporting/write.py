@@ -12,21 +12,22 @@ from accelerate import Accelerator
 
 from models.methods import METHODS, Method
 from pipelines.datasets import data_facts
+from pipelines.system.atomic import replacing
 from tools.analysis.loaded_run import LoadedRun
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.engine.build import Data
 from tools.reporting import embedding_panel, findings, sections
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
 from tools.reporting.markup import note, page, prose, section, text
 from tools.runs.comparison import read_config
-from tools.runs.metrics import read_metrics, replace_text
+from tools.runs.metrics import read_metrics
 
 NAME = "report.html"
 log = logging.getLogger(__name__)
 
 
 def at_end(
-    config: Config,
+    config: ResolvedConfig,
     folder: Path,
     data: Data,
     method: Method,
@@ -53,7 +54,8 @@ def write(folder: Path, run: LoadedRun | None, how: embedding_panel.How = "pca")
         ValueError: the folder holds no run.
     """
     path = folder / NAME
-    replace_text(path, html(folder, run, how))
+    with replacing(path) as temporary:
+        temporary.write_text(html(folder, run, how), "utf-8")
     return path
 
 
@@ -80,7 +82,9 @@ def html(folder: Path, run: LoadedRun | None, how: embedding_panel.How) -> str:
         head + sections.summary(cards),
         section("events", "On the way", f"<ul>{notes}</ul>" if notes else ""),
         section(
-            "scores", "Scores", sections.scores(lines, results, METHODS[config.method][0].scored)
+            "scores",
+            "Scores",
+            sections.scores(lines, results, METHODS[config.method].method.scored),
         ),
         section("curves", "Curves", sections.course(lines)),
         section(

@@ -185,7 +185,7 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
             raise ValueError(f"{run}: no score {name!r} by {protocol}, but {', '.join(numbers)}")
         apart = NOT_THE_PROTOCOL.union(numbers)
         how = {"score": name} | {key: value for key, value in line.items() if key not in apart}
-        if encoder_of(line) == METHODS[config.method][0].scored:
+        if encoder_of(line) == METHODS[config.method].method.scored:
             how.pop("encoder", None)  # each method by the encoder of its paper: scored alike
         else:
             how["encoder"] = encoder_of(line)

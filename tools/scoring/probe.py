@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.optim import learning_rate
+from tools.scoring import accuracy
 
 OptimizerName = Literal["sgd", "adam"]
 ScheduleName = Literal["cosine", "step", "exponential"]
@@ -37,13 +38,11 @@ class HeadPlan:
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0, of a layer that starts at ``lr``."""
-        total = self.epochs * steps_per_epoch
-        if self.schedule == "exponential":
-            return lr * (self.final_lr / lr) ** (step / total)
         return learning_rate(
             step,
-            total,
+            self.epochs * steps_per_epoch,
             lr,
+            self.final_lr if self.schedule == "exponential" else 0.0,
             schedule=self.schedule,
             milestones=[epoch * steps_per_epoch for epoch in self.milestones],
             gamma=self.factor,
@@ -51,7 +50,7 @@ class HeadPlan:
 
 
 class Heads:
-    """Linear layers trained side by side on the same batches; each is what it would be alone.
+    """Linear layers trained on the same batches; each ends as if trained alone.
 
     All begin with the same weights, drawn from N(0, 0.01) by ``generator``; biases begin at 0.
     """
@@ -121,3 +120,52 @@ def fit(
         for rows in shuffled.split(plan.batch_size):
             heads.step(x[rows], y[rows])
     return heads
+
+
+def linear_sweep(
+    train_features: Float[Tensor, "m d"],
+    train_labels: Int[Tensor, " m"],
+    val_features: Float[Tensor, "n d"],
+    val_labels: Int[Tensor, " n"],
+    *,
+    lrs: Sequence[float],
+    plan: HeadPlan,
+    seed: int = 0,
+) -> dict[float, dict[str, float]]:
+    """Train a linear layer for each learning rate on raw features; return each one's scores.
+
+    The last epoch counts, not the best one. Layers that diverge are left out.
+
+    Raises:
+        ValueError: no labels, or all layers diverged.
+
+    Source: He 2020, arXiv:1911.05722, section 4.1; Caron 2020, arXiv:2006.09882.
+    """
+    accuracy.check_labels(train_labels, val_labels)
+    num_classes = accuracy.num_classes(train_labels, val_labels)
+    x, y = accuracy.labeled(train_features.float(), train_labels)
+    heads = fit(x, y, num_classes, lrs, plan, seed)
+    return linear_scores(heads, lrs, val_features, val_labels)
+
+
+def linear_scores(
+    heads: Heads,
+    lrs: Sequence[float],
+    val_features: Float[Tensor, "n d"],
+    val_labels: Int[Tensor, " n"],
+) -> dict[float, dict[str, float]]:
+    """Return ``linear_top1`` and ``linear_top5`` of each layer that did not diverge.
+
+    Raises:
+        ValueError: all diverged.
+    """
+    x, y = accuracy.labeled(val_features.float(), val_labels)
+    every = {
+        lr: {f"linear_{name}": value for name, value in accuracy.topk_accuracy(scores, y).items()}
+        for lr, scores in zip(lrs, heads.scores(x), strict=True)
+        if scores is not None
+    }
+    if not every:
+        rates = " ".join(f"{lr:g}" for lr in lrs)
+        raise ValueError(f"the linear probe diverged: --lr {rates} is too high for these features")
+    return every

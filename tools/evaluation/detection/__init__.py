@@ -1,1 +1,1 @@
-"""Transfer to object detection: data with boxes, detectors on a run's backbone, their training."""
+"""Object detection: the data sets, the detector, its training and its score."""

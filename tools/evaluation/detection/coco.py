@@ -1,24 +1,24 @@
-"""COCO: pictures in a folder a split, all boxes in annotations/instances_SPLIT.json. Lin 2014."""
+"""COCO, read by pycocotools: images in a folder of each split, boxes in one file. Lin 2014."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from tools.evaluation.detection.examples import Examples, objects_of, read_picture
+from tools.evaluation.detection.dataset import Annotations, Box, DetectionDataset, image_files
 
 TRAIN, VAL = ("train2017",), ("val2017",)
 
-Row = tuple[list[float], int, bool, bool]
 
-
-def coco(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None = None) -> Examples:
-    """Return the pictures of some splits, in the files' order.
+def coco(
+    data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None = None
+) -> DetectionDataset:
+    """Return the images of some splits, in the files' order.
 
     Args:
-        data_dir: the folder that holds ``annotations`` and the splits' pictures.
+        data_dir: the folder that holds ``annotations`` and the splits' images.
         splits: names as ``train2017``.
         classes: names that the files must have, in this order (default: those of the first file,
             by their number; the numbers have gaps, labels have none).
@@ -27,35 +27,32 @@ def coco(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None 
         ValueError: a file is missing, is not COCO's, or has other classes; the text names it.
     """
     paths: list[Path] = []
-    objects: list[list[Row]] = []
+    annotations: list[Annotations] = []
     for split in splits:
         file = data_dir / "annotations" / f"instances_{split}.json"
-        content = _load(file)
+        index = _index(file)
         try:
-            found, images, rows = _parse(content)
+            found, images, objects = _parse(index)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is not COCO's format: {_why(error)}") from error
+            why = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{file} is not COCO's format: {why}") from error
         if classes is not None and found != classes:
             odd = sorted(set(found) ^ set(classes))
             raise ValueError(f"{file}: its classes are not those of training ({', '.join(odd)})")
         classes = found
         paths += [data_dir / split / name for name in images]
-        objects += rows
-    if not paths or classes is None:
-        raise ValueError(f"{data_dir}: {', '.join(splits)} hold no pictures")
-    if not paths[0].is_file():
-        raise ValueError(f"{paths[0]} is missing: it is the first picture of {splits[0]}")
-    return Examples(
-        classes=classes,
-        names=[str(path) for path in paths],
-        objects=[objects_of(rows) for rows in objects],
-        pixels=lambda i: read_picture(paths[i]),
-    )
+        annotations += objects
+    pixels = image_files(paths, f"{data_dir}: {', '.join(splits)}")
+    return DetectionDataset(classes or (), annotations, pixels)
 
 
-def _load(file: Path) -> Any:
+def _index(file: Path) -> Any:
+    """Return pycocotools' index of an annotation file."""
+    from pycocotools.coco import COCO
+
     try:
-        return json.loads(file.read_bytes())
+        with redirect_stdout(None):
+            return COCO(str(file))
     except OSError as error:
         raise ValueError(
             f"{file} cannot be read ({error.strerror or error}): --data-dir names the folder "
@@ -63,24 +60,23 @@ def _load(file: Path) -> Any:
         ) from error
     except ValueError as error:
         raise ValueError(f"{file} is no valid JSON: {error}") from error
+    except (AssertionError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not COCO's format: {error}") from error
 
 
-def _parse(content: Any) -> tuple[tuple[str, ...], list[str], list[list[Row]]]:
-    """Return classes, file names, and the objects of each file."""
-    categories = sorted((c["id"], c["name"]) for c in content["categories"])
-    label = {number: place for place, (number, _) in enumerate(categories)}
-    place = {image["id"]: i for i, image in enumerate(content["images"])}
-    rows: list[list[Row]] = [[] for _ in place]
-    for item in content["annotations"]:
+def _parse(index: Any) -> tuple[tuple[str, ...], list[str], list[Annotations]]:
+    """Return the classes, and the file name and annotations of each image."""
+    images, categories = index.dataset["images"], index.dataset["categories"]
+    names = dict(sorted((c["id"], c["name"]) for c in categories))
+    label = {number: place for place, number in enumerate(names)}
+    for item in index.dataset["annotations"]:
+        if item["category_id"] not in label or item["image_id"] not in index.imgs:
+            raise ValueError(f"annotation {item.get('id')} is of no image or class of the file")
+
+    def box(item: dict[str, Any]) -> Box:
         left, top, width, height = (float(value) for value in item["bbox"])
-        if item["category_id"] not in label or item["image_id"] not in place:
-            raise ValueError(f"annotation {item.get('id')} is of no picture or class of the file")
-        box = [left, top, left + width, top + height]
-        crowd = bool(item.get("iscrowd", 0))
-        rows[place[item["image_id"]]].append((box, label[item["category_id"]], False, crowd))
-    names = tuple(name for _, name in categories)
-    return names, [image["file_name"] for image in content["images"]], rows
+        sides = (left, top, left + width, top + height)
+        return sides, label[item["category_id"]], False, bool(item.get("iscrowd", 0))
 
-
-def _why(error: Exception) -> str:
-    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    annotations = [Annotations.of([box(o) for o in index.imgToAnns[i["id"]]]) for i in images]
+    return tuple(names.values()), [image["file_name"] for image in images], annotations

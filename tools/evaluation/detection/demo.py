@@ -25,7 +25,7 @@ from pipelines.sources.photos import (
     WHITE_BALANCE,
     find_photographs,
 )
-from tools.evaluation.detection.examples import Examples, Objects, Pixels, objects_of
+from tools.evaluation.detection.dataset import Annotations, DetectionDataset, Pixels
 
 CLASSES = ("brick", "coins", "grass", "gravel", "ihc")
 """The photographs that patches are cut from; the others are backgrounds."""
@@ -68,24 +68,21 @@ class Layout:
     patches: tuple[Patch, ...]
 
 
-def demo(split: Split, pictures: int | None = None) -> Examples:
+def demo(split: Split, pictures: int | None = None) -> DetectionDataset:
     """Return a split, or its first pictures.
 
     Raises:
         ValueError: a photograph is missing from the installed packages.
     """
     layouts = [lay_out(split, i) for i in range(PICTURES[split] if pictures is None else pictures)]
-    return Examples(
-        classes=CLASSES,
-        names=[f"demo {split} {i}" for i in range(len(layouts))],
-        objects=[boxes_of(layout) for layout in layouts],
-        pixels=lambda i: paint(split, layouts[i]),
+    return DetectionDataset(
+        CLASSES,
+        [
+            Annotations.of([(patch.box, patch.label, False, False) for patch in layout.patches])
+            for layout in layouts
+        ],
+        lambda row: paint(split, layouts[row]),
     )
-
-
-def boxes_of(layout: Layout) -> Objects:
-    """Return the places of the patches."""
-    return objects_of([(patch.box, patch.label, False, False) for patch in layout.patches])
 
 
 def lay_out(split: Split, index: int) -> Layout:

@@ -1,7 +1,8 @@
-"""Pascal VOC: lists of ImageSets/Main, an XML file of boxes beside each JPEG.
+"""Pascal VOC: lists in ImageSets/Main, and an XML file of boxes for each JPEG. Everingham 2010.
 
-Everingham 2010. ``2007/trainval`` is the list VOC2007/ImageSets/Main/trainval.txt; the published
-transfer protocol trains on 2007/trainval with 2012/trainval and tests on 2007/test.
+``2007/trainval`` is the list VOC2007/ImageSets/Main/trainval.txt. The published transfer protocol
+trains on 2007/trainval and 2012/trainval and tests on 2007/test. torchvision's VOCDetection reads
+neither lists of one's own nor several at once, and returns strings of XML.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tools.evaluation.detection.examples import Examples, objects_of, read_picture
+from tools.evaluation.detection.dataset import Annotations, DetectionDataset, image_files
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -19,11 +20,14 @@ CLASSES = (
 )
 TRAIN, VAL = ("2007/trainval", "2012/trainval"), ("2007/test",)
 
-Annotation = list[tuple[list[float], str, bool]]
+Object = tuple[list[float], str, bool]
+"""Sides, class and whether it is difficult."""
 
 
-def voc(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None = None) -> Examples:
-    """Return the pictures of some lists, in their order.
+def voc(
+    data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None = None
+) -> DetectionDataset:
+    """Return the images of some lists, in their order.
 
     Args:
         data_dir: the folder that holds VOC2007, or the VOCdevkit that does.
@@ -35,36 +39,26 @@ def voc(data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None =
         ValueError: a folder or file is missing or damaged, or holds a class that is not among
             ``classes``; the text names it.
     """
-    paths: list[Path] = []
-    found: list[Annotation] = []
-    for split in splits:
-        root, names = _list(data_dir, split)
-        paths += [root / "JPEGImages" / f"{name}.jpg" for name in names]
-        found += [read_annotation(root / "Annotations" / f"{name}.xml") for name in names]
-    if not paths:
-        raise ValueError(f"{data_dir}: the lists {', '.join(splits)} are empty")
-    if not paths[0].is_file():
-        raise ValueError(f"{paths[0]} is missing: it is the first of the list {splits[0]}")
-    occurring = {name for rows in found for _, name, _ in rows}
+    files = [file for split in splits for file in _listed(data_dir, split)]
+    found = [read_annotation(xml) for _, xml in files]
+    pixels = image_files([jpeg for jpeg, _ in files], f"{data_dir}: {', '.join(splits)}")
+    occurring = {name for objects in found for _, name, _ in objects}
     if classes is None:
         classes = CLASSES if occurring <= set(CLASSES) else tuple(sorted(occurring))
-    for path, rows in zip(paths, found, strict=True):
-        for _, name, _ in rows:
-            if name not in classes:
-                raise ValueError(f"{path.stem}.xml has the class {name}, which training has not")
-    return Examples(
-        classes=classes,
-        names=[str(path) for path in paths],
-        objects=[
-            objects_of([(box, classes.index(name), hard, False) for box, name, hard in rows])
-            for rows in found
-        ],
-        pixels=lambda i: read_picture(paths[i]),
-    )
+    label = {name: number for number, name in enumerate(classes)}
+    for (_, xml), objects in zip(files, found, strict=True):
+        for _, name, _ in objects:
+            if name not in label:
+                raise ValueError(f"{xml.name} has the class {name}, which training has not")
+    annotations = [
+        Annotations.of([(box, label[name], difficult, False) for box, name, difficult in objects])
+        for objects in found
+    ]
+    return DetectionDataset(classes, annotations, pixels)
 
 
-def read_annotation(path: Path) -> Annotation:
-    """Return (box, class, difficult) of each object.
+def read_annotation(path: Path) -> list[Object]:
+    """Return the objects of an image.
 
     VOC counts pixels from 1 and includes the last; boxes here count edges from 0.
 
@@ -77,13 +71,11 @@ def read_annotation(path: Path) -> Annotation:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is no valid XML: {error}") from error
-    rows: Annotation = []
+    objects: list[Object] = []
     for number, item in enumerate(root.iter("object"), 1):
+        sides = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         try:
-            left, top, right, bottom = (
-                float(item.findtext(f"bndbox/{side}") or "nothing")
-                for side in ("xmin", "ymin", "xmax", "ymax")
-            )
+            left, top, right, bottom = (float(side or "nothing") for side in sides)
         except ValueError as error:
             raise ValueError(f"{path}: object {number} has no whole bndbox ({error})") from error
         name = (item.findtext("name") or "").strip()
@@ -91,18 +83,18 @@ def read_annotation(path: Path) -> Annotation:
             raise ValueError(f"{path}: object {number} has no name")
         if right < left or bottom < top:
             raise ValueError(f"{path}: object {number} ends before it begins")
-        hard = (item.findtext("difficult") or "0").strip() == "1"
-        rows.append(([left - 1, top - 1, right, bottom], name, hard))
-    return rows
+        difficult = (item.findtext("difficult") or "0").strip() == "1"
+        objects.append(([left - 1, top - 1, right, bottom], name, difficult))
+    return objects
 
 
-def _list(data_dir: Path, split: str) -> tuple[Path, list[str]]:
-    """Return the folder of a year, and the names in one of its lists."""
+def _listed(data_dir: Path, split: str) -> list[tuple[Path, Path]]:
+    """Return the JPEG and XML files that a list names."""
     year, _, name = split.partition("/")
     if not (year.isdigit() and name):
         raise ValueError(f"{split}: a VOC list is named as 2007/trainval")
-    below = (data_dir / f"VOC{year}", data_dir / "VOCdevkit" / f"VOC{year}")
-    root = next((folder for folder in below if folder.is_dir()), None)
+    places = (data_dir / f"VOC{year}", data_dir / "VOCdevkit" / f"VOC{year}")
+    root = next((folder for folder in places if folder.is_dir()), None)
     if root is None:
         raise ValueError(f"--data-dir {data_dir} has no folder VOC{year} or VOCdevkit/VOC{year}")
     file = root / "ImageSets" / "Main" / f"{name}.txt"
@@ -110,4 +102,5 @@ def _list(data_dir: Path, split: str) -> tuple[Path, list[str]]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
-    return root, [line.split()[0] for line in lines if line.strip()]
+    names = [line.split()[0] for line in lines if line.strip()]
+    return [(root / f"JPEGImages/{n}.jpg", root / f"Annotations/{n}.xml") for n in names]

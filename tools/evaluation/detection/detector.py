@@ -16,10 +16,10 @@ from typing import Any, Literal
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops import MultiScaleRoIAlign
 
 from models.modules.batchnorm import convert_batchnorm
 
@@ -35,59 +35,36 @@ HIDDEN = 1024
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large pictures are shown, in pixels, and how many regions of each are looked at."""
+    """Image sizes in pixels, and the number of regions of each image that the head sees."""
 
     short_sides: tuple[int, ...]
-    """Training draws one of these for a picture's shorter side; the test takes the last."""
+    """Training draws one of these for an image's shorter side; the test takes the last."""
     regions: int = 512
-    """Regions of a picture that the head learns from."""
+    """Regions of an image that the head learns from."""
     proposals: int = 1000
-    """Regions of a picture that the head looks at in the test."""
+    """Regions of an image that the head classifies in the test."""
     longest: int = 1333
     grid: int = 14
-    """Places along each side of a region that C4's head is shown; FPN's is shown 7."""
+    """Side of the grid that a region is pooled to for C4's head; FPN's is 7."""
 
 
-class Stages(nn.Module):
-    """The stem and some stages of a ResNet of timm, under timm's names."""
-
-    def __init__(self, backbone: ResNet, wanted: Sequence[int]) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = backbone.conv1, backbone.bn1
-        self.act1, self.maxpool = backbone.act1, backbone.maxpool
-        self.wanted = tuple(wanted)
-        for stage in range(1, max(wanted) + 1):
-            self.add_module(f"layer{stage}", backbone.get_submodule(f"layer{stage}"))
-        self.out_channels = channels(backbone, self.wanted[-1])
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Return the features of the wanted stages, the largest first, named "0", "1", ..."""
-        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        found: OrderedDict[str, Tensor] = OrderedDict()
-        for stage in range(1, self.wanted[-1] + 1):
-            x = self.get_submodule(f"layer{stage}")(x)
-            if stage in self.wanted:
-                found[str(len(found))] = x
-        return found
+def stem_to_res4(backbone: ResNet) -> nn.Sequential:
+    """Return the stem and the first three stages, under timm's names."""
+    names = ("conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3")
+    stages = nn.Sequential(OrderedDict((name, backbone.get_submodule(name)) for name in names))
+    setattr(stages, "out_channels", channels(backbone, 3))  # noqa: B010 (torchvision reads it)
+    return stages
 
 
-class Pyramid(nn.Module):
-    """Four stages and the pyramid over them."""
-
-    def __init__(self, backbone: ResNet) -> None:
-        super().__init__()
-        self.body = Stages(backbone, (1, 2, 3, 4))
-        self.fpn = FeaturePyramidNetwork(
-            [channels(backbone, stage) for stage in (1, 2, 3, 4)],
-            PYRAMID_CHANNELS,
-            LastLevelMaxPool(),
-            norm_layer=nn.BatchNorm2d,
-        )
-        self.out_channels = PYRAMID_CHANNELS
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Return five levels, the largest first."""
-        return self.fpn(self.body(x))
+def pyramid(backbone: ResNet) -> BackboneWithFPN:
+    """Return all four stages and the pyramid over them."""
+    return BackboneWithFPN(
+        backbone,
+        {f"layer{stage}": str(stage - 1) for stage in (1, 2, 3, 4)},
+        [channels(backbone, stage) for stage in (1, 2, 3, 4)],
+        PYRAMID_CHANNELS,
+        norm_layer=nn.BatchNorm2d,
+    )
 
 
 class Res5(nn.Module):
@@ -110,7 +87,7 @@ def channels(backbone: ResNet, stage: int) -> int:
 
 
 def check_backbone(backbone: nn.Module, name: str) -> ResNet:
-    """Return the backbone if it has the stages of a ResNet over RGB pictures.
+    """Return the backbone if it has the stages of a ResNet over RGB images.
 
     Raises:
         ValueError: it has not.
@@ -134,10 +111,10 @@ def build_detector(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> FasterRCNN:
-    """Return a detector of ``num_classes`` kinds of things that owns the backbone's stages.
+    """Return a detector of ``num_classes`` classes that owns the backbone's stages.
 
-    It takes a list of pictures (3, h, w) in [0, 1] and, while training, their targets with labels
-    from 1; ``mean`` and ``std`` are what the backbone saw its pictures normalised by.
+    It takes a list of images (3, h, w) in [0, 1] and, while training, their targets with labels
+    from 1; ``mean`` and ``std`` are those that the backbone's images were normalized by.
     """
     parts: dict[str, Any] = {
         "min_size": sizes.short_sides,
@@ -149,7 +126,7 @@ def build_detector(
     }
     if kind == "c4":
         model = FasterRCNN(
-            Stages(backbone, (3,)),
+            stem_to_res4(backbone),
             rpn_anchor_generator=AnchorGenerator((ANCHOR_SIDES,), (ASPECTS,)),
             rpn_pre_nms_top_n_train=12000,
             rpn_pre_nms_top_n_test=6000,
@@ -163,7 +140,7 @@ def build_detector(
         sides = tuple((side,) for side in ANCHOR_SIDES)
         levels = ["0", "1", "2", "3"]
         model = FasterRCNN(
-            Pyramid(backbone),
+            pyramid(backbone),
             rpn_anchor_generator=AnchorGenerator(sides, (ASPECTS,) * len(sides)),
             rpn_post_nms_top_n_train=1000,
             box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=0),

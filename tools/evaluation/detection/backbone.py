@@ -16,8 +16,8 @@ from models.methods.base import Which
 from models.modules.backbone import create_backbone
 from pipelines.datasets import data_facts
 from tools.engine import build
-from tools.evaluation.base import of_encoder, restore
-from tools.evaluation.detection.models import check_backbone
+from tools.engine.restore import restore, with_encoder
+from tools.evaluation.detection.detector import check_backbone
 
 Three = tuple[float, float, float]
 
@@ -27,7 +27,7 @@ IMAGE_SIZE = 224
 
 @dataclass(frozen=True)
 class Backbone:
-    """A ResNet, and how it is used to seeing images."""
+    """A ResNet, where its weights come from, and how its images are normalized."""
 
     model: ResNet
     name: str
@@ -42,15 +42,15 @@ class Backbone:
     """Which of a run's encoders, where there are two."""
 
     @property
-    def fine(self) -> bool:
-        """Whether its features are finer than a ResNet's: its stem is for small images."""
+    def has_small_stem(self) -> bool:
+        """Whether its stem keeps the resolution, as for small images."""
         return isinstance(self.model.maxpool, nn.Identity)
 
     @property
-    def told(self) -> str:
-        """Name the weights in a line for people."""
+    def description(self) -> str:
+        """The weights in words."""
         if self.step is not None:
-            return of_encoder(f"{self.origin} at step {self.step:,}", self.encoder)
+            return with_encoder(f"{self.origin} at step {self.step:,}", self.encoder)
         return f"{self.origin} weights, {self.name}"
 
 
@@ -64,49 +64,35 @@ def open_backbone(
 ) -> Backbone:
     """Return what ``--run``, ``--weights``, ``--backbone`` and ``--encoder`` mean, on the host.
 
-    With ``random`` and a run, the run's own network as it was before its first step, drawn from
-    ``seed``.
+    With ``random`` and a run, the run's own network before its first step, drawn from ``seed``.
 
     Raises:
         ValueError: no such run, checkpoint or weights, or no ResNet.
     """
-    folder = run
-    if weights not in (None, "random", "supervised"):
-        folder = Path(str(weights))
     torch.manual_seed(seed)
-    if folder is None:
-        check_backbone(create_backbone(name, IMAGE_SIZE, "standard"), name)
-        model = supervised(name) if weights == "supervised" else None
-        if model is None:
-            torch.manual_seed(seed)
-            model = create_backbone(name, IMAGE_SIZE, "standard", zero_init_last=False)
-        return Backbone(check_backbone(model, name), name, str(weights), None, *seen(model))
-    return _of_run(folder, weights, checkpoint, seed, encoder)
-
-
-def _of_run(
-    folder: Path,
-    weights: str | None,
-    checkpoint: Path | None,
-    seed: int,
-    encoder: Which | None,
-) -> Backbone:
-    config, state = build.load_run(folder, checkpoint)
-    facts = data_facts(config.data)
-    name = config.backbone
+    if run is None:
+        model: nn.Module = create_backbone(name, IMAGE_SIZE, "standard", zero_init_last=False)
+        check_backbone(model, name)
+        if weights == "supervised":
+            model = supervised(name)
+        return Backbone(
+            check_backbone(model, name), name, str(weights), None, *normalization(model)
+        )
+    config, state = build.load_run(run, checkpoint)
+    facts, name = data_facts(config.data), config.backbone
     method = restore(config, state, facts, encoder)
-    encoded = method.scored_encoder.requires_grad_(True)  # a momentum copy has it off
-    trained = check_backbone(encoded, f"{folder} ({config.method} on {name})")
+    scored = method.scored_encoder.requires_grad_(True)  # a momentum copy has it off
+    trained = check_backbone(scored, f"{run} ({config.method} on {name})")
     if weights == "supervised":
         model = check_backbone(supervised(name), name)
-        return Backbone(model, name, weights, None, *seen(model))
+        return Backbone(model, name, weights, None, *normalization(model))
     if weights == "random":
         untrained = dataclasses.replace(config, seed=seed)
         fresh = build.create_method(untrained, 1, facts, state["data"]["images"])
         model = check_backbone(fresh.backbone, name)
         return Backbone(model, name, weights, None, facts.mean, facts.std)
     step, which = state["step"], method.named_encoder
-    return Backbone(trained, name, str(folder), step, facts.mean, facts.std, which)
+    return Backbone(trained, name, str(run), step, facts.mean, facts.std, which)
 
 
 def supervised(name: str) -> nn.Module:
@@ -127,8 +113,8 @@ def supervised(name: str) -> nn.Module:
         ) from error
 
 
-def seen(model: nn.Module) -> tuple[Three, Three]:
-    """Return the mean and deviation that a timm model's images are normalised by."""
+def normalization(model: nn.Module) -> tuple[Three, Three]:
+    """Return the mean and deviation that a timm model's images are normalized by."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return (
         tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),

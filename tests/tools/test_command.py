@@ -1,0 +1,100 @@
+"""Every command ends with one line and a status: never with a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from pipelines.sources.image_file import BadImage
+from tools.export import Arguments
+from tools.runs.command import by_position, command
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["train.py", "eval.py", "tools/bench.py", "tools/export.py", "tools/write_ffcv.py"]
+COMMANDS += ["tools/profile_throughput.py", "tools/demo.py"]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, BadImage])
+def test_a_bad_request_ends_with_its_reason_and_2(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> None:
+        raise error("--data nowhere: there is no such folder")
+
+    assert command("tools/report.py", body) == 2
+    written = capsys.readouterr()
+    assert written.err == "tools/report.py: --data nowhere: there is no such folder\n"
+    assert written.out == ""
+
+
+def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> None:
+        raise KeyboardInterrupt
+
+    assert command("eval.py", body) == 130
+    assert capsys.readouterr().err == "eval.py: interrupted\n"
+
+
+@pytest.mark.parametrize(("status", "expected"), [(None, 0), (0, 0), (3, 3)])
+def test_the_status_of_the_body_passes(status: int | None, expected: int) -> None:
+    assert command("train.py", lambda: status) == expected
+
+
+def test_a_defect_of_the_program_keeps_its_traceback() -> None:
+    def body() -> None:
+        raise KeyError("method")
+
+    with pytest.raises(KeyError):
+        command("train.py", body)
+
+
+def test_a_closed_pipe_ends_quietly_with_1() -> None:
+    program = (
+        "from tools.runs.command import command; import sys; "
+        "sys.exit(command('x', lambda: print('y\\n' * 100_000)))"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    assert run.stderr is not None
+    run.stdout.readline()
+    run.stdout.close()
+    assert run.stderr.read() == ""
+    assert run.wait(60) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_without_its_packages_a_command_names_the_environment(name: str) -> None:
+    """``-I -S``: the interpreter without site-packages, as before ``make install``."""
+    run = subprocess.run(
+        [sys.executable, "-S", name], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"{name}: No module named 'numpy': ")
+    assert f".venv/bin/python {name}" in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("runs/a", "--to", "timm", "b.pth"),
+        ("--run", "runs/a", "--to", "timm", "b.pth"),
+        ("--to", "timm", "b.pth", "--run=runs/a"),
+        ("--output", "b.pth", "--to", "timm", "--run", "runs/a"),
+        ("runs/a", "--output=b.pth", "--to", "timm"),
+    ],
+)
+def test_run_and_output_go_by_position_or_by_name(given: tuple[str, ...]) -> None:
+    assert by_position(given) == ["runs/a", "--to", "timm", "b.pth"]
+    args = tyro.cli(Arguments, args=by_position(given))
+    assert (args.run, args.output, args.to) == (Path("runs/a"), Path("b.pth"), "timm")

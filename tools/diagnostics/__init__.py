@@ -1,0 +1,1 @@
+"""What is installed: standard library only, so that it runs before anything is."""

@@ -1,0 +1,171 @@
+"""A run's network as a checkpoint holds it, and the labelled images to score it on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.methods import Method
+from models.methods.base import Which
+from pipelines.datasets import DataFacts
+from pipelines.sources.table import Table
+from tools.config.config import ResolvedConfig
+from tools.engine import build
+from tools.engine.restore import with_encoder
+from tools.evaluation.results import append, stamp
+from tools.scoring import accuracy
+from tools.scoring.features import extract
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run's network as a checkpoint holds it, and the labelled images to score it on."""
+
+    config: ResolvedConfig
+    """The run's settings, with the data that are scored."""
+    state: Mapping[str, Any]
+    """The checkpoint."""
+    facts: DataFacts
+    """How the network saw images in training: size, mean and deviation."""
+    train: Table
+    val: Table
+    decoders: build.Decoders
+    accelerator: Accelerator
+    restored: Method
+    """The run's method with the checkpoint's weights, and the encoder that is scored."""
+
+    def method(self) -> Method:
+        """Return the run's method with the checkpoint's weights, on the device."""
+        return self.placed(self.restored)
+
+    def placed(self, method: Method) -> Method:
+        """Put a method on the device, laid out as the run's was."""
+        if self.config.channels_last:
+            method.to(memory_format=torch.channels_last)
+        return method.to(self.accelerator.device)
+
+    def features(
+        self,
+        method: Method,
+        encode: Callable[[Tensor], Tensor],
+        table: Table,
+        batch_size: int,
+    ) -> Tensor:
+        """Encode a table's evaluation views, (rows, d), in row order; each image counts once."""
+        batches = self.batches(table, batch_size)
+        return extract(method, encode, batches, len(table), self.accelerator)
+
+    def batches(self, table: Table, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Yield this process's share of a table's evaluation views, with their rows."""
+        return build.evaluation_batches_of(
+            self.config, table, self.facts, self.decoders, self.accelerator, batch_size
+        )
+
+    def labels(self, table: Table) -> Tensor:
+        """Return a table's labels on the device, (rows,)."""
+        return torch.from_numpy(table.label).to(self.accelerator.device)
+
+    def labeled(self) -> EvaluatedRun:
+        """Return the evaluated with only the images that have labels, if they allow a score.
+
+        Raises:
+            ValueError: one set has no labels, or ``check_classes`` says why.
+        """
+        accuracy.check_labels(*(torch.from_numpy(t.label) for t in (self.train, self.val)))
+        train, val = labeled_rows(self.train), labeled_rows(self.val)
+        chosen = dataclasses.replace(self, train=train, val=val)
+        chosen.check_classes()
+        return chosen
+
+    def check_classes(self) -> None:
+        """Compare the classes of the two sets; print which ones the score does not cover.
+
+        Raises:
+            ValueError: an image to score is of a class of which there is none to learn from.
+        """
+        known, scored = (np.unique(t.label[t.label >= 0]) for t in (self.train, self.val))
+        unseen = [self.class_name(c) for c in scored if c not in known]
+        if unseen:
+            raise ValueError(
+                f"--val-data {self.config.val_data or self.config.data} has images of "
+                f"{_some(unseen)}, and --data {self.config.data} has none to learn from"
+            )
+        missing = [self.class_name(c) for c in known if c not in scored]
+        if missing:
+            self.print(
+                f"note: --val-data has no image of {_some(missing)}: the score is without them"
+            )
+
+    def class_name(self, label: int) -> str:
+        """Return a class's name, or its number where classes have no names."""
+        classes = self.train.classes
+        return repr(classes[label]) if label < len(classes) else f"class {label}"
+
+    @property
+    def description(self) -> str:
+        """Name the checkpoint, and the encoder where there are two."""
+        return with_encoder(f"step {self.state['step']}", self.restored.named_encoder)
+
+    def print(self, text: str) -> None:
+        """Print, in the first process."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
+    def progress(self, step: int, total: int, text: str = "") -> None:
+        """Print about ten lines over ``total`` steps."""
+        every = -(-total // 10)
+        if step % every == 0 or step == total:
+            self.print(f"step {step:,}/{total:,}{text}")
+
+    def append(self, run: Path, numbers: Mapping[str, Any], command: str) -> None:
+        """Append a protocol's numbers and the common ``record`` to the run's eval.jsonl.
+
+        Where both have a key, the protocol's number stands.
+        """
+        append(run, {**numbers, **self.record(command), **numbers}, self.accelerator)
+
+    def record(self, command: str) -> dict[str, Any]:
+        """Return what every line of eval.jsonl holds besides the protocol's numbers."""
+        return {
+            "step": self.state["step"],
+            "seed": self.config.seed,
+            "data": self.config.data,
+            "val_data": self.config.val_data,
+            "train_images": len(self.train),
+            "val_images": len(self.val),
+            "precision": self.accelerator.mixed_precision,
+            "world_size": self.accelerator.num_processes,
+            **({"classes": str(self.config.classes)} if self.config.classes else {}),
+            **encoder_line(self.restored),
+            **self._subset(),
+        } | stamp(command)
+
+    def _subset(self) -> dict[str, Any]:
+        if self.config.subset is None:
+            return {}
+        return {"subset": self.config.subset, "subset_seed": self.config.subset_seed}
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def labeled_rows(table: Table) -> Table:
+    """Return the rows that have a label; the table itself when all have one."""
+    rows = np.flatnonzero(table.label >= 0)
+    return table if len(rows) == len(table) else table.take(rows)
+
+
+def encoder_line(method: Method) -> dict[str, Which]:
+    """Return the encoder's entry in eval.jsonl: empty where there is only one encoder."""
+    return {"encoder": method.named_encoder} if method.named_encoder else {}

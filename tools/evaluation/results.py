@@ -1,0 +1,35 @@
+"""Lines of eval.jsonl: when, from which commit and by which command something was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from tools.runs.machine import commit
+
+
+def append(run: Path, line: Mapping[str, Any], accelerator: Accelerator) -> None:
+    """Append a line to the run's eval.jsonl, in the first process.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    if accelerator.is_main_process:
+        with (run / "eval.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def stamp(command: str) -> dict[str, Any]:
+    """Return when, from which commit and by which command something was measured."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"time": now, "commit": commit() or None, "command": command}
+
+
+def percent(share: float) -> str:
+    """Write a share in [0, 1] as 12.3 %."""
+    return f"{100 * share:.1f} %"

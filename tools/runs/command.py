@@ -1,0 +1,63 @@
+"""How every command ends: one line and an exit status instead of a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pipelines.sources.image_file import BadImage
+
+
+def command(name: str, body: Callable[[], int | None]) -> int:
+    """Run the body of the command ``name``, as "tools/report.py"; return the exit status.
+
+    ======================================  ======  ==========================
+    The body                                status  on stderr
+    ======================================  ======  ==========================
+    returns a status, or None for success   status
+    ValueError, OSError, BadImage           2       ``NAME: reason``
+    KeyboardInterrupt                       130     ``NAME: interrupted``
+    BrokenPipeError (``| head``)            1
+    ======================================  ======  ==========================
+
+    Flags that do not parse end with 2 too: tyro and argparse raise ``SystemExit``, which passes.
+    """
+    try:
+        status = body() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        discard_output()
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, BadImage) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+
+
+def discard_output() -> None:
+    """Send the rest of stdout nowhere: Python flushes it at exit, into the closed pipe."""
+    with contextlib.suppress(OSError):  # stdout need not be a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def by_position(words: Sequence[str]) -> list[str]:
+    """Return a command line in which ``--run RUN`` and ``--output OUTPUT`` are RUN and OUTPUT.
+
+    RUN becomes the first argument and OUTPUT the last, for commands that take both by position.
+    """
+    rest: list[str] = []
+    named: dict[str, list[str]] = {"--run": [], "--output": []}
+    arguments = iter(words)
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if flag in named:
+            named[flag] += [value] if equals else list(itertools.islice(arguments, 1))
+        else:
+            rest.append(word)
+    return [*named["--run"], *rest, *named["--output"]]
