@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
-from pipelines.settings import Interpolation
 from pipelines.sampler import Sampler
+from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.system.workers import main_hidden
 from pipelines.views import View
