@@ -24,8 +24,8 @@ from typing import Annotated, Any
 import tyro
 
 from pipelines.system.atomic import replacing
-from tools.runs.comparison import read_config, settings_of
 from tools.runs.metrics import read_metrics
+from tools.runs.scores import read_config, settings_of
 
 COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 

@@ -25,7 +25,7 @@ from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
-from tools.runs.comparison import alike, read_scores
+from tools.runs.scores import alike, read_scores
 
 COPIES = {"moco": "key_encoder", "byol": "target", "moco-v3": "key_encoder", "dino": "teacher"}
 """Methods with a momentum copy, and its attribute."""

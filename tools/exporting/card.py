@@ -14,9 +14,9 @@ from pipelines.mixtures.unmix import UN_MIX
 from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.exporting.source import Source
-from tools.runs.comparison import NOT_THE_PROTOCOL, SCORES, encoder_of
 from tools.runs.machine import commit
 from tools.runs.metrics import read_metrics
+from tools.runs.scores import NOT_THE_PROTOCOL, SCORES, encoder_of
 
 LIBRARIES = {"huggingface": "timm", "timm": "timm"}
 """Name that the hub has for a target's library, where it is not the target's."""
