@@ -27,16 +27,14 @@ CONTRACTS = {
 
 LONG_FILES = {
     "pipelines/augment/cpu.py": "one compiled kernel",
-    "tools/benchmarks/contenders.py": "to be split",
-    "tools/benchmarks/peer.py": "to be split",
-    "tools/doctor.py": "to be split",
-    "tools/evaluation/base.py": "to be split",
-    "tools/profile_throughput.py": "to be split",
+    "pipelines/public.py": "to be split",
+    "tools/config/sections.py": "to be split",
     "tools/runs/comparison.py": "to be split",
 }
 """Files of more than 300 lines, and why."""
 LONG_FUNCTIONS = {
-    "models/methods/__init__.py:build_method": "to be split",
+    "models/methods/build.py:build_method": "to be split",
+    "pipelines/public.py:build_loader": "to be split",
 }
 """Functions of more than 60 lines, and why."""
 
@@ -70,7 +68,8 @@ def test_long_functions_are_listed() -> None:
 
 def test_tests_lie_where_their_subject_does() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
-    assert folders - {"__pycache__"} == {*PACKAGES, "integration", "faults", "support"}
+    others = {"integration", "faults", "fixtures", "support"}
+    assert folders - {"__pycache__"} == {*PACKAGES, *others}
     assert {path.name for path in (ROOT / "tests").glob("*.py")} == {"conftest.py"}
     cases = "|".join(path.stem for path in (ROOT / "tests/support").glob("*.py"))
     for package in PACKAGES:

@@ -44,7 +44,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 def smooth(num_rows: int, size: int) -> torch.Tensor:
     """Random images, (n, size, size, 3) uint8, without a pixel's noise."""
-    coarse = torch.rand(num_rows, 3, size // 8, size // 8, generator=torch.manual_seed(0)) * 255
+    coarse = (
+        torch.rand(num_rows, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+        * 255
+    )
     images = F.interpolate(coarse, size=(size, size), mode="bilinear")
     return images.byte().permute(0, 2, 3, 1).contiguous()
 
