@@ -11,10 +11,10 @@ from conftest import toy_images
 from runs import MIXES, SMALL, TINY, lines, run_train
 
 from pipelines.datasets import data_facts
-from tools.config.cli import ADDED_LATER, NUMBERS, from_saved, parse, to_dict
-from tools.config.config import Config
+from tools.config.cli import ADDED_LATER, from_saved, parse, to_dict
+from tools.config.config import NUMBERS, Config
 from tools.engine import build, checkpoint
-from tools.plots import curves
+from tools.plots import curves, views
 
 MIXTURES, LOADERS = ("none", "global", "region", "unmix"), ("memory", "ffcv", "dali")
 FULL = ("moco", "simclr", "byol", "swav")
@@ -30,8 +30,8 @@ RUNS = [
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    monkeypatch.setattr(views, "draw_views", lambda *_: None)
+    monkeypatch.setattr(curves, "draw_curves", lambda *_: None)
 
 
 def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
