@@ -5,7 +5,8 @@
 #
 # PYTHON=python3.12 names the interpreter the environment is made from.
 
-PY := .venv/bin/python
+VENV := .venv
+PY := $(VENV)/bin/python
 ARGS :=
 
 .DEFAULT_GOAL := help
@@ -27,8 +28,10 @@ train: install  ## learn from the embedded photographs and score the result; ARG
 results: install  ## does a mixture help? one seed of SimCLR with and without Un-Mix; DATA=FOLDER of CIFAR-10
 	PYTHON=$(PY) EPOCHS=30 SEEDS=0 STAGES=pair OUTPUT=runs/cifar10-10k-short tools/results_host.sh
 
-test: install  ## run the whole test suite; ARGS go to pytest
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+# Examples are not looked for in fault tests, which are programs, nor where Triton must be installed.
+test: install  ## run the test suite and the docstrings' examples; ARGS go to pytest
+	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules --ignore=tests/faults \
+		--ignore=tests/support --ignore=pipelines/augment/triton_kernels.py $(ARGS)
 
 faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pytest
 	$(PY) -m pytest -o "pythonpath=tests/support tests/faults" tests/faults/*.py $(ARGS)
@@ -36,10 +39,12 @@ faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pyt
 docs: install  ## build the pages of docs/ into site/, to be opened from disk: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-lint: install  ## check formatting, rules and types
+lint: install  ## check formatting, rules, imports between rooms, types and the Dockerfile
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) -m mypy
+	$(VENV)/bin/hadolint Dockerfile
 
 lock: install  ## pin requirements.txt anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \

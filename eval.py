@@ -9,7 +9,9 @@ python eval.py semi runs/NAME --fraction 0.1
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import tools.diagnostics.environment  # noqa: F401
+    from tools.diagnostics import environment
+
+    environment.check()
 
 import shlex
 import sys

@@ -6,49 +6,49 @@ accelerate launch train.py --method swav --mix region
 from __future__ import annotations
 
 if __name__ == "__main__":
-    import tools.diagnostics.environment  # noqa: F401
+    from tools.diagnostics import environment
+
+    environment.check()
 
 import logging
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from pipelines.sampler import Sampler
 from tools.config.cli import parse
-from tools.config.config import Config
-from tools.config.view_plan import views_of
-from tools.distributed.launch import check_trackers, is_lost_contact, start, start_trackers
-from tools.engine import build, dry_run
-from tools.engine.accumulation import changes
-from tools.engine.clim_refresh import ClimRefresh
-from tools.engine.logger import RunLogger
-from tools.engine.online_knn import OnlineKnn
-from tools.engine.train_state import TrainState
-from tools.engine.trainer import STOPPED, Run, prepare
-from tools.plots import curves
-from tools.plots.views import draw_views
-from tools.reporting.write import at_end as report_at_end
-from tools.runs import run_dir as run_folder
+from tools.config.config import Config, ResolvedConfig
+from tools.config.preflight import preflight
 from tools.runs.command import command
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from pipelines.sampler import Sampler
+    from tools.engine.logger import RunLogger
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the flags say; return the exit status."""
     logging.basicConfig(format="%(message)s")
-    return command("train.py", lambda: parse_and_train(argv))
+    return command("train.py", lambda: parse_and_run(argv))
 
 
-def parse_and_train(argv: Sequence[str] | None) -> int:
-    """Train as the flags say; a process that lost contact with the others returns 2."""
+def parse_and_run(argv: Sequence[str] | None) -> int:
+    """Train as the flags say; a process that lost contact with the others returns 2.
+
+    What needs torch is imported after the flags are known to be right: they are answered at once.
+    """
     config = parse(argv)
+    preflight(config)
+    from tools.distributed.launch import is_lost_contact, start
+
     accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
     if accelerator.is_main_process:
         logging.getLogger("pipelines").setLevel(logging.INFO)
     try:
-        return train(config, accelerator)
+        return plan(config, accelerator) if config.dry_run else train(config, accelerator)
     except RuntimeError as error:
         if not is_lost_contact(error):
             raise
@@ -57,17 +57,38 @@ def parse_and_train(argv: Sequence[str] | None) -> int:
         return 2
 
 
-def train(config: Config, accelerator: Accelerator) -> int:
+def plan(config: Config, accelerator: Accelerator) -> int:
+    """Print what the run would do; nothing is downloaded or written."""
+    from tools.config.view_plan import view_plan
+    from tools.engine import build, dry_run
+
+    data, missing = dry_run.open_without_download(config, accelerator)
+    resolved, order, method = build.assemble(config, data, accelerator)
+    views = view_plan(resolved, method, order.steps_per_epoch)
+    rows = resolved.batch_size // accelerator.num_processes
+    accelerator.print(dry_run.describe(resolved, method, views, order.steps_per_epoch, rows))
+    for line in missing:
+        accelerator.print(line)
+    return 0
+
+
+def train(given: Config, accelerator: Accelerator) -> int:
     """Put the parts together and run from the first step, or the one resumed at, to the last."""
-    if not config.dry_run:
-        check_trackers(config.log_with)
-        run_folder.refuse_unwritable(config, accelerator)
-    data = build.open_data_of(config, accelerator)
-    config, order, method = build.assemble(config, data, accelerator)
-    if config.dry_run:
-        views, rows = views_of(config), config.batch_size // accelerator.num_processes
-        accelerator.print(dry_run.describe(config, method, views, order.steps_per_epoch, rows))
-        return 0
+    from tools.distributed.launch import check_trackers
+    from tools.engine import build
+    from tools.engine.clim_refresh import ClimRefresh
+    from tools.engine.online_knn import OnlineKnn
+    from tools.engine.train_state import TrainState
+    from tools.engine.trainer import STOPPED, Run, prepare
+    from tools.plots import curves
+    from tools.plots.views import draw_views
+    from tools.reporting.write import at_end as report_at_end
+    from tools.runs import run_dir as run_folder
+
+    check_trackers(given.log_with)
+    run_folder.refuse_unwritable(given, accelerator)
+    data = build.open_data_of(given, accelerator)
+    config, order, method = build.assemble(given, data, accelerator)
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_folder.choose(config, accelerator)
@@ -86,7 +107,7 @@ def train(config: Config, accelerator: Accelerator) -> int:
                 config, data, decoders, state, record, method, accelerator, order.steps_per_epoch
             )
             if step < last:
-                loader.neighbours = neighbourhood.at(step)
+                neighbourhood.update(loader, step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
                 draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
@@ -107,9 +128,19 @@ def train(config: Config, accelerator: Accelerator) -> int:
 
 
 def start_record(
-    config: Config, folder: Path, accelerator: Accelerator, order: Sampler, step: int, last: int
+    config: ResolvedConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    order: Sampler,
+    step: int,
+    last: int,
 ) -> RunLogger:
     """Open the run's folder: settings, trackers, and the record cut back to ``step``."""
+    from tools.config.resolve import changes
+    from tools.distributed.launch import start_trackers
+    from tools.engine.logger import RunLogger
+    from tools.runs import run_dir as run_folder
+
     if accelerator.is_main_process:
         start_trackers(accelerator, folder, config.log_with)
         run_folder.write_config(folder, config)

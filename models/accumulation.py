@@ -1,4 +1,4 @@
-"""Running statistics of a step that is computed in micro-batches."""
+"""Running statistics of batch norm when a step is computed in micro-batches."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ T = TypeVar("T")
 
 
 @torch.no_grad()
-def from_one_start(module: nn.Module, parts: Sequence[T]) -> Iterator[T]:
-    """Yield the parts; batch norms' running statistics end as if all had been one batch.
+def average_running_stats(module: nn.Module, parts: Sequence[T]) -> Iterator[T]:
+    """Yield micro-batches; the running statistics end as if they had been one batch.
 
-    They start at the same point for each part and end at the mean of where they came to: they are
-    linear in the batches' statistics, and those of a batch are the mean over its groups.
+    Before each part they are reset to their values at the start, and in the end they become the
+    mean of the values after each part. This is exact: they are linear in the batch statistics, and
+    the statistics of a batch are the mean over its groups.
     """
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     buffers = [b for m in norms for b in m.buffers()]
     start = [b.clone() for b in buffers]
-    total = [torch.zeros_like(b) for b in buffers]
+    totals = [torch.zeros_like(b) for b in buffers]
     for part in parts:
         for buffer, value in zip(buffers, start, strict=True):
             buffer.copy_(value)
         yield part
-        for sum_, buffer in zip(total, buffers, strict=True):
-            sum_.add_(buffer)
-    for buffer, sum_ in zip(buffers, total, strict=True):
-        buffer.copy_(sum_ / len(parts))  # a count of batches is the same for all
+        for total, buffer in zip(totals, buffers, strict=True):
+            total.add_(buffer)
+    for buffer, total in zip(buffers, totals, strict=True):
+        buffer.copy_(total / len(parts))  # num_batches_tracked is equal after all parts

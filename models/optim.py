@@ -1,4 +1,4 @@
-"""Optimisers by timm's names, and the learning rate as a pure function of the step."""
+"""Optimizers by timm's names, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import timm.optim
 from torch import nn, optim
 
-Schedule = Literal["cosine", "step", "constant"]
+from models.settings import Schedule
 
 
 @dataclass(frozen=True)
 class LrScale:
-    """How a parameter's learning rate follows the run's."""
+    """How a parameter's learning rate follows the learning rate of the run."""
 
     share: float = 1.0
-    """Its part of the run's rate."""
+    """Multiplier of the run's rate."""
     scheduled: bool = True
-    """Whether it falls with the run's after the warm-up, or keeps to the peak."""
+    """Whether it follows the schedule after the warm-up; else it stays at the peak."""
 
 
 def is_norm_or_bias(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is a bias or belongs to a norm: what LARS and decay leave out."""
+    """Return whether a parameter is a bias or belongs to a norm layer."""
     return parameter.ndim <= 1 or name.endswith(".bias")
 
 
@@ -38,27 +37,29 @@ def create_optimizer(
     decay_norm_and_bias: bool = True,
     lr_scale: Callable[[str, nn.Parameter], LrScale] = lambda name, parameter: LrScale(),
 ) -> optim.Optimizer:
-    """Return timm's optimiser ``name`` over the parameters that take a gradient.
+    """Return timm's optimizer ``name`` over the parameters that take a gradient.
 
-    ``momentum`` is SGD with classical momentum (timm's ``sgd`` is Nesterov's); ``lars`` adapts
-    only parameters that decay. Parameters of one decay and one ``LrScale`` make a group that keeps
-    its ``share`` and ``scheduled``; setting the groups' rates by them is the caller's part.
+    ``momentum`` is SGD with classical momentum (timm's ``sgd`` is Nesterov's); ``lars`` adapts the
+    rates of decayed parameters only. Parameters with equal decay and ``LrScale`` form a group that
+    stores ``share`` and ``scheduled``; the caller sets the groups' rates by them.
 
     Args:
         module: the method.
-        name: a timm optimiser name: momentum, lars, adamw, ...
-        lr: learning rate for the whole batch.
-        weight_decay: L2 penalty (decoupled where the optimiser's name says so).
-        momentum: for optimisers that have one.
-        decay_norm_and_bias: whether biases and batch norm's parameters decay (and adapt) as well.
-        lr_scale: a parameter's rate, by its name and itself.
+        name: a timm optimizer name: momentum, lars, adamw, ...
+        lr: learning rate of the whole batch.
+        weight_decay: L2 penalty; decoupled in optimizers such as AdamW.
+        momentum: for optimizers that have one.
+        decay_norm_and_bias: whether biases and norm layers are decayed (and adapted) as well.
+        lr_scale: returns a parameter's ``LrScale``, given its name and itself.
 
     Raises:
-        ValueError: timm has no such optimiser.
+        ValueError: timm has no such optimizer.
     """
+    import timm.optim
+
     known = timm.optim.list_optimizers()
     if name not in known:
-        raise ValueError(f"--optimizer {name}: timm has no such optimiser; it has {known}")
+        raise ValueError(f"--optimizer {name}: timm has no such optimizer; it has {known}")
     groups: dict[tuple[float, LrScale], list[nn.Parameter]] = {}
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -89,19 +90,24 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of step ``step``, counted from 0.
 
-    The first ``warmup_steps`` rise linearly, ``peak (step + 1) / warmup_steps``. Then, with t from
-    0 to 1 over the steps left, cosine: ``final + (peak - final) (1 + cos(pi t)) / 2``; step:
+    It rises linearly during ``warmup_steps``: ``peak (step + 1) / warmup_steps``. Then, with t from
+    0 to 1 over the remaining steps, cosine: ``final + (peak - final) (1 + cos(pi t)) / 2``; step:
     ``peak gamma^(milestones passed)``; exponential: ``peak (final / peak)^t``; constant: ``peak``.
 
     Args:
         step: 0 to ``total_steps - 1``.
         total_steps: steps of the whole run.
         peak: highest learning rate.
-        final: where the cosine or the exponential ends; above 0 for the exponential.
+        final: learning rate at the end of the cosine or the exponential (above 0 for the latter).
         warmup_steps: steps of the linear rise.
         schedule: cosine, step, exponential or constant.
-        milestones: the steps at which the rate drops, ascending.
-        gamma: the factor of each drop.
+        milestones: steps at which the rate drops, ascending.
+        gamma: factor of each drop.
+
+    >>> [learning_rate(step, 6, peak=1.0, warmup_steps=2) for step in (0, 1, 2, 4)]
+    [0.5, 1.0, 1.0, 0.5]
+    >>> [learning_rate(step, 6, peak=1.0, schedule="step", milestones=(2, 4)) for step in (1, 2, 3)]
+    [1.0, 0.1, 0.1]
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -70,3 +70,10 @@ class Batch:
                 Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam)) for m in self.mixed
             ),
         )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a host tensor on ``device`` without waiting; to CUDA through page-locked memory."""
+    if device.type == "cuda" and tensor.numel():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

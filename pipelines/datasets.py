@@ -53,6 +53,7 @@ def open_data(
     *,
     on_bad: OnBad = "stop",
     classes_file: Path | None = None,
+    download: bool = True,
 ) -> Table:
     """Open what ``spec`` names.
 
@@ -63,29 +64,42 @@ def open_data(
             ``.beton`` is what it is.
         on_bad: what to do with files whose header cannot be read.
         classes_file: keep these classes only (a name a line), labelled in the file's order.
+        download: fetch published files that are not there.
 
     Raises:
+        NotDownloaded: a published set is not there, and ``download`` is off.
         ValueError: nothing of that name, or nothing usable in it.
     """
     keep = None if classes_file is None else read_classes(classes_file)
     if spec.startswith("folder:"):
         return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep)
-    table = _open_named(spec, data_dir, split, on_bad)
+    table = _open_named(spec, data_dir, split, on_bad, download)
     return table if keep is None else keep_classes(table, keep, spec)
 
 
-def _open_named(spec: str, data_dir: Path, split: Split, on_bad: OnBad) -> Table:
+def check_spec(spec: str) -> None:
+    """Refuse what is not in the grammar, and paths that do not exist; opens nothing.
+
+    Raises:
+        ValueError: saying which, with the nearest name.
+    """
+    if spec.startswith("folder:") or spec.endswith(".beton"):
+        _path(spec)
+    elif spec not in DATASETS:
+        raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
+
+
+def _open_named(spec: str, data_dir: Path, split: Split, on_bad: OnBad, download: bool) -> Table:
+    check_spec(spec)
     if spec.endswith(".beton"):
         return open_beton(_path(spec))
     if spec == "photos":
         return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad)
     if spec in ("cifar10", "cifar100"):
-        return open_cifar(spec, data_dir, split)
+        return open_cifar(spec, data_dir, split, download)
     if spec == "stl10":
-        return open_stl10(data_dir, split)
-    if spec == "tiny-imagenet":
-        return open_tiny_imagenet(data_dir, split, on_bad)
-    raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
+        return open_stl10(data_dir, split, download)
+    return open_tiny_imagenet(data_dir, split, on_bad)
 
 
 def _hint(spec: str) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.augment.params import center_box
-from pipelines.augment.reference import AugmentPlan, finish
+from pipelines.augment.reference import AugmentPlan, augment
 from pipelines.decoders import Crops, Decoder
 from pipelines.sampler import all_rows
 from pipelines.sources.table import Table
@@ -52,7 +52,7 @@ def evaluation_batches(
 
     def images(crops: Tensor) -> Tensor:
         crops = crops.to(device, non_blocking=True)
-        return finish(crops, AugmentPlan.nothing(len(crops), device), mean, std)
+        return augment(crops, AugmentPlan.nothing(len(crops), device), mean, std)
 
     with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
         ahead = None

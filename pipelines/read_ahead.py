@@ -16,20 +16,20 @@ class ReadAhead:
     """Asks for the bytes of steps ``start`` to ``stop - 1`` of a rank, at most ``steps`` ahead.
 
     Each step's bytes are asked for once, in a thread of its own, because a busy disk makes even
-    asking slow; an order by blocks asks for whole blocks, each once an epoch. ``beside`` says which
-    rows a step shows besides its own.
+    asking slow; a shuffle of blocks asks for whole blocks, each once an epoch. ``extra`` gives the
+    rows that a step shows beyond its own.
     """
 
     def __init__(
         self,
         source: Source,
-        order: Sampler,
+        sampler: Sampler,
         start: int,
         stop: int,
         steps: int,
-        beside: Callable[[int], NDArray[np.int64]] | None = None,
+        extra: Callable[[int], NDArray[np.int64]] | None = None,
     ) -> None:
-        self._source, self._order, self._beside = source, order, beside
+        self._source, self._sampler, self._extra = source, sampler, extra
         self._next, self._stop, self._steps = start, stop, steps
         self._thread = ThreadPoolExecutor(1, "unmix-read-ahead")
         self._asking: Future[None] | None = None
@@ -47,19 +47,20 @@ class ReadAhead:
     def _ask(self, until: int) -> None:
         while self._next < until:
             rows = self._rows(self._next)
-            if self._beside is not None:
-                rows = np.union1d(rows, self._beside(self._next))
+            extra = rows[:0] if self._extra is None else self._extra(self._next)
+            if len(extra):
+                rows = np.union1d(rows, extra)
             if len(rows):
                 self._source.will_need(rows)
             self._next += 1
 
     def _rows(self, step: int) -> NDArray[np.int64]:
         """What a step is the first to need: its rows, or the blocks of them not yet asked for."""
-        rows, blocks = self._order.rows(step), self._order.blocks
+        rows, blocks = self._sampler.rows(step), self._sampler.blocks
         if blocks is None:
             return rows
-        if self._order.epoch(step) != self._epoch:
-            self._epoch = self._order.epoch(step)
+        if self._sampler.epoch(step) != self._epoch:
+            self._epoch = self._sampler.epoch(step)
             self._asked.clear()
         new = [block for block in blocks.of(rows).tolist() if block not in self._asked]
         self._asked.update(new)

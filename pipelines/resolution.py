@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-
-from pipelines.views import View
 
 FINE_BELOW = 96
 """Sides are multiples of 4 in runs that stay below this many pixels, of 32 in others."""
@@ -83,9 +80,3 @@ def parse_schedule(text: str) -> tuple[int, int]:
             "shrink, as 160:224 (in quotes in YAML)"
         )
     return first, last
-
-
-def with_side(views: Sequence[View], side: int) -> tuple[View, ...]:
-    """Return the views with this side in place of the largest one among them."""
-    largest = max(view.size for view in views)
-    return tuple(replace(v, size=side) if v.size == largest else v for v in views)

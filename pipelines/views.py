@@ -1,8 +1,11 @@
-"""What happens to a view, in numbers."""
+"""What happens to a view, in numbers, and all views of a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from pipelines.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,29 @@ class View:
     """Range of the blur's standard deviation in pixels."""
     solarize: float = 0.0
     """Probability of inverting all values from one half up."""
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """The views of every step of a run."""
+
+    views: tuple[View, ...]
+    """At the largest side they ever have, copies at other sides last."""
+    mixed: tuple[int, ...] = (0,)
+    """Views that a mixture mixes, each before its copies; label-free mixtures change all views."""
+    copies: Mapping[int, int] = field(default_factory=dict)
+    """Which views show another one again at another side: copy -> original."""
+    resolution: Resolution | None = None
+    """The side of the largest views, if it changes."""
+
+    def at(self, step: int) -> tuple[View, ...]:
+        """Return the views with the sides they have in a step."""
+        if self.resolution is None:
+            return self.views
+        return with_side(self.views, self.resolution.side(step))
+
+
+def with_side(views: Sequence[View], side: int) -> tuple[View, ...]:
+    """Return the views with this side in place of the largest one among them."""
+    largest = max(view.size for view in views)
+    return tuple(replace(v, size=side) if v.size == largest else v for v in views)

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import importlib
 import signal
@@ -19,15 +21,15 @@ BENCHMARKS = ("augment", "baseline", "dali", "decode", "loaders", "mixture", "pe
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark named first with the flags after it; return the exit status."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    name, words = (given[:1] or [""])[0], given[1:]
+    name, *words = [*(sys.argv[1:] if argv is None else argv), ""]
     if name in ("-h", "--help"):
         print(__doc__)
         return 0
     if name not in BENCHMARKS:
-        print(f"bench.py: choose one of {', '.join(BENCHMARKS)}, not {name!r}", file=sys.stderr)
+        reason = f"choose one of {', '.join(BENCHMARKS)}, not {name!r}"
+        print(f"tools/bench.py: {reason}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"tools.benchmarks.{name}").main(words) or 0
+    return importlib.import_module(f"tools.benchmarks.{name}").main(words[:-1])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ the settings with their digest, and the commit and command of each start of the 
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import hashlib
 import json
@@ -22,8 +24,8 @@ from typing import Annotated, Any
 import tyro
 
 from pipelines.system.atomic import replacing
-from tools.runs.comparison import read_config, settings_of
 from tools.runs.metrics import read_metrics
+from tools.runs.scores import read_config, settings_of
 
 COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 

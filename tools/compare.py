@@ -7,50 +7,50 @@ python tools/compare.py runs/* --protocol linear --markdown
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from tools.plots.comparison import draw
+from tools.plots import style
+from tools.plots.comparison import ScoreRow, draw_scores
+from tools.runs.command import command
 from tools.runs.comparison import (
-    ONLINE,
     Difference,
     Group,
-    Scored,
-    alike,
     base_of,
     beyond,
     difference,
     group,
     name_of,
-    read_scores,
 )
+from tools.runs.locate import RunArguments
+from tools.runs.scores import ONLINE, Scored, alike, read_scores
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Compare runs that were scored alike; those that differ in the seed alone are one row."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments):
+    """Compare runs that were scored alike; runs that differ in the seed alone share a row."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of runs."""
     protocol: str | None = None
-    """knn, linear, ...: a line of eval.jsonl; online: train.py's last kNN score. None: knn where
-    all runs have it, else online."""
+    """A protocol of eval.py, as knn or linear; or online: train.py's last kNN score (default: knn
+    where all runs have it, else online)."""
     score: str | None = None
-    """Which of its numbers, as knn_top5; None: the first, top-1."""
+    """Name of the score, as knn_top5 (default: the protocol's first, top-1)."""
     base: tuple[str, ...] = ("mix=none",)
-    """Settings of the rows that others of their method are compared with, as 'clim.rule=random'."""
+    """Settings of the rows that the others are compared with, as clim.rule=random."""
     output: Path | None = None
-    """Draw the runs' scores into this .png, .pdf or .svg."""
+    """Also draw the scores into this .png, .pdf or .svg."""
     json: bool = False
     """Print JSON instead of a table."""
     markdown: bool = False
@@ -69,29 +69,23 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, draw the plot; return the exit status."""
-    args = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
-        compare(args)
-    except BrokenPipeError:  # whoever read the output has enough
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"tools/compare.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Print the table, draw the picture; return the exit status."""
+    return command(
+        "tools/compare.py", lambda: compare(tyro.cli(Arguments, args=argv, description=__doc__))
+    )
 
 
-def compare(args: Arguments) -> list[Row]:
-    """Read, compare and tell; return the rows.
+def compare(args: Arguments) -> None:
+    """Read the scores of runs, compare and print them.
 
     Raises:
-        ValueError: the runs cannot be compared; the text says which, and why.
+        ValueError: the runs cannot be compared; the message names two of them and the reason.
     """
     if args.json and args.markdown:
         raise ValueError("--json and --markdown exclude each other")
-    if args.output and args.output.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--output {args.output} must end in .png, .pdf or .svg")
-    scored = read(args.runs, args.protocol, args.score)
+    if args.output:
+        style.check_output(args.output)
+    scored = read(args.folders, args.protocol, args.score)
     rows = rows_of(group(scored), parse_base(args.base))
     how = caption(scored)
     if args.json:
@@ -101,21 +95,18 @@ def compare(args: Arguments) -> list[Row]:
     else:
         show(rows, how)
     if args.output:
-        draw([(r.name, r.group, r.base, r.difference) for r in rows], how, args.output)
+        style.save(draw_scores(drawn(rows), how), args.output)
         if not args.json:
             print(args.output)
-    return rows
 
 
 def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[Scored]:
-    """Return one score of each run, alike.
+    """Return one score of each run, all measured alike.
 
     Raises:
-        ValueError: they have none, or not alike; a run is named twice.
+        ValueError: a run has none, they were not measured alike, or a run is named twice.
     """
     places = [run.resolve() for run in runs]
-    if not places:
-        raise ValueError("name the folders of two or more runs, as runs/*")
     for run, place in zip(runs, places, strict=True):
         if places.count(place) > 1:
             raise ValueError(f"{run} is named twice")
@@ -125,7 +116,7 @@ def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[
         without = [run for run, scores in zip(runs, found, strict=True) if not scores]
         if not without:
             return alike(found)
-    how = "--val-data and --knn-every of train.py" if name == ONLINE else f"eval.py {name} --run"
+    how = "--val-data and --knn-every of train.py" if name == ONLINE else f"eval.py {name} RUN"
     raise ValueError(f"no {name} score in {', '.join(map(str, without))}: {how} makes one")
 
 
@@ -153,8 +144,29 @@ def rows_of(groups: Sequence[Group], base: dict[str, Any]) -> list[Row]:
     return sorted(rows, key=lambda r: (order[id(r.base or r.group)], r.base is not None))
 
 
+def drawn(rows: Sequence[Row]) -> list[ScoreRow]:
+    """Return the rows as they are drawn, scores and differences in percent."""
+    places = {id(row.group): place for place, row in enumerate(rows)}
+    return [
+        ScoreRow(
+            name=row.name,
+            values=[100 * value for value in row.group.values],
+            base=places[id(row.base)] if row.base else None,
+            difference=describe(row.difference) if row.difference else "",
+            resolved=row.difference is not None and row.difference.resolved,
+        )
+        for row in rows
+    ]
+
+
+def describe(found: Difference) -> str:
+    """Return a difference in points, with its standard error."""
+    error = "" if found.error is None else f" ± {100 * found.error:.2f}"
+    return f"{100 * found.value:+.2f}{error}" + ("" if found.resolved else "  unresolved")
+
+
 def caption(scored: Sequence[Scored]) -> str:
-    """Return what was measured, after how much training, and how, in a line."""
+    """Return the score, the budget and the protocol in one line."""
     how = scored[0].protocol
     epochs = sorted({score.settings["epochs"] for score in scored})
     steps = sorted({score.step for score in scored})
@@ -163,13 +175,13 @@ def caption(scored: Sequence[Scored]) -> str:
         for k, v in how.items()
         if k not in ("protocol", "score") and v is not None
     ]
-    said = how["score"].replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
+    score = how["score"].replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
     budget = f"step {numbers(steps)} of runs of {numbers(epochs)} epochs"
-    return f"{said}, % ({how['protocol']}; {budget}); {', '.join(parts)}"
+    return f"{score}, % ({how['protocol']}; {budget}); {', '.join(parts)}"
 
 
 def numbers(many: Sequence[int]) -> str:
-    """Return whole numbers in words."""
+    """Return whole numbers joined by "and"."""
     return " and ".join(f"{number:,}" for number in many)
 
 
@@ -194,25 +206,25 @@ def cells(row: Row) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return what a reader of the table must know."""
-    said = []
+    """Return the remarks below the table."""
+    found = []
     for row in rows:
         if row.base is None or row.difference is None:
             continue
         for name in beyond(row.group, row.base):
             before, now = (g.settings.get(name) for g in (row.base, row.group))
-            said.append(f"{row.name} is not its base plus a mixture: {name} {before} -> {now}")
+            found.append(f"{row.name} is not its base plus a mixture: {name} {before} -> {now}")
     kinds = {row.difference.kind for row in rows if row.difference}
     if kinds & {"paired", "welch"}:
-        said.append(
+        found.append(
             "std. error: over seeds, of the differences seed by seed where both rows have the "
             "same seeds, else Welch's; 95 %: Student's interval; unresolved: it contains 0"
         )
     if "unknown" in kinds:
-        said.append("std. error unknown: one seed is no measure of chance, so it is unresolved")
+        found.append("std. error unknown: one seed is no measure of chance, so it is unresolved")
     if any(row.difference is None and not row.is_base for row in rows):
-        said.append("no base: no run of the same method, data and epochs as --base says, or two")
-    return said
+        found.append("no base: no run of the same method, data and epochs as --base says, or two")
+    return found
 
 
 def show(rows: Sequence[Row], how: str) -> None:
@@ -238,9 +250,9 @@ def markdown(rows: Sequence[Row], how: str) -> str:
 
 
 def plain(rows: Sequence[Row], scored: Scored) -> dict[str, Any]:
-    """Return what JSON says; scores in [0, 1], null where unknown."""
+    """Return the content of the JSON; scores in [0, 1], null where unknown."""
     names = {id(row.group): row.name for row in rows}
-    told = []
+    groups = []
     for row in rows:
         runs = [
             {"run": str(r.run), "seed": r.seed, "step": r.step, "value": r.value}
@@ -259,8 +271,8 @@ def plain(rows: Sequence[Row], scored: Scored) -> dict[str, Any]:
                 "resolved": found.resolved,
                 "differs_beside_the_mixture": beyond(row.group, row.base),
             }
-        told.append(one)
-    return {"protocol": scored.protocol, "groups": told}
+        groups.append(one)
+    return {"protocol": scored.protocol, "groups": groups}
 
 
 if __name__ == "__main__":

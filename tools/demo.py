@@ -11,7 +11,9 @@ only scored; remove its folder to start anew.
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import argparse
 import json
@@ -27,20 +29,26 @@ from typing import Any
 
 from pipelines.sources.photos import VERSION
 from pipelines.system.cache import cache_root
-from tools.doctor import check_ffcv
+from tools.diagnostics.checks import check_ffcv
+from tools.runs.command import command
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prepare, train, score, and say what came of it."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepare, train, score, and print the result; return the exit status."""
+    return command("tools/demo.py", lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> None:
+    """Take the steps one after the other; the first that fails ends the command."""
     args, rest = read(argv)
     os.chdir(ROOT)
     # Ctrl-C reaches every process of the terminal; train.py saves before it ends, so wait for it.
     signal.signal(signal.SIGINT, lambda *_: None)
 
-    run = args.output / (args.name or run_name(args, rest))
+    folder = args.output / (args.name or run_name(args, rest))
     if args.loader == "ffcv":
         train, val = (convert(split) for split in ("train", "val"))
         data = ["--data", train, "--val-data", val]
@@ -50,10 +58,10 @@ def main(argv: Sequence[str]) -> None:
         *(PYTHON.with_name("accelerate"), "launch", *launch_options()),
         *("train.py", "--recipe", args.recipe, "--method", args.method, "--mix", args.mix),
         *(*data, "--loader", args.loader),
-        *("--output", args.output, "--name", run.name, "--resume", "auto", *rest),
+        *("--output", args.output, "--name", folder.name, "--resume", "auto", *rest),
     )
-    call(PYTHON, "eval.py", "knn", "--run", run)
-    report(run)
+    call(PYTHON, "eval.py", "knn", "--run", folder)
+    report(folder)
 
 
 def read(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -90,7 +98,7 @@ def run_name(args: argparse.Namespace, rest: Sequence[str]) -> str:
 
 
 def launch_options() -> list[object]:
-    """Say to ``accelerate launch`` what it would otherwise warn about: one process, all cores."""
+    """Return what ``accelerate launch`` would otherwise warn about: one process, all cores."""
     cores = len(os.sched_getaffinity(0))
     return [
         *("--num_processes", 1, "--num_machines", 1),
@@ -147,4 +155,4 @@ def percent(rows: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -1,297 +1,25 @@
-"""Say what is installed here, what is missing, and the exact fix.
+"""Print what is installed here, what is missing, and the exact fix.
 
     python tools/doctor.py [--json]
 
-Exits 0 when ``make train`` would work. Needs nothing but Python, so that it can say so.
+Exits with 0 when ``make train`` would work. Needs nothing but Python itself.
 """
 
 from __future__ import annotations
 
-import base64
-import ctypes
-import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
-import shutil
-import subprocess
 import sys
-import sysconfig
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a script: nothing need be installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.diagnostics.checks import ROOT, Check, is_installed, run_checks
+
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
-INSTALL = "rm -rf .venv/.unmix && make install"
-
-OTHERS = (
-    *("numpy", "PIL", "tyro", "yaml", "jaxtyping", "torchmetrics", "tensorboard", "matplotlib"),
-    *("psutil", "skimage", "sklearn"),
-)
-"""The rest of pyproject.toml's dependencies, as they are imported."""
-
-SYSTEM = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
-"""What building FFCV needs: pkg-config's name to Debian's."""
-
-JPEG = base64.b64decode(
-    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI/////////////////////////"
-    "///////////////////////////2wBDAVVaWnhpeOuCguv///////////////////////////////////////////////"
-    "//////////////////////////wAARCAAQABADAREAAhEBAxEB/8QAFAABAAAAAAAAAAAAAAAAAAAAAP/EABQQAQAAAAAA"
-    "AAAAAAAAAAAAAAD/xAAVAQEBAAAAAAAAAAAAAAAAAAAAA//EABQRAQAAAAAAAAAAAAAAAAAAAAD/2gAMAwEAAhEDEQA/"
-    "ACaoAAD/2Q=="
-)
-"""16 x 16 pixels of the colour below."""
-COLOUR = (202, 105, 54)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table."""
-
-    name: str
-    ok: bool
-    found: str
-    """What is there, or what is wrong."""
-    needed: bool = True
-    """Whether ``make train`` needs it by itself."""
-    fix: str = ""
-    """The command that brings it, where ``ok`` is false."""
-
-
-# ---------------------------------------------------------------------------------------- checks
-
-
-def check_python() -> Check:
-    """Python 3.11 to 3.14, for which requirements.txt pins wheels."""
-    ok = (3, 11) <= sys.version_info[:2] <= (3, 14)
-    fix = f"{apt('python3.11 python3.11-venv')} && make install PYTHON=python3.11"
-    return Check("Python", ok, f"{platform.python_version()} ({sys.executable})", fix=fix)
-
-
-def check_package(name: str) -> Check:
-    """Whether ``name`` can be imported; its version."""
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # a broken package may raise anything
-        return Check(name, False, reason(error), fix=INSTALL)
-    return Check(name, True, getattr(module, "__version__", None) or release(name))
-
-
-def check_others() -> Check:
-    """Whether the remaining Python packages are there; they are not imported."""
-    absent = [name for name in OTHERS if not is_installed(name)]
-    found = f"not installed: {' '.join(absent)}" if absent else f"{len(OTHERS)} packages"
-    return Check("other packages", not absent, found, fix=INSTALL)
-
-
-def check_cuda() -> Check:
-    """Whether torch sees a GPU. None is needed."""
-    driver = shutil.which("nvidia-smi") is not None
-    try:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.zeros(1, device="cuda")
-            return Check("CUDA", True, f"torch's {torch.version.cuda}", needed=False)
-        built = torch.version.cuda
-    except Exception as error:
-        return Check("CUDA", False, reason(error), needed=False, fix=INSTALL)
-    if driver:
-        found = f"a driver is here, but torch (CUDA {built}) sees no GPU"
-        fix = "nvidia-smi; update the driver if it is older than that CUDA"
-        return Check("CUDA", False, found, needed=False, fix=fix)
-    return Check("CUDA", True, "no GPU: runs on the host", needed=False)
-
-
-def check_dali(device: str) -> Check:
-    """Whether DALI decodes a JPEG on ``device``, "cpu" or "gpu"."""
-    name = f"DALI {device.upper()}"
-    try:
-        import numpy as np
-        import nvidia.dali as dali
-        import nvidia.dali.experimental.dynamic as dynamic
-
-        data = np.frombuffer(JPEG, np.uint8)
-        with dynamic.EvalContext(num_threads=1):
-            batch = dynamic.decoders.image(dynamic.as_batch([data]), device=device)
-            image = np.asarray(batch.cpu().tensors[0])
-        check_pixels(image)
-    except Exception as error:
-        return Check(name, False, reason(error), needed=False, fix=INSTALL)
-    return Check(name, True, f"{dali.__version__}, decodes", needed=False)
-
-
-def check_ffcv() -> Check:
-    """Whether FFCV's compiled library loads and decodes a JPEG."""
-    if not is_installed("ffcv"):
-        return Check("FFCV", False, "not installed", needed=False, fix=ffcv_fix())
-    try:
-        import numpy as np
-        from ffcv.libffcv import imdecode
-
-        image = np.zeros((16, 16, 3), np.uint8)
-        imdecode(np.frombuffer(JPEG, np.uint8), image, 16, 16, 16, 16, 0, 0, 1, 1, False, False)
-        check_pixels(image)
-    except Exception as error:
-        return Check("FFCV", False, reason(error), needed=False, fix=ffcv_fix())
-    return Check("FFCV", True, f"{release('ffcv')}, decodes", needed=False)
-
-
-def check_decoder(decoders: list[Check]) -> Check:
-    """At least one way to decode JPEGs."""
-    able = [check.name for check in decoders if check.ok]
-    return Check("JPEG decoder", bool(able), " ".join(able) or "none works", fix=INSTALL)
-
-
-def check_system() -> list[Check]:
-    """What FFCV is built from and linked to."""
-    checks = []
-    for name in ("g++", "pkg-config"):
-        place = shutil.which(name)
-        checks.append(Check(name, bool(place), place or "not found", False, apt(name)))
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    fix = apt(f"{header.parent.name}-dev")
-    checks.append(Check("Python.h", header.exists(), str(header), False, fix))
-    for name, package in SYSTEM.items():
-        version = output("pkg-config", "--modversion", name)
-        checks.append(Check(name, bool(version), version or "not found", False, apt(package)))
-    for library, package in (("libGL.so.1", "libgl1"), ("libgthread-2.0.so.0", "libglib2.0-0")):
-        try:
-            ctypes.CDLL(library)
-            checks.append(Check(library, True, "loads", False))
-        except OSError:
-            checks.append(Check(library, False, "not found", False, apt(package)))
-    return checks
-
-
-def check_machine() -> list[Check]:
-    """Cores, memory, disk and GPUs."""
-    cores = len(os.sched_getaffinity(0))
-    limit = cgroup("cpu.max").split()
-    quota = (
-        f", limited to {int(limit[0]) / int(limit[1]):.1f}"
-        if limit[:1] not in ([], ["max"])
-        else ""
-    )
-    ram = memory()
-    cache = Path(os.environ.get("UNMIX_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home())
-    while not cache.exists():
-        cache = cache.parent
-    checks = [
-        Check("cores", True, f"{cores}{quota}", False),
-        Check("RAM", ram > 4, f"{ram:.1f} GiB free", False, "free 4 GiB of memory"),
-    ]
-    for name, path in (("disk, runs", ROOT), ("disk, cache", cache)):
-        free = shutil.disk_usage(path).free / 2**30
-        fix = f"free 2 GiB below {path}" + ("; or set UNMIX_CACHE" if path is cache else "")
-        checks.append(Check(name, free > 2, f"{free:.1f} GiB free", False, fix))
-    query = "--query-gpu=name,memory.total"
-    gpus = output("nvidia-smi", query, "--format=csv,noheader").splitlines() or ["none"]
-    checks += [
-        Check(f"GPU {i}" if len(gpus) > 1 else "GPU", True, gpu, False)
-        for i, gpu in enumerate(gpus)
-    ]
-    return checks
-
-
-# ----------------------------------------------------------------------------------------- parts
-
-
-def is_installed(name: str) -> bool:
-    """Whether an import would find ``name``."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def release(name: str) -> str:
-    """Return the version of an installed distribution."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "installed"
-
-
-def check_pixels(image: object) -> None:
-    """Raise unless ``image`` is the decoded JPEG, give or take a few grey levels."""
-    import numpy as np
-
-    pixels = np.asarray(image)
-    if pixels.shape != (16, 16, 3) or np.abs(pixels - np.array(COLOUR)).max() > 4:
-        raise RuntimeError("it decodes a test image wrongly")
-
-
-def ffcv_fix() -> str:
-    """Return the command that installs FFCV here."""
-    fixes = [check.fix for check in check_system() if not check.ok]
-    names = " ".join(fix.rsplit(" ", 1)[-1] for fix in fixes)
-    return f"{apt(names)} && make ffcv" if names else "make ffcv"
-
-
-def apt(package: str) -> str:
-    """Return the command that installs Debian packages."""
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    install = f"apt-get install -y --no-install-recommends {package}"
-    return f"{sudo}apt-get update && {sudo}{install}"
-
-
-def output(*command: str) -> str:
-    """Return what a command prints, or nothing if it is not there or fails."""
-    try:
-        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return run.stdout.strip() if run.returncode == 0 else ""
-
-
-def cgroup(name: str) -> str:
-    """Return a limit of the container, or nothing."""
-    try:
-        return (Path("/sys/fs/cgroup") / name).read_text().strip()
-    except OSError:
-        return ""
-
-
-def memory() -> float:
-    """Return the GiB of memory that this process may still take."""
-    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = cgroup("memory.max"), cgroup("memory.current")
-    if limit.isdigit() and used.isdigit():
-        free = min(free, int(limit) - int(used))
-    return free / 2**30
-
-
-def reason(error: Exception) -> str:
-    """Return an error's first line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-# ----------------------------------------------------------------------------------------- table
-
-
-def run_checks() -> list[Check]:
-    """Look at everything, in the order a repair would go."""
-    checks = [check_python()]
-    checks += [check_package(name) for name in ("torch", "torchvision", "timm", "accelerate")]
-    checks += [check_package(name) for name in ("numba", "rich")]
-    checks += [check_others(), check_cuda()]
-    decoders = [check_dali("cpu"), check_ffcv()]
-    checks += [decoders[0]]
-    if gpu_is_seen():
-        checks += [check_dali("gpu")]
-    checks += [decoders[1], check_decoder(decoders)]
-    return checks + check_system() + check_machine()
-
-
-def gpu_is_seen() -> bool:
-    """Whether torch can use a GPU."""
-    torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_available())
 
 
 def works(checks: list[Check]) -> bool:
@@ -332,7 +60,7 @@ def print_table(checks: list[Check]) -> None:
 
 
 def verdict(checks: list[Check]) -> str:
-    """Say in one line whether the default run would work."""
+    """Return one line: whether the default run would work."""
     if works(checks):
         absent = [check.name for check in checks if not check.ok]
         rest = f"; it does without {', '.join(absent)}" if absent else ""

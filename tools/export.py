@@ -1,16 +1,18 @@
 """Write the backbone of a run for other people's tools, with a model card, and check it there.
 
-python tools/export.py --run runs/NAME --to timm backbone.safetensors
-python tools/export.py --run runs/NAME --to torchvision backbone.pth
-python tools/export.py --run runs/NAME --to huggingface FOLDER
-python tools/export.py --run runs/NAME --to detectron2 backbone.pkl
-python tools/export.py --run runs/NAME --to onnx backbone.onnx
+python tools/export.py runs/NAME --to timm backbone.safetensors
+python tools/export.py runs/NAME --to torchvision backbone.pth
+python tools/export.py runs/NAME --to huggingface FOLDER
+python tools/export.py runs/NAME --to detectron2 backbone.pkl
+python tools/export.py runs/NAME --to onnx backbone.onnx
 """
 
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import importlib.util
 import shlex
@@ -29,6 +31,7 @@ from tools.exporting import detectron2, huggingface, onnx, torchvision
 from tools.exporting import timm as timm_file
 from tools.exporting.card import card
 from tools.exporting.source import Source, load
+from tools.runs.command import by_position, command
 
 TOLERANCE = 1e-4
 """Largest difference of an export's features, as a share of the largest feature."""
@@ -40,13 +43,13 @@ class Target:
     """What is done for one tool."""
 
     suffixes: tuple[str, ...]
-    """How OUT may end; none: it is a folder."""
+    """How OUTPUT may end; none: it is a folder."""
     check: Callable[[Source], None]
     write: Callable[[Source, Path], list[str]]
     example: Callable[[Source, Path], str]
     verify: Callable[[Source, Path], float]
     packages: tuple[str, ...] = ()
-    """What has to be installed beside this project's own needs."""
+    """Packages that it needs and this project does not."""
 
 
 def _target(module: Any, *packages: str) -> Target:
@@ -69,10 +72,10 @@ TARGETS: dict[TargetName, Target] = {
 class Arguments:
     """Write the backbone of a run for another tool."""
 
-    out: tyro.conf.Positional[Path]
-    """File to write, as the tool's files end; for huggingface a folder."""
-    run: Path
-    """Folder of the run, as runs/NAME."""
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, as runs/NAME; also --run RUN."""
+    output: tyro.conf.Positional[Path]
+    """File to write, with the tool's ending; for huggingface a folder. Also --output OUTPUT."""
     to: TargetName
     """Tool that is to load it."""
     checkpoint: Path | None = None
@@ -84,28 +87,24 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export, and say what was written and how far its features are off; return the status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        args = tyro.cli(Arguments, args=argv, description=__doc__)
-        export(args)
-    except (ValueError, OSError) as error:
-        print(f"tools/export.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Export; return the exit status."""
+    words = by_position(sys.argv[1:] if argv is None else argv)
+    return command(
+        "tools/export.py", lambda: export(tyro.cli(Arguments, args=words, description=__doc__))
+    )
 
 
 def export(args: Arguments) -> None:
-    """Write into a folder beside OUT, load it from there, and only then move it to its place.
+    """Write next to OUTPUT, load the export from there, and only then move it to its place.
 
     Raises:
-        ValueError: the tool cannot have this backbone, OUT exists, or the features differ.
+        ValueError: the tool cannot have this backbone, OUTPUT exists, or the features differ.
     """
     target = TARGETS[args.to]
     readme = check_place(args, target)
     source = load(args.run, args.checkpoint, args.encoder)
     target.check(source)
-    out = args.out.absolute()
+    out = args.output.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
     with aside as folder:
@@ -124,19 +123,19 @@ def export(args: Arguments) -> None:
         place(staged, out)
         if target.suffixes:
             place(described, readme)
-    print(f"{args.out}: {source.architecture}, {source.which} encoder of step {source.step:,}")
+    print(f"{args.output}: {source.architecture}, {source.which} encoder of step {source.step:,}")
     print(readme)
     for note in notes:
         print(f"\n{note}")
-    print(f"\n{target.example(source, args.out)}")
+    print(f"\n{target.example(source, args.output)}")
     print(f"\nverified: max difference {difference:.1e} of the largest feature")
 
 
 def check_place(args: Arguments, target: Target) -> Path:
-    """Return where the model card goes: into the folder, or beside the file.
+    """Return where the model card goes: into the folder, or next to the file.
 
     Raises:
-        ValueError: OUT does not fit the tool, exists, or a package is missing.
+        ValueError: OUTPUT does not fit the tool, exists, or a package is missing.
     """
     missing = [name for name in target.packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -144,25 +143,29 @@ def check_place(args: Arguments, target: Target) -> Path:
         raise ValueError(
             f"--to {args.to} needs {names}: .venv/bin/uv pip install {' '.join(missing)}"
         )
-    if target.suffixes and args.out.suffix not in target.suffixes:
+    if target.suffixes and args.output.suffix not in target.suffixes:
         endings = " or ".join(target.suffixes)
-        raise ValueError(f"--to {args.to} writes a file that ends in {endings}, not {args.out}")
-    if not target.suffixes and args.out.exists() and not args.out.is_dir():
-        raise ValueError(f"--to {args.to} writes a folder, and {args.out} is a file")
-    if target.suffixes and args.out.is_dir():
-        raise ValueError(f"--to {args.to} writes a file, and {args.out} is a folder")
-    readme = args.out.with_name(f"{args.out.name}.{CARD}") if target.suffixes else args.out / CARD
-    for path in (args.out, readme):
+        raise ValueError(f"--to {args.to} writes a file that ends in {endings}, not {args.output}")
+    if not target.suffixes and args.output.exists() and not args.output.is_dir():
+        raise ValueError(f"--to {args.to} writes a folder, and {args.output} is a file")
+    if target.suffixes and args.output.is_dir():
+        raise ValueError(f"--to {args.to} writes a file, and {args.output} is a folder")
+    readme = (
+        args.output.with_name(f"{args.output.name}.{CARD}")
+        if target.suffixes
+        else args.output / CARD
+    )
+    for path in (args.output, readme):
         if path.exists() and not args.overwrite:
-            raise ValueError(f"{path} exists: choose another OUT, or --overwrite")
+            raise ValueError(f"{path} exists: choose another OUTPUT, or --overwrite")
     return readme
 
 
 def command_of(args: Arguments, source: Source) -> str:
     """Return the command line for the model card, without the folders of a machine."""
-    words = ["python", "tools/export.py", "--run", f"runs/{args.run.absolute().name}"]
+    words = ["python", "tools/export.py", f"runs/{args.run.absolute().name}"]
     words += ["--checkpoint", f"step-{source.step}.pt"] if args.checkpoint else []
-    words += ["--encoder", source.which, "--to", args.to, args.out.absolute().name]
+    words += ["--encoder", source.which, "--to", args.to, args.output.absolute().name]
     return shlex.join(words)
 
 

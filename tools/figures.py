@@ -1,30 +1,31 @@
 """The figures of the papers, one command each, from the folders of runs.
 
-python tools/figures.py flatness   --run runs/A --run runs/B
-python tools/figures.py weights    --run runs/A --run runs/B
-python tools/figures.py tsne       --run runs/A --run runs/B
-python tools/figures.py curves     --run runs/A --run runs/B
-python tools/figures.py budget     --run runs/A --run runs/B
-python tools/figures.py neighbours --run runs/A
+python tools/figures.py flatness   runs/A runs/B
+python tools/figures.py weights    runs/A runs/B
+python tools/figures.py tsne       runs/A runs/B
+python tools/figures.py curves     runs/A runs/B
+python tools/figures.py budget     runs/A runs/B
+python tools/figures.py neighbours runs/A
 """
 
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
-from matplotlib import rc_context
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from pipelines.sources.image_file import BadImage
 from tools.analysis import embedding, flatness, histories, nearest, weights
 from tools.analysis.loaded_run import (
     Features,
@@ -39,43 +40,66 @@ from tools.analysis.loaded_run import (
     table_of,
 )
 from tools.plots import style
+from tools.plots.embedding import draw_maps
+from tools.plots.flatness import draw_flatness
+from tools.plots.neighbors import NeighborRow, draw_neighbors
+from tools.plots.panels import draw_panels
+from tools.plots.weights import draw_weights
+from tools.runs.command import command
+from tools.runs.locate import RunArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(RunArguments):
     """What all figures take."""
 
-    run: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """Folder of a run, as runs/NAME; once for each run."""
+    figure: ClassVar[str]
+    """Name of the subcommand and of the default output."""
     output: Path | None = None
     """Picture to write, .png, .pdf or .svg (default: FIGURE.png in the first run's folder)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flatness(Common):
+class OfImages(Common):
+    """What the figures of a split's images take."""
+
+    images: int = 1000
+    """Images of the split, at most, spread evenly."""
+    split: Split | None = None
+    """Split of the images (default: val, where there is one)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatness(OfImages):
     """How flat predictions are: sorted raw features, as published, and normalised measures."""
 
+    figure = "flatness"
     num: int = 6
     """Images drawn one by one."""
-    images: int = 1000
-    """Images measured, spread evenly over the split."""
-    split: Split | None = None
-    """Images to look at (default: val, where there is one)."""
 
     def draw(self) -> Figure:
         """Draw; print the means."""
         at_least(self, num=1, images=self.num)
-        runs = open_runs(self.run)
+        runs = open_runs(self.folders)
         rows, split = rows_of(self, runs[0])
         encoded = [encode(run, split, rows) for run in runs]
-        print(flatness.table(names_of(runs), encoded))
-        return flatness.draw(names_of(runs), encoded, min(self.num, len(rows)))
+        features = {name: some.features for name, some in zip(names_of(runs), encoded, strict=True)}
+        print(flatness.table(features))
+        shares = {name: flatness.as_shares(rows) for name, rows in features.items()}
+        return draw_flatness(
+            encoded[0].table,
+            features,
+            entropy={name: flatness.entropy(rows) for name, rows in shares.items()},
+            largest={name: rows.max(axis=1) for name, rows in shares.items()},
+            num=min(self.num, len(rows)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Common):
     """Histograms of chosen layers' weights, run against run."""
 
+    figure = "weights"
     layers: tuple[str, ...] = ()
     """Layers by name (default: --num of them, spread evenly over the network)."""
     num: int = 6
@@ -86,47 +110,41 @@ class Weights(Common):
     def draw(self) -> Figure:
         """Draw; print each layer's deviation."""
         at_least(self, num=1)
-        opened = [open_weights(folder) for folder in self.run]
-        names = unique([name_of(folder) for folder in self.run])
-        shown = dict(
-            zip(
-                names,
-                (weights.layers_of(some.method.scored_encoder) for some in opened),
-                strict=True,
-            )
-        )
-        layers = weights.choose(list(next(iter(shown.values()))), self.layers, self.num)
-        for folder, found in zip(self.run, shown.values(), strict=True):
+        folders = self.folders
+        opened = [open_weights(folder) for folder in folders]
+        layers_of = {
+            name: weights.layers_of(some.method.scored_encoder)
+            for name, some in zip(unique(map(name_of, folders)), opened, strict=True)
+        }
+        layers = weights.choose(list(next(iter(layers_of.values()))), self.layers, self.num)
+        for folder, found in zip(folders, layers_of.values(), strict=True):
             missing = [layer for layer in layers if layer not in found]
             if missing:
                 raise ValueError(
-                    f"--run {folder} has no layer {missing[0]}: compare runs of one --backbone"
+                    f"{folder} has no layer {missing[0]}: compare runs of one --backbone"
                 )
         if self.untrained:
-            shown["untrained"] = weights.layers_of(opened[0].untrained.scored_encoder)
-        print(weights.table(shown, layers))
-        return weights.draw(shown, layers)
+            layers_of["untrained"] = weights.layers_of(opened[0].untrained.scored_encoder)
+        print(weights.table(layers_of, layers))
+        return draw_weights(weights.histograms(layers_of, layers))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tsne(Common):
+class Tsne(OfImages):
     """t-SNE of the images' embeddings, coloured by class."""
 
-    images: int = 1000
-    """Images shown, spread evenly over the split."""
-    split: Split | None = None
-    """Images to look at (default: val, where there is one)."""
+    figure = "tsne"
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
     perplexity: float = embedding.PERPLEXITY
-    """Neighbours that a point keeps near, about."""
+    """About how many neighbours each point keeps near."""
     seed: int = 0
-    """Key of t-SNE's random numbers."""
+    """Seed of t-SNE's random numbers."""
 
     def draw(self) -> Figure:
-        """Draw; without labels all points look the same, and a line says so."""
+        """Draw; print a note where classes cannot all be told apart."""
         at_least(self, images=4, perplexity=1)
-        runs = open_runs(self.run)
+        runs = open_runs(self.folders)
         rows, split = rows_of(self, runs[0])
         encoded = [encode(run, split, rows, self.features) for run in runs]
         table = encoded[0].table
@@ -134,49 +152,55 @@ class Tsne(Common):
             print("the images have no labels: the points are not coloured")
         elif len(table.classes) > style.NUM_LOOKS:
             print(f"{style.NUM_LOOKS} of {len(table.classes)} classes are coloured, others gray")
-        places = [embedding.tsne(some.features, self.perplexity, self.seed) for some in encoded]
-        how = (
+        maps = [embedding.tsne(some.features, self.perplexity, self.seed) for some in encoded]
+        caption = (
             f"t-SNE of the {self.features}'s unit rows, {len(rows):,} {split} images, "
             f"perplexity {self.perplexity:g}, seed {self.seed}"
         )
-        return embedding.draw(names_of(runs), encoded, places, how)
+        return draw_maps(table, maps, names_of(runs), caption)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves(Common):
-    """Loss and kNN accuracy of runs over their course."""
+    """Loss and kNN accuracy of runs while they train."""
 
+    figure = "curves"
     x: histories.Budget = "epochs"
-    """What the curves are drawn against."""
+    """Horizontal axis."""
 
     def draw(self) -> Figure:
         """Draw."""
-        return histories.draw_curves([histories.read(folder) for folder in self.run], self.x)
+        runs = [histories.read(folder) for folder in self.folders]
+        panels = histories.curve_panels(runs, self.x)
+        return draw_panels(panels, size=(3.7, 3.3), shared_legend=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Common):
-    """Accuracy of whole runs against what they cost; lines join runs of a method and mixture."""
+    """Accuracy of whole runs against their cost; a line joins the runs of a method and mixture."""
 
+    figure = "budget"
     x: histories.Budget = "epochs"
-    """The cost; hours are those of the steps, by the speed that the run logged."""
+    """The cost. Hours count the steps alone, at the speed that the run logged."""
     protocol: str = histories.ONLINE
-    """online: train.py's last kNN score; or the protocol of lines of eval.jsonl, as linear."""
+    """online: train.py's last kNN score; or a protocol of eval.py, as linear."""
     score: str | None = None
-    """Which of its numbers, as knn_top5 (default: the first, top-1)."""
+    """Name of the score, as knn_top5 (default: the protocol's first, top-1)."""
 
     def draw(self) -> Figure:
-        """Draw; print a line a run."""
-        runs = [histories.read(folder) for folder in self.run]
+        """Draw; print a line for each run."""
+        runs = [histories.read(folder) for folder in self.folders]
         scores = histories.scores_of(runs, self.protocol, self.score)
         print(histories.table_of_budget(runs, scores, self.x))
-        return histories.draw_budget(runs, scores, self.x)
+        panel = histories.budget_panel(runs, scores, self.x)
+        return draw_panels([panel], size=(4.6, 3.4), shared_legend=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Neighbours(Common):
+class Neighbors(Common):
     """Nearest neighbours of chosen images, right and wrong ones marked."""
 
+    figure = "neighbours"
     rows: tuple[int, ...] = ()
     """Rows of the queries in their split (default: --num, spread evenly)."""
     num: int = 6
@@ -184,36 +208,40 @@ class Neighbours(Common):
     k: int = 8
     """Neighbours of each."""
     split: Split | None = None
-    """Images of the queries (default: val, where there is one)."""
+    """Split of the queries (default: val, where there is one)."""
     among: Split = "train"
-    """Images that neighbours are looked for among."""
+    """Split that is searched for neighbours."""
     images: int = 5000
-    """How many of those, at most, spread evenly."""
+    """How many of its images are searched, at most, spread evenly."""
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
 
     def draw(self) -> Figure:
         """Draw; print how many neighbours are of their query's class."""
         at_least(self, num=1, k=1, images=2)
-        runs = open_runs(self.run)
+        runs = open_runs(self.folders)
         split = self.split or split_of(runs[0].data)
         rows = self._queries(len(table_of(runs[0].data, split)))
         bank_rows = spread(len(table_of(runs[0].data, self.among)), self.images)
         own = None
-        if split == self.among:  # an image is no neighbour of itself
+        if split == self.among:  # an image is not its own neighbor
             bank_rows = np.union1d(bank_rows, rows)
             own = np.searchsorted(bank_rows, rows)
         queries = [encode(run, split, rows, self.features) for run in runs]
         banks = [encode(run, self.among, bank_rows, self.features) for run in runs]
-        nears = []
-        for name, some, bank in zip(names_of(runs), queries, banks, strict=True):
-            nears.append(nearest.nearest(some.features, bank.features, self.k, own))
-            marks = nearest.right(nears[-1], some.table.label, bank.table.label)
-            print(f"{name}: {nearest.share_right(marks)} ({len(rows)} queries, k {self.k})")
-        tables = [bank.table for bank in banks]
-        return nearest.draw(names_of(runs), queries[0], tables, nears)
+        names = names_of(runs)
+        shown: list[list[NeighborRow]] = []
+        for name, some, bank in zip(names, queries, banks, strict=True):
+            found = nearest.nearest(some.features, bank.features, self.k, own)
+            marks = nearest.same_class(found, some.table.label, bank.table.label)
+            print(f"{name}: {nearest.describe(marks)} ({len(rows)} queries, k {self.k})")
+            near = (found.index, found.similarity, marks)
+            shown.append([NeighborRow(i, *line) for i, line in enumerate(zip(*near, strict=True))])
+        by_query = [row for of_query in zip(*shown, strict=True) for row in of_query]
+        labels = names * len(rows) if len(runs) > 1 else None
+        return draw_neighbors(queries[0].table, rows.tolist(), banks[0].table, by_query, labels)
 
-    def _queries(self, total: int) -> Any:
+    def _queries(self, total: int) -> NDArray[np.int64]:
         beyond = [row for row in self.rows if not 0 <= row < total]
         if beyond:
             raise ValueError(f"--rows {beyond[0]} must be between 0 and {total - 1}")
@@ -226,27 +254,27 @@ Figures = (
     | Annotated[Tsne, tyro.conf.subcommand("tsne")]
     | Annotated[Curves, tyro.conf.subcommand("curves")]
     | Annotated[Budget, tyro.conf.subcommand("budget")]
-    | Annotated[Neighbours, tyro.conf.subcommand("neighbours")]
+    | Annotated[Neighbors, tyro.conf.subcommand("neighbours")]
 )
 
 
-def at_least(asked: Common, **least: int) -> None:
-    """Refuse numbers below their least.
+def at_least(arguments: Common, **least: int) -> None:
+    """Check that numbers are not below their least value.
 
     Raises:
-        ValueError: naming the flag.
+        ValueError: one is; the message names the flag.
     """
     for name, low in least.items():
-        if getattr(asked, name) < low:
-            raise ValueError(f"--{name} {getattr(asked, name)} must be at least {low}")
+        if getattr(arguments, name) < low:
+            raise ValueError(f"--{name} {getattr(arguments, name)} must be at least {low}")
 
 
-def rows_of(asked: Flatness | Tsne, run: LoadedRun) -> tuple[Any, Split]:
-    """Return the rows to look at and their split; a line says so where it is the training one."""
-    split = asked.split or split_of(run.data)
-    if asked.split is None and split == "train":
+def rows_of(arguments: OfImages, run: LoadedRun) -> tuple[NDArray[np.int64], Split]:
+    """Return the rows of the images and their split; print a note if it is the training split."""
+    split = arguments.split or split_of(run.data)
+    if arguments.split is None and split == "train":
         print("no validation images: these are training images")
-    return spread(len(table_of(run.data, split)), asked.images), split
+    return spread(len(table_of(run.data, split)), arguments.images), split
 
 
 def names_of(runs: Sequence[LoadedRun]) -> list[str]:
@@ -254,8 +282,9 @@ def names_of(runs: Sequence[LoadedRun]) -> list[str]:
     return unique([name_of(run.folder) for run in runs])
 
 
-def unique(names: Sequence[str]) -> list[str]:
+def unique(names: Iterable[str]) -> list[str]:
     """Return the names, numbered where one comes twice."""
+    names = list(names)
     return [
         f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name
         for place, name in enumerate(names)
@@ -263,24 +292,17 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw a figure and print where it is; return the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        asked: Any = tyro.cli(Figures, args=argv, description=__doc__)
-        if not asked.run:
-            raise ValueError("--run is missing: name the folder of a run, as runs/NAME")
-        for folder in asked.run:
-            if not folder.is_dir():
-                raise ValueError(f"--run {folder}: there is no such run")
-        path = asked.output or asked.run[0] / f"{type(asked).__name__.lower()}.png"
-        style.check_output(path)
-        with rc_context(style.FONT):
-            style.save(asked.draw(), path)
-    except (ValueError, OSError, BadImage) as error:
-        print(f"tools/figures.py: {error}", file=sys.stderr)
-        return 2
+    """Draw a figure and print its path; return the exit status."""
+    return command("tools/figures.py", lambda: run(argv))
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """Draw the figure that the flags ask for."""
+    arguments: Any = tyro.cli(Figures, args=argv, description=__doc__)
+    path = arguments.output or arguments.folders[0] / f"{arguments.figure}.png"
+    style.check_output(path)
+    style.save(arguments.draw(), path)
     print(path)
-    return 0
 
 
 if __name__ == "__main__":

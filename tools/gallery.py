@@ -1,13 +1,17 @@
-"""What each mixture does to real images: python tools/gallery.py docs/mixtures.jpg.
+"""Draw what each mixture does to real images.
 
-A row an image, a column a --mix, on views that are cropped and nothing else. The mixtures that fire
-for a few images only are drawn firing for all, once.
+python tools/gallery.py --output docs/mixtures.jpg
+
+Each row is an image and each column a --mix. The views are cropped, without other augmentations.
+Mixtures that change only some of the images are drawn changing all of them, once.
 """
 
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import sys
 from collections.abc import Sequence
@@ -15,30 +19,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
 
 from pipelines.batch import Batch
-from pipelines.datasets import data_facts, open_data
-from pipelines.decoders.build import build_decoder, choose_loader
-from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture, ImConfig
-from pipelines.mixtures.unmix import UN_MIX, MixName, create_mixture
-from pipelines.sampler import Sampler
+from pipelines.datasets import data_facts
+from pipelines.mixtures.registry import MixSettings, create_mixture
+from pipelines.mixtures.unmix import UN_MIX
+from pipelines.public import LoaderOptions, build_loader, open_data
+from pipelines.settings import ImConfig, MixName
 from pipelines.views import View
 from tools.plots.views import enlarge, grid, to_pixels
+from tools.runs.command import command
 
 SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
 SIDE = 144
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Draw what each mixture does to real images."""
 
-    out: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path | None, tyro.conf.arg(aliases=("--out",))] = None
     """Picture to write: .png or .jpg."""
+    picture: Annotated[Path | None, tyro.conf.Positional] = None
+    """The same as --output."""
     data: str = "photos"
     """Images, as for train.py."""
     data_dir: Path = Path("data")
@@ -48,28 +53,27 @@ class Arguments:
     size: int = 144
     """Side of the views in pixels."""
     step: int = 0
-    """Which step of a run with seed --seed is drawn."""
+    """Step that is drawn, of a run with seed --seed."""
     seed: int = 0
-    """Key of every random number."""
+    """Seed of every random number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw; return the exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    try:
-        draw(arguments)
-    except (ValueError, OSError) as error:
-        print(f"gallery: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return command(
+        "tools/gallery.py", lambda: draw(tyro.cli(Arguments, args=argv, description=__doc__))
+    )
 
 
 def draw(arguments: Arguments) -> None:
     """Write the picture.
 
     Raises:
-        ValueError: there are fewer images than rows, or the rows are no pairs.
+        ValueError: no picture is named, the rows are no pairs, or there are too few images.
     """
+    path = arguments.output or arguments.picture
+    if path is None:
+        raise ValueError("--output is missing: name the picture to write, .png or .jpg")
     if arguments.rows < 2 or arguments.rows % 2:
         raise ValueError(f"--rows {arguments.rows} must be even: mixtures pair the images")
     facts = data_facts(arguments.data)
@@ -80,11 +84,11 @@ def draw(arguments: Arguments) -> None:
         pixels = to_pixels(image, facts.mean, facts.std)
         columns.append((title(mix, batch), [enlarge(cell, scale) for cell in pixels]))
     numbers = [f"#{row}" for row in batches["none"].index.tolist()]
-    grid(columns, numbers, [], len(columns)).savefig(arguments.out, dpi=100)
+    grid(columns, numbers, [], len(columns)).savefig(path, dpi=100)
 
 
 def title(mix: MixName, batch: Batch) -> str:
-    """Return a column's name, with the share that a row keeps where the loss knows it."""
+    """Return a column's name, with λ where the loss uses it."""
     if mix == "none":
         return "no mixture"
     return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if mix in UN_MIX else mix
@@ -92,31 +96,22 @@ def title(mix: MixName, batch: Batch) -> str:
 
 def show(mix: MixName, arguments: Arguments) -> Batch:
     """Return a batch of one view under a mixture."""
-    table = open_data(arguments.data, arguments.data_dir, "train")
-    facts, host = data_facts(arguments.data), torch.device("cpu")
-    name, _ = choose_loader(table, host, 2**32, data_is_beton=False)
-    decoder = build_decoder(
-        name, table, interpolation="antialias", workers=1, device=host, on_bad="stop"
-    )
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
-    loader = Loader(
-        table=table,
-        order=Sampler(len(table), arguments.rows, arguments.seed),
-        views=(crop,),
-        decoder=decoder,
-        mean=facts.mean,
-        std=facts.std,
-        mixture=create_mixture(mix, prob=0.5, beta=1.0),
-        label_free=ImageMixture(mix, once(arguments.size)) if mix in LABEL_FREE else None,
-    )
-    try:
-        return next(loader.batches(arguments.step, arguments.step + 1))
-    finally:
-        decoder.close()
+    with build_loader(
+        open_data(arguments.data, data_dir=arguments.data_dir),
+        [crop],
+        arguments.rows,
+        mixture=create_mixture(mix, MixSettings(im=once(arguments.size))),
+        seed=arguments.seed,
+        device="cpu",
+        options=LoaderOptions(workers=1),
+    ) as loader:
+        loader.step = arguments.step
+        return next(iter(loader))
 
 
 def once(size: int) -> ImConfig:
-    """Return settings under which everything happens to each image, once; cutout as for 224."""
+    """Return settings that change every image once; cutout's mask is scaled from 224 pixels."""
     return ImConfig(**ONCE, mask_size=round(50 / 224 * size))  # type: ignore[arg-type]
 
 

@@ -9,7 +9,9 @@ python tools/write_ffcv.py --verify train.beton
 from __future__ import annotations
 
 if __package__ is None:  # run as a script
-    import diagnostics.environment  # noqa: F401
+    from diagnostics import environment
+
+    environment.check()
 
 import io
 import logging
@@ -29,13 +31,14 @@ from pipelines.datasets import DATASETS, open_data
 from pipelines.sources.folder import LISTED
 from pipelines.sources.shards import open_shards
 from pipelines.sources.table import Table
+from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write SOURCE to OUT, a .beton that any FFCV reads, with OUT.json beside it."""
+    """Write SOURCE to OUT, a .beton that any FFCV reads, and its description OUT.json."""
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
     """photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or wds:PATTERN of
@@ -72,21 +75,18 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Write or verify a .beton; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        arguments = tyro.cli(Arguments, args=argv)
-        if arguments.verify is not None:
-            return _verify(arguments.verify, arguments.workers)
-        return _write(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"write_ffcv: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("write_ffcv: interrupted; nothing was written", file=sys.stderr)
-        return 130
+    return command("tools/write_ffcv.py", lambda: run(tyro.cli(Arguments, args=argv)))
+
+
+def run(arguments: Arguments) -> int:
+    """Write or verify a file; return 1 when rows of a verified file do not decode."""
+    if arguments.verify is not None:
+        return _verify(arguments.verify, arguments.workers)
+    return _write(arguments)
 
 
 def _write(arguments: Arguments) -> int:

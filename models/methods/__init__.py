@@ -1,114 +1,71 @@
-"""The methods by name. A new one is a file, and a line in ``METHODS``."""
+"""The methods by name. A new one is a file, its settings, and a line in ``METHODS``.
+
+Importing this imports no torch: the registry names a method's class, ``Entry.method`` imports it.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from models.settings import (
+    BarlowConfig,
+    ByolConfig,
+    CmcConfig,
+    Defaults,
+    DinoConfig,
+    InsdisConfig,
+    MethodConfig,
+    MocoConfig,
+    MocoV3Config,
+    SimclrConfig,
+    SimsiamConfig,
+    SwavConfig,
+    VicregConfig,
+    WmseConfig,
+)
 
-from models.losses.clim import ClimLoss
-from models.methods.barlow import Barlow, BarlowConfig
-from models.methods.base import Defaults, Method, Setup
-from models.methods.byol import Byol, ByolConfig
-from models.methods.cmc import Cmc, CmcConfig
-from models.methods.dino import Dino, DinoConfig
-from models.methods.insdis import Insdis, InsdisConfig
-from models.methods.moco import Moco, MocoConfig
-from models.methods.moco_v3 import MocoV3, MocoV3Config
-from models.methods.simclr import Simclr, SimclrConfig
-from models.methods.simsiam import Simsiam, SimsiamConfig
-from models.methods.swav import Swav, SwavConfig
-from models.methods.vicreg import Vicreg, VicregConfig
-from models.methods.wmse import Wmse, WmseConfig
-from models.modules.batchnorm import Mode, convert_batchnorm
-from models.multi_resolution import QuerySizes
+if TYPE_CHECKING:
+    from models.methods.base import Method, Setup
+    from models.methods.build import build_method
 
-METHODS: dict[str, tuple[Any, Any]] = {
-    "moco": (Moco, MocoConfig),
-    "simclr": (Simclr, SimclrConfig),
-    "byol": (Byol, ByolConfig),
-    "swav": (Swav, SwavConfig),
-    "simsiam": (Simsiam, SimsiamConfig),
-    "barlow": (Barlow, BarlowConfig),
-    "vicreg": (Vicreg, VicregConfig),
-    "moco-v3": (MocoV3, MocoV3Config),
-    "dino": (Dino, DinoConfig),
-    "wmse": (Wmse, WmseConfig),
-    "cmc": (Cmc, CmcConfig),
-    "insdis": (Insdis, InsdisConfig),
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered method: where its class is (``module:class``), and the class of its settings."""
+
+    path: str
+    settings: type[MethodConfig]
+
+    @property
+    def method(self) -> type[Method]:
+        """The method's class, imported when it is first asked for."""
+        module, _, name = self.path.partition(":")
+        return getattr(import_module(module), name)
+
+
+METHODS: dict[str, Entry] = {
+    "moco": Entry("models.methods.moco:Moco", MocoConfig),
+    "simclr": Entry("models.methods.simclr:Simclr", SimclrConfig),
+    "byol": Entry("models.methods.byol:Byol", ByolConfig),
+    "swav": Entry("models.methods.swav:Swav", SwavConfig),
+    "simsiam": Entry("models.methods.simsiam:Simsiam", SimsiamConfig),
+    "barlow": Entry("models.methods.barlow:Barlow", BarlowConfig),
+    "vicreg": Entry("models.methods.vicreg:Vicreg", VicregConfig),
+    "moco-v3": Entry("models.methods.moco_v3:MocoV3", MocoV3Config),
+    "dino": Entry("models.methods.dino:Dino", DinoConfig),
+    "wmse": Entry("models.methods.wmse:Wmse", WmseConfig),
+    "cmc": Entry("models.methods.cmc:Cmc", CmcConfig),
+    "insdis": Entry("models.methods.insdis:Insdis", InsdisConfig),
 }
-"""Name -> (module class, config class)."""
 
-__all__ = ["METHODS", "Defaults", "Method", "Setup", "build_method"]
+__all__ = ["METHODS", "Defaults", "Entry", "Method", "Setup", "build_method"]
+_LAZY = {"Method": "base", "Setup": "base", "build_method": "build"}
 
 
-def build_method(
-    name: str,
-    config: Any,
-    backbone: nn.Module,
-    *,
-    bn: Mode,
-    group_size: int,
-    batch_size: int,
-    seed: int,
-    steps_per_epoch: int,
-    num_views: int = 2,
-    num_rows: int = 0,
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    clim: ClimLoss | None = None,
-    sizes: QuerySizes | None = None,
-) -> Method:
-    """Return the method with every batch norm, the backbone's included, in mode ``bn``.
-
-    Args:
-        name: a key of ``METHODS``.
-        config: that method's config.
-        backbone: what the method's ``build_backbone`` returned: images (n, 3, h, w) to features
-            (n, d), with ``num_features``.
-        bn: ``group`` (statistics per group) or ``sync`` (over all ranks).
-        group_size: rows of a group.
-        batch_size: images of a step over all ranks and micro-batches.
-        seed: of the queue's first rows.
-        steps_per_epoch: for what starts at an epoch.
-        num_views: views of each image.
-        num_rows: images of the data set, for methods that remember each.
-        mean: what was subtracted from each channel of a view in [0, 1] ...
-        std: ... and what it was divided by after that.
-        clim: the weights of CLIM's terms, if batches hold neighbours.
-        sizes: the sides at which queries are shown; None: one.
-
-    Raises:
-        ValueError: a number does not fit the method; the text names the flag.
-    """
-    if name not in METHODS:
-        raise ValueError(f"--method {name}: choose one of {', '.join(METHODS)}")
-    method, config_class = METHODS[name]
-    least, most = method.min_views, method.max_views
-    if not least <= num_views <= most:
-        several = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
-        raise ValueError(
-            f"--method {name} cannot take {num_views} views (--crops): "
-            f"{f'exactly {least}' if least == most else several}"
-        )
-    if clim and not method.supports_clim:
-        able = ", ".join(key for key, (each, _) in METHODS.items() if each.supports_clim)
-        raise ValueError(
-            f"--mix clim cannot go with --method {name}: a neighbour is only a key, which needs a "
-            f"loss that compares a query with one key after another ({able})"
-        )
-    if not isinstance(config, config_class):
-        raise ValueError(f"--method {name} takes a {config_class.__name__}, not {config!r}")
-    if sizes is not None and not method.queries(config):
-        raise ValueError(
-            f"--resolutions cannot go with --method {name}: it shows queries at several sides to "
-            "keys of another network, and this method has none"
-        )
-    setup = Setup(
-        bn, group_size, batch_size, seed, steps_per_epoch, num_views, num_rows, mean, std, clim,
-        sizes or QuerySizes(method.queries(config)),
-    )  # fmt: skip
-    built = method(backbone, config, setup)
-    convert_batchnorm(built, bn, group_size)
-    return built
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.distributed import gather, own_rows
 from models.losses.common import full_precision
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.optim import LrScale, is_norm_or_bias
+from models.settings import BarlowConfig, Defaults
 from pipelines.batch import Batch
 
 
-@dataclass(frozen=True)
-class BarlowConfig:
-    """Views whose dimensions correlate each with itself and with no other."""
-
-    dim: int = 8192
-    """Length of the projection."""
-    hidden: int = 8192
-    """Width of the projector's two hidden layers."""
-    off_diagonal: float = 0.0051
-    """Weight of the correlations between different dimensions."""
-    bias_lr: float = 0.0015
-    """Learning rate of biases and batch norm as a share of the weights' (.0048 / .2 / 16 GPUs)."""
-
-
 class Barlow(Method):
-    """``L = sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2``, C the views' correlations over all ranks.
+    """``L = sum_i (1 - C_ii)^2 + w sum_{i != j} C_ij^2``, C the views' cross-correlation.
 
-    A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam) L(z(m)[partner], z(x1))``, m encoded
-    once. L is no mean over rows, so it takes one lam for the whole batch: ``--mix-draw group`` is
-    refused.
+    C is taken over all ranks' rows. A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam)
+    L(z(m)[partner], z(x1))``; m is encoded once. L is not a mean over rows, so the whole batch has
+    one lam, and ``--mix-draw group`` is refused.
     """
 
     mixes_groups = False
@@ -59,43 +44,48 @@ class Barlow(Method):
         self.config = config
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
-        """Return the run's rate, or biases' and batch norm's share of it."""
+        """Return the smaller share of biases and batch norm, or else the run's rate."""
         return LrScale(share=self.config.bias_lr if is_norm_or_bias(name, parameter) else 1.0)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         weight = self.config.off_diagonal
-        z0, z1 = (standardise(gather(self._embed(x))) for x in batch.views)
-        terms = {"clean": barlow(z0, z1, weight)}
+        z0, z1 = (standardize(gather(self._embed(x))) for x in batch.views)
+        terms = {"clean": cross_correlation(z0, z1, weight)}
         for m in batch.mixed:
-            z = standardise(gather(self._embed(m.image)))
+            z = standardize(gather(self._embed(m.image)))
             partner = gather(own_rows(len(m.lam), z.device)[m.partner])
-            own, partners = barlow(z, z1, weight), barlow(z[partner], z1, weight)
+            own = cross_correlation(z, z1, weight)
+            other = cross_correlation(z[partner], z1, weight)
             lam = m.lam[0].to(own.dtype)
-            terms[f"mixed_{m.view}"] = lam * own + (1 - lam) * partners
+            terms[f"mixed_{m.view}"] = lam * own + (1 - lam) * other
         return terms
 
     def _embed(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
-        z = self.head(h)
+        z: Tensor = self.head(h)
         self.record_embeddings(h, z)
         return z
 
 
 @full_precision
-def standardise(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Return rows whose every dimension has mean 0 and variance 1, up to batch norm's 1e-5."""
+def standardize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """Return rows with mean 0 and variance 1 in each dimension; epsilon is batch norm's, 1e-5."""
     var, mean = torch.var_mean(z, 0, correction=0)
     return (z - mean) * (var + 1e-5).rsqrt()
 
 
 @full_precision
-def barlow(
+def cross_correlation(
     a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], off_diagonal: float
 ) -> Float[Tensor, ""]:
     """Return ``sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2``, C = ``a^T b / n``.
 
-    For ``standardise``d rows of all ranks. Source: Zbontar 2021, 2103.03230, eq. 1 and 2.
+    ``a`` and ``b`` are standardized rows of all ranks. Source: Zbontar 2021, 2103.03230, eq. 1, 2.
+
+    >>> z = standardize(torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]))
+    >>> [round(float(cross_correlation(z, view, 0.0051)), 3) for view in (z, -z)]
+    [0.0, 8.0]
     """
     correlation = a.T @ b / len(a)
     diagonal = correlation.diagonal()

@@ -1,8 +1,8 @@
-"""What every method is: the contract between ``train.py`` and ``models``."""
+"""The contract of a self-supervised method, between the trainer and ``models``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,20 +13,21 @@ from torch import Tensor, nn
 from models import collapse, losses
 from models.distributed import gather
 from models.losses.clim import ClimLoss
-from models.modules.batchnorm import Mode
+from models.modules.backbone import encode
 from models.multi_resolution import QuerySizes
-from models.optim import LrScale, Schedule
+from models.optim import LrScale
+from models.settings import BnMode, Defaults
 from pipelines.batch import Batch
 
 Which = Literal["online", "momentum"]
-"""An encoder of a method: the one that learns, or its momentum (EMA) copy."""
+"""An encoder of a method: the trained one, or its momentum (EMA) copy."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a method has to know about its run."""
+    """The properties of a run that a method needs to know."""
 
-    bn: Mode
+    bn: BnMode
     group_size: int
     batch_size: int
     seed: int
@@ -35,113 +36,94 @@ class Setup:
     num_rows: int
     """Images of the data set; ``Batch.index`` is below it."""
     mean: tuple[float, float, float]
-    """What views were normalised by, in [0, 1]: mean ..."""
+    """Mean by which each channel of a view in [0, 1] was normalized."""
     std: tuple[float, float, float]
-    """... and deviation of each channel."""
+    """Deviation by which each channel was normalized."""
     clim: ClimLoss | None = None
-    """With CLIM's neighbours in the batches: how its terms are weighted."""
+    """CLIM's loss, if batches hold neighbors."""
     sizes: QuerySizes = QuerySizes()
     """The sides at which queries are shown."""
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """How a method's paper trains it; every number can be overridden by a flag."""
-
-    optimizer: str
-    """timm's name."""
-    lr_per_256: float
-    """Peak learning rate for each 256 images of the batch."""
-    weight_decay: float
-    views: str
-    """Preset of the views."""
-    bn: Mode
-    momentum: float = 0.9
-    decay_norm_and_bias: bool = True
-    schedule: Schedule = "cosine"
-    warmup_epochs: int = 0
-    final_lr_ratio: float = 0.0
-    """Last learning rate as a share of the peak."""
-    zero_init_last: bool = False
-    """Whether each residual block starts as the identity, on images above 64 pixels."""
 
 
 class Method(nn.Module):
     """A self-supervised method: images in, loss terms out.
 
-    The trainer's step is ``forward(batch)``, backward of the terms' sum, ``after_backward()``, the
-    optimiser, ``after_step(progress)``; with ``--accumulate`` it is ``before_parts(batch, count)``,
-    then forward and backward of each micro-batch, then the same. ``forward`` changes no state but
-    batch norm's running statistics. Terms are means over this rank's rows; their mean over ranks is
-    the global loss, and so is DDP's mean of the gradients.
+    A training step is ``forward(batch)``, backward of the sum of the terms, ``after_backward()``,
+    the optimizer's step, ``after_step(progress)``. With ``--accumulate`` it starts with
+    ``before_accumulation(batch, count)``, and forward and backward run once per micro-batch.
+
+    ``forward`` changes no state except the running statistics of batch norm. Terms are means over
+    this rank's rows: their mean over ranks is the global loss, and DDP's mean over the gradients is
+    the global gradient.
     """
 
     defaults: ClassVar[Defaults]
     min_views: ClassVar[int] = 2
     max_views: ClassVar[float] = 2
-    """Numbers of views of an image that it takes; ``math.inf``: any from the least on."""
+    """Fewest and most views of an image; ``math.inf``: no upper limit."""
     mixes_groups: ClassVar[bool] = True
-    """Whether each group may draw a mixture of its own (``--mix-draw group``)."""
+    """Whether each group may draw its own mixture (``--mix-draw group``)."""
     supports_unmix: ClassVar[bool] = True
-    """Whether it has a loss for mixtures; one without takes those that keep the targets alone."""
+    """Whether it has a loss for mixtures; without one, it takes mixtures that keep the targets."""
     supports_clim: ClassVar[bool] = False
-    """Whether it has a loss for CLIM, whose partners are no rows of the batch."""
+    """Whether it has a loss for CLIM, whose partners are not rows of the batch."""
     batch_coupling: ClassVar[str] = "the loss looks at a micro-batch alone"
-    """What ``across`` says of it."""
+    """How micro-batches change the loss, in words; "": not at all (see ``describe_coupling``)."""
     scored: Which = "online"
-    """The encoder whose features count: its paper's, unless an instance is set otherwise."""
+    """The encoder that is evaluated and exported: the paper's choice, unless set otherwise."""
     chained_lam: bool = False
-    """Whether a view's box is drawn from the share left by the box before it."""
+    """Whether a view's box is drawn from the share that the previous view's box left."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self._seen: dict[str, Tensor] = {}
-        self.register_forward_pre_hook(lambda *_: self._seen.clear())
+        self._recorded: dict[str, Tensor] = {}
+        self.register_forward_pre_hook(lambda *_: self._recorded.clear())
 
     @classmethod
     def build_backbone(cls, config: Any, create: Callable[..., nn.Module]) -> nn.Module:
-        """Return what the method is built on; ``create(in_chans=3, width=1.0)`` makes a model."""
+        """Return the backbone; ``create(in_chans=3, width=1.0)`` builds one model."""
         return create()
 
     @classmethod
     def queries(cls, config: Any) -> tuple[int, ...]:
-        """Return the views that meet keys of a network of their own; without such a one, none."""
+        """Return the query views; none for a method without a network of its own for keys."""
         return ()
 
     @classmethod
-    def across(cls, config: Any) -> str:
-        """Return what of its loss looks across the rows of a batch, in words; "" if nothing does.
+    def describe_coupling(cls, config: Any) -> str:
+        """Return how the loss depends on the other rows of a batch, in words; "": not at all.
 
-        Such a loss is another one on micro-batches (``--accumulate``).
+        Micro-batches (``--accumulate``) change a loss that does.
         """
         return cls.batch_coupling
 
     @classmethod
     def row_unit(cls, config: Any) -> int:
-        """Return the number of which all ranks' rows in a forward must be a multiple."""
+        """Return a divisor that the number of all ranks' rows in a forward must have."""
         return 1
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each loss term, a scalar; their sum is what is minimised."""
         raise NotImplementedError
 
-    def before_parts(self, batch: Batch, count: int) -> None:
-        """Look at a step's rows before they come in ``count`` micro-batches, one forward each."""
+    def before_accumulation(self, batch: Batch, count: int) -> None:
+        """Prepare for a step whose rows come in ``count`` micro-batches, one forward each."""
 
     def after_backward(self) -> None:
-        """Change gradients before the optimiser sees them."""
+        """Change gradients before the optimizer's step."""
 
     def after_step(self, progress: float) -> None:
-        """Move whatever follows the weights; ``progress`` is the share of the run done, 0 to 1."""
+        """Update EMA copies, queues and banks; ``progress`` is the finished share of the run."""
 
     def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Return the features of the encoder that is scored."""
-        return self.scored_encoder(images)
+        """Return the features of the scored encoder."""
+        h: Tensor = self.scored_encoder(images)
+        return h
 
     def project(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        """Return the projection by the encoder that is scored, and its head, as unit rows."""
+        """Return the projections by the scored encoder and its head, as unit rows."""
         if self.scored == "online":
             return losses.unit(self.head(self.backbone(images)))
         encoder = self.scored_encoder
@@ -149,12 +131,17 @@ class Method(nn.Module):
         return losses.unit(next(pair for pair in pairs if pair[0] is encoder)(images))
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
-        """Return how a parameter's learning rate follows the run's."""
+        """Return how a parameter's learning rate follows that of the run."""
         return LrScale()
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
-        """Return which of the views are to be mixed."""
+        """Return the views that are mixed."""
         return (0,)
+
+    @property
+    def online(self) -> nn.Sequential:
+        """The trained backbone and head, of which a momentum encoder is a copy."""
+        return nn.Sequential(self.backbone, self.head)
 
     def encoders(self) -> list[nn.Module]:
         """Return the backbone and its momentum copy, if there is one."""
@@ -162,27 +149,34 @@ class Method(nn.Module):
 
     @property
     def scored_encoder(self) -> nn.Module:
-        """The backbone that is scored and exported."""
+        """The backbone that is evaluated and exported."""
         return self.backbone if self.scored == "online" else self.encoders()[1]
 
     @property
     def named_encoder(self) -> Which | None:
-        """Which encoder is scored; None where there is only one."""
+        """Name of the scored encoder; None if there is only one."""
         return self.scored if len(self.encoders()) > 1 else None
 
+    def embed_views(self, images: Sequence[Tensor]) -> Tensor:
+        """Return the unit projections of all image batches, concatenated; record the first."""
+        features = encode(self.backbone, images)
+        z = losses.unit(self.head(torch.cat(features)))
+        self.record_embeddings(features[0], z[: len(images[0])])
+        return z
+
     def record_embeddings(self, features: Tensor, projection: Tensor) -> None:
-        """Keep the rows of a forward's first clean view, the first to be seen, for ``monitors``."""
-        self._seen.setdefault("features", features.detach())
-        self._seen.setdefault("projection", projection.detach())
+        """Keep the rows of a forward's first call, its first clean view, for ``monitors``."""
+        self._recorded.setdefault("features", features.detach())
+        self._recorded.setdefault("projection", projection.detach())
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
-        """Return scalars about all ranks' rows of the last forward, on the device.
+        """Return statistics of all ranks' rows of the last forward, scalars on the device.
 
-        For the log line only: the singular values take time, and on a GPU wait for it.
+        For the log line only: singular values take time, and the host waits for them.
         """
         values = {}
-        for name, rows in self._seen.items():
+        for name, rows in self._recorded.items():
             rows = gather(rows)
             values[f"{name}_std"] = collapse.feature_std(rows)
             values[f"{name}_rank"] = collapse.effective_rank(rows)

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from models.losses.clim import ClimLoss
+from models.losses.clim import ClimLoss, anchors_and_neighbors
 from models.losses.common import cosine_gap, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
+from models.settings import ByolConfig, Defaults
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class ByolConfig:
-    """Prediction of a slowly moving target network's projection."""
-
-    dim: int = 256
-    """Length of the projection."""
-    hidden: int = 4096
-    """Hidden width of projector and predictor."""
-    momentum: float = 0.996
-    """Share of itself the target keeps at the first step; rises to 1 along a cosine."""
-    mix_online: bool = False
-    """Send the mixture through the online branch only (twice the weight); off: through both."""
-    last_bias: bool = False
-    """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
 
 
 class Byol(Method):
     """``L = M(x0, x1)`` with ``M(a, b) = d(p(a), t(b)) + d(p(b), t(a))``, d = 2 - 2 cos.
 
-    A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``, so it passes through
-    both branches (Shen 2022, 2003.05438, the pseudo-code). ``mix_online`` is ours: ``2 [lam
+    A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``, so it passes through both
+    branches (Shen 2022, 2003.05438, the pseudo-code). ``mix_online`` is our variant: ``2 [lam
     d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``.
     """
 
@@ -56,24 +39,22 @@ class Byol(Method):
     def __init__(self, backbone: nn.Module, config: ByolConfig, setup: Setup) -> None:
         if setup.clim and not config.mix_online:
             raise ValueError(
-                "--mix clim needs --byol.mix-online: neighbours are targets, which the online "
-                "branch does not predict from"
+                "--mix clim needs --byol.mix-online: neighbors are targets, and the online branch "
+                "makes no predictions from them"
             )
         if setup.clim and (setup.clim.mode == "csml" or setup.clim.denominator == "shared"):
-            raise ValueError(
-                "--clim.mode csml and --clim.denominator shared belong to --method moco"
-            )
+            raise ValueError("--clim.mode csml and --clim.denominator shared need --method moco")
         width = num_features(backbone)
         sizes = (width, config.hidden, config.dim)
         super().__init__(backbone, heads.projector(*sizes, norm=True, last_bias=config.last_bias))
         self.config, self.clim = config, setup.clim
         self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
-        self.target = momentum_copy(nn.Sequential(self.backbone, self.head))
+        self.target = momentum_copy(self.online)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         if self.clim:
-            return self._with_neighbours(batch, self.clim)
+            return self._clim_terms(batch, self.clim)
         x0, x1 = batch.views
         p0, p1 = self._predict(x0), self._predict(x1)
         t0, t1 = self._target(x0), self._target(x1)
@@ -82,34 +63,34 @@ class Byol(Method):
             loss = on_mixture(cosine_gap, self._predict(m.image), t1, m)
             if self.config.mix_online:
                 loss = 2 * loss
-            else:  # the gap is symmetric: here the mixture is the target and x1 the prediction
+            else:  # the gap is symmetric: now the mixture is the target, and x1 the prediction
                 loss = loss + on_mixture(cosine_gap, self._target(m.image), p1, m)
             terms[f"mixed_{m.view}"] = loss.mean()
         return terms
 
-    def _with_neighbours(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
-        """CLIM's terms, the mixture on the online branch; neighbours are targets only."""
-        num = len(batch.index)
-        (x0, _), (x1, _) = (view.split(num) for view in batch.views)
+    def _clim_terms(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
+        """Return CLIM's terms: the mixture is on the online branch; neighbors are targets only."""
+        (x0, _), (x1, _) = (anchors_and_neighbors(view) for view in batch.views)
         (m,) = batch.mixed
         targets, clean = self._target(batch.views[1]), None
         if clim.mode == "add":
             p0, p1 = self._predict(x0), self._predict(x1)
-            clean = (cosine_gap(p0, targets[:num]) + cosine_gap(p1, self._target(x0))).mean()
+            clean = (cosine_gap(p0, targets[: len(x1)]) + cosine_gap(p1, self._target(x0))).mean()
         mixed = 2 * on_mixture(cosine_gap, self._predict(m.image), targets, m).mean()
-        return clim.weigh(clean, mixed)
+        return clim.combine(clean, mixed)
 
     def after_step(self, progress: float) -> None:
-        """Let the target follow."""
-        online = nn.Sequential(self.backbone, self.head)
-        ema_update(self.target, online, cosine_momentum(self.config.momentum, progress))
+        """Update the target network."""
+        ema_update(self.target, self.online, cosine_momentum(self.config.momentum, progress))
 
     def _predict(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
         z = self.head(h)
         self.record_embeddings(h, z)
-        return self.predictor(z)
+        p: Tensor = self.predictor(z)
+        return p
 
     @torch.no_grad()
     def _target(self, images: Tensor) -> Tensor:
-        return self.target(images)
+        t: Tensor = self.target(images)
+        return t

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,49 +11,23 @@ from torch import Tensor, nn
 from models import losses
 from models.collapse import prototype_usage
 from models.distributed import gather
-from models.losses.swav_mixtures import from_mixtures, on_pairs
-from models.methods.base import Defaults, Method, Setup
+from models.losses.view_pairs import from_mixtures, on_pairs
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import encode, num_features
 from models.modules.center import Center
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
+from models.settings import Defaults, DinoConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class DinoConfig:
-    """Prediction of a slow teacher's centred and sharpened assignment from the other views."""
-
-    prototypes: int = 65536
-    """Length of the assignment."""
-    dim: int = 256
-    """Length of the projection."""
-    hidden: int = 2048
-    """Width of the head's two hidden layers."""
-    head_bn: bool = False
-    """Batch norm in the head."""
-    temperature: float = 0.1
-    """Softmax temperature of the student."""
-    first_teacher_temperature: float = 0.04
-    """The teacher's at the first step."""
-    teacher_temperature: float = 0.07
-    """The teacher's after its warm-up."""
-    temperature_epochs: int = 30
-    """Epochs of that warm-up, a line."""
-    momentum: float = 0.996
-    """Share of itself the teacher keeps at the first step; rises to 1 along a cosine."""
-    centre_momentum: float = 0.9
-    """Share of itself the centre of the teacher's scores keeps at each step."""
-    freeze_epochs: int = 1
-    """Epochs at the start in which the prototypes do not learn."""
 
 
 class Dino(Method):
     """``L`` = mean of ``H(P_t(x_a), P_s(x_v))`` over the pairs a in (0, 1), v != a.
 
-    The teacher's ``P_t = softmax((g - c) / T_t)``, c the running mean of its scores g. Mixtures of
-    the first view of each pair (0, 2, 4, ...) add the mean over the pairs in which v is one: ``lam
-    H(P_t(x_a), P_s(m)) + (1 - lam) H(P_t(x_a)[partner], P_s(m))``. The teacher sees none of them.
+    The teacher's ``P_t = softmax((g - c) / T_t)``, where c is an EMA of its scores g. The first
+    view of each pair (0, 2, 4, ...) has a mixture. The mixed term is the mean over the pairs with a
+    mixed v: ``lam H(P_t(x_a), P_s(m)) + (1 - lam) H(P_t(x_a)[partner], P_s(m))``. The teacher sees
+    clean views only.
     """
 
     max_views = math.inf
@@ -67,26 +40,27 @@ class Dino(Method):
     def __init__(self, backbone: nn.Module, config: DinoConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)
         head = heads.mlp(*sizes, norm=config.head_bn, activation=nn.GELU)
-        super().__init__(backbone, head.apply(initialise))
+        super().__init__(backbone, head.apply(heads.init_truncated_normal))
         self.config = config
         self.steps_per_epoch = setup.steps_per_epoch
         self.prototypes = nn.Linear(config.dim, config.prototypes, bias=False)
-        self.teacher = momentum_copy(nn.Sequential(self.backbone, self.head))
+        self.teacher = momentum_copy(self.online)
         self.teacher_prototypes = momentum_copy(self.prototypes)
-        self.centre = Center(config.prototypes, config.centre_momentum)
+        self.centre = Center(config.prototypes, config.centre_momentum)  # name in checkpoints
         self._step = 0
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
-        """Return the first of each pair of views; a last view without a pair stays clean."""
+        """Return the first of each pair of views; a last, unpaired view stays clean."""
         return tuple(range(0, num_views - 1, 2))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with mixtures, the mixed one."""
         self._step = batch.step
-        n, num_views = len(batch.index), len(batch.views)
-        targets = self._targets(batch).split(n)
-        z = self._embed([*batch.views, *(m.image for m in batch.mixed)])
-        log_p = losses.log_assignment(scores(z, self.prototypes), self.config.temperature).split(n)
+        targets = self._targets(batch).chunk(2)
+        images = [*batch.views, *(m.image for m in batch.mixed)]
+        g = scores(self.embed_views(images), self.prototypes)
+        log_p = losses.log_assignment(g, self.config.temperature).chunk(len(images))
+        num_views = len(batch.views)
         views = list(log_p[:num_views])
         terms = {"clean": on_pairs(targets, views).mean()}
         if batch.mixed:
@@ -97,64 +71,46 @@ class Dino(Method):
         return terms
 
     def after_backward(self) -> None:
-        """Hold the prototypes still at the start (requires_grad would upset DDP)."""
+        """Freeze the prototypes at the start; DDP allows no change of ``requires_grad``."""
         if self._step < self.config.freeze_epochs * self.steps_per_epoch:
             self.prototypes.weight.grad = None
 
     def after_step(self, progress: float) -> None:
-        """Let the teacher follow, and the centre move to the step's scores."""
+        """Update the teacher and the center of its scores."""
         momentum = cosine_momentum(self.config.momentum, progress)
-        ema_update(self.teacher, nn.Sequential(self.backbone, self.head), momentum)
+        ema_update(self.teacher, self.online, momentum)
         ema_update(self.teacher_prototypes, self.prototypes, momentum)
         self.centre.commit()
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
-        """Add how evenly the last rows spread over the prototypes."""
-        usage = prototype_usage(scores(gather(self._seen["projection"]), self.prototypes))
+        """Add how evenly the rows of the last forward spread over the prototypes."""
+        usage = prototype_usage(scores(gather(self._recorded["projection"]), self.prototypes))
         return super().monitors() | {"prototype_usage": usage}
 
     def teacher_temperature(self, step: int) -> float:
-        """Return the teacher's temperature at a step."""
+        """Return the teacher's temperature at a step: linear warm-up, then constant."""
         first, last = self.config.first_teacher_temperature, self.config.teacher_temperature
         warmup = self.config.temperature_epochs * self.steps_per_epoch
         return last if step >= warmup else first + (last - first) * step / warmup
 
-    def _embed(self, images: list[Tensor]) -> Tensor:
-        """Unit rows of all image batches, one below the other."""
-        features = encode(self.backbone, images)
-        z = losses.unit(self.head(torch.cat(features)))
-        self.record_embeddings(features[0], z[: len(images[0])])
-        return z
-
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Tensor:
-        """The teacher's assignments of the first two views; their scores move the centre later."""
+        """Return the teacher's assignments of views 0 and 1; stage their scores for the center."""
         z = losses.unit(torch.cat(encode(self.teacher, batch.views[:2])))
         g = scores(z, self.teacher_prototypes)
-        self.centre.hold(batch.step, g)
+        self.centre.stage(batch.step, g)
         return assignment(g, self.centre.value, self.teacher_temperature(batch.step))
 
 
-def initialise(layer: nn.Module) -> None:
-    """Draw a linear layer's first weights from N(0, .02), its bias is 0: the released code's head.
-
-    The prototypes keep PyTorch's, as there.
-    """
-    if isinstance(layer, nn.Linear):
-        nn.init.trunc_normal_(layer.weight, std=0.02)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
 def scores(z: Float[Tensor, "n d"], prototypes: nn.Linear) -> Float[Tensor, "n k"]:
-    """Return the cosines of unit rows with the prototypes: weight norm, its length held at 1."""
+    """Return the cosines of unit rows with the prototypes: weight norm with a fixed length of 1."""
     return losses.scores(z, losses.unit(prototypes.weight))
 
 
 @losses.full_precision
 def assignment(
-    g: Float[Tensor, "n k"], centre: Float[Tensor, " k"], temperature: float
+    g: Float[Tensor, "n k"], center: Float[Tensor, " k"], temperature: float
 ) -> Float[Tensor, "n k"]:
-    """Return ``softmax((g - centre) / temperature)``. Source: Caron 2021, 2104.14294, eq. 1."""
-    return ((g - centre) / temperature).softmax(1)
+    """Return ``softmax((g - center) / temperature)``. Source: Caron 2021, 2104.14294, eq. 1."""
+    return ((g - center) / temperature).softmax(1)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from models.losses.common import unit
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.modules.memory_bank import Bank, BankConfig
+from models.modules.memory_bank import MemoryBank
+from models.settings import Defaults, InsdisConfig
 from pipelines.batch import Batch
 
 
-@dataclass(frozen=True)
-class InsdisConfig(BankConfig):
-    """Each image told from the others by its row in a memory bank."""
-
-
 class Insdis(Method):
-    """A view meets its own image's row of a memory bank among rows of other images.
+    """A view is contrasted with its image's row of a memory bank, among rows of other images.
 
-    ``L`` is ``bank.nce_loss`` or ``bank.softmax_loss`` of the view's cosines over the temperature;
-    then the image's row moves towards the view.
+    ``L`` is ``nce_loss`` or ``softmax_loss`` of the cosines divided by the temperature. After the
+    step, the image's row moves towards the view.
     """
 
     min_views = max_views = 1
@@ -34,22 +28,22 @@ class Insdis(Method):
     def __init__(self, backbone: nn.Module, config: InsdisConfig, setup: Setup) -> None:
         super().__init__(backbone, heads.mlp(num_features(backbone), config.dim, norm=False))
         generator = torch.Generator().manual_seed(setup.seed)
-        self.bank = Bank(setup.num_rows, config, generator)
+        self.bank = MemoryBank(setup.num_rows, config, generator)
 
     @classmethod
-    def across(cls, config: InsdisConfig) -> str:
-        """Return what looks across rows."""
-        return config.across
+    def describe_coupling(cls, config: InsdisConfig) -> str:
+        """Return how the loss depends on the other rows of a batch."""
+        return config.coupling
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the one term."""
+        """Return the clean term."""
         (x,) = batch.views
         h = self.backbone(x)
         f = unit(self.head(h))
         self.record_embeddings(h, f)
-        self.bank.hold(f, batch)
-        return {"clean": self.bank.contrast(f, self.bank.pick(batch)).mean()}
+        self.bank.stage(f, batch)
+        return {"clean": self.bank.contrast(f, self.bank.candidates(batch)).mean()}
 
     def after_step(self, progress: float) -> None:
-        """Move the batch's rows of the bank."""
+        """Update the batch's rows of the bank."""
         self.bank.commit()

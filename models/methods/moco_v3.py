@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,35 +12,20 @@ from torch import Tensor, nn
 from models.distributed import gather
 from models.losses.common import full_precision, on_mixture, unit
 from models.losses.contrastive import log_negatives
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
+from models.settings import Defaults, MocoV3Config
 from pipelines.batch import Batch, Mixed
-
-
-@dataclass(frozen=True)
-class MocoV3Config:
-    """Momentum contrast among the keys of the batch, with a predictor and without a queue."""
-
-    dim: int = 256
-    """Length of queries and keys."""
-    hidden: int = 4096
-    """Hidden width of projector and predictor."""
-    momentum: float = 0.996
-    """Share of itself the key encoder keeps at the first step; rises to 1 along a cosine."""
-    temperature: float = 1.0
-    """Softmax temperature."""
-    last_bias: bool = False
-    """Bias of the predictor's last linear layer (the released code has none)."""
 
 
 class MocoV3(Method):
     """``L = ctr(q(x0), k(x1)) + ctr(q(x1), k(x0))``; all ranks' keys of a view are candidates.
 
-    A mixture m of x0 meets both views' keys, in row form: ``lam [ctr(q(m), k(x1)) + ctr(q(m),
-    k(x0))] + (1 - lam) [the same with the partners' keys]``. That is Un-Mix's symmetric MoCo (Shen
-    2022, 2003.05438) with this paper's contrast; mixtures are no keys.
+    A mixture m of x0 is contrasted with both views' keys: ``lam [ctr(q(m), k(x1)) + ctr(q(m),
+    k(x0))] + (1 - lam) [the same with the partners' keys]``. This is Un-Mix's symmetric MoCo (Shen
+    2022, 2003.05438) with the loss of this paper; mixtures are never keys.
     """
 
     batch_coupling = "the keys that a query meets are those of a micro-batch"
@@ -61,43 +46,42 @@ class MocoV3(Method):
         super().__init__(backbone, head)
         self.config, self.sizes = config, setup.sizes
         self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
-        self.key_encoder = momentum_copy(nn.Sequential(self.backbone, self.head))
+        self.key_encoder = momentum_copy(self.online)
 
     @classmethod
     def queries(cls, config: MocoV3Config) -> tuple[int, ...]:
-        """Return the views that are queries."""
+        """Return the query views."""
         return (0, 1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
-        keys = [self._keys(x) for x in reversed(batch.views[:2])]  # those that q0 meets, then q1
-        everyone = [gather(k) for k in keys]
-        terms = [self._against(keys, everyone, *side) for side in self.sizes.split(batch)]
+        keys = [self._keys(x) for x in reversed(batch.views[:2])]  # positives of q0, then of q1
+        all_keys = [gather(k) for k in keys]
+        terms = [self._terms(keys, all_keys, *side) for side in self.sizes.split(batch)]
         return self.sizes.join(terms)
 
-    def _against(
-        self, keys: list[Tensor], everyone: list[Tensor], views: list[Tensor], mixed: list[Mixed]
+    def _terms(
+        self, keys: list[Tensor], all_keys: list[Tensor], views: list[Tensor], mixed: list[Mixed]
     ) -> dict[str, Tensor]:
-        """The terms of query views of one side, and of mixtures of them."""
-        q0, q1 = (self._query(x) for x in views)
+        """Return the terms of the queries of one side; query view i meets ``keys[i]``."""
+        queries = [self._query(x) for x in views]
         halves = [
             self._contrast(q, all_k)(q, k)
-            for q, k, all_k in zip((q0, q1), keys, everyone, strict=True)
+            for q, k, all_k in zip(queries, keys, all_keys, strict=True)
         ]
         terms = {"clean": torch.stack(halves).sum(0).mean()}
         for m in mixed:
             q = self._query(m.image)
             halves = [
                 on_mixture(self._contrast(q, all_k), q, k, m)
-                for k, all_k in zip(keys, everyone, strict=True)
+                for k, all_k in zip(keys, all_keys, strict=True)
             ]
             terms[f"mixed_{m.view}"] = torch.stack(halves).sum(0).mean()
         return terms
 
     def after_step(self, progress: float) -> None:
-        """Let the key encoder follow."""
-        online = nn.Sequential(self.backbone, self.head)
-        ema_update(self.key_encoder, online, cosine_momentum(self.config.momentum, progress))
+        """Update the key encoder."""
+        ema_update(self.key_encoder, self.online, cosine_momentum(self.config.momentum, progress))
 
     def _query(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
@@ -109,8 +93,8 @@ class MocoV3(Method):
     def _keys(self, images: Tensor) -> Tensor:
         return unit(self.key_encoder(images))
 
-    def _contrast(self, q: Tensor, all_k: Tensor) -> partial[Tensor]:
-        """``contrast`` of these queries among ``all_k``, for any choice of their own keys."""
+    def _contrast(self, q: Tensor, all_k: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return ``contrast`` of these queries among ``all_k``: ``(q, k) -> (n,)``."""
         temperature = self.config.temperature
         candidates = log_negatives(q, all_k, temperature)
         return partial(contrast, candidates=candidates, temperature=temperature)
@@ -125,8 +109,7 @@ def contrast(
 ) -> Float[Tensor, " n"]:
     """Return ``ctr = -2 T log( e^(q.k/T) / sum_j e^(q.k_j/T) )`` for unit rows, j over all keys.
 
-    ``candidates`` is ``log_negatives(q, all keys, T)``: the denominator, the row's own key
-    included, is the same whichever key is the positive. Source: Chen 2021, 2104.02057, eq. 1 and
-    algorithm 1.
+    ``candidates`` is ``log_negatives(q, all keys, T)``. It includes the positive, so it is the same
+    for every choice of the positive. Source: Chen 2021, 2104.02057, eq. 1 and algorithm 1.
     """
     return 2 * (temperature * candidates - (q * k).sum(1))

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.losses.common import full_precision, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.optim import LrScale
+from models.settings import Defaults, SimsiamConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class SimsiamConfig:
-    """Prediction of the other view's projection, which takes no gradient."""
-
-    dim: int = 2048
-    """Width of the projector and length of the projection."""
-    hidden: int = 512
-    """Hidden width of the predictor."""
-    layers: Literal[2, 3] = 3
-    """Linear layers of the projector (CIFAR: 2)."""
-    constant_predictor_lr: bool = True
-    """Keep the predictor's learning rate at the peak; off: it falls with the others'."""
 
 
 class Simsiam(Method):
     """``L = M(x0, x1)`` with ``M(a, b) = D(p(a), sg z(b)) / 2 + D(p(b), sg z(a)) / 2``, D = -cos.
 
-    sg stops the gradient. A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``:
-    it predicts x1 and is predicted from it, which costs no encoding more than one of the two.
+    sg stops the gradient. A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``. It
+    predicts x1 and is predicted from x1; one encoding serves both.
     """
 
     batch_coupling = ""
@@ -56,7 +40,7 @@ class Simsiam(Method):
         self.predictor = heads.predictor(config.dim, config.hidden)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
-        """Return the run's rate; the predictor's does not fall."""
+        """Return the run's rate; that of the predictor stays constant."""
         follows = not (self.config.constant_predictor_lr and name.startswith("predictor."))
         return LrScale(scheduled=follows)
 
@@ -68,7 +52,7 @@ class Simsiam(Method):
         for m in batch.mixed:
             z, p = self._embed(m.image)
             halves = on_mixture(negative_cosine, p, z1.detach(), m)
-            # the cosine is symmetric: here the mixture is what x1 predicts
+            # the cosine is symmetric: now x1 predicts the mixture
             halves = halves + on_mixture(negative_cosine, z.detach(), p1, m)
             terms[f"mixed_{m.view}"] = halves.mean() / 2
         return terms

@@ -4,61 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from models import losses
 from models.collapse import prototype_usage
 from models.distributed import gather
-from models.losses import swav_mixtures
-from models.methods.base import Defaults, Method, Setup
+from models.losses import view_pairs
+from models.methods.base import Method, Setup
 from models.modules import heads
-from models.modules.backbone import encode, num_features
+from models.modules.backbone import num_features
 from models.modules.prototypes import Prototypes
 from models.modules.queue import Queue
+from models.settings import Defaults, SwavConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class SwavConfig:
-    """Prediction of one view's cluster code from the other views."""
-
-    prototypes: int = 3000
-    """Number of clusters (CIFAR: 100)."""
-    dim: int = 128
-    """Length of the projection."""
-    hidden: int = 2048
-    """Width of the head's hidden layer (CIFAR: 512)."""
-    temperature: float = 0.1
-    """Softmax temperature of the predictions."""
-    epsilon: float = 0.05
-    """Sharpness of the codes; smaller is sharper."""
-    iterations: int = 3
-    """Sinkhorn iterations."""
-    queue: int = 0
-    """Earlier rows that help to balance the codes, of each assignment view; 0: none."""
-    queue_start_epoch: int = 15
-    """First epoch, from 0, whose rows are queued."""
-    freeze_steps: int = 313
-    """Steps at the start in which the prototypes do not learn."""
-    reverse: Literal["paper", "code", "predict"] = "paper"
-    """Mixtures: paper = the author's formula, code = the released code, predict = without codes."""
-    chained_lam: bool = False
-    """Draw each view's box from the share the last one left, which weighs all (released code)."""
-    queue_mixtures: bool = False
-    """Queue mixtures too, in both orders (released code; needs --swav.reverse code)."""
 
 
 class Swav(Method):
     """``L = 1/2 sum_{a in 0,1} 1/(V-1) sum_{v != a} H(q_a, p_v)``, H averaged over rows.
 
-    Mixtures of the first view of each pair (0, 2, 4, ...) add the same sum over the views in which
-    they replace theirs, weighed as ``swav_mixtures`` says: ``with_mixtures`` under ``--swav.reverse
-    paper``, ``in_both_orders`` under ``code`` and ``from_mixtures`` under ``predict``.
+    The first view of each pair (0, 2, 4, ...) has a mixture. The mixed term is the same sum with
+    mixtures in place of their views, weighted as ``view_pairs`` defines: by ``with_mixtures`` for
+    ``--swav.reverse paper``, ``in_both_orders`` for ``code`` and ``from_mixtures`` for ``predict``.
     """
 
     max_views = math.inf
@@ -71,7 +39,7 @@ class Swav(Method):
                 f"--swav.queue {config.queue}: 0, or at least --batch-size {setup.batch_size}"
             )
         if config.queue_mixtures and config.reverse != "code":
-            raise ValueError("--swav.queue-mixtures is the released code's: --swav.reverse code")
+            raise ValueError("--swav.queue-mixtures needs --swav.reverse code")
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
         self.config = config
@@ -81,70 +49,63 @@ class Swav(Method):
             config.prototypes, config.dim, config.temperature, config.epsilon, config.iterations
         )
         self.chained_lam = config.chained_lam
-        self.queue: Queue | None = None  # of rows of view 0 | view 1
+        self.queue: Queue | None = None  # a row: view 0 and view 1, side by side
         if config.queue:
             self.queue = Queue(torch.zeros(config.queue, 2 * config.dim))
         self._step = self._queued = 0
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
-        """Return the first of each pair of views; a last view without a pair stays clean."""
+        """Return the first of each pair of views; a last, unpaired view stays clean."""
         return tuple(range(0, num_views - 1, 2))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with mixtures, the mixed one."""
         self._step = batch.step
-        n = len(batch.views)
-        z = self._embed([*batch.views, *(m.image for m in batch.mixed)])
+        n, images = len(batch.views), [*batch.views, *(m.image for m in batch.mixed)]
+        z = list(self.embed_views(images).chunk(len(images)))
         log_p = [self.prototypes.log_p(rows) for rows in z]
         code = self.prototypes.code
         queue = self.queue if batch.step >= self.queue_start else None
         codes = [code(z[a], a, queue) for a in (0, 1)]
         self._push(z, 0, batch)
-        terms = {"clean": swav_mixtures.on_pairs(codes, log_p[:n]).mean()}
+        terms = {"clean": view_pairs.on_pairs(codes, log_p[:n]).mean()}
         if not batch.mixed:
             return terms
         mixed = {m.view: m for m in batch.mixed}
         if self.chained_lam:
-            mixed = swav_mixtures.weighed_by_the_last(mixed)
+            mixed = view_pairs.with_last_lam(mixed)
         for i, view in enumerate(mixed, start=n):
             z[view], log_p[view] = z[i], log_p[i]
         if self.config.reverse == "predict":
-            rows = swav_mixtures.from_mixtures(codes, log_p[:n], mixed)
+            rows = view_pairs.from_mixtures(codes, log_p[:n], mixed)
         elif self.config.reverse == "paper":
             codes[0] = code(z[0], 0, queue)
-            rows = swav_mixtures.with_mixtures(codes, log_p[:n], mixed)
+            rows = view_pairs.with_mixtures(codes, log_p[:n], mixed)
         else:
             push = partial(self._push, batch=batch) if self.config.queue_mixtures else None
-            rows = swav_mixtures.in_both_orders(z[:2], log_p[:n], mixed[0], code, queue, push)
+            rows = view_pairs.in_both_orders(z[:2], log_p[:n], mixed[0], code, queue, push)
         return terms | {"mixed": rows.mean()}
 
     def after_backward(self) -> None:
-        """Hold the prototypes still at the start (requires_grad would upset DDP)."""
+        """Freeze the prototypes at the start; DDP allows no change of ``requires_grad``."""
         if self._step < self.config.freeze_steps:
             self.prototypes.weight.grad = None
 
     def after_step(self, progress: float) -> None:
-        """Put the prototypes back on the sphere and queue the rows held."""
-        self.prototypes.normalise()
+        """Normalize the prototypes and enqueue the staged rows."""
+        self.prototypes.normalize()
         if self.queue is not None:
             self.queue.commit(self._queued)
 
     @torch.no_grad()
     def monitors(self) -> dict[str, Tensor]:
-        """Add how evenly the last rows spread over the prototypes."""
-        usage = prototype_usage(self.prototypes.scores(gather(self._seen["projection"])))
+        """Add how evenly the rows of the last forward spread over the prototypes."""
+        usage = prototype_usage(self.prototypes.scores(gather(self._recorded["projection"])))
         return super().monitors() | {"prototype_usage": usage}
 
-    def _embed(self, images: list[Tensor]) -> list[Tensor]:
-        """Unit rows of each image batch."""
-        features = encode(self.backbone, images)
-        z = losses.unit(self.head(torch.cat(features))).split(len(images[0]))
-        self.record_embeddings(features[0], z[0])
-        return list(z)
-
     def _push(self, z: Sequence[Tensor], number: int, batch: Batch) -> None:
-        """Hold this step's rows ``number`` of views 0 and 1 for the queue, once it has begun."""
+        """Stage views 0 and 1 as the step's ``number``-th rows, once the queue has started."""
         if self.queue is not None and batch.step >= self.queue_start:
             place = batch.position + number * self.batch_size
-            self.queue.hold(batch.step, torch.cat(list(z[:2]), 1), place)
+            self.queue.stage(batch.step, torch.cat(list(z[:2]), 1), place)
             self._queued = (number + 1) * self.batch_size

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.distributed import gather
 from models.losses.common import full_precision, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
+from models.settings import Defaults, VicregConfig
 from pipelines.batch import Batch
-
-
-@dataclass(frozen=True)
-class VicregConfig:
-    """Equal views, of which every dimension varies and none follows another."""
-
-    dim: int = 8192
-    """Length of the projection."""
-    hidden: int = 8192
-    """Width of the projector's two hidden layers."""
-    invariance: float = 25.0
-    """Weight of the squared distance between the views."""
-    variance: float = 25.0
-    """Weight of what each dimension's deviation lacks to 1, a mean of the two views."""
-    covariance: float = 1.0
-    """Weight of the covariances between different dimensions."""
 
 
 class Vicreg(Method):
     """``L(a, b) = 25 mse(a, b) + s(a) + s(b)``, ``s(z) = 25 v(z) / 2 + c(z)`` over all ranks' rows.
 
     A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam) L(z(m)[partner], z(x1))``. s does not
-    see the order of the rows, so only the distance is weighted, row by row. The mean of both views'
-    v is the released code's; eq. 6 of the paper has their sum.
+    depend on the order of the rows, so only the distance is weighted, row by row. The mean of both
+    views' v is that of the released code; eq. 6 of the paper has their sum.
     """
 
     batch_coupling = "variances and covariances are those of a micro-batch"
@@ -70,18 +53,18 @@ class Vicreg(Method):
         return terms
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The projection, and what its spread over all ranks' rows costs."""
+        """Return the projection and its regularization s, taken over all ranks' rows."""
         h = self.backbone(images)
         z = self.head(h)
         self.record_embeddings(h, z)
         rows = gather(z)
-        spread = self.config.variance / 2 * variance(rows)
-        return z, spread + self.config.covariance * covariance(rows)
+        weighted = self.config.variance / 2 * variance(rows)
+        return z, weighted + self.config.covariance * covariance(rows)
 
 
 @full_precision
 def squared_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    """Return ``mean_d (a - b)^2``. Source: Bardes 2022, 2105.04906, eq. 5, here over d as well."""
+    """Return ``mean_d (a - b)^2``. Source: Bardes 2022, 2105.04906, eq. 5, as a mean over d."""
     return (a - b).square().mean(1)
 
 
@@ -93,7 +76,7 @@ def variance(z: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
 
 @full_precision
 def covariance(z: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """Return ``sum_{i != j} Cov_ij^2 / d``, Cov with n - 1 below. Source: Bardes 2022, eq. 3, 4."""
+    """Return ``sum_{i != j} Cov_ij^2 / d``, Cov divided by n - 1. Source: Bardes 2022, eq. 3, 4."""
     z = z - z.mean(0)
     cov = z.T @ z / (len(z) - 1)
     return (cov.square().sum() - cov.diagonal().square().sum()) / z.shape[1]

@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.distributed import gather, own_rows, to_device
+from models.distributed import gather, own_rows
 from models.losses.common import cosine_gap, on_mixture
-from models.methods.base import Defaults, Method, Setup
+from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.whitening import whiten_in, with_partners
-from pipelines.batch import Batch, Mixed
+from models.settings import Defaults, WmseConfig
+from pipelines.batch import Batch, Mixed, to_device
 
-SUB_BATCHES = 1 << 21
-"""The stream of the sub-batches' permutations, keyed by (seed, step)."""
-
-
-@dataclass(frozen=True)
-class WmseConfig:
-    """Agreement of whitened views."""
-
-    dim: int = 64
-    """Length of the projection (images of 64 pixels and more: 128)."""
-    hidden: int = 1024
-    """Width of the head's hidden layer."""
-    sub_batch: int = 128
-    """Rows whitened together: even, above dim (256 for 128), a divisor of --batch-size."""
-    permutations: int = 1
-    """Draws of sub-batches a step, averaged over (STL-10, Tiny ImageNet: 4 with two views)."""
+SUB_BATCH_STREAM = 1 << 21
+"""Random stream of the permutations, keyed by (seed, step)."""
 
 
 class Wmse(Method):
-    """``L = M(x0, x1, ...)``, M being ``2 - 2 cos(w_a, w_b)`` in the mean over pairs of views.
+    """``L = M(x0, x1, ...)``, M the mean of ``2 - 2 cos(w_a, w_b)`` over the pairs of views.
 
-    ``w`` are the projections, each view's whitened by itself in random sub-batches of the whole
-    batch, the same for all views. A mixture m of x0 adds ``lam M(m, x1, ...) + (1 - lam)
-    M(reversed m, x1, ...)`` (Shen 2022, 2003.05438); partners share their sub-batch, so that m is
-    encoded and whitened once. The head sees the views of an M together.
+    ``w`` are the whitened projections. Each view is whitened separately, in random sub-batches of
+    the whole batch that are the same for all views. A mixture m of x0 adds ``lam M(m, x1, ...) +
+    (1 - lam) M(reversed m, x1, ...)`` (Shen 2022, 2003.05438). Partners share a sub-batch, so m is
+    encoded and whitened once. The head is applied to all views of an M together.
     """
 
     max_views = math.inf
@@ -54,8 +40,8 @@ class Wmse(Method):
         size, batch_size = config.sub_batch, setup.batch_size
         if size <= config.dim or size % 2 or batch_size % size:
             raise ValueError(
-                f"--wmse.sub-batch {size} must be even, above --wmse.dim {config.dim} (or the "
-                f"covariance has no inverse) and a divisor of --batch-size {batch_size}"
+                f"--wmse.sub-batch {size} must be even, a divisor of --batch-size {batch_size} "
+                f"and above --wmse.dim {config.dim}, or the covariance has no inverse"
             )
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
@@ -77,13 +63,13 @@ class Wmse(Method):
         return terms
 
     def _agreement(self, h: Sequence[Tensor], orders: list[Tensor], mixed: Mixed | None) -> Tensor:
-        """M of the views' features; those of view ``mixed.view`` are the mixture's."""
+        """Return M of the views' features; those of view ``mixed.view`` come from the mixture."""
         z = self.head(torch.cat(list(h))).chunk(len(h))
         self.record_embeddings(h[0], z[0])
-        everyone, own = [gather(rows) for rows in z], own_rows(len(z[0]), z[0].device)
+        all_z, own = [gather(rows) for rows in z], own_rows(len(z[0]), z[0].device)
         gaps = []
         for order in orders:
-            w = [whiten_in(rows, order, self.config.sub_batch)[own] for rows in everyone]
+            w = [whiten_in(rows, order, self.config.sub_batch)[own] for rows in all_z]
             for a, b in combinations(range(len(w)), 2):
                 if mixed is None or mixed.view not in (a, b):
                     gaps.append(cosine_gap(w[a], w[b]))
@@ -93,10 +79,11 @@ class Wmse(Method):
         return torch.stack(gaps).mean()
 
     def _orders(self, batch: Batch) -> list[Tensor]:
-        """The order of all ranks' rows from which sub-batches are cut, one each permutation."""
+        """Return an order of all ranks' rows, to be cut into sub-batches, per permutation."""
         n, device = len(batch.index), batch.index.device
         own = own_rows(n, device)
         partner = gather(batch.mixed[0].partner + own[0] if batch.mixed else own)
-        rng = np.random.default_rng([batch.seed, batch.step, SUB_BATCHES])
-        drawn = [rng.permutation(len(partner)) for _ in range(self.config.permutations)]
-        return [with_partners(to_device(place, device), partner) for place in drawn]
+        rng = np.random.default_rng([batch.seed, batch.step, SUB_BATCH_STREAM])
+        draws = [rng.permutation(len(partner)) for _ in range(self.config.permutations)]
+        places = [to_device(torch.from_numpy(place), device) for place in draws]
+        return [with_partners(place, partner) for place in places]

@@ -1,10 +1,10 @@
-"""Batch norm whose statistics do not depend on how many processes share the batch."""
+"""Batch norm whose statistics do not depend on the number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from models import distributed
-
-Mode = Literal["group", "sync"]
+from models.losses.common import widen
+from models.settings import BnMode
 
 
 class BatchNorm(_BatchNorm):
-    """``nn.BatchNorm1d`` and ``2d`` with a say in which rows share statistics while training.
+    """``nn.BatchNorm1d`` and ``2d`` with a choice of the rows that share training statistics.
 
-    mode ``group``: each run of ``group_size`` consecutive rows has its own ("split" batch norm);
-    the running statistics move towards the mean over the groups. mode ``sync``: the rows of all
-    ranks share them. Evaluation, parameter and buffer names are those of ``nn.BatchNorm2d``.
-    Statistics are at least fp32.
+    mode ``group``: every ``group_size`` consecutive rows share theirs ("split" batch norm), and the
+    running statistics move towards the mean over the groups. mode ``sync``: the rows of all ranks
+    share them. Evaluation and the names of parameters and buffers are those of ``nn.BatchNorm2d``.
+    Statistics are computed in float32 or better.
     """
+
+    # Always set here: ``convert_batchnorm`` refuses norms without a moving average.
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(
         self,
@@ -33,7 +39,7 @@ class BatchNorm(_BatchNorm):
         momentum: float = 0.1,
         affine: bool = True,
         *,
-        mode: Mode,
+        mode: BnMode,
         group_size: int,
         after: nn.Module | None = None,
     ) -> None:
@@ -41,14 +47,13 @@ class BatchNorm(_BatchNorm):
         self.mode = mode
         self.group_size = group_size
         self.act = nn.Identity() if after is None else after
-        """What timm's BatchNormAct2d does to the result: drop, then activation."""
+        """Dropout and activation of timm's BatchNormAct2d, applied to the result."""
 
     def forward(self, x: Float[Tensor, "n c *pixels"]) -> Float[Tensor, "n c *pixels"]:
-        """Normalise each channel; shapes (n, c) and (n, c, h, w)."""
+        """Normalize each channel of (n, c) or (n, c, h, w)."""
         if not self.training:
             y = self._plain(x, self.running_mean, self.running_var, training=False)
         else:
-            assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             if self.mode == "group" and x.shape[0] != self.group_size:
                 y = self._grouped(x)
@@ -56,11 +61,13 @@ class BatchNorm(_BatchNorm):
                 y = self._synced(x)
             else:
                 y = self._plain(x, self.running_mean, self.running_var, momentum=self.momentum)
-        return self.act(y)
+        activated: Tensor = self.act(y)
+        return activated
 
     def extra_repr(self) -> str:
-        """Name the mode too."""
-        return f"{super().extra_repr()}, mode={self.mode}, group_size={self.group_size}"
+        """Add the mode to the printed description."""
+        base: str = super().extra_repr()  # type: ignore[no-untyped-call,unused-ignore]
+        return f"{base}, mode={self.mode}, group_size={self.group_size}"
 
     def _plain(
         self,
@@ -68,9 +75,8 @@ class BatchNorm(_BatchNorm):
         mean: Tensor | None,
         var: Tensor | None,
         training: bool = True,
-        momentum: float | None = 0.0,
+        momentum: float = 0.0,
     ) -> Tensor:
-        assert momentum is not None
         return F.batch_norm(x, mean, var, self.weight, self.bias, training, momentum, self.eps)
 
     def _grouped(self, x: Tensor) -> Tensor:
@@ -79,10 +85,8 @@ class BatchNorm(_BatchNorm):
                 f"{x.shape[0]} rows are not whole groups of {self.group_size}: "
                 "choose --groups and --batch-size so that each process holds whole groups"
             )
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        groups = x.split(self.group_size)
-        # With momentum 1 the fused kernel leaves a group's own mean and variance in these rows.
+        groups = torch.split(x, self.group_size)
+        # With momentum 1 the fused kernel writes a group's mean and variance into these rows.
         mean = self.running_mean.new_zeros(len(groups), self.num_features)
         var = torch.ones_like(mean)
         rows = zip(groups, mean, var, strict=True)
@@ -93,16 +97,14 @@ class BatchNorm(_BatchNorm):
     def _synced(self, x: Tensor) -> Tensor:
         weight = x.new_ones(self.num_features) if self.weight is None else self.weight
         bias = x.new_zeros(self.num_features) if self.bias is None else self.bias
-        y, mean, var = _SyncNorm.apply(x, weight, bias, self.eps)
+        normalized: tuple[Tensor, Tensor, Tensor] = _SyncNorm.apply(x, weight, bias, self.eps)
+        y, mean, var = normalized
         count = x.numel() // x.shape[1] * distributed.world_size()
         self._track(mean, var * (count / (count - 1)))
         return y
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
 
@@ -110,19 +112,19 @@ class BatchNorm(_BatchNorm):
 class _SyncNorm(torch.autograd.Function):
     """``(x - mean) / sqrt(var + eps) * weight + bias`` with the statistics of all ranks' rows.
 
-    Each rank's mean and variance are gathered and joined (Chan et al. 1979), which is stable where
-    sums of squares are not; the backward needs one sum over the ranks. Only ``x`` is kept.
+    The ranks' means and variances are gathered and combined (Chan et al. 1979), which is stable
+    where sums of squares are not. The backward needs one sum over the ranks, and of the activations
+    it keeps ``x`` alone.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widen(x)
         var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)  # (c,)
-        means, variances = distributed.gather(torch.stack([mean, var])[None]).unbind(
-            1
-        )  # (world, c)
+        ranks = distributed.gather(torch.stack([mean, var])[None])  # (world, 2, c)
+        means, variances = ranks.unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)
         scale = (var + eps).rsqrt()
@@ -146,34 +148,33 @@ class _SyncNorm(torch.autograd.Function):
 
 
 def _as(channel: Tensor, x: Tensor) -> Tensor:
-    """One number a channel, shaped to meet ``x`` (n, c, ...)."""
+    """Return one number per channel, shaped to broadcast with ``x`` (n, c, ...)."""
     return channel.view(1, -1, *[1] * (x.ndim - 2))
 
 
 @contextmanager
-def tracking(module: nn.Module, order: Sequence[int], number: int) -> Iterator[None]:
-    """Weigh what the forward inside adds to the running statistics.
+def replay_running_stats(module: nn.Module, order: Sequence[int], number: int) -> Iterator[None]:
+    """Let the running statistics end as if the forwards had run in ``order``.
 
-    Forwards 0, 1, 2, ..., one after the other and each inside with its ``number``, leave the
-    running statistics that the forwards ``order`` would have left: (0, 2, 1, 2) is forward 0, 2, 1,
-    and 2 again, of which the second one need not be computed. Running statistics are linear in the
-    batches', so only weights change; outputs and gradients do not.
+    Run the forwards 0, 1, 2, ... one after the other, each inside this context with its ``number``.
+    With ``order`` (0, 2, 1, 2), the running statistics are then those of forward 0, 2, 1 and 2
+    again, although forward 2 is computed once. They are linear in the batch statistics, so only the
+    weights of the forwards change; outputs and gradients do not.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     scaled = []
-    for norm in (norm for norm in norms if norm.training):
-        assert norm.momentum is not None
-        share = _momenta(order, norm.momentum)[number] / norm.momentum
-        buffers = [b for b in (norm.running_mean, norm.running_var) if b is not None]
-        scaled += [(buffer, buffer.clone(), share) for buffer in buffers]
+    for norm in module.modules():
+        if isinstance(norm, BatchNorm) and norm.training:
+            share = _momenta(order, norm.momentum)[number] / norm.momentum
+            buffers = (norm.running_mean, norm.running_var)
+            scaled += [(buffer, buffer.clone(), share) for buffer in buffers]
     yield
     for buffer, before, share in scaled:
-        # Through .data: the backward has saved the buffer, although it does not read it.
+        # Through .data: autograd has saved the buffer for the backward, which does not read it.
         buffer.data.copy_(before.lerp_(buffer.data, share))
 
 
 def _momenta(order: Sequence[int], momentum: float) -> list[float]:
-    """Return the momentum of each forward, made once, that leaves what ``order`` leaves."""
+    """Return a momentum for each forward, run once, with the same effect as running ``order``."""
     weights = [0.0] * (max(order) + 1)
     for after, number in enumerate(reversed(order)):
         weights[number] += momentum * (1 - momentum) ** after
@@ -181,19 +182,21 @@ def _momenta(order: Sequence[int], momentum: float) -> list[float]:
     return [weight / rest for weight, rest in zip(weights, kept, strict=True)]
 
 
-def convert_batchnorm(module: nn.Module, mode: Mode, group_size: int) -> nn.Module:
-    """Return ``module`` with each 1d, 2d and timm batch norm replaced by a ``BatchNorm``, in place.
+def convert_batchnorm(module: nn.Module, mode: BnMode, group_size: int) -> nn.Module:
+    """Replace each 1d, 2d and timm batch norm by a ``BatchNorm``, in place; return ``module``.
 
-    Parameters and buffers are handed over as they are; timm's BatchNormAct2d keeps its activation.
+    Parameters and buffers are kept, and so is the activation of timm's BatchNormAct2d.
+
+    Raises:
+        ValueError: a batch norm has no moving average.
     """
     for name, child in module.named_children():
         setattr(module, name, convert_batchnorm(child, mode, group_size))
-    plain = isinstance(module, _BatchNorm) and not isinstance(module, (BatchNorm, SyncBatchNorm))
-    if not plain:
+    if not isinstance(module, _BatchNorm) or isinstance(module, (BatchNorm, SyncBatchNorm)):
         return module
-    assert isinstance(module, _BatchNorm)
-    if module.momentum is None or not module.track_running_stats:
-        raise ValueError(f"{module} keeps no moving average: --bn has no meaning for it")
+    mean, var, tracked = module.running_mean, module.running_var, module.num_batches_tracked
+    if module.momentum is None or mean is None or var is None or tracked is None:
+        raise ValueError(f"{module} has no moving average, so --bn does not apply to it")
     after = None
     if hasattr(module, "act"):
         after = nn.Sequential(*(m for m in (module.drop, module.act) if isinstance(m, nn.Module)))
@@ -207,6 +210,5 @@ def convert_batchnorm(module: nn.Module, mode: Mode, group_size: int) -> nn.Modu
         after=after,
     )
     norm.weight, norm.bias = module.weight, module.bias
-    norm.running_mean, norm.running_var = module.running_mean, module.running_var
-    norm.num_batches_tracked = module.num_batches_tracked
+    norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, tracked
     return norm.train(module.training)

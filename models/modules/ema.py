@@ -1,4 +1,4 @@
-"""Networks that follow another one slowly: momentum (EMA) copies."""
+"""Exponential moving averages (EMA) of networks: momentum encoders, targets, teachers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def momentum_copy(module: M) -> M:
-    """Return a copy that starts equal and is never reached by a gradient."""
+    """Return a copy with equal weights that takes no gradient."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
@@ -21,14 +21,17 @@ def momentum_copy(module: M) -> M:
 def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """``target <- momentum * target + (1 - momentum) * online``, parameters only.
 
-    Buffers are the target's own: it runs in training mode and keeps its own batch statistics.
+    Buffers stay: the target runs in training mode and has batch statistics of its own.
     """
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - momentum)
 
 
 def cosine_momentum(base: float, progress: float) -> float:
-    """Return ``1 - (1 - base) (cos(pi progress) + 1) / 2``: from ``base`` to 1.
+    """Return ``1 - (1 - base) (cos(pi progress) + 1) / 2``, which rises from ``base`` to 1.
 
     Source: Grill 2020, 2006.07733, section 3.3.
+
+    >>> [round(cosine_momentum(0.996, progress), 4) for progress in (0, 0.5, 1)]
+    [0.996, 0.998, 1.0]
     """
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2

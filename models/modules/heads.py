@@ -1,4 +1,4 @@
-"""Small networks on top of the backbone: projectors and predictors."""
+"""Networks on top of the backbone: projectors and predictors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def mlp(
     """Return linear layers ``sizes[0] -> sizes[1] -> ...`` with an activation between them.
 
     Args:
-        sizes: widths, the input's first; two give a single linear layer.
-        norm: batch norm before each activation (those linear layers then have no bias).
+        sizes: widths, starting with the input's; two widths give one linear layer.
+        norm: batch norm before each activation; those linear layers then have no bias.
         last_norm: batch norm after the last linear layer too.
-        last_bias: whether the last linear layer and that norm have biases.
-        last_affine: off, that norm has no weights either.
-        activation: makes what lies between the layers, ReLU unless said.
+        last_bias: biases in the last linear layer and in the norm after it.
+        last_affine: weights and biases in the norm after the last layer; False implies no
+            ``last_bias``.
+        activation: creates the activation between two layers.
     """
     layers: list[nn.Module] = []
     for width, following in pairwise(sizes[:-1]):
@@ -55,3 +56,11 @@ def projector(
 def predictor(dim: int, hidden: int, *, last_bias: bool = True) -> nn.Sequential:
     """Return BYOL's predictor: ``dim -> hidden -> dim`` with batch norm. Grill 2020, 2006.07733."""
     return mlp(dim, hidden, dim, norm=True, last_bias=last_bias)
+
+
+def init_truncated_normal(layer: nn.Module) -> None:
+    """Initialize a linear layer as in DINO's released head: weights from N(0, .02), zero bias."""
+    if isinstance(layer, nn.Linear):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,12 +1,11 @@
-"""Memory banks: one embedding for each row of the data set, and the losses against them.
+"""Memory banks: one embedding for each image of the data set, and its negatives.
 
-Wu 2018, 1805.01978 (InsDis); Tian 2020, 1906.05849 (CMC).
+Wu 2018, 1805.01978 (InsDis); Tian 2020, 1906.05849 (CMC). The losses are in ``losses.contrastive``.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,40 +14,19 @@ from torch import Tensor, nn
 
 from models.distributed import all_reduce_sum, gather, world_size
 from models.losses.common import full_precision, unit
+from models.losses.contrastive import nce_loss, softmax_loss
+from models.settings import BankConfig
 from pipelines.batch import Batch
 
-NEGATIVES = 1 << 22
-"""The stream of the negatives, keyed by (seed, step)."""
-TINY = 1e-7
-"""What the published code adds below each fraction of the NCE form."""
+NEGATIVES_STREAM = 1 << 22
+"""Random stream of the negatives, keyed by (seed, step)."""
 
 
-@dataclass(frozen=True)
-class BankConfig:
-    """Numbers of a memory bank and its loss."""
-
-    dim: int = 128
-    """Length of the embeddings."""
-    negatives: int = 16384
-    """Rows of the bank drawn for each image, with replacement."""
-    temperature: float = 0.07
-    """Divisor of the cosines (STL-10: 0.1)."""
-    momentum: float = 0.5
-    """Share of itself that a row of the bank keeps when its image comes by."""
-    softmax: bool = False
-    """Cross-entropy over the rows drawn, instead of noise-contrastive estimation."""
-
-    @property
-    def across(self) -> str:
-        """What of the loss looks across the rows of a batch, in words; "" if nothing does."""
-        return "" if self.softmax else "in the first step NCE's constant is a micro-batch's"
-
-
-class Bank(nn.Module):
+class MemoryBank(nn.Module):
     """A unit row for each of ``num_rows`` images, the same on every rank.
 
-    ``pick``, ``contrast`` and ``hold`` during forward, ``commit`` after the step. All of it is in
-    the checkpoint: ``num_rows * dim`` floats. The rows start uniform in +-1 / sqrt(dim / 3).
+    ``candidates``, ``contrast`` and ``stage`` during forward, ``commit`` after the step. The bank
+    is part of the checkpoint: ``num_rows * dim`` floats. Rows start uniform in +-1 / sqrt(dim / 3).
     """
 
     rows: Tensor
@@ -62,60 +40,62 @@ class Bank(nn.Module):
         scale = 1 / math.sqrt(config.dim / 3)
         start = torch.rand(num_rows, config.dim, generator=generator)
         self.register_buffer("rows", (2 * start - 1) * scale)
-        # Z of the NCE form: set by the first global batch, then frozen; 0 before.
+        # Z of NCE: 0 until the first global batch sets it, then constant.
         self.register_buffer("partition", torch.zeros(()))
-        self._held: list[tuple[Tensor, Tensor]] = []
-        self._measured: list[Tensor] = []
+        self._staged: list[tuple[Tensor, Tensor]] = []
+        self._partitions: list[Tensor] = []
         self._step = -1
 
-    def pick(self, batch: Batch) -> Int[Tensor, "n k"]:
-        """Return the rows that each image meets: its own, and the negatives drawn."""
+    def candidates(self, batch: Batch) -> Int[Tensor, "n k"]:
+        """Return each image's rows of the bank: its own in column 0, then its negatives."""
         count, num_rows = self.config.negatives, len(self.rows)
-        drawn = draw_rows(batch.seed, batch.step, batch.position, count, num_rows)
-        return torch.cat([batch.index[:, None], drawn], 1)
+        negatives = sample_negatives(batch.seed, batch.step, batch.position, count, num_rows)
+        return torch.cat([batch.index[:, None], negatives], 1)
 
-    def contrast(self, f: Float[Tensor, "n d"], picked: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
-        """Return the loss of unit rows against those they meet."""
-        scores = scores_of(f, self.rows, picked) / self.config.temperature
+    def contrast(
+        self, f: Float[Tensor, "n d"], candidates: Int[Tensor, "n k"]
+    ) -> Float[Tensor, " n"]:
+        """Return the loss of unit rows against their candidates."""
+        scores = candidate_scores(f, self.rows, candidates) / self.config.temperature
         if self.config.softmax:
             return softmax_loss(scores)
         mean = all_reduce_sum(scores.detach().exp().mean()) / world_size()
         measured = (mean * len(self.rows)).to(self.partition.dtype)
-        self._measured.append(measured)
+        self._partitions.append(measured)
         partition = torch.where(self.partition > 0, self.partition, measured)
         return nce_loss(scores, partition, len(self.rows))
 
-    def hold(self, f: Float[Tensor, "n d"], batch: Batch) -> None:
+    def stage(self, f: Float[Tensor, "n d"], batch: Batch) -> None:
         """Keep the batch's embeddings for ``commit``; those of an earlier step are dropped."""
         if batch.step != self._step:
-            self._held.clear()
+            self._staged.clear()
             self._step = batch.step
-        self._held.append((f.detach(), batch.index))
+        self._staged.append((f.detach(), batch.index))
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Move all ranks' rows: ``v <- unit(momentum v + (1 - momentum) f)``; freeze Z."""
-        if self._measured:
-            measured = torch.stack(self._measured).mean()
+        """Update all ranks' rows, ``v <- unit(momentum v + (1 - momentum) f)``, and fix Z."""
+        if self._partitions:
+            measured = torch.stack(self._partitions).mean()
             self.partition.copy_(torch.where(self.partition > 0, self.partition, measured))
-            self._measured.clear()
-        if not self._held:
+            self._partitions.clear()
+        if not self._staged:
             return
-        f, index = (gather(torch.cat(parts)) for parts in zip(*self._held, strict=True))
+        f, index = (gather(torch.cat(parts)) for parts in zip(*self._staged, strict=True))
         moved = torch.lerp(f.to(self.rows.dtype), self.rows[index], self.config.momentum)
         self.rows[index] = unit(moved)
-        self._held.clear()
+        self._staged.clear()
 
 
-def draw_rows(
+def sample_negatives(
     seed: int, step: int, position: Int[Tensor, " n"], count: int, num_rows: int
 ) -> Int[Tensor, "n {count}"]:
-    """Return rows drawn uniformly with replacement, on the device, for each place in the batch.
+    """Return rows drawn uniformly with replacement, on the device, for each position in the batch.
 
-    Number ``position * count + j`` of a splitmix64 sequence (Steele 2014) that starts at a number
-    keyed by (seed, step), so that neither ranks nor the host's time show.
+    They are numbers ``position * count + j`` of a splitmix64 sequence (Steele 2014) whose start is
+    keyed by (seed, step), so the draws do not depend on the number of ranks.
     """
-    start = int(np.random.default_rng([seed, step, NEGATIVES]).integers(1 << 62))
+    start = int(np.random.default_rng([seed, step, NEGATIVES_STREAM]).integers(1 << 62))
     place = torch.arange(1, count + 1, device=position.device) + position[:, None] * count
     x = start + place * _signed(0x9E3779B97F4A7C15)  # int64 wraps around as uint64 does
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -124,6 +104,7 @@ def draw_rows(
 
 
 def _signed(word: int) -> int:
+    """Return the int64 with the bits of a uint64."""
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -133,40 +114,12 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 
 
 @full_precision
-def scores_of(
-    f: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], picked: Int[Tensor, "n k"]
+def candidate_scores(
+    f: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], candidates: Int[Tensor, "n k"]
 ) -> Float[Tensor, "n k"]:
-    """Return ``f_i . bank_j`` for j in ``picked[i]``.
+    """Return ``f_i . bank_j`` for j in ``candidates[i]``.
 
-    All m products are made and k of them taken: copying k rows of the bank for each image costs
-    more memory as soon as m < k d, 2 million for the published numbers.
+    All m products are computed and k of them selected. Copying k rows of the bank for each image
+    takes more memory as soon as m < k d, which is 2 million with the published numbers.
     """
-    return (f @ bank.to(f.dtype).T).gather(1, picked)
-
-
-@full_precision
-def nce_loss(
-    scores: Float[Tensor, "n k"], partition: Float[Tensor, ""], num_rows: int
-) -> Float[Tensor, " n"]:
-    """Return noise-contrastive estimation with the image's own row in column 0.
-
-    With K = k - 1 negatives, ``c = K / num_rows`` and ``x_j = exp(score_j) / Z``: ``-log(x_0 / (x_0
-    + c + 1e-7)) - sum_{j > 0} log(c / (x_j + c + 1e-7))``. Source: Wu 2018, 1805.01978, eq. 5 to 7,
-    as published with CMC.
-
-    Args:
-        scores: cosines over the temperature.
-        partition: Z, the constant in place of the sum over all rows.
-        num_rows: of the bank.
-    """
-    x = scores.exp() / partition
-    noise = (scores.shape[1] - 1) / num_rows
-    own = (x[:, 0] / (x[:, 0] + noise + TINY)).log()
-    others = (noise / (x[:, 1:] + noise + TINY)).log().sum(1)
-    return -own - others
-
-
-@full_precision
-def softmax_loss(scores: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """Return ``-log(exp(score_0) / sum_j exp(score_j))``."""
-    return scores.logsumexp(1) - scores[:, 0]
+    return (f @ bank.to(f.dtype).T).gather(1, candidates)

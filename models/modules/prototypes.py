@@ -1,4 +1,4 @@
-"""SwAV's prototypes: directions that rows are assigned to. Caron 2020, 2006.09882."""
+"""SwAV's prototypes and its Sinkhorn codes. Caron 2020, 2006.09882."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from models import losses
 from models.distributed import gather, own_rows
+from models.losses.common import full_precision
 from models.modules.queue import Queue
 
 
 class Prototypes(nn.Module):
-    """``count`` learnt unit rows of length ``dim``; ``normalise`` after each change keeps them so.
+    """``count`` learnable unit rows of length ``dim``; call ``normalize`` after each update.
 
-    ``temperature`` is that of predictions; ``epsilon`` and ``iterations`` are Sinkhorn's.
+    ``temperature`` is that of the predictions; ``epsilon`` and ``iterations`` are Sinkhorn's.
     """
 
     def __init__(
@@ -23,30 +24,52 @@ class Prototypes(nn.Module):
         super().__init__()
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.weight = nn.Linear(dim, count, bias=False).weight
-        self.normalise()
+        self.normalize()
 
     def scores(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         """Return the cosines of unit rows with the prototypes."""
         return losses.scores(z, self.weight)
 
     def log_p(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
-        """Return the log of the rows' predicted assignments."""
+        """Return the logarithm of the rows' predicted assignments."""
         return losses.log_assignment(self.scores(z), self.temperature)
 
     @torch.no_grad()
     def code(self, z: Float[Tensor, "n d"], view: int, queue: Queue | None) -> Tensor:
-        """Return this rank's codes of rows ``z``, (n, k), balanced over all ranks' rows.
+        """Return the codes of this rank's rows ``z``, (n, k), balanced over all ranks' rows.
 
-        A queue that is full, of rows of view 0 | view 1, takes part in the balance.
+        Rows of a full queue take part in the balance. A queue's row holds the embeddings of view 0
+        and of view 1, side by side.
         """
         scores = self.scores(gather(z))
         if queue is not None:
             earlier = self.scores(queue.rows.chunk(2, 1)[view])
             scores = torch.cat([scores, torch.where(queue.filled, earlier, -torch.inf)])
-        codes = losses.sinkhorn(scores, self.epsilon, self.iterations)
+        codes = sinkhorn(scores, self.epsilon, self.iterations)
         return codes[own_rows(len(z), z.device)]
 
     @torch.no_grad()
-    def normalise(self) -> None:
-        """Put the prototypes on the sphere."""
+    def normalize(self) -> None:
+        """Scale the prototypes to unit length, in place."""
         self.weight.copy_(losses.unit(self.weight))
+
+
+@torch.no_grad()
+@full_precision
+def sinkhorn(scores: Float[Tensor, "n k"], epsilon: float, iterations: int) -> Float[Tensor, "n k"]:
+    """Return codes: rows that sum to 1, while the columns have (nearly) equal sums.
+
+    Start from ``exp(scores / epsilon)``; each iteration divides the columns by their sums, then the
+    rows by theirs. A row of -inf is left out: its code is 0. Source: Caron 2020, 2006.09882, eq. 5
+    (Cuturi 2013).
+
+    >>> sinkhorn(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), epsilon=0.5, iterations=1)
+    tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000]])
+    """
+    tiny = torch.finfo(scores.dtype).tiny
+    codes = ((scores - scores.max()) / epsilon).exp()
+    for _ in range(iterations):
+        codes = codes / codes.sum(0, keepdim=True).clamp_min(tiny)
+        codes = codes / codes.sum(1, keepdim=True).clamp_min(tiny)
+    return codes

@@ -1,4 +1,4 @@
-"""A ring of embeddings on the device, the same on every rank."""
+"""A ring buffer of embeddings on the device, the same on every rank."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from models import distributed
 
 
 class Queue(nn.Module):
-    """The last ``size`` rows written. ``hold`` during forward, ``commit`` after the step.
+    """The last ``size`` rows written: ``stage`` rows during forward, ``commit`` after the step.
 
-    A row's slot is the pointer plus the row's place in the step, so neither the number of ranks
-    nor of micro-batches shows, and a forward repeated within a step changes nothing. The pointer
-    stays on the device: the host never waits for it.
+    A row's slot is the pointer plus the row's place in the step, so the contents depend neither on
+    the number of ranks nor on that of micro-batches, and a forward that is repeated within a step
+    changes nothing. The pointer is on the device: the host never waits for it.
     """
 
     rows: Tensor
@@ -24,43 +24,43 @@ class Queue(nn.Module):
         super().__init__()
         self.register_buffer("rows", rows)
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self._held: list[tuple[Tensor, Tensor]] = []
+        self._staged: list[tuple[Tensor, Tensor]] = []
         self._step = -1
 
-    def hold(self, step: int, rows: Float[Tensor, "n d"], place: Int[Tensor, " n"]) -> None:
-        """Keep this rank's ``rows`` for ``commit``; what an earlier step left is dropped.
+    def stage(self, step: int, rows: Float[Tensor, "n d"], place: Int[Tensor, " n"]) -> None:
+        """Keep this rank's ``rows`` for ``commit``; rows of an earlier step are dropped.
 
-        All that is held in a step has as many rows.
+        All calls of a step must have the same number of rows.
 
         Args:
-            step: the batch's.
-            rows: embeddings without gradient.
+            step: number of the step.
+            rows: embeddings; their gradient is not kept.
             place: each row's number among the rows that all ranks write in this step.
         """
         if step != self._step:
-            self._held.clear()
+            self._staged.clear()
             self._step = step
-        self._held.append((rows.detach(), place))
+        self._staged.append((rows.detach(), place))
 
     @torch.no_grad()
     def commit(self, count: int) -> None:
-        """Write all ranks' held rows and move the pointer on by ``count``, the rows of the step."""
-        if not self._held:
+        """Write all ranks' staged rows and advance the pointer by ``count``, the step's rows."""
+        if not self._staged:
             return
         self._write(self.rows)
         self.pointer.add_(count).remainder_(len(self.rows))
-        self._held.clear()
+        self._staged.clear()
 
     @torch.no_grad()
-    def ahead(self) -> Queue:
-        """Return a copy with all ranks' held rows written."""
+    def with_staged(self) -> Queue:
+        """Return a copy in which all ranks' staged rows are written."""
         rows = self.rows.clone()
         self._write(rows)
         return Queue(rows)
 
     def _write(self, target: Tensor) -> None:
-        """Write what is held, the first first: a later row takes an earlier one's slot."""
-        rows, place = (torch.stack(parts, 1) for parts in zip(*self._held, strict=True))
+        """Write staged rows in order: where slots collide, the later row stays."""
+        rows, place = (torch.stack(parts, 1) for parts in zip(*self._staged, strict=True))
         rows = distributed.gather(rows).to(target.dtype)
         slots = (self.pointer + distributed.gather(place)) % len(target)
         for slot, row in zip(slots.unbind(1), rows.unbind(1), strict=True):
@@ -68,5 +68,5 @@ class Queue(nn.Module):
 
     @property
     def filled(self) -> Tensor:
-        """Whether the last row has been written (a queue that starts at zero), a device bool."""
+        """Whether a queue that started with zeros is full: a boolean on the device."""
         return (self.rows[-1] != 0).any()

@@ -1,4 +1,4 @@
-"""A step in micro-batches that leaves what the whole batch would have left."""
+"""Shuffled batch normalization of keys. He 2020, 1911.05722, section 3.3."""
 
 from __future__ import annotations
 
@@ -10,55 +10,67 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models import distributed
-from models.accumulation import from_one_start
+from models.accumulation import average_running_stats
 from models.losses.common import unit
 from pipelines.batch import Batch
 
-SHUFFLE = 1 << 20
-"""The stream of shuffle BN: a mixture's draw is keyed by (seed, step), or with its group."""
+SHUFFLE_STREAM = 1 << 20
+"""Random stream of the permutations, keyed by (seed, step) and by the number of the view."""
 
 
-class ShuffledKeys:
-    """Unit keys encoded in groups that are drawn anew from all ranks' rows at each step.
+class StepKeys:
+    """Encodes the unit keys of a step; with ``shuffle`` in batch-norm groups drawn anew.
 
-    Images go to other groups, and keys come back: nobody shares batch statistics with its query's
-    group (He 2020, 1911.05722, section 3.3). The groups are those of the whole step, so before
-    micro-batches ``ahead`` encodes all of its keys.
+    Images of all ranks are permuted, encoded, and the keys permuted back, so that a key never
+    shares the batch statistics of its query's group. The groups span the whole step: before
+    micro-batches, ``encode_ahead`` encodes all keys of the step.
     """
 
-    def __init__(self) -> None:
-        self._ready: list[Tensor] = []
+    def __init__(self, *, shuffle: bool) -> None:
+        self.shuffle = shuffle
+        self._ahead: list[Tensor] = []
         self._first = torch.empty(0)
 
-    def ahead(self, encoder: nn.Module, views: Sequence[Tensor], batch: Batch, count: int) -> None:
-        """Encode the step's ``views`` in ``count`` pieces; ``of`` returns them until ``forget``."""
-        self._first = batch.position[:1]
-        self._ready = [
-            self._encode(encoder, view, batch, half, count) for half, view in enumerate(views)
-        ]
+    def encode_ahead(
+        self, encoder: nn.Module, views: Sequence[Tensor], batch: Batch, count: int
+    ) -> None:
+        """Encode the step's ``views`` in ``count`` pieces; ``encode`` returns them until ``clear``.
 
-    def forget(self) -> None:
-        """Let go of what was encoded ahead."""
-        self._ready = []
+        Without shuffling nothing is done: micro-batches then have statistics of their own.
+        """
+        if self.shuffle:
+            self._first = batch.position[:1]
+            self._ahead = [
+                self._shuffled(encoder, view, batch, number, count)
+                for number, view in enumerate(views)
+            ]
 
-    def of(
-        self, encoder: nn.Module, images: Float[Tensor, "n c h w"], batch: Batch, half: int
-    ) -> Float[Tensor, "n d"]:
-        """Return the keys of a batch's or micro-batch's images, the ``half``-th that are shown."""
-        if self._ready:
-            return self._ready[half][batch.position - self._first]
-        return self._encode(encoder, images, batch, half)
+    def clear(self) -> None:
+        """Drop the keys that were encoded ahead."""
+        self._ahead = []
 
     @torch.no_grad()
-    def _encode(
-        self, encoder: nn.Module, images: Tensor, batch: Batch, half: int, count: int = 1
+    def encode(
+        self, encoder: nn.Module, views: Sequence[Float[Tensor, "n c h w"]], batch: Batch
+    ) -> list[Float[Tensor, "n d"]]:
+        """Return the keys of each of the ``views`` of a batch or micro-batch."""
+        if not self.shuffle:
+            return [unit(encoder(images)) for images in views]
+        if self._ahead:
+            return [keys[batch.position - self._first] for keys in self._ahead]
+        return [self._shuffled(encoder, x, batch, number) for number, x in enumerate(views)]
+
+    @torch.no_grad()
+    def _shuffled(
+        self, encoder: nn.Module, images: Tensor, batch: Batch, number: int, count: int = 1
     ) -> Tensor:
         total = len(images) * distributed.world_size()
-        order = np.random.default_rng([batch.seed, batch.step, SHUFFLE + half]).permutation(total)
+        rng = np.random.default_rng([batch.seed, batch.step, SHUFFLE_STREAM + number])
+        order = rng.permutation(total)
         shuffled = distributed.exchange(images, order)
         if count == 1:
             keys = unit(encoder(shuffled))
         else:
-            pieces = from_one_start(encoder, shuffled.chunk(count))
+            pieces = average_running_stats(encoder, shuffled.chunk(count))
             keys = torch.cat([unit(encoder(piece)) for piece in pieces])
         return distributed.exchange(keys, np.argsort(order))

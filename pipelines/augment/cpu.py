@@ -10,8 +10,9 @@ a function of its row alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import numpy as np
@@ -19,22 +20,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from pipelines.augment import operations
+from pipelines.augment.operations import BRIGHTNESS, CONTRAST, GRAY, HUE, LUMA, SATURATION
 from pipelines.augment.params import ViewParams
-from pipelines.augment.reference import (
-    BRIGHTNESS,
-    CONTRAST,
-    HUE,
-    LUMA,
-    SATURATION,
-    Images,
-    gaussian_kernels,
-)
-from pipelines.system.buffer_pool import borrow
-from pipelines.system.jit import compiled, take_next
+from pipelines.augment.reference import Images, gaussian_kernels
+from pipelines.system.buffer_pool import pooled_empty
+from pipelines.system.jit import jit, take_next
 from pipelines.views import View
 
-GRAY = 4  # an operation like those of the jitter
-NEGLIGIBLE = np.float32(1e-6)  # the outermost taps of a kernel that are left out
+NEGLIGIBLE = np.float32(operations.NEGLIGIBLE)
 ZERO, HALF, ONE, TWO, THREE, FOUR, SIX = (np.float32(x) for x in (0, 0.5, 1, 2, 3, 4, 6))
 TINY = np.float32(1e-30)
 RED, GREEN, BLUE = (np.float32(x) for x in LUMA)
@@ -42,46 +36,68 @@ BYTE = np.float32(1 / 255)
 NEXT, PIXEL = np.uint64(1), np.uint64(3)
 
 
-class HostFinisher:
-    """``finish(crops, plan(view, drawn), mean, std)`` for crops on the host, by threads.
+@dataclass(frozen=True, slots=True)
+class CpuPlan:
+    """One view's settings and parameters, as they were drawn."""
 
-    Within 1e-5 of it, in units in which black is 0 and white 1, for any number of ``workers``.
+    view: View
+    params: ViewParams
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield nothing: the compiled code takes arrays."""
+        return iter(())
+
+    def to(self, device: torch.device) -> CpuPlan:
+        """Return the plan itself: it stays on the host."""
+        return self
+
+
+class CpuAugmenter:
+    """Augments crops on the host, in threads.
+
+    Within 1e-5 of ``reference.augment``, in units in which black is 0 and white 1, for any number
+    of ``workers``.
     """
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        self.pool = ThreadPoolExecutor(max(workers - 1, 1), "finish")  # the caller is one of them
+        # the caller is one of them; threads start with the first view
+        self.pool = ThreadPoolExecutor(max(workers - 1, 1), "augment")
 
-    def __call__(
+    def plan(self, view: View, params: ViewParams) -> CpuPlan:
+        """Return what happens to the rows of a view."""
+        return CpuPlan(view, params)
+
+    def augment(
         self,
         crops: UInt8[Tensor, "n h w c"],
-        view: View,
-        drawn: ViewParams,
+        plan: CpuPlan,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> Images:
-        """Return the finished view, float32 in channels_last memory; ``crops`` is left as it was.
+        """Return the augmented view, float32 in channels_last memory; ``crops`` stay as they were.
 
-        ``mean`` and ``std`` normalise values in [0, 1].
+        ``mean`` and ``std`` normalize values in [0, 1].
 
         Raises:
-            ValueError: the crops are not those of the view and its draws.
+            ValueError: the crops are not those of the plan.
         """
-        if crops.shape != (len(drawn.flip), view.size, view.size, 3):
+        view, params = plan.view, plan.params
+        if crops.shape != (len(params.flip), view.size, view.size, 3):
             raise ValueError(
-                f"crops {tuple(crops.shape)} are not {len(drawn.flip)} of {view.size} pixels"
+                f"crops {tuple(crops.shape)} are not {len(params.flip)} of {view.size} pixels"
             )
-        out = borrow(crops.shape, torch.float32)
+        out = pooled_empty(crops.shape, torch.float32)
         scale = (1 / np.array(std)).astype(np.float32)
         shift = (-np.array(mean) / np.array(std)).astype(np.float32)
-        kernels = gaussian_kernels(np.maximum(drawn.sigma, TINY), view)
+        kernels = gaussian_kernels(np.maximum(params.sigma, TINY), view)
         arguments: tuple[Any, ...] = (
             np.zeros(1, np.int64), np.ascontiguousarray(crops.numpy()), out.numpy(),
-            drawn.flip, drawn.jitter, drawn.factor, drawn.order, np.array(view.jitter) != 0,
-            drawn.gray, view.gray_first, drawn.sigma, kernels, drawn.solarize, scale, shift,
+            params.flip, params.jitter, params.factor, params.order, np.array(view.jitter) != 0,
+            params.gray, view.gray_first, params.sigma, kernels, params.solarize, scale, shift,
         )  # fmt: skip
-        others = [self.pool.submit(finish_images, *arguments) for _ in range(self.workers - 1)]
-        finish_images(*arguments)
+        others = [self.pool.submit(augment_images, *arguments) for _ in range(self.workers - 1)]
+        augment_images(*arguments)
         for other in others:
             other.result()
         return out.permute(0, 3, 1, 2)
@@ -91,13 +107,13 @@ class HostFinisher:
         self.pool.shutdown()
 
 
-@compiled
+@jit
 @no_type_check
-def finish_images(
+def augment_images(
     counter, crops, out, flip, jitter, factor, order, active, gray, gray_first, sigma, kernels,
     inverted, scale, shift,
 ):  # fmt: skip
-    """Finish images, taken from the shared ``counter``, until none is left."""
+    """Augment images, taken from the shared ``counter``, until none is left."""
     n, height, width, _ = crops.shape
     planes = np.empty((height, 3 * width), np.float32)  # a scanline: all red, all green, all blue
     line = np.empty(3 * width, np.float32)
@@ -131,7 +147,7 @@ def finish_images(
                 store(line, inverted[i], scale, shift, target[y].reshape(-1))
 
 
-@compiled
+@jit
 @no_type_check
 def list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amount):
     """Write row ``i``'s operations and their factors in order; return how many there are."""
@@ -150,7 +166,7 @@ def list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amo
     return count
 
 
-@compiled
+@jit
 @no_type_check
 def mean_luma(source, flip, ops, amount, count, planes):
     """Fill ``planes`` with the image after ``count`` operations; return its mean luma."""
@@ -169,7 +185,7 @@ def mean_luma(source, flip, ops, amount, count, planes):
     return np.float32(total / (height * width))
 
 
-@compiled
+@jit
 @no_type_check
 def load(source, flip, row):
     """Bytes r, g, b in turn, turned round with ``flip``, into three planes of values in [0, 1].
@@ -192,10 +208,10 @@ def load(source, flip, row):
             blue[x] = BYTE * np.float32(source[place + NEXT + NEXT])
 
 
-@compiled
+@jit
 @no_type_check
 def store(row, inverted, scale, shift, target):
-    """Three planes, solarized if ``inverted``, into normalised r, g, b in turn."""
+    """Three planes, solarized if ``inverted``, into normalized r, g, b in turn."""
     width = len(row) // 3
     red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
     if inverted:
@@ -209,7 +225,7 @@ def store(row, inverted, scale, shift, target):
         target[3 * x + 2] = blue[x] * by_blue + to_blue
 
 
-@compiled
+@jit
 @no_type_check
 def apply(op, amount, mean, row):
     """One operation on one scanline; ``mean`` is that of contrast."""
@@ -223,7 +239,7 @@ def apply(op, amount, mean, row):
         saturation(row, amount if op == SATURATION else ZERO)
 
 
-@compiled
+@jit
 @no_type_check
 def clamp(x):
     """``x``, but at least 0 and at most 1."""
@@ -231,7 +247,7 @@ def clamp(x):
     return x if x < ONE else ONE
 
 
-@compiled
+@jit
 @no_type_check
 def blend(row, factor, bias):
     """``clamp(factor x + bias)``: brightness, and contrast once the mean is known."""
@@ -239,7 +255,7 @@ def blend(row, factor, bias):
         row[x] = clamp(factor * row[x] + bias)
 
 
-@compiled
+@jit
 @no_type_check
 def saturation(row, factor):
     """Blend with the luma; factor 0 is grayscale."""
@@ -254,7 +270,7 @@ def saturation(row, factor):
         blue[x] = clamp(factor * b + gray)
 
 
-@compiled
+@jit
 @no_type_check
 def hue(row, turns):
     """Rotate the hue; ``pipelines.augment.reference.hue`` has the formula.
@@ -283,7 +299,7 @@ def hue(row, turns):
         blue[x] = value - chroma * ramp(sector - ONE)
 
 
-@compiled
+@jit
 @no_type_check
 def ramp(place):
     """``clamp(2 - distance)`` of a place from -2 to 9 to the nearest of 0 and 6."""
@@ -291,7 +307,7 @@ def ramp(place):
     return clamp(TWO - (near if near < far else far))
 
 
-@compiled
+@jit
 @no_type_check
 def reach_of(kernel):
     """The distance of the outermost tap that counts."""
@@ -302,7 +318,7 @@ def reach_of(kernel):
     return reach
 
 
-@compiled
+@jit
 @no_type_check
 def blur_line(planes, y, kernel, reach, padded, line):
     """Blur scanline ``y``: down over whole rows, then across each plane with mirrored ends."""
@@ -336,7 +352,7 @@ def blur_line(planes, y, kernel, reach, padded, line):
             add_pair(padded, padded[2 * reach :], kernel[centre + reach], plane)
 
 
-@compiled
+@jit
 @no_type_check
 def scaled(source, weight, out):
     """``out = weight source``."""
@@ -344,7 +360,7 @@ def scaled(source, weight, out):
         out[x] = weight * source[x]
 
 
-@compiled
+@jit
 @no_type_check
 def add_pair(a, b, weight, out):
     """``out += weight (a + b)``."""
@@ -352,7 +368,7 @@ def add_pair(a, b, weight, out):
         out[x] += weight * (a[x] + b[x])
 
 
-@compiled
+@jit
 @no_type_check
 def add_pairs(a, b, weight, c, d, other, out):
     """``out += weight (a + b) + other (c + d)``: fewer turns through ``out`` than one by one."""

@@ -1,7 +1,7 @@
-"""Crops to views: flip, colour, blur, normalise, for a whole batch at once on any device.
+"""Crops to views: flip, colour, blur, normalize, for a whole batch at once on any device.
 
-``plan`` turns the draws into a few tensors on the host (which rows, which factors), so that
-``finish`` needs nothing from the device but arithmetic. Values are in [0, 1] throughout and
+``plan`` turns the parameters into a few tensors on the host (which rows, which factors), so that
+``augment`` needs nothing from the device but arithmetic. Values are in [0, 1] throughout and
 are rounded nowhere; each operation equals torchvision's float version at the same parameters.
 """
 
@@ -18,12 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipelines.augment.operations import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION
 from pipelines.augment.params import ViewParams
 from pipelines.system.transfer import to_device
 from pipelines.views import View
-
-LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 Images = Float[Tensor, "n c h w"]
 Column = Float[Tensor, "n 1 1 1"]
@@ -31,7 +29,7 @@ Column = Float[Tensor, "n 1 1 1"]
 
 @dataclass(frozen=True, slots=True)
 class AugmentPlan:
-    """What ``finish`` does to one view; every tensor lives where the crops do.
+    """What ``augment`` does to one view; every tensor lives where the crops do.
 
     ``jitter`` holds up to 4 rounds of 4 (rows, factors); a row takes part once a round.
     """
@@ -46,7 +44,7 @@ class AugmentPlan:
 
     @staticmethod
     def nothing(num_rows: int, device: torch.device) -> AugmentPlan:
-        """Return the plan that only normalises."""
+        """Return the plan that only normalizes."""
         none = torch.zeros(0, dtype=torch.int64, device=device)
         flip = torch.zeros(num_rows, 1, 1, 1, dtype=torch.bool, device=device)
         return AugmentPlan(flip, False, none, (), none, torch.zeros(0, 1, device=device), none)
@@ -71,41 +69,41 @@ class AugmentPlan:
         )
 
 
-def plan(view: View, drawn: ViewParams) -> AugmentPlan:
-    """Sort the draws of one view by operation."""
+def plan(view: View, params: ViewParams) -> AugmentPlan:
+    """Sort the parameters of one view by operation."""
     jitter = []
     for turn in range(4):
         for op in range(4):
-            rows = np.flatnonzero(drawn.jitter & (drawn.order[:, turn] == op))
+            rows = np.flatnonzero(params.jitter & (params.order[:, turn] == op))
             if len(rows) and view.jitter[op]:
-                factor = torch.from_numpy(drawn.factor[rows, op])
+                factor = torch.from_numpy(params.factor[rows, op])
                 jitter.append((op, torch.from_numpy(rows), factor.view(-1, 1, 1, 1)))
-    blur = np.flatnonzero(drawn.sigma)
+    blur = np.flatnonzero(params.sigma)
     return AugmentPlan(
-        flip=torch.from_numpy(drawn.flip).view(-1, 1, 1, 1),
+        flip=torch.from_numpy(params.flip).view(-1, 1, 1, 1),
         gray_first=view.gray_first,
-        gray=torch.from_numpy(np.flatnonzero(drawn.gray)),
+        gray=torch.from_numpy(np.flatnonzero(params.gray)),
         jitter=tuple(jitter),
         blur=torch.from_numpy(blur),
-        kernels=torch.from_numpy(gaussian_kernels(drawn.sigma[blur], view)),
-        solarize=torch.from_numpy(np.flatnonzero(drawn.solarize)),
+        kernels=torch.from_numpy(gaussian_kernels(params.sigma[blur], view)),
+        solarize=torch.from_numpy(np.flatnonzero(params.solarize)),
     )
 
 
 def gaussian_kernels(sigma: NDArray[np.float32], view: View) -> NDArray[np.float32]:
-    """Return normalised Gaussians, (b, taps), of 4 sigma each side or as the image allows."""
+    """Return normalized Gaussians, (b, taps), of 4 sigma each side or as the image allows."""
     reach = min(int(4 * view.blur_sigma[1]), view.size - 1)
     x = np.arange(-reach, reach + 1)
     kernels = np.exp(-0.5 * (x / sigma[:, None].astype(np.float64)) ** 2)
     return (kernels / kernels.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def finish(
+def augment(
     crops: UInt8[Tensor, "n h w c"], plan: AugmentPlan, mean: Sequence[float], std: Sequence[float]
 ) -> Images:
-    """Return the finished view, float32 in channels_last memory; ``crops`` is left as it was.
+    """Return the augmented view, float32 in channels_last memory; ``crops`` is left as it was.
 
-    ``mean`` and ``std`` normalise values in [0, 1].
+    ``mean`` and ``std`` normalize values in [0, 1].
     """
     x = crops.permute(0, 3, 1, 2).float().div_(255)
     x = torch.where(plan.flip, x.flip(-1), x)
@@ -118,8 +116,8 @@ def finish(
     if len(plan.blur):
         x[plan.blur] = blur(x[plan.blur], plan.kernels)
     _update(x, plan.solarize, solarize)
-    centre, scale = (_by_channel(x, v) for v in (mean, std))
-    return x.sub_(centre).div_(scale)
+    center, scale = (_by_channel(x, v) for v in (mean, std))
+    return x.sub_(center).div_(scale)
 
 
 def _by_channel(x: Images, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:

@@ -3,7 +3,7 @@
 A batch of bytes is read once for contrast's mean, only the rows that have contrast, and once for
 everything else; each number of the view is written once. Rows that blur go through memory twice
 more. ``plan`` says on the host what each row needs, so that nothing here waits for the device.
-The kernels are imported when a view is finished: this module needs no Triton.
+The kernels are imported when a view is augmented: this module needs no Triton.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +22,25 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment import reference as by_pytorch
-from pipelines.augment.cpu import GRAY, NEGLIGIBLE
+from pipelines.augment.operations import (
+    BEFORE,
+    COLUMNS,
+    CONTRAST,
+    COUNT,
+    FLIP,
+    GRAY,
+    HUE,
+    MOST,
+    NEGLIGIBLE,
+    OPS,
+    SLOT,
+    SOLARIZE,
+)
 from pipelines.augment.params import ViewParams
-from pipelines.augment.reference import CONTRAST, HUE, Images, gaussian_kernels
+from pipelines.augment.reference import Images, gaussian_kernels
 from pipelines.system.transfer import to_device
 from pipelines.views import View
 
-MOST = 5  # operations a row
-FLIP, SOLARIZE, COUNT, BEFORE, SLOT, OPS = range(6)  # columns of Plan.codes
-COLUMNS = OPS + MOST
 BLOCK = 1024  # pixels, or numbers, of a program
 SIDE = 32  # of a tile of numbers that is blurred downwards
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 pixels a thread: no register spills
@@ -40,7 +48,7 @@ OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 pixels a thread: no re
 
 @dataclass(frozen=True, slots=True)
 class FusedPlan:
-    """What ``finish`` does to one view; every tensor lives where the crops do.
+    """What ``augment`` does to one view; every tensor lives where the crops do.
 
     A row of ``codes`` holds: flip, solarize, the number of operations, how many of them come before
     contrast (without contrast: all), the row's place in ``blur`` or -1, and the operations.
@@ -62,19 +70,19 @@ class FusedPlan:
         return FusedPlan(*(to_device(x, device) for x in self.tensors()))
 
 
-def plan(view: View, drawn: ViewParams) -> FusedPlan:
+def plan(view: View, params: ViewParams) -> FusedPlan:
     """Write down what each row of a view needs."""
-    ops, amounts, count = _operations(view, drawn)
+    ops, amounts, count = _operations(view, params)
     has_contrast = (ops == CONTRAST).any(axis=1)
-    blur = np.flatnonzero(drawn.sigma)
+    blur = np.flatnonzero(params.sigma)
     codes = np.zeros((len(ops), COLUMNS), np.int32)
-    codes[:, FLIP], codes[:, SOLARIZE], codes[:, COUNT] = drawn.flip, drawn.solarize, count
+    codes[:, FLIP], codes[:, SOLARIZE], codes[:, COUNT] = params.flip, params.solarize, count
     codes[:, BEFORE] = np.where(has_contrast, (ops == CONTRAST).argmax(axis=1), count)
     codes[:, SLOT] = -1
     codes[blur, SLOT] = np.arange(len(blur))
     codes[:, OPS:] = ops
-    kernels = gaussian_kernels(drawn.sigma[blur], view)
-    reaches = (kernels[:, kernels.shape[1] // 2 + 1 :] >= NEGLIGIBLE).sum(axis=1)
+    kernels = gaussian_kernels(params.sigma[blur], view)
+    reaches = (kernels[:, kernels.shape[1] // 2 + 1 :] >= np.float32(NEGLIGIBLE)).sum(axis=1)
     contrast = np.flatnonzero(has_contrast)
     whole = (x.astype(np.int32) for x in (contrast, blur))
     arrays = (codes, amounts, *whole, kernels, reaches.astype(np.int32))
@@ -82,31 +90,31 @@ def plan(view: View, drawn: ViewParams) -> FusedPlan:
 
 
 def _operations(
-    view: View, drawn: ViewParams
+    view: View, params: ViewParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Each row's operations in order, -1 behind the last, (n, 5); their amounts; their number."""
-    amount = drawn.factor.copy()
+    amount = params.factor.copy()
     amount[:, HUE] = 6 * (amount[:, HUE] - np.floor(amount[:, HUE]))
-    gray = np.where(drawn.gray, GRAY, -1)[:, None]
+    gray = np.where(params.gray, GRAY, -1)[:, None]
     strong = np.array(view.jitter) != 0
-    jitter = np.where(drawn.jitter[:, None] & strong[drawn.order], drawn.order, -1)
+    jitter = np.where(params.jitter[:, None] & strong[params.order], params.order, -1)
     ops = np.concatenate((gray, jitter) if view.gray_first else (jitter, gray), axis=1)
     ops = np.take_along_axis(ops, np.argsort(ops < 0, axis=1, kind="stable"), axis=1)
     padded = np.concatenate((amount, np.zeros((len(ops), 1), np.float32)), axis=1)  # of gray: 0
     return ops, np.take_along_axis(padded, ops % MOST, axis=1), (ops >= 0).sum(axis=1)
 
 
-def finish(
+def augment(
     crops: UInt8[Tensor, "n h w c"],
     plan: FusedPlan,
     mean: Sequence[float],
     std: Sequence[float],
     dtype: torch.dtype = torch.float32,
 ) -> Images:
-    """Return the finished view in channels_last memory; ``crops`` is left as it was.
+    """Return the augmented view in channels_last memory; ``crops`` is left as it was.
 
-    Within 1e-5 of ``pipelines.augment.reference.finish``, in units in which black is 0 and white
-    1, and the same bits in every run. ``mean`` and ``std`` normalise values in [0, 1].
+    Within 1e-5 of ``pipelines.augment.reference.augment``, in units in which black is 0 and white
+    1, and the same bits in every run. ``mean`` and ``std`` normalize values in [0, 1].
 
     Raises:
         ValueError: the crops are not those of the plan, or not squares of memory in one piece.
@@ -145,24 +153,19 @@ def finish(
     return out.permute(0, 3, 1, 2)
 
 
-def traffic(view: View, drawn: ViewParams, dtype: torch.dtype = torch.float32) -> tuple[int, int]:
-    """Return bytes to and from device memory: those that ``finish`` moves, and the least possible.
+def traffic(view: View, params: ViewParams, dtype: torch.dtype = torch.float32) -> tuple[int, int]:
+    """Return bytes to and from device memory: those that ``augment`` moves, and the least possible.
 
     The least is each crop read and each view written once. What a kernel reads again out of the
     caches (blur's neighbours, a tile's parameters) is counted once.
     """
-    todo = plan(view, drawn)
+    todo = plan(view, params)
     pixels = view.size**2
     least = len(todo.codes) * pixels * 3 * (1 + dtype.itemsize)
     tiles = -(-pixels // BLOCK)
     means = len(todo.contrast) * (pixels * 3 + 2 * tiles * 4)  # bytes read; sums written and read
     blurred = len(todo.blur) * pixels * 3 * 4 * 4  # floats, twice written and read
     return least + means + blurred + sum(t.nbytes for t in todo.tensors()), least
-
-
-def device_finisher() -> tuple[Callable[[View, ViewParams], Any], Callable[..., Images]]:
-    """Return ``plan`` and ``finish``: of this module where it is usable, else PyTorch's."""
-    return (plan, finish) if usable() else (by_pytorch.plan, by_pytorch.finish)
 
 
 def usable() -> bool:

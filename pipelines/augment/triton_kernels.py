@@ -12,16 +12,15 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from pipelines.augment import reference
-from pipelines.augment import triton as finish_triton
+from pipelines.augment import operations
 
-CONTRAST, SATURATION = tl.constexpr(reference.CONTRAST), tl.constexpr(reference.SATURATION)
-HUE, GRAY = tl.constexpr(reference.HUE), tl.constexpr(finish_triton.GRAY)
-FLIP, SOLARIZE = tl.constexpr(finish_triton.FLIP), tl.constexpr(finish_triton.SOLARIZE)
-COUNT, BEFORE = tl.constexpr(finish_triton.COUNT), tl.constexpr(finish_triton.BEFORE)
-SLOT, OPS = tl.constexpr(finish_triton.SLOT), tl.constexpr(finish_triton.OPS)
-COLUMNS, MOST = tl.constexpr(finish_triton.COLUMNS), tl.constexpr(finish_triton.MOST)
-RED, GREEN, BLUE = (tl.constexpr(x) for x in reference.LUMA)
+CONTRAST, SATURATION = tl.constexpr(operations.CONTRAST), tl.constexpr(operations.SATURATION)
+HUE, GRAY = tl.constexpr(operations.HUE), tl.constexpr(operations.GRAY)
+FLIP, SOLARIZE = tl.constexpr(operations.FLIP), tl.constexpr(operations.SOLARIZE)
+COUNT, BEFORE = tl.constexpr(operations.COUNT), tl.constexpr(operations.BEFORE)
+SLOT, OPS = tl.constexpr(operations.SLOT), tl.constexpr(operations.OPS)
+COLUMNS, MOST = tl.constexpr(operations.COLUMNS), tl.constexpr(operations.MOST)
+RED, GREEN, BLUE = (tl.constexpr(x) for x in operations.LUMA)
 TINY = tl.constexpr(1e-30)
 
 

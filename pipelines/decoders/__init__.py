@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-
-Interpolation = Literal["antialias", "bicubic", "bilinear", "area"]
-OnBadImage = Literal["stop", "replace"]
 
 
 class MissingPackage(ValueError):

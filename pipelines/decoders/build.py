@@ -6,10 +6,10 @@ import importlib.util
 
 import torch
 
-from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.decoders.dali import BY_DALI, DaliDecoder, GpuDecoder
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.table import Table
 
 LOADERS = ("memory", "ffcv", "dali")

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation
+from pipelines.decoders import Crops
 from pipelines.decoders.resample import LAWS, cut
+from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
-from pipelines.system.buffer_pool import borrow
-from pipelines.system.jit import compiled
+from pipelines.system.buffer_pool import pooled_empty
+from pipelines.system.jit import jit
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def make_plan(
     box = np.concatenate([np.empty((0, 4), np.int64), *(view.box for view in crops)])
     side = np.concatenate([np.empty(0, np.int64), *(np.full(len(v.take), v.size) for v in crops)])
     at = np.concatenate([[0], np.cumsum(3 * side * side)]).astype(np.int64)
-    memory = borrow((int(at[-1]),), torch.uint8, pin=pin)
+    memory = pooled_empty((int(at[-1]),), torch.uint8, pin=pin)
     order = np.argsort(image, kind="stable")
     first = np.searchsorted(image[order], np.arange(len(distinct) + 1)).astype(np.int64)
     views = _split(memory, crops)
@@ -105,7 +106,7 @@ def cut_image(
     cut_windows(pixels, 0, len(box), box, plan.side[own], plan.at[own], law, plan.out)
 
 
-@compiled
+@jit
 @no_type_check
 def cut_windows(pixels, begin, end, box, side, at, law, out):
     """Cut windows ``begin`` to ``end`` of a plan out of their image, (h, w, 3) uint8."""

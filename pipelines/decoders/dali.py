@@ -30,10 +30,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
+from pipelines.decoders import Crops, MissingPackage
 from pipelines.decoders.crop_plan import CropPlan, check_windows, cut_image, make_plan
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.transfer import to_device

@@ -27,14 +27,15 @@ from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation, MissingPackage, OnBadImage
+from pipelines.decoders import Crops, MissingPackage
 from pipelines.decoders.crop_plan import CropPlan, cut_windows, make_plan
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.resample import LAWS
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
 from pipelines.sources.table import Table
-from pipelines.system.jit import compiled, take_next
+from pipelines.system.jit import jit, take_next
 
 MISSING = (
     "--loader ffcv needs the Python package ffcv, which cannot be imported ({error}). It is built "
@@ -117,7 +118,7 @@ class Codec(types.WrapperAddressProtocol):
         return types.int32(u8, u8, u4, u4, u8, u4, u4, u4, u4, u4, u4, u4, u4)
 
 
-@compiled
+@jit
 @no_type_check
 def decode_images(
     codec, file, offset, size, jpg, height, width, order, counter,
@@ -147,7 +148,7 @@ def decode_images(
             cut_windows(image, first[i], first[i + 1], box, side, at, law, out)
 
 
-@compiled
+@jit
 @no_type_check
 def max_pixels(jpg, height, width):
     """The pixels of the largest JPEG."""
@@ -158,7 +159,7 @@ def max_pixels(jpg, height, width):
     return most
 
 
-@compiled
+@jit
 @no_type_check
 def decode_jpeg(codec, data, height, width, scratch):
     """Decode into ``scratch``; False when it is not the JPEG the table says or libffcv complains.

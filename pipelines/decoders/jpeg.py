@@ -7,7 +7,7 @@ from typing import no_type_check
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.system.jit import compiled
+from pipelines.system.jit import jit
 
 
 def ends_as_jpeg(data: NDArray[np.uint8]) -> bool:
@@ -15,7 +15,7 @@ def ends_as_jpeg(data: NDArray[np.uint8]) -> bool:
     return data[-2:].tolist() == [0xFF, 0xD9]
 
 
-@compiled
+@jit
 @no_type_check
 def is_plain_jpeg(data, height, width):
     """Whether ``data`` (bytes,) is an upright 8-bit gray or YCbCr JPEG of ``height x width``.
@@ -48,7 +48,7 @@ def is_plain_jpeg(data, height, width):
     return False
 
 
-@compiled
+@jit
 @no_type_check
 def is_plain_frame(frame, height, width):
     """Whether a SOF segment announces 8 bits, this size, and gray or YCbCr."""
@@ -61,7 +61,7 @@ def is_plain_frame(frame, height, width):
     return frame[5] == 1 or frame[5] == 3
 
 
-@compiled
+@jit
 @no_type_check
 def is_turned(segment):
     """Whether an APP1 segment asks for another orientation than the stored one."""
@@ -82,7 +82,7 @@ def is_turned(segment):
     return False
 
 
-@compiled
+@jit
 @no_type_check
 def find_orientation(segment):
     """Whether an XMP packet speaks of an orientation at all; PIL reads which."""
@@ -96,7 +96,7 @@ def find_orientation(segment):
     return False
 
 
-@compiled
+@jit
 @no_type_check
 def word(data, at, big):
     """Two bytes as a number."""
@@ -104,7 +104,7 @@ def word(data, at, big):
     return (int(data[high]) << 8) | int(data[low])
 
 
-@compiled
+@jit
 @no_type_check
 def double_word(data, at, big):
     """Four bytes as a number."""

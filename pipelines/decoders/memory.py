@@ -16,13 +16,14 @@ from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, Interpolation, OnBadImage
+from pipelines.decoders import Crops
 from pipelines.decoders.crop_plan import check_windows
 from pipelines.decoders.pil import pixels_or_replacement
 from pipelines.decoders.resample import LAWS, cut, weight_matrix
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
-from pipelines.system.jit import compiled
+from pipelines.system.jit import jit
 from pipelines.system.transfer import to_device
 
 CHUNK_BYTES = 256 * 2**20
@@ -127,7 +128,7 @@ def decode_all(
         return torch.from_numpy(images), sum(pool.map(decode, range(len(table))))
 
 
-@compiled
+@jit
 @no_type_check
 def cut_rows(images, rows, box, law, out):
     """Window ``box[j]`` of ``images[rows[j]]`` into ``out[j]``."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.decoders import Interpolation, OnBadImage
 from pipelines.decoders.crop_plan import CropPlan, cut_image
+from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.image_file import BadImage
 from pipelines.sources.table import Table
 

@@ -32,14 +32,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from pipelines.decoders import Interpolation
-from pipelines.system.jit import compiled
+from pipelines.settings import Interpolation
+from pipelines.system.jit import jit
 
 LAWS: Final[dict[Interpolation, int]] = {"antialias": 0, "bicubic": 1, "bilinear": 2, "area": 3}
 """The number by which compiled code knows a filter."""
 
 
-@compiled
+@jit
 @no_type_check
 def support(law, scale):
     """Half the width of the filter, in pixels of the box."""
@@ -50,7 +50,7 @@ def support(law, scale):
     return max(scale, 1.0) * (2 if law == 1 else 1)
 
 
-@compiled
+@jit
 @no_type_check
 def weight(law, u, scale):
     """The weight, before normalisation, of a pixel whose centre is ``u`` pixels away."""
@@ -65,7 +65,7 @@ def weight(law, u, scale):
     return ((-0.5 * u + 2.5) * u - 4) * u + 2 if u < 2 else 0.0
 
 
-@compiled
+@jit
 @no_type_check
 def filter_weights(length, size, law):
     """Where each output's pixels begin and end, and their weights.
@@ -92,7 +92,7 @@ def filter_weights(length, size, law):
     return begin, end, weights
 
 
-@compiled
+@jit
 @no_type_check
 def gather_down(pixels, top, left, begin, end, weights, row):
     """Blend source rows ``top + begin`` to ``top + end``, from ``left`` on, into ``row``."""
@@ -108,7 +108,7 @@ def gather_down(pixels, top, left, begin, end, weights, row):
             row[x] += w * source[x]
 
 
-@compiled
+@jit
 @no_type_check
 def gather_across(row, begin, taps, weights, line):
     """Blend ``taps`` pixels of ``row`` from ``begin[x]`` on into pixel ``x`` of ``line``.
@@ -169,7 +169,7 @@ def blend_pixel(typingctx, row, first, weights, x, taps, line):
     return types.void(row, first, weights, x, taps, line), generate
 
 
-@compiled
+@jit
 @no_type_check
 def cut(pixels, top, left, height, width, law, out):
     """Resize a box of ``pixels`` (h, w, 3) uint8 into ``out`` (size, size, 3) uint8.

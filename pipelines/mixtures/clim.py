@@ -1,14 +1,14 @@
-"""CLIM's neighbours at a step: which row stands beside an anchor, and the mixture of the two.
+"""CLIM: each row mixed with a neighbor of it. Li 2020, arXiv:2011.02697.
 
-A table of eligible rows and a draw keyed by the anchor's row: no state, so any loader, world size
-or resume sees the same neighbours while the table is the same.
+A neighbor comes from a table of eligible rows, by a draw keyed by the anchor's row. There is no
+state, so any loader, world size or resume sees the same neighbors while the table is the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,22 +16,21 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment.params import ViewParams, draw_params
+from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
+from pipelines.mixtures.base import LossKind, MixStep, Rows, Views
 from pipelines.mixtures.clim_rules import Selection
-from pipelines.mixtures.unmix import Mixture, place
+from pipelines.mixtures.unmix import Placed, UnMix, generators, place
 from pipelines.rng import RowRng
-from pipelines.sources.table import Table
-from pipelines.views import View
-
-Fallback = Literal["self", "nearest", "skip"]
+from pipelines.settings import Fallback
+from pipelines.system.transfer import to_device
 
 PICK = 1 << 19
-"""The stream, counted like a view, that picks a neighbour; its own views have the numbers after."""
+"""The stream, counted like a view, that picks a neighbor; its own views have the numbers after."""
 
 
 def neighbor_view(view: int) -> int:
-    """Return the number under which an anchor draws view ``view`` of its neighbour."""
+    """Return the number under which an anchor rng view ``view`` of its neighbor."""
     return PICK + 1 + view
 
 
@@ -39,7 +38,7 @@ def neighbor_view(view: int) -> int:
 class NeighborTable:
     """The rows each anchor may be mixed with, ``rows[i, : count[i]]``, equally likely.
 
-    An anchor without any is its own neighbour.
+    An anchor without any is its own neighbor.
     """
 
     rows: NDArray[np.int32]  # (N, P)
@@ -50,57 +49,33 @@ class NeighborTable:
         """Return the table in which every anchor is alone."""
         return cls(np.zeros((num_rows, 0), np.int32), np.zeros(num_rows, np.int32))
 
-    def draw(self, anchors: NDArray[np.int64], draws: RowRng) -> NDArray[np.int64]:
-        """Draw a neighbour for each of the anchors' rows, (n,)."""
+    def draw(self, anchors: NDArray[np.int64], rng: RowRng) -> NDArray[np.int64]:
+        """Draw a neighbor for each of the anchors' rows, (n,)."""
         chosen = anchors.copy()
         some = self.count[anchors] > 0
-        place = _below(self.count[anchors], anchors, draws)
+        place = _below(self.count[anchors], anchors, rng)
         chosen[some] = self.rows[anchors[some], place[some]]
         return chosen
 
 
 @dataclass(frozen=True)
 class RandomNeighbors:
-    """Every other row of the data set is equally likely: the comparator without neighbours."""
+    """Every other row of the data set is equally likely: the control without neighbors."""
 
     num_rows: int
 
-    def draw(self, anchors: NDArray[np.int64], draws: RowRng) -> NDArray[np.int64]:
-        """Draw a neighbour for each of the anchors' rows, (n,)."""
-        other = _below(np.full(len(anchors), self.num_rows - 1), anchors, draws)
+    def draw(self, anchors: NDArray[np.int64], rng: RowRng) -> NDArray[np.int64]:
+        """Draw a neighbor for each of the anchors' rows, (n,)."""
+        other = _below(np.full(len(anchors), self.num_rows - 1), anchors, rng)
         return other + (other >= anchors)
 
 
 def _below(
-    count: NDArray[np.integer], anchors: NDArray[np.int64], draws: RowRng
+    count: NDArray[np.integer], anchors: NDArray[np.int64], rng: RowRng
 ) -> NDArray[np.int64]:
     """Draw a number from 0 to ``count - 1`` for each anchor, (n,); 0 where the count is 0."""
-    words = draws.bits(anchors, PICK, 1)[:, 0] >> np.uint64(32)
+    words = rng.bits(anchors, PICK, 1)[:, 0] >> np.uint64(32)
     return (words * count.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-
-
-def draw_neighbors(
-    neighbours: NeighborTable | RandomNeighbors,
-    anchors: NDArray[np.int64],
-    draws: RowRng,
-    views: Sequence[View],
-    table: Table,
-) -> tuple[NDArray[np.int64], list[ViewParams]]:
-    """Draw a neighbour's row for each anchor (n,), and what happens to it in each view.
-
-    All draws are keyed by the anchor, so a row that is beside two anchors looks different.
-    """
-    rows = neighbours.draw(anchors, draws)
-    size = table.height[rows], table.width[rows]
-    return rows, [
-        draw_params(v, neighbor_view(i), draws, anchors, *size) for i, v in enumerate(views)
-    ]
-
-
-def concatenate_params(a: ViewParams, b: ViewParams) -> ViewParams:
-    """Return the draws of some rows and of others after them."""
-    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(ViewParams))
-    return ViewParams(*(np.concatenate(pair) for pair in pairs))
 
 
 def tabulate(
@@ -121,63 +96,96 @@ def tabulate(
     return rows, count
 
 
-def mix_neighbors(
-    mixture: Mixture,
-    view: Float[Tensor, "two_n c h w"],
-    alone: Bool[Tensor, " n"],
-    *,
-    number: int,
-    seed: int,
-    step: int,
-    skip: bool = False,
-    group: int | None = None,
-    first_group: int = 0,
-) -> Mixed:
-    """Mix the first half of a view's rows, the anchors, with the second, their neighbours.
+@dataclass(frozen=True)
+class Clim:
+    """Each row, the anchor, with one of its neighbors.
 
-    ``partner`` is the neighbour's row in a view, n + i. An anchor that is ``alone`` is mixed with
-    another view of itself, and its partner is itself: both shares meet one key. With ``skip`` it
-    is left as it is, with a share of 1.
-
-    Args:
-        mixture: kind and law of the share; its draw is keyed by (seed, step).
-        view: the batch's view ``number``, 2n rows; left untouched.
-        alone: which anchors are their own neighbours.
-        number: of the view.
-        seed: of the run.
-        step: of the run.
-        skip: leave anchors that are alone unmixed.
-        group: rows of a group, each of which draws its own mixture, keyed by (seed, step, group).
-        first_group: the number of the first group of these rows.
+    Every view holds the n anchors, then their n neighbors. A neighbor's own crop and color are
+    keyed by the anchor, so a row that is the neighbor of two anchors looks different.
     """
-    anchors, neighbours = view.chunk(2)
-    n = len(anchors)
-    if group is None:
-        image, share = _blend(mixture, anchors, neighbours, np.random.default_rng([seed, step]))
-    else:
-        parts = [
-            _blend(mixture, x, y, np.random.default_rng([seed, step, first_group + i]))
-            for i, (x, y) in enumerate(
-                zip(anchors.split(group), neighbours.split(group), strict=True)
-            )
+
+    loss: ClassVar[LossKind] = "neighbors"
+    in_groups: ClassVar[bool] = True
+    pairs_rows: ClassVar[bool] = False
+
+    neighbors: NeighborTable | RandomNeighbors
+    blend: UnMix = UnMix(0.0, 2.0)
+    """Kind and law of the share; ``per_group`` rng one for each group."""
+    skip_alone: bool = False
+    """Leave an anchor without neighbors as it is, with a share of 1."""
+
+    def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
+        """Return the rows of the anchors' neighbors."""
+        return self.neighbors.draw(rows, rng)
+
+    def plan(self, step: MixStep) -> ClimPlan:
+        """Draw a neighbor for each anchor, its views, and the mixtures of the two."""
+        anchors = step.rows
+        rows = self.neighbors.draw(anchors, step.rng)
+        params = [
+            step.draw_params(i, rows, keys=anchors, number=neighbor_view(i))
+            for i in range(len(step.views))
         ]
-        image, share = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    if skip:
-        image = torch.where(alone[:, None, None, None], anchors, image)
-        share = torch.where(alone, torch.ones_like(share), share)
-    own = torch.arange(n, device=view.device)
-    return Mixed(number, image, torch.where(alone, own, own + n), share)
+        group = step.group if self.blend.per_group else len(anchors)
+        places = tuple((v, self._places(step, step.views[v].size)) for v in step.mixed)
+        alone = torch.from_numpy(rows == anchors)
+        return ClimPlan(rows, tuple(params), places, group, alone, self.skip_alone)
+
+    def _places(self, step: MixStep, side: int) -> tuple[Placed, ...]:
+        """Draw the place of a view's mixture, for the whole batch or for each group."""
+        return tuple(
+            Placed.of(*place(side, side, self.blend.draw(rng), rng))
+            for rng in generators(step, per_group=self.blend.per_group)
+        )
 
 
-def _blend(
-    mixture: Mixture, x: Tensor, y: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return ``x`` mixed with ``y`` and the measured share of ``x``, (n,)."""
-    box, share = place(x.shape[2], x.shape[3], mixture.draw(rng), rng)
-    if box is None:
-        image = torch.lerp(y, x, share)
-    else:
-        top, bottom, left, right = box
+@dataclass(frozen=True, slots=True)
+class ClimPlan:
+    """A step's neighbors and the mixtures with them, one for each ``group`` of anchors."""
+
+    extra: Rows  # (n,) the neighbors
+    params: tuple[ViewParams, ...]
+    places: tuple[tuple[int, tuple[Placed, ...]], ...]
+    group: int
+    alone: Bool[Tensor, " n"]  # anchors that are their own neighbors
+    skip_alone: bool
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors."""
+        yield self.alone
+
+    def to(self, device: torch.device) -> ClimPlan:
+        """Return the plan on ``device``; the host never waits."""
+        return replace(self, alone=to_device(self.alone, device))
+
+    def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
+        """Return the views, (2n, c, h, w) each, untouched, and the mixture of each mixed view.
+
+        ``partner`` is the neighbor's row in a view, n + i. An anchor that is ``alone`` is mixed
+        with another view of itself, and its partner is itself: both shares meet one key.
+        """
+        return views, tuple(self._mix(views[v], v, placed) for v, placed in self.places)
+
+    def _mix(
+        self, view: Float[Tensor, "two_n c h w"], number: int, placed: tuple[Placed, ...]
+    ) -> Mixed:
+        anchors, neighbors = view.chunk(2)
+        groups = zip(anchors.split(self.group), neighbors.split(self.group), placed, strict=True)
+        parts = [_blend(x, y, where) for x, y, where in groups]
+        image, share = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
+        if self.skip_alone:
+            image = torch.where(self.alone[:, None, None, None], anchors, image)
+            share = torch.where(self.alone, torch.ones_like(share), share)
+        own = torch.arange(len(anchors), device=view.device)
+        return Mixed(number, image, torch.where(self.alone, own, own + len(anchors)), share)
+
+
+def _blend(x: Tensor, y: Tensor, placed: Placed) -> tuple[Tensor, Tensor]:
+    """Return ``x`` mixed with ``y``, and the measured share of ``x``, (n,)."""
+    if isinstance(placed.where, tuple):
+        top, bottom, left, right = placed.where
         image = x.clone()
         image[:, :, top:bottom, left:right] = y[:, :, top:bottom, left:right]
-    return image, x.new_full((len(x),), share)
+    else:
+        image = torch.lerp(y, x, placed.lam)
+    return image, x.new_full((len(x),), placed.lam)

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-RuleName = Literal["centre", "centre-same", "ranked", "knn", "cluster", "random"]
 RANKED = 5
 """Neighbours that ``ranked`` keeps unless told otherwise."""
 

@@ -9,9 +9,9 @@ for any batch or world size; partners come from the row's group, or from the who
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,44 +19,16 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.augment.params import ViewParams
+from pipelines.batch import Mixed
+from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
 from pipelines.rng import RowRng
+from pipelines.settings import ImConfig, LabelFreeName
 from pipelines.system.transfer import to_device
 
-Rows = NDArray[np.int64]
-LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
-
-LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 STREAM = 1 << 21
 """The first stream, counted like a view, from which rounds draw; see ``pipelines.rng``."""
 _FIRE, _PARTNER, _DOWN, _ACROSS, _KEY = range(5)
-
-
-@dataclass(frozen=True)
-class ImConfig:
-    """Label-free mixtures; defaults are the published ones."""
-
-    g_alpha: float = 1.0
-    """Beta(a, a) draws the share of a global round."""
-    g_num: int = 2
-    """Global rounds, each with another partner."""
-    g_prob: float = 0.1
-    """Probability of each."""
-    r_beta: float = 1.0
-    """Beta(b, b) draws the share that a pasted region leaves; 0: no regions."""
-    r_num: int = 2
-    """Region rounds."""
-    r_prob: float = 0.1
-    """Probability of each."""
-    r_pixel_decay: float = 1.0
-    """Factor on the image under the first region (1: off)."""
-    partner: Literal["group", "dataset"] = "group"
-    """Partners: other rows of the group, or any image of the data set, decoded for it."""
-    mask_size: int = 50
-    """Side of cutout's square in pixels."""
-    mask_inside: bool = False
-    """Keep cutout's square inside the image."""
-    mask_prob: float = 0.1
-    """Probability of cutout's or erasing's mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +98,35 @@ def _inside(box: Tensor, height: int, width: int) -> Tensor:
     return (down >= top) & (down < bottom) & (across >= left) & (across < right)
 
 
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """The edits of all views of a step; views of one side share them."""
+
+    extra: Rows
+    params: tuple[ViewParams, ...]
+    edits: Mapping[int, Edits]
+    """Side in pixels -> what happens to views of that side."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield all tensors."""
+        for edits in self.edits.values():
+            yield from edits.tensors()
+
+    def to(self, device: torch.device) -> ImagePlan:
+        """Return the plan on ``device``; the host never waits."""
+        return replace(self, edits={side: e.to(device) for side, e in self.edits.items()})
+
+    def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
+        """Edit the views in place; return their own rows, and no mixture that a loss must know."""
+        return tuple(self.edits[view.shape[-1]](view) for view in views), ()
+
+
 @dataclass(frozen=True)
 class ImageMixture:
-    """``plan(...)(view)`` edits a finished view; the plan is made on the host beforehand."""
+    """A label-free mixture: it edits finished views before any loss sees them."""
+
+    loss: ClassVar[LossKind] = "label-free"
+    pairs_rows: ClassVar[bool] = False
 
     name: LabelFreeName
     config: ImConfig = ImConfig()
@@ -138,35 +136,52 @@ class ImageMixture:
         """Whether rows depend on others of their group."""
         return self.name not in ("cutout", "erasing") and self.config.partner == "group"
 
-    def plan(self, draws: RowRng, rows: Rows, group: int, num_rows: int, side: int) -> Edits:
+    def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
+        """Return no rows: few rows take a partner from outside the batch."""
+        return NO_ROWS
+
+    def plan(self, step: MixStep) -> ImagePlan:
+        """Draw a step's edits, once for each side.
+
+        Raises:
+            ValueError: a group of one row has no partner to offer.
+        """
+        sides = {view.size for view in step.views}
+        edits = {side: self.edits(step.rng, step.rows, step.group, len(step.table), side)
+                 for side in sides}  # fmt: skip
+        extra = next(iter(edits.values())).extra
+        params = (step.draw_params(i, extra) for i in range(len(step.views)) if len(extra))
+        return ImagePlan(extra, tuple(params), edits)
+
+    def edits(self, rng: RowRng, rows: Rows, group: int, num_rows: int, side: int) -> Edits:
         """Draw the edits of a view of ``rows``, whole groups of ``group``, ``side`` pixels square.
 
         Raises:
             ValueError: a group of one row has no partner to offer.
         """
         if self.name in ("cutout", "erasing"):
-            return self._masks(draws, rows, side)
+            return self._masks(rng, rows, side)
         config = self.config
         partners = _Partners(rows, group, num_rows, config.partner == "dataset")
         pastes: list[Edit] = []
         blends: list[Edit] = []
         if self.name != "im-global" and config.r_beta > 0:
             for turn in range(config.r_num):
-                u, fired = _fired(draws, rows, config.g_num + turn, config.r_prob)
-                lam = _beta(draws, rows[fired], config.g_num + turn, config.r_beta)
+                u, fired = _fired(rng, rows, config.g_num + turn, config.r_prob)
+                lam = _beta(rng, rows[fired], config.g_num + turn, config.r_beta)
                 box = region_boxes(side, lam, u[fired, _DOWN], u[fired, _ACROSS])
                 keep = np.full(len(fired), config.r_pixel_decay if turn == 0 else 1.0)
                 pastes += _edit(fired, partners.of(fired, u[fired, _PARTNER]), keep, box)
         if self.name != "im-region":
             mixed = partners.rows()  # a region's partner is mixed itself
             for turn in range(config.g_num):
-                u, fired = _fired(draws, mixed, turn, config.g_prob)
-                lam = _beta(draws, mixed[fired], turn, config.g_alpha)
+                u, fired = _fired(rng, mixed, turn, config.g_prob)
+                lam = _beta(rng, mixed[fired], turn, config.g_alpha)
                 blends += _edit(fired, partners.of(fired, u[fired, _PARTNER]), lam)
         return Edits(len(rows), partners.extra(), tuple(blends), tuple(pastes))
 
-    def _masks(self, draws: RowRng, rows: Rows, side: int) -> Edits:
-        u, fired = _fired(draws, rows, 0, self.config.mask_prob)
+    def _masks(self, rng: RowRng, rows: Rows, side: int) -> Edits:
+        u, fired = _fired(rng, rows, 0, self.config.mask_prob)
         nobody, keep = np.zeros(0, np.int64), np.ones(len(fired))
         if self.name == "cutout":
             inside = self.config.mask_inside
@@ -174,7 +189,7 @@ class ImageMixture:
             box = cutout_boxes(side, self.config.mask_size, inside, *places)
             edits = _edit(fired, nobody, keep, box, np.zeros(len(fired)))
         else:
-            keys = draws.bits(rows[fired], STREAM, _KEY + 1)[:, _KEY]
+            keys = rng.bits(rows[fired], STREAM, _KEY + 1)[:, _KEY]
             found = [erased(side, np.random.default_rng(int(key))) for key in keys]
             box = np.array([box for box, _ in found], np.int64).reshape(-1, 4)
             edits = _edit(fired, nobody, keep, box, np.array([value for _, value in found]))
@@ -209,15 +224,15 @@ class _Partners:
         return places - within + (within + step) % self.group
 
 
-def _fired(draws: RowRng, rows: Rows, turn: int, prob: float) -> tuple[NDArray[np.float64], Rows]:
+def _fired(rng: RowRng, rows: Rows, turn: int, prob: float) -> tuple[NDArray[np.float64], Rows]:
     """A round's numbers of each row, and the places of the rows that take part."""
-    u = draws.uniform(rows, STREAM + turn, _KEY)
+    u = rng.uniform(rows, STREAM + turn, _KEY)
     return u, np.flatnonzero(u[:, _FIRE] < prob)
 
 
-def _beta(draws: RowRng, rows: Rows, turn: int, b: float) -> NDArray[np.float64]:
+def _beta(rng: RowRng, rows: Rows, turn: int, b: float) -> NDArray[np.float64]:
     """A number of Beta(b, b) for each row."""
-    keys = draws.bits(rows, STREAM + turn, _KEY + 1)[:, _KEY]
+    keys = rng.bits(rows, STREAM + turn, _KEY + 1)[:, _KEY]
     return np.array([np.random.default_rng(int(key)).beta(b, b) for key in keys])
 
 

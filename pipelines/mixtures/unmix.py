@@ -1,16 +1,15 @@
 """Un-Mix's mixtures: each row with the row mirrored in its group. Shen 2022, arXiv:2003.05438.
 
-``Mixture.__call__(view, rng)`` is pure: the view is left untouched and everything random comes
-from ``rng``. ``lam[i]`` is the share of row i measured after clipping, never the one drawn.
+Kind and share are drawn once a step, a box for each mixed view. ``lam[i]`` is the share of row i
+measured after clipping, never the one drawn.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,32 +17,45 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.image_mixture import LabelFreeName
+from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
+from pipelines.rng import RowRng
+from pipelines.settings import UnMixName
 from pipelines.system.transfer import to_device
 
 Images = Float[Tensor, "n c h w"]
-Place = tuple[int, int, int, int] | NDArray[np.float32] | None
+Box = tuple[int, int, int, int]
+Place = Box | NDArray[np.float32] | None
 """Where the partner is seen: in a box (top, bottom, left, right); where a mask (h, w), each pixel's
 share of the row itself, is below 1; or everywhere alike."""
 
 
 @dataclass(frozen=True)
-class Mixture:
-    """Mixup with probability ``global_prob``, else a pasted box; one draw for all rows given.
+class UnMix:
+    """Mixup with probability ``global_prob``, else a pasted box; one draw for all rows of a step.
 
     Section 3 of the paper: a draw first decides the kind, then the share ~ Beta(beta, beta),
     which is not folded to its larger half; a box's share is replaced by its pixels'.
     """
 
+    loss: ClassVar[LossKind] = "soft targets"
+    in_groups: ClassVar[bool] = True
+    pairs_rows: ClassVar[bool] = True
+
     global_prob: float
     beta: float = 1.0
+    per_group: bool = False
+    """Each group draws its own mixture, keyed by (seed, step, group) instead of (seed, step)."""
+    chained: bool = False
+    """Draw each view's box from the share that the box before it left, as the released SwAV did:
+    later views are mixed less and less."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.global_prob <= 1:
-            raise ValueError(f"--mix-prob {self.global_prob} is not a probability")
+            raise ValueError(f"global_prob (--mix-prob) {self.global_prob} is not a probability")
         if not self.beta > 0:
-            raise ValueError(f"--mix-beta {self.beta} must be above 0")
+            raise ValueError(f"beta (--mix-beta) {self.beta} must be above 0")
 
     def draw(self, rng: np.random.Generator) -> tuple[bool, float]:
         """Draw whether the mixture is global, and its nominal share."""
@@ -59,29 +71,113 @@ class Mixture:
         """
         return place(height, width, share, rng)
 
-    def __call__(
-        self,
-        view: Images,
-        rng: np.random.Generator,
-        *,
-        number: int = 0,
-        group: int | None = None,
-        share: tuple[bool, float] | None = None,
-    ) -> Mixed:
-        """Mix the batch's view ``number`` within groups of ``group`` rows (default: all rows).
+    def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
+        """Return no rows: partners are in the batch."""
+        return NO_ROWS
 
-        ``share`` is an earlier ``draw``, so that several views agree on kind and nominal share.
+    def plan(self, step: MixStep) -> UnMixPlan:
+        """Draw kind and nominal share, common to all mixed views, and a place for each view.
 
         Raises:
             ValueError: a group is odd (its middle row would mix with itself) or does not divide.
         """
-        where, lam = self.place(view.shape[2], view.shape[3], share or self.draw(rng), rng)
-        return mixed_at(view, number, group or len(view), where, lam)
+        check_pairs(len(step.rows), step.group)
+        drawn = [self._places(step, rng) for rng in generators(step, per_group=self.per_group)]
+        places = (tuple(each) for each in zip(*drawn, strict=True))
+        return UnMixPlan(step.group, tuple(zip(step.mixed, places, strict=True)))
+
+    def _places(self, step: MixStep, rng: np.random.Generator) -> list[Placed]:
+        """Draw the place of each mixed view; a copy at another side has its original's, scaled."""
+        share = self.draw(rng)
+        placed = []
+        before: dict[int, np.random.Generator] = {}
+        for v in step.mixed:
+            if v not in step.copies:
+                before[v] = copy.deepcopy(rng)
+            drawing = copy.deepcopy(before[step.copies[v]]) if v in step.copies else rng
+            side = step.views[v].size
+            where, lam = self.place(side, side, share, drawing)
+            placed.append(Placed.of(where, lam))
+            if self.chained:
+                share = (share[0], lam)
+        return placed
+
+
+def generators(step: MixStep, *, per_group: bool) -> list[np.random.Generator]:
+    """Return the generator of the whole batch, or of each of this rank's groups."""
+    if not per_group:
+        return [np.random.default_rng([step.seed, step.step])]
+    count = len(step.rows) // step.group
+    numbers = range(step.first_group, step.first_group + count)
+    return [np.random.default_rng([step.seed, step.step, number]) for number in numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where the partner is seen, a mask as a tensor, and the share that is left of the row."""
+
+    where: Box | Tensor | None
+    lam: float
+
+    @classmethod
+    def of(cls, where: Place, lam: float) -> Placed:
+        """Return a drawn place."""
+        return cls(torch.from_numpy(where) if isinstance(where, np.ndarray) else where, lam)
+
+    def to(self, device: torch.device) -> Placed:
+        """Return the place on ``device``; the host never waits."""
+        if isinstance(self.where, Tensor):
+            return replace(self, where=to_device(self.where, device))
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class UnMixPlan:
+    """Each mixed view's places: one for all rows, or one for each group of ``group`` rows."""
+
+    group: int
+    places: tuple[tuple[int, tuple[Placed, ...]], ...]
+
+    @property
+    def extra(self) -> Rows:
+        """No rows: partners are in the batch."""
+        return NO_ROWS
+
+    @property
+    def params(self) -> tuple[ViewParams, ...]:
+        """Nothing, without extra rows."""
+        return ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield the masks."""
+        for _, placed in self.places:
+            yield from (p.where for p in placed if isinstance(p.where, Tensor))
+
+    def to(self, device: torch.device) -> UnMixPlan:
+        """Return the plan on ``device``; the host never waits."""
+        moved = ((v, tuple(p.to(device) for p in placed)) for v, placed in self.places)
+        return replace(self, places=tuple(moved))
+
+    def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
+        """Return the views untouched, and a mixture of each mixed view."""
+        return views, tuple(self._mix(views[v], v, placed) for v, placed in self.places)
+
+    def _mix(self, view: Images, number: int, placed: tuple[Placed, ...]) -> Mixed:
+        if len(placed) == 1:
+            return mix_rows(view, number, self.group, placed[0])
+        parts = zip(view.split(self.group), placed, strict=True)
+        pieces = [mix_rows(rows, number, self.group, where) for rows, where in parts]
+        return Mixed(
+            number,
+            torch.cat([piece.image for piece in pieces]),
+            torch.cat([piece.partner + i * self.group for i, piece in enumerate(pieces)]),
+            torch.cat([piece.lam for piece in pieces]),
+        )
 
 
 def place(
     height: int, width: int, share: tuple[bool, float], rng: np.random.Generator
-) -> tuple[tuple[int, int, int, int] | None, float]:
+) -> tuple[Box | None, float]:
     """Draw the box of a view, None for a global mixture; return it and the share it leaves."""
     is_global, lam = share
     if is_global:
@@ -90,14 +186,14 @@ def place(
     return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def mixed_at(view: Images, number: int, group: int, where: Place, lam: float) -> Mixed:
-    """Mix rows with their partners: in a box, by a mask, or everywhere at the share ``lam``."""
+def mix_rows(view: Images, number: int, group: int, placed: Placed) -> Mixed:
+    """Mix rows with their partners: in a box, by a mask, or everywhere at one share."""
     partner = mirrored(len(view), group, view.device)
+    where, lam = placed.where, placed.lam
     if where is None:
         image = torch.lerp(view[partner], view, lam)
-    elif isinstance(where, np.ndarray):
-        mask = to_device(torch.from_numpy(where), view.device).to(view.dtype)
-        image = torch.lerp(view[partner], view, mask)
+    elif isinstance(where, Tensor):
+        image = torch.lerp(view[partner], view, where.to(view.dtype))
     else:
         top, bottom, left, right = where
         image = view.clone()
@@ -105,106 +201,36 @@ def mixed_at(view: Images, number: int, group: int, where: Place, lam: float) ->
     return Mixed(number, image, partner, view.new_full((len(view),), lam))
 
 
-def mirrored(num_rows: int, group: int, device: torch.device) -> Tensor:
-    """Return each row's partner, the row mirrored in its group of consecutive rows, (n,)."""
+def check_pairs(num_rows: int, group: int) -> None:
+    """Raise ``ValueError`` where rows do not make whole groups of pairs."""
     if group % 2 or num_rows % group:
         raise ValueError(f"mixtures need whole, even groups: {num_rows} rows in groups of {group}")
+
+
+def mirrored(num_rows: int, group: int, device: torch.device) -> Tensor:
+    """Return each row's partner, the row mirrored in its group of consecutive rows, (n,)."""
+    check_pairs(num_rows, group)
     rows = torch.arange(num_rows, device=device)
     within = rows % group
     return rows - within + (group - 1 - within)
 
 
-def region(
-    height: int, width: int, lam: float, rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+def region(height: int, width: int, lam: float, rng: np.random.Generator) -> Box:
     """Draw a box of relative area ``1 - lam``: ``top, bottom, left, right``, clipped to the image.
 
-    The centre is uniform over the pixels, rows first; the unclipped sides are even.
+    The center is uniform over the pixels, rows first; the unclipped sides are even.
     """
     edges = []
     for extent in (height, width):
         half = int(extent * np.sqrt(1 - lam)) // 2
-        centre = int(rng.integers(extent))
-        edges += [max(centre - half, 0), min(centre + half, extent)]
+        center = int(rng.integers(extent))
+        edges += [max(center - half, 0), min(center + half, extent)]
     return edges[0], edges[1], edges[2], edges[3]
 
 
-def mix_views(
-    mixture: Mixture,
-    views: Sequence[Float[Tensor, "n c _h _w"]],
-    which: Sequence[int],
-    *,
-    seed: int,
-    step: int,
-    group: int,
-    first_group: int | None,
-    chained: bool = False,
-    copies: Mapping[int, int] = MappingProxyType({}),
-) -> tuple[Mixed, ...]:
-    """Mix the views ``which``; kind and nominal share are common to them, boxes are not.
-
-    One draw serves the whole global batch, keyed by (seed, step); with ``first_group`` (the
-    number of this rank's first group) each group draws its own, keyed by (seed, step, group).
-    ``chained`` draws each box from the share that the box before it left, as the released SwAV
-    did: later views are mixed less and less. ``copies`` says of which view among ``which`` another
-    one is the same at another side: it gets the same box, scaled.
-    """
-    if first_group is None:
-        rng = np.random.default_rng([seed, step])
-        return _mix_rows(mixture, views, which, rng, group, chained, copies)
-    parts = []
-    for start in range(0, len(views[which[0]]), group):
-        rng = np.random.default_rng([seed, step, first_group + start // group])
-        rows = [view[start : start + group] for view in views]
-        parts.append(_mix_rows(mixture, rows, which, rng, group, chained, copies))
-    return tuple(_join(pieces, group) for pieces in zip(*parts, strict=True))
-
-
-def _mix_rows(
-    mixture: Mixture,
-    views: Sequence[Float[Tensor, "n c _h _w"]],
-    which: Sequence[int],
-    rng: np.random.Generator,
-    group: int,
-    chained: bool,
-    copies: Mapping[int, int],
-) -> tuple[Mixed, ...]:
-    share = mixture.draw(rng)
-    mixed = []
-    before: dict[int, np.random.Generator] = {}
-    for v in which:
-        if v not in copies:
-            before[v] = copy.deepcopy(rng)
-        drawing = copy.deepcopy(before[copies[v]]) if v in copies else rng
-        where, lam = mixture.place(views[v].shape[2], views[v].shape[3], share, drawing)
-        mixed.append(mixed_at(views[v], v, group, where, lam))
-        if chained:
-            share = (share[0], lam)
-    return tuple(mixed)
-
-
-def _join(pieces: Sequence[Mixed], group: int) -> Mixed:
-    return Mixed(
-        pieces[0].view,
-        torch.cat([piece.image for piece in pieces]),
-        torch.cat([piece.partner + i * group for i, piece in enumerate(pieces)]),
-        torch.cat([piece.lam for piece in pieces]),
-    )
-
-
-UN_MIX: dict[str, Callable[[float, float], Mixture]] = {
-    "global": lambda prob, beta: Mixture(1.0, beta),
-    "region": lambda prob, beta: Mixture(0.0, beta),
-    "unmix": lambda prob, beta: Mixture(prob, beta),
+UN_MIX: dict[UnMixName, Callable[[float, float], UnMix]] = {
+    "global": lambda prob, beta: UnMix(1.0, beta),
+    "region": lambda prob, beta: UnMix(0.0, beta),
+    "unmix": lambda prob, beta: UnMix(prob, beta),
 }
-"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; each name is a ``--mix``."""
-if TYPE_CHECKING:
-    UnMixName = str
-else:
-    UnMixName = Literal[tuple(UN_MIX)]
-MixName = Literal["none", "clim"] | UnMixName | LabelFreeName
-
-
-def create_mixture(name: MixName, prob: float, beta: float) -> Mixture | None:
-    """Return Un-Mix's mixture of that name; ``prob`` is the share of global steps in ``unmix``."""
-    return UN_MIX[name](prob, beta) if name in UN_MIX else None
+"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; the names are those of ``UN_MIX_NAMES``."""

@@ -6,8 +6,9 @@ import logging
 import shutil
 import socket
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,20 +42,52 @@ STL10_CLASSES = [
 ]
 
 
-def open_cifar(name: str, data_dir: Path, split: Split) -> Table:
+class NotDownloaded(ValueError):
+    """A published data set is not there and was not to be downloaded; the text says the fix."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The training split of a published data set, as it is known before it is fetched."""
+
+    images: int
+    side: int
+    classes: int
+    labelled: int
+
+
+PUBLISHED = {
+    "cifar10": Published(50_000, 32, 10, 50_000),
+    "cifar100": Published(50_000, 32, 100, 50_000),
+    "stl10": Published(105_000, 96, 10, 5_000),
+    "tiny-imagenet": Published(100_000, 64, 200, 100_000),
+}
+
+
+def stand_in(name: str) -> Table:
+    """Return a table with the rows of a published training split, and no images worth seeing."""
+    known = PUBLISHED[name]
+    label = np.arange(known.images) % known.classes
+    label[known.labelled :] = -1
+    side = np.full(known.images, known.side, np.int32)
+    return Table(label, side, side, Arrays(name, np.zeros((known.images, 1, 1, 3), np.uint8)))
+
+
+def open_cifar(name: str, data_dir: Path, split: Split, download: bool = True) -> Table:
     """CIFAR in its "python version": 50,000 training and 10,000 validation images of 32 px."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
-    data = _published(kind, data_dir, train=split == "train")
+    data = _published(kind, data_dir, download, train=split == "train")
     return _table(name, data.data, np.array(data.targets, np.int64), tuple(data.classes))
 
 
-def open_stl10(data_dir: Path, split: Split) -> Table:
+def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
     """STL-10, 96 px: 5,000 labelled and 100,000 unlabelled (-1) for training, 8,000 to validate."""
     from torchvision.datasets import STL10
 
-    data = _published(STL10, data_dir, split="train+unlabeled" if split == "train" else "test")
+    parts = "train+unlabeled" if split == "train" else "test"
+    data = _published(STL10, data_dir, download, split=parts)
     classes = tuple(getattr(data, "classes", STL10_CLASSES))
     labels = np.asarray(data.labels, np.int64)
     return _table("stl10", data.data.transpose(0, 2, 3, 1), labels, classes)
@@ -69,22 +102,26 @@ def _table(
     return Table(label, height, width, Arrays(name, np.ascontiguousarray(images)), classes)
 
 
-def _published(kind: Callable[..., Any], root: Path, **options: Any) -> Any:
+def _published(kind: Any, root: Path, download: bool, **options: Any) -> Any:
     """Torchvision's reader on the files below ``root``, downloaded when they are not there."""
     root = root.expanduser()
     try:
         return kind(root, download=False, **options)
-    except RuntimeError:
+    except RuntimeError as error:
+        if not download:
+            raise NotDownloaded(
+                f"{kind.__name__} is not complete below {root}: a run downloads it there; or put "
+                f"its published archive {kind.filename} there (--data-dir names another place)"
+            ) from error
         log.info("%s is not complete below %s: downloading", kind.__name__, root)
     try:
         with _patience(DOWNLOAD_TIMEOUT):
             return kind(root, download=True, **options)
     except Exception as error:  # URLError, timeouts, wrong checksums, tar errors
-        facts: Any = kind
         raise ValueError(
             f"{kind.__name__} is not below {root} and cannot be downloaded ({error}). "
-            f"Put its published archive {facts.filename} there, or unpack it so that "
-            f"{root / facts.base_folder} exists; --data-dir names another place."
+            f"Put its published archive {kind.filename} there, or unpack it so that "
+            f"{root / kind.base_folder} exists; --data-dir names another place."
         ) from error
 
 
@@ -132,7 +169,7 @@ def _tiny_folder(data_dir: Path) -> Path:
     if (folder / "train").is_dir():
         return folder
     if not archive.is_file():
-        raise ValueError(
+        raise NotDownloaded(
             f"Tiny ImageNet is not below {data_dir}: put the published {archive.name} "
             f"or its unpacked folder {TINY} there; --data-dir names another place."
         )

@@ -1,6 +1,6 @@
-"""Host memory that is lent again once nobody holds it.
+"""A pool of host memory: a block is used again once its last tensor is gone.
 
-A batch of finished views is tens of megabytes. The system takes such a block back when it is freed
+A batch of augmented views is tens of megabytes. The system takes such a block back when it is freed
 and clears each page of the next one, which costs as much as cutting a crop.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 _free: deque[NDArray[np.uint8]] = deque(maxlen=32)  # blocks to use again; the oldest makes way
 
 
-def borrow(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> Tensor:
-    """Return a host tensor, its values undefined; its memory comes back with its last view.
+def pooled_empty(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> Tensor:
+    """Return a host tensor with undefined values; its memory is reused after its last view.
 
     With ``pin`` it is page-locked, and PyTorch keeps the blocks.
     """
@@ -27,9 +27,9 @@ def borrow(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> Te
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
     count = int(np.prod(shape))
     block = _block(max(count, 1) * dtype.itemsize)
-    lent = block[:]  # lives as long as the tensor's memory
-    weakref.finalize(lent, _free.append, block).atexit = False
-    return torch.from_numpy(lent).view(dtype)[:count].view(*shape)
+    held = block[:]  # lives as long as the tensor's memory
+    weakref.finalize(held, _free.append, block).atexit = False
+    return torch.from_numpy(held).view(dtype)[:count].view(*shape)
 
 
 def _block(size: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""``compiled``: numba's ``njit`` without the interpreter's lock, kept on disk between runs.
+"""``jit``: numba's ``njit`` without the interpreter's lock, kept on disk between runs.
 
 numba's own cache notices a change of the file a function stands in, but not of the files whose
 functions it calls, and would run old machine code. Here the folder's name is a digest of all
@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 def _cache_folder() -> Path:
     """Where the machine code of exactly these sources is kept."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
@@ -35,7 +35,7 @@ def _cache_folder() -> Path:
 FOLDER = _cache_folder()
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., Any]) -> Any:
     """Compile on first use; floats may be reassociated, but NaN and infinity keep their meaning.
 
     Put ``typing.no_type_check`` below it: the run-time checker of the tests would otherwise hand

@@ -1,13 +1,7 @@
-"""From the host to a device without waiting for it."""
+"""From the host to a device without waiting for it; the function belongs to the batch contract."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from pipelines.batch import to_device
 
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a host tensor on ``device``; to CUDA through page-locked memory, or the host waits."""
-    if device.type == "cuda" and tensor.numel():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+__all__ = ["to_device"]

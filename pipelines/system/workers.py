@@ -1,13 +1,23 @@
-"""Worker processes that import what they run and nothing else."""
+"""How many workers fit this process, and processes that import what they run and nothing else."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import types
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+
+import psutil
+
+
+def cores_per_process() -> int:
+    """Return this process's share of the cores it may run on, at least one."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    allowed = len(psutil.Process().cpu_affinity() or [0])
+    return max(allowed // local, 1)
 
 
 def worker_pool(workers: int | None = None) -> ProcessPoolExecutor:

@@ -14,8 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from processes import SERVER
-from runs import SHARE
+from runs import SHARE, skip_pictures
 
 WAIT = 180
 """Seconds after which something hangs."""
@@ -59,7 +60,6 @@ def _attempt(
 def note_rows(path: Path) -> None:
     """Append the number and the rows of each step to a file, when it is done; draw no pictures."""
     from tools.engine import trainer
-    from tools.plots import curves
 
     step = trainer.Learner.train_on
 
@@ -69,8 +69,7 @@ def note_rows(path: Path) -> None:
             file.write(json.dumps([batch.step, batch.index.tolist()]) + "\n")
 
     trainer.Learner.train_on = train_on
-    for name in ("draw_views", "draw_curves"):
-        setattr(curves, name, lambda *_: None)
+    skip_pictures(pytest.MonkeyPatch())
 
 
 def consumed(rows: Path) -> list[tuple[int, list[int]]]:

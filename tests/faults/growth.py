@@ -16,9 +16,9 @@ import psutil
 import pytest
 import torch
 from attempts import finish, start
-from conftest import toy_images
 from launch_cases import flags
 from torch import nn
+from toy_cases import toy_images
 
 STEPS = 2000
 SETTLED = 500

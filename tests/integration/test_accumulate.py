@@ -16,17 +16,16 @@ import method_cases
 from clim_cases import ClimCase
 from launch_cases import flags, recorded_rows
 from method_cases import Case, assert_law_4
-from runs import lines, reset_accelerate, run_train
+from runs import lines, reset_accelerate, run_train, skip_pictures
 
-from models.accumulation import from_one_start
+from models.accumulation import average_running_stats
 from models.methods import METHODS, Method
 from models.modules.queue import Queue
-from models.modules.shuffle_bn import ShuffledKeys
+from models.modules.shuffle_bn import StepKeys
 from pipelines.batch import Batch
 from tools.engine import accumulation, checkpoint
 from tools.engine.accumulation import backward
 from tools.engine.checkpoint import last
-from tools.plots import curves
 
 STEPS = 10
 CROPS = (8, 8, 4, 4)
@@ -50,8 +49,7 @@ CLIM = [
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
 
 
 def whole(case: Case | ClimCase, step: int) -> Batch:
@@ -98,18 +96,18 @@ def test_the_check_fails_without_what_makes_it_exact(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = method_cases.train(SEPARABLE[1], STEPS)
-    hold = Queue.hold
+    stage = Queue.stage
 
     def last_part_alone(queue: Queue, step: int, rows: Tensor, place: Tensor) -> None:
-        queue._held.clear()
-        hold(queue, step, rows, place)
+        queue._staged.clear()
+        stage(queue, step, rows, place)
 
     if broken == "keys":  # groups shuffled inside a micro-batch
-        monkeypatch.setattr(ShuffledKeys, "ahead", lambda *_: None)
+        monkeypatch.setattr(StepKeys, "encode_ahead", lambda *_: None)
     elif broken == "statistics":
-        monkeypatch.setattr(accumulation, "from_one_start", lambda _, parts: parts)
+        monkeypatch.setattr(accumulation, "average_running_stats", lambda _, parts: parts)
     else:
-        monkeypatch.setattr(Queue, "hold", last_part_alone)
+        monkeypatch.setattr(Queue, "stage", last_part_alone)
     with pytest.raises(AssertionError):
         assert_law_4(alone, [train_in_parts(SEPARABLE[1], 2)])
 
@@ -139,7 +137,7 @@ def test_running_statistics_end_at_the_mean() -> None:
     assert mean is not None
     before = mean.clone()
     ends = []
-    for part in from_one_start(norm, [torch.randn(4, 2) + i for i in range(3)]):
+    for part in average_running_stats(norm, [torch.randn(4, 2) + i for i in range(3)]):
         assert mean.equal(before)
         norm(part)
         norm(part * 2)
@@ -176,9 +174,10 @@ def test_what_would_be_another_loss_is_refused(
 
 
 def test_every_method_says_what_it_looks_at() -> None:
-    for name, (method, config) in METHODS.items():
-        assert "batch_coupling" in vars(method) or "across" in vars(method), name
-        assert isinstance(method.across(config()), str)
+    for name, entry in METHODS.items():
+        method, config = entry.method, entry.settings
+        assert "batch_coupling" in vars(method) or "describe_coupling" in vars(method), name
+        assert isinstance(method.describe_coupling(config()), str)
 
 
 @pytest.mark.parametrize(

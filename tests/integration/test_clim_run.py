@@ -12,25 +12,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, TINY, lines, reset_accelerate, run_main, run_train
+from runs import SMALL, TINY, lines, reset_accelerate, run_main, run_train, skip_pictures
 
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import NeighborTable, RandomNeighbors
-from pipelines.mixtures.unmix import Mixture
+from pipelines.mixtures.clim import Clim, NeighborTable, RandomNeighbors
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan
 from tools import neighbours
 from tools.config.cli import parse, to_dict
 from tools.distributed import launch
 from tools.engine import checkpoint
 from tools.engine.build import Data
 from tools.engine.clim_refresh import ClimRefresh
-from tools.plots import curves
 
 
 @pytest.fixture
@@ -52,24 +51,31 @@ def loader(
     decoder = build_decoder(
         kind, table, interpolation="antialias", workers=2, device=torch.device("cpu"), on_bad="stop"
     )
-    return Loader(
+    maker = StepMaker(
         table=table,
-        order=Sampler(40, size, 7, rank, world),
-        views=views,
+        sampler=Sampler(40, size, 7, rank, world),
+        views=ViewPlan(views),
         decoder=decoder,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
-        mixture=Mixture(0.0, 2.0),
-        neighbours=NeighborTable(near, count),
+        mixture=Clim(NeighborTable(near, count)),
         groups=4,
     )
+    return Loader(maker)
+
+
+def neighbors_of(made: Loader, anchors: torch.Tensor) -> np.ndarray:
+    """The rows that the loader's table gives to anchors in its first epoch."""
+    mixture = made.maker.mixture
+    assert isinstance(mixture, Clim)
+    return mixture.neighbors.draw(anchors.numpy(), RowRng(7, 0))
 
 
 def test_a_step_holds_anchors_then_neighbours(table: Table) -> None:
     made = loader(table)
     for batch in made.batches(0, 5):
         n = 8
-        drawn = made.neighbours.draw(batch.index.numpy(), RowRng(7, 0))
+        drawn = neighbors_of(made, batch.index)
         alone = torch.from_numpy(drawn) == batch.index
         assert torch.equal(alone, batch.index % 5 == 0)
         (mixed,) = batch.mixed
@@ -83,13 +89,13 @@ def test_a_step_holds_anchors_then_neighbours(table: Table) -> None:
         assert (share >= mixed.lam - 1e-6).all() and (share - mixed.lam < 0.1).all()
         # another view of the same image, not the same view twice
         assert (first[:n] != first[n:])[alone].any()
-    made.decoder.close()
+    made.maker.decoder.close()
 
 
 def test_neighbours_are_the_images_that_the_table_names(table: Table) -> None:
     whole = View(16, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0, jitter_prob=0.0, gray=0.0)
     made = loader(table, views=(whole, whole))
-    alone = replace(made, neighbours=None, mixture=None)
+    alone = Loader(replace(made.maker, mixture=None))
     image = {
         int(i): x
         for batch in alone.batches(0, 5)
@@ -97,11 +103,11 @@ def test_neighbours_are_the_images_that_the_table_names(table: Table) -> None:
     }
     assert len(image) == 40
     for batch in made.batches(0, 5):
-        drawn = made.neighbours.draw(batch.index.numpy(), RowRng(7, 0))
+        drawn = neighbors_of(made, batch.index)
         expected = torch.stack([image[int(i)] for i in (*batch.index, *drawn)])
         for view in batch.views:
             torch.testing.assert_close(view, expected)
-    made.decoder.close()
+    made.maker.decoder.close()
 
 
 def test_each_distinct_image_is_decoded_once(table: Table, toy: Path) -> None:
@@ -110,10 +116,10 @@ def test_each_distinct_image_is_decoded_once(table: Table, toy: Path) -> None:
     made = loader(cached_beton(table, f"folder:{toy}"), "ffcv")
     expected = 0
     for batch in made.batches(0, 5):
-        drawn = made.neighbours.draw(batch.index.numpy(), RowRng(7, 0))
+        drawn = neighbors_of(made, batch.index)
         expected += len(set(batch.index.tolist()) | set(drawn.tolist()))
-    assert made.decoder.decodes == expected < 5 * 16
-    made.decoder.close()
+    assert made.maker.decoder.decodes == expected < 5 * 16
+    made.maker.decoder.close()
 
 
 def test_neighbours_depend_on_the_anchor_alone(table: Table) -> None:
@@ -122,11 +128,11 @@ def test_neighbours_depend_on_the_anchor_alone(table: Table) -> None:
     def shown(*loaders: Loader) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
         seen = {}
         for each in loaders:
-            for batch in each.batches(0, 40 // each.order.batch_size):
+            for batch in each.batches(0, 40 // each.maker.sampler.batch_size):
                 n = len(batch.index)
                 for row, i in enumerate(batch.index.tolist()):
                     seen[i] = batch.views[0][n + row], batch.views[1][n + row]
-            each.decoder.close()
+            each.maker.decoder.close()
         return seen
 
     one = shown(loader(table))
@@ -138,18 +144,17 @@ def test_neighbours_depend_on_the_anchor_alone(table: Table) -> None:
 
 def test_any_row_needs_no_table(table: Table) -> None:
     made = loader(table)
-    made.neighbours = RandomNeighbors(40)
+    made.maker.mixture = Clim(RandomNeighbors(40))
     batch = next(made.batches(0, 1))
     assert (batch.mixed[0].partner >= 8).all()
-    made.decoder.close()
+    made.maker.decoder.close()
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave out pictures and second threads, which take most of a tiny run's time."""
     monkeypatch.setattr(launch, "cores_per_process", lambda: 1)
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
     yield
     reset_accelerate()
 

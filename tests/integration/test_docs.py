@@ -1,7 +1,6 @@
-"""README.md and docs/: flags exist, links lead somewhere, the list of files is complete."""
+"""README.md and docs/: quoted flags, links and files exist, and the map names every file."""
 
 import contextlib
-import fnmatch
 import functools
 import importlib
 import io
@@ -16,11 +15,21 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 INDENTED = re.compile(r"(?:^ {4}.*\n?)+", re.M)
-SCRIPT = re.compile(r"(?:^|[\s/])(?P<script>train|eval|tools/\w+)\.py(?P<words>(?:\s.*)?)$")
+SCRIPT = re.compile(
+    r"(?:^|[\s/])(?<!tests/)(?P<script>train|eval|tools/\w+)\.py(?P<words>(?:\s.*)?)$"
+)
 LINK = re.compile(r"\]\((?!https?:)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 FLAG = re.compile(r"--[a-z][\w.-]*")
-HANDED_ON = ("bench_baseline", "bench_mixture", "peer", "profile_throughput")
-"""Tools that take train.py's flags beside their own."""
+ROOM = re.compile(r"^\| `(?P<folder>[\w/]+)/` \|.*\|(?P<files>[^|]*)\|$", re.M)
+PATH = re.compile(r"\b(?:pipelines|models|tools|tests|docs|recipes)/[\w/*.-]*\w\b/?(?!\.?[\w/])")
+TEST = re.compile(r"(?<![\w/])test_\w+\.py\b")
+HANDED_ON = (
+    "tools/bench baseline",
+    "tools/bench mixture",
+    "tools/bench peer",
+    "tools/profile_throughput",
+)
+"""Commands that take train.py's flags as well as their own."""
 
 
 def commands() -> Iterator[tuple[str, str, str]]:
@@ -40,21 +49,21 @@ def commands() -> Iterator[tuple[str, str, str]]:
 
 @functools.cache
 def help_of(script: str, subcommand: str = "") -> str:
-    """What a tool, or a part of it, prints for --help."""
+    """What a command, or a subcommand of it, prints for --help."""
     module = importlib.import_module(script.replace("/", "."))
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
         module.main([*filter(None, [subcommand]), "--help"])
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def flags_of(script: str, words: list[str]) -> set[str]:
-    """The flags that a tool takes, after the subcommand if there is one."""
+    """The flags that a command takes, after the subcommand if there is one."""
     known = set(FLAG.findall(help_of(script)))
-    if script.removeprefix("tools/") in HANDED_ON:
-        known |= set(FLAG.findall(help_of("train")))
-    first = words[0] if words and re.fullmatch(r"[a-z-]+", words[0]) else ""
-    if first and re.search(rf"[│\s{{,]{first}[\s,}}]", help_of(script)):
+    first = words[0] if words and re.fullmatch(r"[a-z][a-z-]*", words[0]) else ""
+    if first and re.search(rf"[│\s{{,`]{first}[\s,}}`]", help_of(script)):
         known |= set(FLAG.findall(help_of(script, first)))
+    if {script, f"{script} {first}"} & {*HANDED_ON}:
+        known |= set(FLAG.findall(help_of("train")))
     return known
 
 
@@ -100,29 +109,54 @@ def test_every_link_leads_somewhere() -> None:
     assert broken == [] and seen > 60
 
 
-def tree() -> str:
-    """README's list of files."""
-    return (ROOT / "README.md").read_text().split("## Where things are\n")[1].split("\n## ")[0]
+def rooms() -> dict[str, set[str]]:
+    """The folders of the map in docs/architecture.md, with the files it names in each."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    tree = page.split("## Where everything is\n")[1].split("\n## ")[0]
+    return {
+        room["folder"]: set(re.findall(r"`([^`]+)`", room["files"])) for room in ROOM.finditer(tree)
+    }
 
 
-def test_the_tree_names_what_exists() -> None:
-    named = re.findall(r"[\w*]+\.(?:py|sh)\b|(?<= )[\w/]+/(?=\s)", tree())
-    tops = ("pipelines", "models", "tools", "tests", "docs", "recipes")
-    files = [*ROOT.iterdir(), *(path for top in tops for path in (ROOT / top).rglob("*"))]
-    ours = {path.name for path in files}
-    assert [n for n in named if not fnmatch.filter(ours, n.rstrip("/").split("/")[-1])] == []
+def test_the_map_names_every_file_and_no_other() -> None:
+    there = {
+        folder.relative_to(ROOT).as_posix(): {
+            path.name.removesuffix(".py")
+            for path in folder.iterdir()
+            if path.is_file() and not path.name.startswith(("__", "."))
+        }
+        for top in ("pipelines", "models", "tools")
+        for folder in (ROOT / top, *(ROOT / top).rglob("*"))
+        if folder.is_dir() and folder.name != "__pycache__"
+    }
+    named = {folder: files for folder, files in rooms().items() if not folder.startswith("tests")}
+    assert named == {folder: files for folder, files in there.items() if files}
 
 
-@pytest.mark.parametrize("folder", ["pipelines", "pipelines/decoders", "models", "tools"])
-def test_the_tree_is_complete(folder: str) -> None:
-    named = set(re.findall(r"[\w*]+(?:\.py|\.sh|/)", tree()))
-    missing = [
-        path.name
-        for path in (ROOT / folder).iterdir()
-        if not path.name.startswith("__")
-        and not any(fnmatch.fnmatch(path.name + "/" * path.is_dir(), name) for name in named)
-    ]
-    assert missing == []
+def test_the_map_names_every_room_of_tests_and_every_file_at_the_top() -> None:
+    folders = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").iterdir() if path.is_dir()
+    }
+    assert {room for room in rooms() if room.startswith("tests")} == folders - {"tests/__pycache__"}
+    page = (ROOT / "docs/architecture.md").read_text()
+    assert [path.name for path in ROOT.glob("*.py") if f"| `{path.name}` |" not in page] == []
+
+
+def test_every_quoted_file_exists() -> None:
+    tests = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    missing, seen = [], 0
+    for page in PAGES:
+        if page.name == "extending.md":  # it tells the reader to write new ones
+            continue
+        text = page.read_text()
+        codes = re.findall(r"`[^`]+`", text)
+        quoted = {path.rstrip("/") for code in codes for path in PATH.findall(code)}
+        quoted -= {"docs/results/cifar10-10k"}  # tools/collect.py makes it
+        patterns = [path.replace("NAME", "*") for path in quoted]
+        missing += [f"{page.name}: {path}" for path in patterns if not [*ROOT.glob(path)]]
+        missing += [f"{page.name}: {name}" for name in set(TEST.findall(text)) - tests]
+        seen += len(quoted)
+    assert missing == [] and seen > 60
 
 
 def test_every_page_is_in_the_site() -> None:

@@ -15,21 +15,22 @@ from launch_cases import flags
 from runs import CASES, MIXES, SMALL, lines, run_train
 from torch import Tensor
 
-from pipelines.augment import triton as finish_triton
+from pipelines.augment import triton as fused
 from pipelines.augment.params import ViewParams, draw_params
-from pipelines.augment.reference import finish, plan
+from pipelines.augment.reference import augment, plan
 from pipelines.beton.convert import cached_beton
 from pipelines.decoders import Crops
 from pipelines.decoders.build import build_decoder
 from pipelines.decoders.pil import crops_with_pil
 from pipelines.loader import Loader
-from pipelines.mixtures.unmix import Mixture
+from pipelines.mixtures.unmix import UnMix
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.folder import scan
 from pipelines.sources.table import Table
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan
 from tools.engine import trainer
 
 pytestmark = [
@@ -78,8 +79,8 @@ def test_the_finisher_agrees_with_the_host_s(preset: str) -> None:
     side = np.full(64, 40, np.int32)
     for number, view in enumerate(PRESETS[preset](24)):
         todo = plan(view, draw_params(view, number, RowRng(3, 0), rows, side, side))
-        host = finish(crops, todo, MEAN, STD)
-        device = finish(crops.to(CUDA), todo.to(CUDA), MEAN, STD)
+        host = augment(crops, todo, MEAN, STD)
+        device = augment(crops.to(CUDA), todo.to(CUDA), MEAN, STD)
         assert device.device == CUDA
         torch.testing.assert_close(device.cpu(), host, rtol=0, atol=GREY_LEVEL)
 
@@ -101,13 +102,13 @@ def test_the_fused_finisher_agrees_with_pytorch_s(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for number, view in enumerate(dict.fromkeys(PRESETS[preset](size))):
         crops, drawn = crops_and_draws(view, number, 48)
-        before, todo = crops.clone(), finish_triton.plan(view, drawn).to(CUDA)
-        ours = finish_triton.finish(crops, todo, MEAN, STD)
-        theirs = finish(crops, plan(view, drawn).to(CUDA), MEAN, STD)
+        before, todo = crops.clone(), fused.plan(view, drawn).to(CUDA)
+        ours = fused.augment(crops, todo, MEAN, STD)
+        theirs = augment(crops, plan(view, drawn).to(CUDA), MEAN, STD)
         assert torch.equal(crops, before) and ours.stride() == theirs.stride()
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 / STD[0])
-        assert torch.equal(ours, finish_triton.finish(crops, todo, MEAN, STD))
-        half = finish_triton.finish(crops, todo, MEAN, STD, torch.bfloat16)
+        assert torch.equal(ours, fused.augment(crops, todo, MEAN, STD))
+        half = fused.augment(crops, todo, MEAN, STD, torch.bfloat16)
         assert torch.equal(half, ours.bfloat16())
 
 
@@ -117,8 +118,8 @@ def test_the_fused_finisher_agrees_at_extreme_factors() -> None:
     crops, drawn = crops_and_draws(view, 0, 200)
     for factor in ((0, 0, 0, 0), (1.8, 1.8, 1.8, 0.5), (5, 0.01, 9, -0.5)):
         drawn.jitter[:], drawn.factor[:] = True, factor
-        ours = finish_triton.finish(crops, finish_triton.plan(view, drawn).to(CUDA), MEAN, STD)
-        theirs = finish(crops, plan(view, drawn).to(CUDA), MEAN, STD)
+        ours = fused.augment(crops, fused.plan(view, drawn).to(CUDA), MEAN, STD)
+        theirs = augment(crops, plan(view, drawn).to(CUDA), MEAN, STD)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 / STD[0])
 
 
@@ -127,10 +128,10 @@ def test_the_fused_finisher_waits_for_nothing() -> None:
     pytest.importorskip("triton")
     view = PRESETS["byol"](32)[0]
     crops, drawn = crops_and_draws(view, 0, 16)
-    finish_triton.finish(crops, finish_triton.plan(view, drawn).to(CUDA), MEAN, STD)
+    fused.augment(crops, fused.plan(view, drawn).to(CUDA), MEAN, STD)
     _, drawn = crops_and_draws(view, 1, 16)
     with no_waiting():
-        finish_triton.finish(crops, finish_triton.plan(view, drawn).to(CUDA), MEAN, STD)
+        fused.augment(crops, fused.plan(view, drawn).to(CUDA), MEAN, STD)
 
 
 def test_the_memory_decoder_agrees_with_the_host_s(table: Table) -> None:
@@ -162,18 +163,18 @@ def test_the_loader_gives_the_host_s_batches(table: Table, toy: Path, name: str)
         decoder = build_decoder(
             name, rows, interpolation="antialias", workers=2, device=device, on_bad="stop"
         )
-        loader = Loader(
+        maker = StepMaker(
             table=rows,
-            order=Sampler(len(rows), 8, 1),
-            views=PRESETS["moco-v2"](16),
+            sampler=Sampler(len(rows), 8, 1),
+            views=ViewPlan(PRESETS["moco-v2"](16)),
             decoder=decoder,
             mean=MEAN,
             std=STD,
             device=device,
-            mixture=Mixture(0.5),
+            mixture=UnMix(0.5),
             groups=2,
         )
-        made = list(loader.batches(0, 10))
+        made = list(Loader(maker).batches(0, 10))
         decoder.close()
         return made
 
@@ -221,7 +222,7 @@ def test_no_step_waits_for_the_device(
 
         return call
 
-    for owner, name in ((trainer.Run, "train_on"), (Loader, "_finish")):
+    for owner, name in ((trainer.Run, "train_on"), (StepMaker, "finish")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     optimizer = "momentum" if method == "moco" else "lars"
     more = ("--mix", mix, "--optimizer", optimizer, "--limit-steps", "5", "--log-every", "5")

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.methods import METHODS, Method
 from pipelines.augment.params import draw_params
-from pipelines.augment.reference import finish, plan
-from pipelines.loader import Loader
+from pipelines.augment.reference import augment, plan
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
+from pipelines.step_maker import StepMaker
 from tools.engine import trainer
 
 READS = {
@@ -95,7 +95,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for owner, name in ((trainer.Run, "train_on"), (Loader, "_batch")):
+    for owner, name in ((trainer.Run, "train_on"), (StepMaker, "assemble")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     return found
 
@@ -116,10 +116,10 @@ def test_nor_with_the_other_settings(
     toy: Path, tmp_path: Path, seen: list[str], method: str
 ) -> None:
     """A mixture a group, the colours of large images, bf16."""
-    draw_params = "group" if METHODS[method][0].mixes_groups else "step"
+    draw_params = "group" if METHODS[method].method.mixes_groups else "step"
     more = ("--mix", MIXES[method][-1], "--mix-draw", draw_params, "--views", "byol")
     more = (*more, "--limit-steps", "2", "--precision", "bf16")
-    if METHODS[method][0].max_views == 1:
+    if METHODS[method].method.max_views == 1:
         more = (*more, "--crops", "1", "--crop-sizes", "16", "--crop-scales", "0.2", "1")
     if method == "moco":
         more = (*more, "--moco.symmetric")
@@ -151,7 +151,7 @@ def test_nor_does_the_device_s_finisher(preset: str) -> None:
         todo, found = plan(view, drawn), list[str]()
         crops = torch.zeros(16, view.size, view.size, 3, dtype=torch.uint8)
         with watch(found):
-            finish(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+            augment(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         assert not found
 
 

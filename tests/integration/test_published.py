@@ -488,7 +488,7 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_holds_the_published_numbers(name: str) -> None:
-    method, config = METHODS[name]
+    method, config = METHODS[name].method, METHODS[name].settings
     assert method.defaults == DEFAULTS[name]
     made = config()
     assert {key: getattr(made, key) for key in NUMBERS_OF[name]} == NUMBERS_OF[name]
@@ -510,7 +510,7 @@ def test_the_last_norm_of_a_block_starts_where_the_release_s_does(name: str) -> 
 
 def resolved(*words: str) -> Config:
     """Settings of a command line, filled in for photographs of ImageNet's kind."""
-    return build.resolve(parse(words), build.Data(None, None, IMAGENET), "no")  # type: ignore[arg-type]
+    return build.resolve(parse(words), IMAGENET, "no")
 
 
 def built(name: str) -> Method:
@@ -520,7 +520,7 @@ def built(name: str) -> Method:
         words += ["--classes", "None"]
     config = parse(words)
     facts = DATASETS.get(config.data, IMAGENET)
-    config = build.resolve(config, build.Data(None, None, facts), "no")  # type: ignore[arg-type]
+    config = build.resolve(config, facts, "no")
     with torch.device("meta"):
         return build.create_method(config, 100, facts, 100_000)
 
@@ -585,7 +585,7 @@ def test_vicreg_s_variance_term_is_the_release_s() -> None:
     torch.manual_seed(0)
     rows = 0.3 * torch.randn(64, 8)
     method = build_method(
-        "vicreg", METHODS["vicreg"][1](covariance=0.0), Rows(), bn="sync", group_size=64,
+        "vicreg", METHODS["vicreg"].settings(covariance=0.0), Rows(), bn="sync", group_size=64,
         batch_size=64, seed=0, steps_per_epoch=1,
     )  # fmt: skip
     method.head = nn.Identity()
@@ -599,7 +599,7 @@ def test_dino_s_head_starts_as_the_release_s() -> None:
     """Linear layers from N(0, .02) with biases of 0; the prototypes from PyTorch's uniform law."""
     torch.manual_seed(0)
     method = build_method(
-        "dino", METHODS["dino"][1](dim=64, hidden=256, prototypes=512), Rows(), bn="sync",
+        "dino", METHODS["dino"].settings(dim=64, hidden=256, prototypes=512), Rows(), bn="sync",
         group_size=8, batch_size=8, seed=0, steps_per_epoch=1,
     )  # fmt: skip
     layers = [layer for layer in method.head if isinstance(layer, nn.Linear)]

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import SMALL, lines, run_train
+from runs import SMALL, lines, run_train, skip_pictures
 
 from models.methods import METHODS
 from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.engine import build, checkpoint, trainer
-from tools.plots import curves
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -103,7 +102,7 @@ def facts_of(config: Config) -> DataFacts:
 
 
 def resolved(config: Config) -> Config:
-    return build.resolve(config, build.Data(None, None, facts_of(config)), "no")  # type: ignore[arg-type]
+    return build.resolve(config, facts_of(config), "no")
 
 
 def num_images(config: Config) -> int:
@@ -192,8 +191,7 @@ def test_two_steps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for picture in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, picture, lambda *_: None)
+    skip_pictures(monkeypatch)
     config = recipes[name]
     where = ("--data", f"folder:{toy}", "--output", str(tmp_path), "--name", "run")
     assert run_train("--recipe", str(RECIPES[name]), *small(config), *where) == 0
@@ -203,7 +201,7 @@ def test_two_steps(
     path = checkpoint.last(tmp_path / "run" / "checkpoints")
     assert path is not None
     groups = checkpoint.load(path)["optimizer"]["param_groups"]
-    default = METHODS[config.method][0].defaults.decay_norm_and_bias
+    default = METHODS[config.method].method.defaults.decay_norm_and_bias
     everything = default if config.decay is None else config.decay == "all"
     decays = {group["weight_decay"] for group in groups}
     assert decays == {config.weight_decay} | (set() if everything else {0.0})

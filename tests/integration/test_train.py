@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import toy_images
-from runs import MIXES, SMALL, TINY, lines, run_train
+from runs import MIXES, SMALL, TINY, lines, run_train, skip_pictures
+from toy_cases import toy_images
 
 from pipelines.datasets import data_facts
 from tools.config.cli import ADDED_LATER, NUMBERS, from_saved, parse, to_dict
 from tools.config.config import Config
 from tools.engine import build, checkpoint
-from tools.plots import curves
 
 MIXTURES, LOADERS = ("none", "global", "region", "unmix"), ("memory", "ffcv", "dali")
 FULL = ("moco", "simclr", "byol", "swav")
@@ -30,8 +29,7 @@ RUNS = [
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
 
 
 def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:

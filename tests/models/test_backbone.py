@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.modules.backbone import Stem, StemInit, create_backbone, num_features
+from models.modules.backbone import create_backbone, num_features
+from models.settings import Stem, StemInit
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10t"])

@@ -1,4 +1,4 @@
-"""Split and synchronised batch norm (two processes: test_distributed.py)."""
+"""Split and synchronized batch norm (two processes: test_distributed.py)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from models.modules import heads
-from models.modules.batchnorm import BatchNorm, Mode, _SyncNorm, convert_batchnorm, tracking
+from models.modules.batchnorm import (
+    BatchNorm,
+    _SyncNorm,
+    convert_batchnorm,
+    replay_running_stats,
+)
+from models.settings import BnMode
 
 
 def image(n: int = 12, c: int = 3, size: int = 4) -> Tensor:
@@ -87,7 +93,7 @@ def test_half_precision_input_keeps_fp32_statistics() -> None:
 @pytest.mark.parametrize("group_size", [4, 12])
 @pytest.mark.parametrize("momentum", [0.1, 0.03])
 def test_a_forward_that_counts_twice_is_made_once(
-    mode: Mode, group_size: int, momentum: float
+    mode: BnMode, group_size: int, momentum: float
 ) -> None:
     """Four forwards of three batches: a loop over them, in float64, and three forwards."""
     batches = [image() * (i + 1) + i for i in range(3)]
@@ -102,7 +108,7 @@ def test_a_forward_that_counts_twice_is_made_once(
             var = (1 - momentum) * var + momentum * torch.stack(variances).mean(0)
         for number, x in enumerate(batches):
             plain = copy.deepcopy(norm)(x)
-            with tracking(norm, (0, 2, 1, 2), number):
+            with replay_running_stats(norm, (0, 2, 1, 2), number):
                 assert norm(x).equal(plain)
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(norm.running_var, var, rtol=1e-12, atol=1e-12)
@@ -111,7 +117,7 @@ def test_a_forward_that_counts_twice_is_made_once(
 def test_evaluation_inside_tracking_moves_nothing() -> None:
     norm = BatchNorm(3, mode="group", group_size=4).double().eval()
     before = copy.deepcopy(norm.state_dict())
-    with tracking(norm, (0, 1, 1), 1):
+    with replay_running_stats(norm, (0, 1, 1), 1):
         norm(image())
     assert all(before[name].equal(value) for name, value in norm.state_dict().items())
 
@@ -150,7 +156,7 @@ def scale_only() -> nn.Sequential:
 
 
 @pytest.mark.parametrize(("mode", "size"), [("group", 4), ("group", 12), ("sync", 4)])
-def test_a_norm_without_bias(mode: Mode, size: int) -> None:
+def test_a_norm_without_bias(mode: BnMode, size: int) -> None:
     """Values, gradients and evaluation are those of a norm whose bias is 0 and stays there."""
     plain = scale_only()
     full = heads.mlp(5, 6, 3, norm=True, last_norm=True).double()

@@ -56,8 +56,8 @@ def by_loop(mode: str, weight: float, denominator: str) -> float:
             values.append((nce(q, ki) + weight * mixed) / (1 + weight))
         else:
             anchor = 0.5 * nce(q, ki) + 0.5 * nce(q, kj)
-            neighbour = 0.5 * nce(second, kj) + 0.5 * nce(second, ki)
-            values.append((anchor + neighbour + mixed) / 3)
+            neighbor = 0.5 * nce(second, kj) + 0.5 * nce(second, ki)
+            values.append((anchor + neighbor + mixed) / 3)
     return float(np.mean(values))
 
 
@@ -135,7 +135,7 @@ def test_only_keys_of_anchors_are_enqueued() -> None:
     """Check (g)."""
     case = ClimCase("moco")
     method, batch = build(case), make_batch(case, 0)
-    expected = method._keys(batch)[0]
+    expected = method.keys.encode(method.key_encoder, method._key_views(batch), batch)[0]
     before = method.queue.rows.clone()
     method(batch)
     method.queue.commit(method.keys_per_step)
@@ -166,7 +166,8 @@ def test_methods_without_a_row_form_say_why() -> None:
     from method_cases import TinyNet
 
     refused = []
-    for name, (method, config) in METHODS.items():
+    for name, entry in METHODS.items():
+        method, config = entry.method, entry.settings
         if not method.supports_clim:
             with pytest.raises(ValueError, match=f"--mix clim cannot go with --method {name}"):
                 build_method(
@@ -175,10 +176,10 @@ def test_methods_without_a_row_form_say_why() -> None:
                 )  # fmt: skip
             refused.append(name)
     assert {"simclr", "swav"} <= set(refused) and not {"moco", "byol"} & set(refused)
-    for case, said in (
+    for case, message in (
         (ClimCase("moco", options=(("symmetric", True),)), "--moco.symmetric"),
         (ClimCase("byol", options=()), "--byol.mix-online"),
         (ClimCase("byol", mode="csml"), "--clim.mode csml"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             build(case)

@@ -32,7 +32,7 @@ KEPT = {
     "moco's queue forgets to gather": "queue.rows",
     "swav's queue forgets to gather": "queue",
     "cmc's banks forget to gather": "bank",
-    "dino's centre forgets to gather": "centre",
+    "dino's center forgets to gather": "centre",
 }
 """What of a method's state differs between the ranks when its own gather is removed."""
 alone = cache(train)

@@ -1,50 +1,22 @@
-"""Law 6: each loss against a plain NumPy float64 loop written from its formula."""
+"""Law 6: the losses of InfoNCE, NT-Xent, BYOL and SwAV against NumPy float64 loops."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from oracles import check, check_gradient, rows
 from torch import Tensor
 
-from models import collapse, losses
-from models.losses.swav_mixtures import swav_on_mixture
-from models.modules.ema import cosine_momentum
+from models import losses
+from models.losses.view_pairs import cross_entropy_on_mixture
+from models.methods.simclr import nt_xent, nt_xent_on_mixture
+from models.modules.prototypes import sinkhorn
 from pipelines.batch import Mixed
 
 N, D, K = 6, 5, 7
 PARTNER = torch.tensor([2, 1, 0, 5, 4, 3])
 LAM = torch.tensor([0.3, 0.3, 0.3, 0.9, 0.9, 0.9], dtype=torch.float64)
-
-
-def rows(n: int, d: int, seed: int, unit: bool = True) -> Tensor:
-    x = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.nn.functional.normalize(x, dim=1) if unit else x
-
-
-def check(value: Tensor, loop: np.ndarray) -> None:
-    np.testing.assert_allclose(value.detach().numpy(), loop, rtol=0, atol=1e-10)
-
-
-def check_gradient(
-    loss: Callable[..., Tensor], loop: Callable[..., float], *inputs: Tensor
-) -> None:
-    """Autograd of the mean against central differences of the loop."""
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    loss(*leaves).mean().backward()
-    arrays = [x.numpy().copy() for x in inputs]
-    for leaf, array in zip(leaves, arrays, strict=True):
-        assert leaf.grad is not None
-        for place in [(0, 0), (3, 2), (5, 4)]:
-            sides = []
-            for sign in (1, -1):
-                array[place] += sign * 1e-5
-                sides.append(np.mean(loop(*arrays)))
-                array[place] -= sign * 1e-5
-            slope = (sides[0] - sides[1]) / 2e-5
-            assert abs(float(leaf.grad[place]) - slope) < 1e-6
 
 
 def loop_info_nce(q: np.ndarray, k: np.ndarray, queue: np.ndarray, t: float) -> np.ndarray:
@@ -86,14 +58,14 @@ def test_nt_xent() -> None:
     a, b, place = rows(N, D, 3), rows(N, D, 4), torch.arange(N)
 
     def loss(a: Tensor, b: Tensor) -> Tensor:
-        return losses.nt_xent(a, b, a, b, place, 0.3)
+        return nt_xent(a, b, a, b, place, 0.3)
 
     def loop(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return loop_nt_xent(a, b, 0.3)
 
     check(loss(a, b), loop(a.numpy(), b.numpy()))
     check_gradient(loss, loop, a, b)
-    half = losses.nt_xent(a[3:], b[3:], a, b, place[3:], 0.3)  # one rank's rows
+    half = nt_xent(a[3:], b[3:], a, b, place[3:], 0.3)  # one rank's rows
     check(half, loop(a.numpy(), b.numpy())[3:])
 
 
@@ -102,7 +74,7 @@ def test_nt_xent_on_mixture_is_both_orders_weighted() -> None:
     partner, lam = PARTNER.numpy(), LAM.numpy()
 
     def loss(m: Tensor, k: Tensor) -> Tensor:
-        return losses.nt_xent_on_mixture(m, k, m, k, place, PARTNER, LAM, 0.3)
+        return nt_xent_on_mixture(m, k, m, k, place, PARTNER, LAM, 0.3)
 
     def loop(m: np.ndarray, k: np.ndarray) -> np.ndarray:
         out = []
@@ -117,11 +89,9 @@ def test_nt_xent_on_mixture_is_both_orders_weighted() -> None:
     # spec 1.4: lam M(m) + (1 - lam) M(reversed m), as two whole losses
     reverse = torch.arange(N).flip(0)
     lam = torch.full((N,), 0.7, dtype=torch.float64)
-    one = losses.nt_xent_on_mixture(m, k, m, k, place, reverse, lam, 0.3).mean()
+    one = nt_xent_on_mixture(m, k, m, k, place, reverse, lam, 0.3).mean()
     back = m.flip(0)
-    two = 0.7 * losses.nt_xent(k, m, k, m, place, 0.3) + 0.3 * losses.nt_xent(
-        k, back, k, back, place, 0.3
-    )
+    two = 0.7 * nt_xent(k, m, k, m, place, 0.3) + 0.3 * nt_xent(k, back, k, back, place, 0.3)
     torch.testing.assert_close(one, two.mean(), rtol=0, atol=1e-12)
 
 
@@ -150,15 +120,15 @@ def loop_sinkhorn(s: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
 
 def test_sinkhorn() -> None:
     s = rows(N, D, 9) @ rows(K, D, 10).T
-    code = losses.sinkhorn(s, 0.05, 3)
+    code = sinkhorn(s, 0.05, 3)
     check(code, loop_sinkhorn(s.numpy(), 0.05, 3))
     torch.testing.assert_close(code.sum(1), torch.ones(N, dtype=torch.float64))
-    assert losses.sinkhorn(s.bfloat16(), 0.05, 3).dtype == torch.float32
+    assert sinkhorn(s.bfloat16(), 0.05, 3).dtype == torch.float32
     absent = torch.full((4, K), -torch.inf, dtype=torch.float64)
-    joined = losses.sinkhorn(torch.cat([s, absent]), 0.05, 3)
+    joined = sinkhorn(torch.cat([s, absent]), 0.05, 3)
     torch.testing.assert_close(joined[:N], code, rtol=0, atol=1e-14)
     assert (joined[N:] == 0).all()
-    check(losses.sinkhorn(s.flip(0), 0.05, 3).flip(0), code.numpy())  # spec 1.4 (c)
+    check(sinkhorn(s.flip(0), 0.05, 3).flip(0), code.numpy())  # spec 1.4 (c)
 
 
 def loop_cross_entropy(code: np.ndarray, scores: np.ndarray, t: float) -> np.ndarray:
@@ -173,7 +143,7 @@ def test_swav() -> None:
     code, scores = rows(N, K, 11, unit=False).softmax(1), rows(N, K, 12)
 
     def loss(scores: Tensor) -> Tensor:
-        return losses.swav(code, losses.log_assignment(scores, 0.1))
+        return losses.cross_entropy(code, losses.log_assignment(scores, 0.1))
 
     def loop(scores: np.ndarray) -> np.ndarray:
         return loop_cross_entropy(code.numpy(), scores, 0.1)
@@ -188,7 +158,7 @@ def test_swav_on_mixture(code_mixed: bool, p_mixed: bool) -> None:
     code, scores = rows(N, K, 13, unit=False).softmax(1), rows(N, K, 14)
     log_p = losses.log_assignment(scores, 0.1)
     mixed = Mixed(0, torch.zeros(N, 3, 1, 1), PARTNER, LAM)
-    of_code, of_p = (mixed if code_mixed else None), (mixed if p_mixed else None)
+    code_mixture, p_mixture = (mixed if code_mixed else None), (mixed if p_mixed else None)
     q, s, lam, j = code.numpy(), scores.numpy(), LAM.numpy(), PARTNER.numpy()
     plain = loop_cross_entropy(q, s, 0.1)
     formula = plain
@@ -196,7 +166,7 @@ def test_swav_on_mixture(code_mixed: bool, p_mixed: bool) -> None:
         formula = lam * plain + (1 - lam) * loop_cross_entropy(q, s[j], 0.1)
     if p_mixed and not code_mixed:
         formula = lam * plain + (1 - lam) * loop_cross_entropy(q[j], s, 0.1)
-    check(swav_on_mixture(code, log_p, of_code, of_p), formula)
+    check(cross_entropy_on_mixture(code, log_p, code_mixture, p_mixture), formula)
 
 
 def test_on_mixture() -> None:
@@ -217,7 +187,7 @@ def test_half_precision_under_autocast_is_widened() -> None:
         half = [x.bfloat16() for x in (q, k, queue)]
         value = losses.info_nce(*half[:2], losses.log_negatives(half[0], half[2], 0.2), 0.2)
         assert value.dtype == torch.float32
-        assert losses.nt_xent(half[0], half[1], half[0], half[1], torch.arange(N), 0.1).dtype == (
+        assert nt_xent(half[0], half[1], half[0], half[1], torch.arange(N), 0.1).dtype == (
             torch.float32
         )
         exact = [x.float() for x in (q, k, queue)]
@@ -225,20 +195,3 @@ def test_half_precision_under_autocast_is_widened() -> None:
     assert (
         value - torch.tensor(loop_info_nce(q.numpy(), k.numpy(), queue.numpy(), 0.2))
     ).abs().max() < 1e-5
-
-
-def test_monitors() -> None:
-    same = torch.ones(8, 4)
-    assert float(collapse.feature_std(same)) == pytest.approx(0, abs=1e-6)
-    spread = rows(4000, 16, 18, unit=False)
-    assert float(collapse.feature_std(spread)) == pytest.approx(1, abs=0.02)
-    assert float(collapse.effective_rank(same)) == pytest.approx(1, abs=1e-4)
-    assert float(collapse.effective_rank(torch.eye(5, 9))) == pytest.approx(5, abs=1e-4)
-    assert float(collapse.prototype_usage(torch.eye(6))) == pytest.approx(1)
-    assert float(collapse.prototype_usage(torch.eye(6)[[0] * 6])) == pytest.approx(1 / 6)
-
-
-def test_cosine_momentum() -> None:
-    assert cosine_momentum(0.996, 0.0) == pytest.approx(0.996)
-    assert cosine_momentum(0.996, 0.5) == pytest.approx(0.998)
-    assert cosine_momentum(0.996, 1.0) == pytest.approx(1.0)

@@ -1,20 +1,16 @@
-"""Laws of the four methods in one process (two: test_distributed.py)."""
+"""Laws of all methods in one process (more processes: test_distributed.py)."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import re
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from method_cases import (
     CASES,
     CROPS,
@@ -27,9 +23,9 @@ from method_cases import (
     mirrored,
     total,
 )
+from torch import Tensor
 
 from models import losses
-from models.losses.common import unit
 from models.methods import METHODS, Method, build_method, moco
 from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
@@ -66,9 +62,9 @@ def test_loss_goes_down(case: Case) -> None:
         case = dataclasses.replace(case, options=(*case.options, thawed[case.method]))
     method = build(case, torch.float32)
     batch = make_batch(case, dtype=torch.float32)
-    if isinstance(method, Dino):  # from 0 the centre would move the targets faster than they learn
+    if isinstance(method, Dino):  # from 0 the center would move the targets faster than they learn
         method(batch)
-        method.centre.value.copy_(method.centre._held[0])
+        method.centre.value.copy_(method.centre._staged[0])
     first = copy.deepcopy(method)
     if isinstance(method, Moco):  # on one batch the queue would be its own keys: keep the first
         method.queue.commit = lambda count: None
@@ -92,9 +88,9 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
         x0, x1 = batch.views
         expected = 2 * losses.cosine_gap(method._predict(x0), method._target(x1)).mean()
     elif options.get("reverse") == "predict":  # the pair (1, 0) only
-        z = method._embed([*batch.views, batch.mixed[0].image])
+        z = method.embed_views([*batch.views, batch.mixed[0].image]).chunk(3)
         log_p = losses.log_assignment(method.prototypes.scores(z[0]), 0.1)
-        expected = losses.swav(method.prototypes.code(z[1], 1, None), log_p).mean()
+        expected = losses.cross_entropy(method.prototypes.code(z[1], 1, None), log_p).mean()
     elif case.method == "moco-v3":  # x0's mixture meets the keys of x1 and of x0
         expected = _moco_v3_halves(method, batch)
     elif case.method == "dino":
@@ -104,14 +100,12 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
     assert_same(mixed, expected, 1e-9)
 
 
-def moco_keys(
-    method: Moco, images: torch.Tensor, batch: Batch | None = None, half: int = 0
-) -> torch.Tensor:
-    """Unit keys of a view; with group batch norm those of a batch's first or second half."""
+def moco_keys(method: Moco, images: torch.Tensor, batch: Batch, half: int = 0) -> torch.Tensor:
+    """Unit keys of a view, encoded as those of the first or second half of a step."""
     with torch.no_grad():
-        if method.shuffled is None or batch is None:
-            return unit(method.key_encoder(images))
-        return method.shuffled.of(method.key_encoder, images, batch, half)
+        if not method.keys.shuffle:
+            return losses.unit(method.key_encoder(images))
+        return method.keys.encode(method.key_encoder, [images] * (half + 1), batch)[half]
 
 
 def _moco_halves(method: Moco, batch: Batch) -> Tensor:
@@ -134,11 +128,11 @@ def _moco_v3_halves(method: MocoV3, batch: Batch) -> Tensor:
 def _dino_pairs(method: Dino, batch: Batch) -> Tensor:
     """The pairs that predict from view 0 or 2, which have mixtures."""
     targets = method._targets(batch).split(len(batch.index))
-    z = method._embed([*batch.views, *(m.image for m in batch.mixed)])
+    z = method.embed_views([*batch.views, *(m.image for m in batch.mixed)])
     log_p = losses.log_assignment(scores(z, method.prototypes), 0.1).split(len(batch.index))
     mixed = [m.view for m in batch.mixed]
     pairs = [(a, v) for a in (0, 1) for v in mixed if a != v]
-    return torch.stack([losses.swav(targets[a], log_p[v]).mean() for a, v in pairs]).mean()
+    return torch.stack([losses.cross_entropy(targets[a], log_p[v]).mean() for a, v in pairs]).mean()
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
@@ -264,7 +258,7 @@ def test_the_weight_of_statistics_changes_no_loss(
         return terms, gradients, dict(method.backbone.named_buffers())
 
     found = step()
-    monkeypatch.setattr(moco, "tracking", lambda *_: nullcontext())
+    monkeypatch.setattr(moco, "replay_running_stats", lambda *_: nullcontext())
     terms, gradients, buffers = step()
     assert all(found[0][name].equal(value) for name, value in terms.items())
     assert all(a.equal(b) for a, b in zip(found[1], gradients, strict=True))
@@ -307,7 +301,8 @@ def test_swav_against_its_formulas() -> None:
     )
     for reverse in ("paper", "code"):
         method = build(Case("swav", (("reverse", reverse),), sizes=CROPS, groups=1))
-        z = method._embed([*batch.views, *(m.image for m in batch.mixed)])
+        images = [*batch.views, *(m.image for m in batch.mixed)]
+        z = method.embed_views(images).chunk(len(images))
 
         def loss(assigned: list[Tensor], predicted: list[Tensor], method: Swav = method) -> Tensor:
             out = torch.zeros((), dtype=torch.float64)
@@ -316,7 +311,7 @@ def test_swav_against_its_formulas() -> None:
                 for v in range(4):
                     if v != a:
                         log_p = losses.log_assignment(method.prototypes.scores(predicted[v]), 0.1)
-                        out = out + losses.swav(code, log_p).mean() / 2 / 3
+                        out = out + losses.cross_entropy(code, log_p).mean() / 2 / 3
             return out
 
         clean, mixed = z[:4], [z[4], z[1], z[5], z[3]]
@@ -401,7 +396,8 @@ def test_swav_queue_enters_when_full_and_holds_clean_rows() -> None:
     method = build(case)
     for step in range(7):
         batch = make_batch(case, step)
-        z = method._embed([*batch.views, *(m.image for m in batch.mixed)])
+        images = [*batch.views, *(m.image for m in batch.mixed)]
+        z = method.embed_views(images).chunk(len(images))
         queue = method.queue if step >= method.queue_start else None
         codes = [method.prototypes.code(z[0], 0, q) for q in (queue, None)]
         used = (codes[0] - codes[1]).abs().max() > 1e-9
@@ -459,7 +455,7 @@ def test_target_starts_equal_and_follows_parameters_only() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_outputs_for_evaluation_and_monitors(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].supports_unmix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].method.supports_unmix)
     method = build(case, torch.float32)
     batch = make_batch(case, dtype=torch.float32)
     last = tuple(v.contiguous(memory_format=torch.channels_last) for v in batch.views)
@@ -478,7 +474,7 @@ def test_outputs_for_evaluation_and_monitors(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_autocast(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name][0].supports_unmix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].method.supports_unmix)
     method, batch = build(case, torch.float32), make_batch(case, dtype=torch.float32)
     exact = total(copy.deepcopy(method)(batch))
     with torch.autocast("cpu", torch.bfloat16):
@@ -491,7 +487,7 @@ def test_bfloat16_autocast(name: str) -> None:
 
 def test_refusals_name_the_flag() -> None:
     def make(name: str, views: int = 2, **options: Any) -> None:
-        config = METHODS[name][1](**(SMALL[name] | options)) if name in METHODS else None
+        config = METHODS[name].settings(**(SMALL[name] | options)) if name in METHODS else None
         build_method(
             name, config, TinyNet(), bn="sync", group_size=4, batch_size=16,
             seed=0, steps_per_epoch=2, num_views=views,

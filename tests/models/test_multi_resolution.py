@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from method_cases import Case, build, make_batch
+from mix_cases import mix_views
 from runs import SMALL, TINY, lines, run_train
 
 from models.methods import Method
-from models.multi_resolution import QuerySizes, Reduce
+from models.multi_resolution import QuerySizes
+from models.settings import Reduce
 from pipelines.batch import Batch
-from pipelines.mixtures.unmix import Mixture, mix_views
+from pipelines.mixtures.unmix import UnMix
 
 METHODS = {
     "moco": Case("moco", bn="group"),
@@ -90,10 +92,8 @@ def test_copies_are_counted_behind_the_views() -> None:
 def test_a_mixture_s_box_is_scaled_to_each_side_and_its_share_is_counted() -> None:
     views = [torch.rand(4, 3, side, side) for side in (224, 224, 160, 96)]
     for step in range(40):
-        mixed = mix_views(
-            Mixture(0.0), views, (0, 2, 3), seed=0, step=step, group=4, first_group=None,
-            copies={2: 0, 3: 0},
-        )  # fmt: skip
+        copies = {2: 0, 3: 0}
+        mixed = mix_views(UnMix(0.0), views, (0, 2, 3), step=step, group=4, copies=copies)
         boxes = []
         for m in mixed:
             changed = (m.image != views[m.view]).any(1).any(0).nonzero()
@@ -117,7 +117,7 @@ def test_a_run_shows_queries_at_each_side(toy: Path, tmp_path: Path, mix: str) -
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (("--method", "simclr", "--resolutions", "32", "24"), "--resolutions"),
         (("--method", "moco", "--resolutions", "32", "24", "--image-size", "48"), "--image-size"),
@@ -125,11 +125,11 @@ def test_a_run_shows_queries_at_each_side(toy: Path, tmp_path: Path, mix: str) -
     ],
 )
 def test_what_does_not_fit_is_refused(
-    flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    flags: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     try:
         status = run_train("--output", str(tmp_path), "--backbone", "resnet10t", *flags)
     except SystemExit as error:
         status = error.code
     assert status == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Optimisers by timm's names, and the schedule."""
+"""Optimizers by timm's names, the schedule, and the rates of single parameters."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from method_cases import Case, build
 from torch import nn
 
 from models.methods import METHODS
 from models.modules import heads
-from models.optim import create_optimizer, learning_rate
+from models.optim import LrScale, create_optimizer, learning_rate
 
 
 class Net(nn.Module):
@@ -85,8 +86,30 @@ def test_unknown_name_is_refused() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_build(name: str) -> None:
-    d = METHODS[name][0].defaults
+    d = METHODS[name].method.defaults
     optimizer = create_optimizer(
         Net(), d.optimizer, d.lr_per_256, d.weight_decay, d.momentum, d.decay_norm_and_bias
     )
     assert not any(g.get("nesterov") or g.get("trust_clip") for g in optimizer.param_groups)
+
+
+def test_rates_of_parameters() -> None:
+    """SimSiam's predictor keeps its rate; Barlow's biases and batch norm have a smaller one."""
+
+    def groups(name: str, **options: bool) -> dict[str, LrScale]:
+        method = build(Case(name, tuple(options.items())))
+        optimizer = create_optimizer(method, "lars", 0.1, 1e-4, lr_scale=method.lr_scale)
+        names = {id(p): key for key, p in method.named_parameters()}
+        return {
+            names[id(p)]: LrScale(group["share"], group["scheduled"])
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
+    simsiam = groups("simsiam")
+    assert all(r.scheduled != key.startswith("predictor.") for key, r in simsiam.items())
+    assert all(r.scheduled for r in groups("simsiam", constant_predictor_lr=False).values())
+    shares = groups("barlow")
+    assert shares["backbone.layers.0.weight"].share == shares["head.0.weight"].share == 1
+    assert shares["backbone.layers.1.weight"].share == shares["head.1.bias"].share == 0.0015
+    assert set(groups("vicreg").values()) == {LrScale()}

@@ -12,8 +12,8 @@ from pipelines.augment.params import center_box, draw_params, random_resized_box
 from pipelines.augment.reference import (
     JITTER,
     AugmentPlan,
+    augment,
     blur,
-    finish,
     gaussian_kernels,
     grayscale,
     plan,
@@ -155,7 +155,7 @@ def test_finish_is_the_operations_in_their_drawn_order() -> None:
     crops = torch.randint(0, 256, (n, 24, 24, 3), dtype=torch.uint8, generator=torch.manual_seed(0))
     before = crops.clone()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    ours = finish(crops, plan(view, drawn), mean, std)
+    ours = augment(crops, plan(view, drawn), mean, std)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(crops, before)
     kernels = torch.from_numpy(gaussian_kernels(np.maximum(drawn.sigma, 0.1), view))
@@ -180,7 +180,7 @@ def test_gray_first_jitters_a_gray_image() -> None:
     view = View(8, gray=1.0, gray_first=True, jitter_prob=1.0, jitter=(0.0, 0.0, 0.4, 0.4))
     rows = np.arange(4)
     crops = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
-    gray_then = finish(
+    gray_then = augment(
         crops, plan(view, draw_params(view, 0, RowRng(0, 0), rows, *sizes(4))), ZERO, ONE
     )
     plain = grayscale(crops.permute(0, 3, 1, 2) / 255).clone()
@@ -193,5 +193,5 @@ def test_gray_first_jitters_a_gray_image() -> None:
 
 def test_nothing_only_normalises() -> None:
     crops = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
-    out = finish(crops, AugmentPlan.nothing(3, CPU), ZERO, ONE)
+    out = augment(crops, AugmentPlan.nothing(3, CPU), ZERO, ONE)
     torch.testing.assert_close(out, crops.permute(0, 3, 1, 2) / 255)

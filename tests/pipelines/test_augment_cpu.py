@@ -8,9 +8,9 @@ import pytest
 import torch
 from augment_cases import drawn_for, noise
 
-from pipelines.augment.cpu import HostFinisher
+from pipelines.augment.cpu import CpuAugmenter, CpuPlan
 from pipelines.augment.params import ViewParams
-from pipelines.augment.reference import finish, plan
+from pipelines.augment.reference import augment, plan
 from pipelines.presets import PRESETS
 from pipelines.views import View
 
@@ -20,17 +20,17 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[HostFinisher]:
-    made = HostFinisher(2)
+def host() -> Iterator[CpuAugmenter]:
+    made = CpuAugmenter(2)
     yield made
     made.close()
 
 
-def check(host: HostFinisher, crops: torch.Tensor, view: View, drawn: ViewParams) -> torch.Tensor:
+def check(host: CpuAugmenter, crops: torch.Tensor, view: View, drawn: ViewParams) -> torch.Tensor:
     """The two finishers agree; returns the host's view with values in [0, 1]."""
     before = crops.clone()
-    ours = host(crops, view, drawn, MEAN, STD)
-    theirs = finish(crops, plan(view, drawn), MEAN, STD)
+    ours = host.augment(crops, CpuPlan(view, drawn), MEAN, STD)
+    theirs = augment(crops, plan(view, drawn), MEAN, STD)
     assert torch.equal(crops, before)
     assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -41,7 +41,7 @@ def check(host: HostFinisher, crops: torch.Tensor, view: View, drawn: ViewParams
 
 @pytest.mark.parametrize("size", [8, 24, 33, 96, 224])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_equals_the_device_s_finisher(host: HostFinisher, preset: str, size: int) -> None:
+def test_equals_the_device_s_finisher(host: CpuAugmenter, preset: str, size: int) -> None:
     n = 8 if size > 96 else 32
     for number, view in enumerate(dict.fromkeys(PRESETS[preset](size))):
         check(host, noise(n, view.size), view, drawn_for(view, n, number))
@@ -50,7 +50,7 @@ def test_equals_the_device_s_finisher(host: HostFinisher, preset: str, size: int
 @pytest.mark.parametrize("factor", [(0, 0, 0, 0), (1.8, 1.8, 1.8, 0.5), (5, 0.01, 9, -0.5)])
 @pytest.mark.parametrize("gray_first", [False, True])
 def test_extreme_factors_in_every_order(
-    host: HostFinisher, factor: tuple[float, ...], gray_first: bool
+    host: CpuAugmenter, factor: tuple[float, ...], gray_first: bool
 ) -> None:
     view = View(24, gray=0.3, gray_first=gray_first)
     drawn = drawn_for(view, n=200, jitter=True, factor=factor)
@@ -59,7 +59,7 @@ def test_extreme_factors_in_every_order(
 
 
 @pytest.mark.parametrize("active", range(4))
-def test_each_operation_alone(host: HostFinisher, active: int) -> None:
+def test_each_operation_alone(host: CpuAugmenter, active: int) -> None:
     """An operation of strength 0 is left out, whatever its factor says."""
     strength = np.where(np.arange(4) == active, 0.4, 0.0)
     view = View(33, jitter=tuple(strength.tolist()), gray=0.0)
@@ -67,14 +67,14 @@ def test_each_operation_alone(host: HostFinisher, active: int) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])
-def test_hue_leaves_gray_alone(host: HostFinisher, level: int) -> None:
+def test_hue_leaves_gray_alone(host: CpuAugmenter, level: int) -> None:
     view = View(24, jitter=(0.0, 0.0, 0.0, 0.5), gray=0.0)
     crops = torch.full((48, 24, 24, 3), level, dtype=torch.uint8)
     view_of_gray = check(host, crops, view, drawn_for(view, jitter=True))
     assert (view_of_gray - level / 255).abs().max() < TOLERANCE
 
 
-def test_hue_of_all_colours(host: HostFinisher) -> None:
+def test_hue_of_all_colours(host: CpuAugmenter) -> None:
     view = View(64, jitter=(0.0, 0.0, 0.0, 0.5), gray=0.0)
     level = torch.linspace(0, 255, 16).round().to(torch.uint8)
     colours = torch.cartesian_prod(level, level, level).view(1, 64, 64, 3)
@@ -83,24 +83,24 @@ def test_hue_of_all_colours(host: HostFinisher) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9, 17, 40])
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.7, 1.3, 2.0])
-def test_blur_of_any_width(host: HostFinisher, size: int, sigma: float) -> None:
+def test_blur_of_any_width(host: CpuAugmenter, size: int, sigma: float) -> None:
     """Also of crops smaller than the kernel, whose borders mirror all of it."""
     view = View(size, blur=1.0)
     for jitter in (False, True):
         check(host, noise(6, size), view, drawn_for(view, 6, sigma=sigma, jitter=jitter))
 
 
-def test_solarize_and_flip_together(host: HostFinisher) -> None:
+def test_solarize_and_flip_together(host: CpuAugmenter) -> None:
     view = View(24, blur=0.5)
     for flip in (False, True):
         drawn = drawn_for(view, flip=flip, solarize=True)
         check(host, noise(48, 24), view, drawn)
 
 
-def test_a_row_does_not_depend_on_workers_or_neighbours(host: HostFinisher) -> None:
+def test_a_row_does_not_depend_on_workers_or_neighbours(host: CpuAugmenter) -> None:
     view, crops = PRESETS["byol"](32)[1], noise(48, 32)
     drawn = drawn_for(replace(view, blur=0.5))
-    one, three = HostFinisher(1), HostFinisher(3)
+    one, three = CpuAugmenter(1), CpuAugmenter(3)
     alone = one(crops, view, drawn, MEAN, STD)
     assert torch.equal(alone, three(crops, view, drawn, MEAN, STD))
     some = replace(drawn, **{k: getattr(drawn, k)[7:9] for k in ViewParams.__slots__})
@@ -109,12 +109,12 @@ def test_a_row_does_not_depend_on_workers_or_neighbours(host: HostFinisher) -> N
         each.close()
 
 
-def test_no_rows(host: HostFinisher) -> None:
+def test_no_rows(host: CpuAugmenter) -> None:
     view = View(8)
     assert host(noise(0, 8), view, drawn_for(view, 0), MEAN, STD).shape == (0, 3, 8, 8)
 
 
-def test_crops_of_another_size_are_refused(host: HostFinisher) -> None:
+def test_crops_of_another_size_are_refused(host: CpuAugmenter) -> None:
     view = View(8)
     for crops in (noise(4, 9), noise(3, 8)):
         with pytest.raises(ValueError, match="are not 4 of 8 pixels"):

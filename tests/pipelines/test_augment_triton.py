@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.augment import triton as finish_triton
-from pipelines.augment.cpu import GRAY
+from pipelines.augment import triton as fused
+from pipelines.augment.build import build_augmenter
+from pipelines.augment.operations import BRIGHTNESS, CONTRAST, GRAY, HUE, OPS, SATURATION
 from pipelines.augment.params import draw_params
-from pipelines.augment.reference import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.views import View
@@ -38,7 +38,7 @@ def run(*command: str, **environment: str) -> str:
 def test_equals_pytorch_s_finisher_in_the_interpreter() -> None:
     """A process of its own: the choice falls when Triton is imported."""
     pytest.importorskip("triton")
-    tests = str(Path(__file__).with_name("triton_cases.py"))
+    tests = str(ROOT / "tests" / "support" / "triton_cases.py")
     try:
         output = run("-m", "pytest", tests, "-p", "no:cacheprovider", TRITON_INTERPRET="1")
     except AssertionError as error:
@@ -71,9 +71,7 @@ def test_every_kernel_compiles_for_a_gpu(
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     target = GPUTarget("cuda", capability, 32)
-    sizes = dict(
-        zip(SIZES, (size, finish_triton.BLOCK, tiles, 17, finish_triton.SIDE), strict=True)
-    )
+    sizes = dict(zip(SIZES, (size, fused.BLOCK, tiles, 17, fused.SIDE), strict=True))
     for name in ("luma_sums", "colour", "blur_down", "blur_across"):
         kernel = getattr(triton_kernels, name)
         constants = {k: v for k, v in sizes.items() if k in kernel.arg_names}
@@ -86,7 +84,7 @@ def test_every_kernel_compiles_for_a_gpu(
                 if signature[k][0] == "*"
             }
             source = ASTSource(kernel, signature, constants, attributes)
-            made = triton.compile(source, target=target, options=finish_triton.OPTIONS)
+            made = triton.compile(source, target=target, options=fused.OPTIONS)
             assert f".target sm_{capability}" in made.asm["ptx"]
             assert ".local" not in made.asm["ptx"] and made.asm["cubin"]
 
@@ -96,9 +94,10 @@ def test_imports_and_says_no_without_triton() -> None:
 import sys
 sys.modules["triton"] = None
 import pipelines.loader
-from pipelines import finish_triton
-from pipelines.finish import finish, plan
-assert finish_triton.device_finisher() == (plan, finish)
+import torch
+from pipelines.augment import reference
+from pipelines.augment.build import build_augmenter
+assert build_augmenter(torch.device("cuda")) is reference
 """
     run("-c", code)
 
@@ -106,10 +105,10 @@ assert finish_triton.device_finisher() == (plan, finish)
 def test_an_environment_without_a_compiler_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setenv("CC", "cc")
-    assert finish_triton.device_finisher() == (finish_triton.plan, finish_triton.finish)
+    assert build_augmenter(torch.device("cuda")) is fused
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", "")
-    assert not finish_triton.usable()
+    assert not fused.usable()
 
 
 @pytest.mark.parametrize("gray_first", [False, True])
@@ -118,7 +117,7 @@ def test_the_plan_lists_the_operations_in_their_order(gray_first: bool) -> None:
     view = View(16, jitter=(0.4, 0.4, 0.0, 0.1), gray_first=gray_first, blur=0.5, solarize=0.3)
     side, rows = np.full(64, 300, np.int32), np.arange(64)
     drawn = draw_params(view, 0, RowRng(5, 1), rows, side, side)
-    todo = finish_triton.plan(view, drawn)
+    todo = fused.plan(view, drawn)
     blurred = []
     for i in rows:
         jitter = [op for op in drawn.order[i] if op != SATURATION] if drawn.jitter[i] else []
@@ -138,15 +137,13 @@ def test_the_plan_lists_the_operations_in_their_order(gray_first: bool) -> None:
             blurred.append(i)
             assert todo.blur[slot] == i
     assert todo.blur.tolist() == blurred
-    assert {BRIGHTNESS, CONTRAST, HUE, GRAY} < set(
-        todo.codes[:, finish_triton.OPS :].unique().tolist()
-    )
+    assert {BRIGHTNESS, CONTRAST, HUE, GRAY} < set(todo.codes[:, OPS:].unique().tolist())
 
 
 def test_moving_a_plan_keeps_it() -> None:
     view = PRESETS["byol"](16)[1]
     side = np.full(8, 40, np.int32)
-    todo = finish_triton.plan(view, draw_params(view, 0, RowRng(0, 0), np.arange(8), side, side))
+    todo = fused.plan(view, draw_params(view, 0, RowRng(0, 0), np.arange(8), side, side))
     moved = todo.to(torch.device("cpu"))
     pairs = list(zip(todo.tensors(), moved.tensors(), strict=True))
     assert len(pairs) == 6 and all(torch.equal(a, b) for a, b in pairs)
@@ -157,6 +154,6 @@ def test_what_no_row_needs_moves_nothing() -> None:
     view = View(96, jitter_prob=0.0, blur=0.0)
     side = np.full(8, 300, np.int32)
     drawn = draw_params(view, 0, RowRng(0, 0), np.arange(8), side, side)
-    moved, least = finish_triton.traffic(view, drawn)
+    moved, least = fused.traffic(view, drawn)
     assert least == 8 * 96 * 96 * 3 * 5
-    assert moved - least == sum(t.nbytes for t in finish_triton.plan(view, drawn).tensors())
+    assert moved - least == sum(t.nbytes for t in fused.plan(view, drawn).tensors())

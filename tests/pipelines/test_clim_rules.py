@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from mix_cases import mix_views
 
-from pipelines.mixtures.clim import NeighborTable, RandomNeighbors, mix_neighbors, tabulate
+from pipelines.mixtures.clim import Clim, NeighborTable, RandomNeighbors, tabulate
 from pipelines.mixtures.clim_rules import MASKS, Candidates, purity, select
-from pipelines.mixtures.unmix import Mixture
+from pipelines.mixtures.unmix import UnMix
 from pipelines.rng import RowRng
 
 torch.set_num_threads(1)  # the problems are tiny
@@ -144,16 +145,21 @@ def test_any_row_is_every_other_row() -> None:
         assert counts[i] == 0 and (abs(np.delete(counts, i) - 500) < 100).all()
 
 
+ROWS = range(4)
+NEXT = NeighborTable(np.array([[1], [2], [0], [0]], np.int32), np.array([1, 1, 0, 1], np.int32))
+"""Row 2 is alone."""
+
+
 @pytest.mark.parametrize("size", [32, 96, 160, 224])
 @pytest.mark.parametrize("group", [None, 2])
 def test_the_box_has_the_measured_share(size: int, group: int | None) -> None:
     """Check (f): (1 - lam) H W pixels exactly, at each resolution."""
     n = 4
     view = torch.cat([torch.zeros(n, 3, size, size), torch.ones(n, 3, size, size)])
-    alone = torch.tensor([False, False, True, False])
     shares = set()
+    clim = Clim(NEXT, UnMix(0.0, 2.0, per_group=group is not None))
     for step in range(12):
-        m = mix_neighbors(Mixture(0.0, 2.0), view, alone, number=0, seed=1, step=step, group=group)
+        (m,) = mix_views(clim, [view], rows=ROWS, group=group, seed=1, step=step)
         pasted = m.image[:, 0].sum((1, 2))
         assert torch.equal(pasted, ((1 - m.lam.double()) * size * size).round().float())
         assert ((m.image == 0) | (m.image == 1)).all()
@@ -165,8 +171,7 @@ def test_the_box_has_the_measured_share(size: int, group: int | None) -> None:
 
 def test_mixup_and_skip() -> None:
     view = torch.cat([torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)])
-    alone = torch.tensor([True, False])
-    m = mix_neighbors(Mixture(1.0, 2.0), view, alone, number=0, seed=0, step=3, skip=True)
+    (m,) = mix_views(Clim(NEXT, UnMix(1.0, 2.0), skip_alone=True), [view], rows=ROWS[2:], step=3)
     assert (m.image[0] == 0).all() and m.lam[0] == 1 and 0 < m.lam[1] < 1
     torch.testing.assert_close(m.image[1], (1 - m.lam[1]).expand(3, 8, 8))
 

@@ -91,7 +91,7 @@ def test_bad_images_stop_the_writer_and_are_all_named(
     nasty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: list[str]
 ) -> None:
     out = tmp_path / "out" / "n.beton"
-    assert main([str(nasty), str(out), *keep]) == 1
+    assert main([str(nasty), str(out), *keep]) == 2
     message = capsys.readouterr().err
     for path in (nasty / "bad").iterdir():
         assert str(path) in message
@@ -120,7 +120,7 @@ def test_nothing_but_bad_images_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(b"")
     out = tmp_path / "a.beton"
-    assert main([str(tmp_path / "in"), str(out), "--on-error", "skip"]) == 1
+    assert main([str(tmp_path / "in"), str(out), "--on-error", "skip"]) == 2
     assert not out.exists()
 
 
@@ -155,7 +155,7 @@ def test_verify_finds_damaged_rows(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_wrong_arguments_are_explained(
     arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert why in capsys.readouterr().err
 
 
@@ -341,10 +341,10 @@ def test_bad_shards_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     write_shards(tmp_path)
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         add(tar, "x.jpg", b"no image")
-    assert main([f"wds:{tmp_path}/*.tar", str(tmp_path / "a.beton")]) == 1
+    assert main([f"wds:{tmp_path}/*.tar", str(tmp_path / "a.beton")]) == 2
     assert "t.tar:x.jpg: not an image" in capsys.readouterr().err
     (tmp_path / "t.tar").write_bytes((tmp_path / "s-000.tar").read_bytes()[:2000])
-    assert main([f"wds:{tmp_path}/t.tar", str(tmp_path / "a.beton")]) == 1
+    assert main([f"wds:{tmp_path}/t.tar", str(tmp_path / "a.beton")]) == 2
     assert "t.tar" in capsys.readouterr().err
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
         add(tar, "x.cls", b"dog")

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipelines.beton.format import MIN_PAGE_SIZE, Sample, open_beton
 from pipelines.beton.writer import write_beton
-from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
+from pipelines.decoders import Crops, Decoder, MissingPackage
 from pipelines.decoders import memory as memory_module
 from pipelines.decoders.build import build_decoder, choose_loader
 from pipelines.decoders.dali import GpuDecoder
@@ -27,6 +27,7 @@ from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.memory import MemoryDecoder, fits
 from pipelines.decoders.pil import crops_with_pil
 from pipelines.decoders.resample import LAWS, cut, weight_matrix
+from pipelines.settings import Interpolation
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files

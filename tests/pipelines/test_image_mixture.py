@@ -32,7 +32,7 @@ def images(rows: np.ndarray, side: int = SIDE) -> torch.Tensor:
 
 
 def edited(name: LabelFreeName, config: ImConfig, rows: np.ndarray, group: int = 8) -> torch.Tensor:
-    edits = ImageMixture(name, config).plan(DRAWS, rows, group, NUM_ROWS, SIDE)
+    edits = ImageMixture(name, config).edits(DRAWS, rows, group, NUM_ROWS, SIDE)
     return edits(images(np.concatenate([rows, edits.extra])))
 
 
@@ -62,7 +62,7 @@ def by_loop(edits: Edits, view: torch.Tensor) -> torch.Tensor:
 def test_edits_equal_a_loop(name: LabelFreeName, partner: Any) -> None:
     config = ImConfig(**{**vars(ALWAYS), "partner": partner})
     rows = np.arange(40, 72)
-    edits = ImageMixture(name, config).plan(DRAWS, rows, 8, NUM_ROWS, SIDE)
+    edits = ImageMixture(name, config).edits(DRAWS, rows, 8, NUM_ROWS, SIDE)
     assert edits.blends or edits.pastes
     view = images(np.concatenate([rows, edits.extra]))
     expected = by_loop(edits, view)
@@ -88,7 +88,7 @@ def test_partners_of_the_data_set_do_not_depend_on_the_batch() -> None:
 
 def test_partners_stay_in_the_group_and_are_never_the_row_itself() -> None:
     rows = np.arange(64)
-    edits = ImageMixture("im", ALWAYS).plan(DRAWS, rows, 8, NUM_ROWS, SIDE)
+    edits = ImageMixture("im", ALWAYS).edits(DRAWS, rows, 8, NUM_ROWS, SIDE)
     for edit in (*edits.blends, *edits.pastes):
         assert (edit.partner // 8 == edit.rows // 8).all()
         assert (edit.partner != edit.rows).all()
@@ -97,14 +97,14 @@ def test_partners_stay_in_the_group_and_are_never_the_row_itself() -> None:
 def test_defaults_leave_two_thirds_of_the_images_alone() -> None:
     """0.9^4: spec of IM, section 2.3."""
     rows = np.arange(20_000)
-    edits = ImageMixture("im").plan(DRAWS, rows, 20_000, 20_000, 224)
+    edits = ImageMixture("im").edits(DRAWS, rows, 20_000, 20_000, 224)
     touched = torch.cat([edit.rows for edit in (*edits.blends, *edits.pastes)]).unique()
     assert 1 - len(touched) / len(rows) == pytest.approx(0.9**4, abs=0.012)
 
 
 def test_both_views_share_partners_shares_and_boxes() -> None:
     rows = np.arange(64)
-    large, small = (ImageMixture("im", ALWAYS).plan(DRAWS, rows, 8, 64, s) for s in (224, 96))
+    large, small = (ImageMixture("im", ALWAYS).edits(DRAWS, rows, 8, 64, s) for s in (224, 96))
     for a, b in zip(large.pastes, small.pastes, strict=True):
         assert torch.equal(a.rows, b.rows) and torch.equal(a.partner, b.partner)
         assert ((a.box / 224 - b.box / 96).abs() < 2.1 / 96).all()
@@ -153,4 +153,4 @@ def test_groups_of_one_are_refused_before_any_work(
 
 def test_a_group_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="--groups"):
-        ImageMixture("im").plan(DRAWS, np.arange(4), 1, NUM_ROWS, SIDE)
+        ImageMixture("im").edits(DRAWS, np.arange(4), 1, NUM_ROWS, SIDE)

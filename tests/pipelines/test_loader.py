@@ -10,20 +10,23 @@ import torch
 from PIL import Image
 
 from pipelines.augment.params import draw_params
-from pipelines.augment.reference import finish, plan
+from pipelines.augment.reference import augment, plan
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.build import build_decoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.mixtures.image_mixture import ImageMixture, ImConfig
-from pipelines.mixtures.unmix import Mixture
+from pipelines.mixtures.image_mixture import ImageMixture
+from pipelines.mixtures.unmix import UnMix
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
+from pipelines.settings import ImConfig
 from pipelines.sources.folder import scan
 from pipelines.sources.table import Table
+from pipelines.step_maker import StepMaker
+from pipelines.views import ViewPlan
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -69,7 +72,7 @@ def decoders(
 
 def loader(table: Table, decoder: Decoder, order: Sampler, **options: object) -> Loader:
     views = options.pop("views", PRESETS["moco-v2"](24))
-    return Loader(table, order, views, decoder, MEAN, STD, CPU, **options)
+    return Loader(StepMaker(table, order, ViewPlan(views), decoder, MEAN, STD, CPU, **options))
 
 
 def rows_of(batches: Sequence[Batch]) -> dict[tuple[int, int], list[torch.Tensor]]:
@@ -123,7 +126,7 @@ def test_a_row_s_views_do_not_depend_on_batch_size(
 def test_any_range_of_steps_continues_exactly(
     table: Table, decoders: dict[str, Decoder], name: str
 ) -> None:
-    made = loader(table, decoders[name], Sampler(len(table), 8, 1), mixture=Mixture(0.5), groups=2)
+    made = loader(table, decoders[name], Sampler(len(table), 8, 1), mixture=UnMix(0.5), groups=2)
     straight = list(made.batches(0, 9))
     resumed = [*made.batches(0, 4), *made.batches(4, 9)]
     assert [batch.step for batch in resumed] == list(range(9))
@@ -149,7 +152,7 @@ def test_views_are_finished_with_their_own_draws(
     for number, view in enumerate(views):
         drawn = draw_params(view, number, draws, rows, table.height[rows], table.width[rows])
         (crops,) = decoders["memory"](rows, [Crops(24, np.arange(10), drawn.box)])
-        expected = finish(crops, plan(view, drawn), MEAN, STD)
+        expected = augment(crops, plan(view, drawn), MEAN, STD)
         torch.testing.assert_close(batch.views[number], expected, atol=1e-4, rtol=0)
 
 
@@ -166,7 +169,7 @@ def test_an_image_is_decoded_once_whatever_the_views(
 
 def test_mixtures_are_made_of_the_batch_s_views(table: Table, decoders: dict[str, Decoder]) -> None:
     made = loader(
-        table, decoders["memory"], Sampler(len(table), 8, 1), mixture=Mixture(1.0), groups=2
+        table, decoders["memory"], Sampler(len(table), 8, 1), mixture=UnMix(1.0), groups=2
     )
     for batch in made.batches(0, 3):
         (mixed,) = batch.mixed
@@ -195,7 +198,7 @@ def test_label_free_mixtures_are_the_same_for_any_loader_and_world_size(
     table: Table, decoders: dict[str, Decoder], partner: Literal["group", "dataset"]
 ) -> None:
     config = ImConfig(g_prob=0.5, r_prob=0.5, partner=partner)
-    options: dict[str, Any] = {"label_free": ImageMixture("im", config), "groups": 2}
+    options: dict[str, Any] = {"mixture": ImageMixture("im", config), "groups": 2}
     plain = rows_of(list(loader(table, decoders["memory"], Sampler(40, 8, 3)).batches(0, 3)))
     for name in LOADERS:
         whole = list(loader(table, decoders[name], Sampler(40, 8, 3), **options).batches(0, 3))
@@ -221,9 +224,9 @@ def test_a_failure_in_the_background_reaches_the_loop(table: Table) -> None:
 def test_groups_that_do_not_fit_are_refused(table: Table) -> None:
     order = Sampler(len(table), 8, 0)
     with pytest.raises(ValueError, match="--groups"):
-        loader(table, Failing(), order, mixture=Mixture(0.5), groups=3)
+        loader(table, Failing(), order, mixture=UnMix(0.5), groups=3)
     with pytest.raises(ValueError, match="pairs"):
-        loader(table, Failing(), order, mixture=Mixture(0.5), groups=8)
+        loader(table, Failing(), order, mixture=UnMix(0.5), groups=8)
 
 
 @pytest.mark.parametrize("name", LOADERS)

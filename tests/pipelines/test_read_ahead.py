@@ -16,7 +16,7 @@ from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.decoders import Crops
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import RandomNeighbors
+from pipelines.mixtures.clim import Clim, RandomNeighbors
 from pipelines.read_ahead import ReadAhead
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.arrays import Arrays
@@ -24,8 +24,9 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
+from pipelines.step_maker import StepMaker
 from pipelines.system import page_cache
-from pipelines.views import View
+from pipelines.views import View, ViewPlan
 
 ROWS, BATCH, AHEAD = 103, 8, 3
 
@@ -106,9 +107,9 @@ def loader_of(source: Source, steps: int) -> Loader:
     size = np.full(ROWS, 2, np.int32)
     table = Table(np.zeros(ROWS, np.int64), size, size, source)
     mean = (0.5, 0.5, 0.5)
-    return Loader(
-        table, order_of(blocks=False), (View(2),), Nothing(), mean, mean, read_ahead=steps
-    )
+    views = ViewPlan((View(2),))
+    maker = StepMaker(table, order_of(blocks=False), views, Nothing(), mean, mean)
+    return Loader(maker, read_ahead=steps)
 
 
 def test_the_loader_asks_for_its_range_and_nothing_else() -> None:
@@ -116,7 +117,7 @@ def test_the_loader_asks_for_its_range_and_nothing_else() -> None:
     loader = loader_of(source, AHEAD)
     assert [batch.step for batch in loader.batches(3, 15)] == list(range(3, 15))
     asked = [rows.tolist() for rows in source.calls]
-    assert asked == [loader.order.rows(step).tolist() for step in range(3, 15)]
+    assert asked == [loader.maker.sampler.rows(step).tolist() for step in range(3, 15)]
     before = threading.active_count()
     next(iter(loader_of(source, AHEAD).batches(0, 10)))
     assert threading.active_count() == before  # a loop that is left early leaves no thread
@@ -138,9 +139,9 @@ def test_neighbours_are_asked_for_as_well(blocks: bool) -> None:
     """What a step decodes was asked for, and without blocks nothing else."""
     source, decoder = Asked(), Decoded()
     order = order_of(blocks, rank=1, world_size=2)
-    loader = replace(
-        loader_of(source, AHEAD), order=order, decoder=decoder, neighbours=RandomNeighbors(ROWS)
-    )
+    plain, clim = loader_of(source, AHEAD), Clim(RandomNeighbors(ROWS))
+    maker = replace(plain.maker, sampler=order, decoder=decoder, mixture=clim, groups=2)
+    loader = replace(plain, maker=maker)
     assert len(list(loader.batches(3, 15))) == 12
     asked = [rows.tolist() for rows in source.calls]
     if blocks:

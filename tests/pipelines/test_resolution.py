@@ -5,20 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import SMALL, TINY, lines, run_train
+from runs import SMALL, TINY, lines, run_train, skip_pictures
 
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS
-from pipelines.resolution import MultiScale, Progressive, parse_schedule, with_side
+from pipelines.resolution import MultiScale, Progressive, parse_schedule
 from pipelines.sampler import Sampler
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan, with_side
 from tools.config.cli import differences, from_dict, to_dict
 from tools.config.config import Config
 from tools.engine import checkpoint
-from tools.plots import curves
 
 STEPS = 5
 
@@ -82,7 +82,8 @@ def loader_of(size: int, resolution: Progressive | MultiScale) -> Loader:
     decoder = MemoryDecoder(table, device=torch.device("cpu"))
     views = (View(size, blur=0.5), View(16), View(size))
     mean = (0.5, 0.5, 0.5)
-    return Loader(table, Sampler(20, 4), views, decoder, mean, mean, resolution=resolution)
+    plan = ViewPlan(views, resolution=resolution)
+    return Loader(StepMaker(table, Sampler(20, 4), plan, decoder, mean, mean))
 
 
 def test_a_batch_s_views_have_the_side_of_its_step() -> None:
@@ -142,8 +143,7 @@ def test_a_resumed_run_is_the_straight_run(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changing: tuple[str, ...]
 ) -> None:
     """Law 3, through the middle of an epoch (2 steps each) and its end."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
     a, b = (flags(toy, tmp_path / name, *changing) for name in "ab")
     assert run_train(*a, "--limit-steps", "5") == 0
     assert run_train(*b, "--limit-steps", "3") == 0

@@ -6,19 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mix_cases import mix_views
 from runs import two_steps
 
 from pipelines.batch import Mixed
-from pipelines.mixtures.unmix import (
-    UN_MIX,
-    Mixture,
-    Place,
-    create_mixture,
-    mirrored,
-    mix_views,
-    mixed_at,
-    place,
-)
+from pipelines.mixtures.registry import MixSettings, create_mixture
+from pipelines.mixtures.unmix import UN_MIX, Placed, UnMix, mirrored, mix_rows, place
 from tools.config.cli import parse
 from tools.config.resolve import check_sharing
 from tools.engine import trainer
@@ -26,9 +19,9 @@ from tools.engine import trainer
 ROOT = Path(__file__).parents[2]
 
 
-def of_kind(kind: str) -> Mixture:
-    mixture = create_mixture(kind, 0.5, 1.0)
-    assert mixture is not None
+def of_kind(kind: str) -> UnMix:
+    mixture = create_mixture(kind)
+    assert isinstance(mixture, UnMix)
     return mixture
 
 
@@ -41,7 +34,7 @@ def one_hot_rows(n: int, size: int = 16) -> torch.Tensor:
 @pytest.mark.parametrize("seed", range(6))
 def test_lam_is_the_share_of_own_pixels(kind: str, seed: int) -> None:
     x = one_hot_rows(8)
-    mixed = of_kind(kind)(x, np.random.default_rng(seed), group=4)
+    (mixed,) = mix_views(of_kind(kind), [x], group=4, seed=seed)
     own, other = x[:, 0, 0, 0], x[mixed.partner][:, 0, 0, 0]
     expected = mixed.lam * own + (1 - mixed.lam) * other
     torch.testing.assert_close(mixed.image.mean((1, 2, 3)), expected)
@@ -49,10 +42,10 @@ def test_lam_is_the_share_of_own_pixels(kind: str, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", UN_MIX)
 def test_the_view_is_left_untouched_and_the_call_is_pure(kind: str) -> None:
-    x = torch.rand(6, 3, 9, 13)
+    x = torch.rand(6, 3, 13, 13)
     before = x.clone()
-    a = of_kind(kind)(x, np.random.default_rng(3))
-    b = of_kind(kind)(x, np.random.default_rng(3))
+    (a,) = mix_views(of_kind(kind), [x], seed=3)
+    (b,) = mix_views(of_kind(kind), [x], seed=3)
     assert torch.equal(x, before)
     assert torch.equal(a.image, b.image) and torch.equal(a.lam, b.lam)
 
@@ -91,7 +84,7 @@ def test_a_group_s_mean_varies_as_where_partners_come_from_another_group() -> No
     x = torch.randn(32, draws, 1, 1, generator=torch.Generator().manual_seed(0))
     spread = {}
     for groups in (8, 4, 1):
-        mixed = mixed_at(x, 0, 32 // groups, None, lam).image
+        mixed = mix_rows(x, 0, 32 // groups, Placed(None, lam)).image
         spread[groups] = mixed.view(8, 4, draws).mean(1).var()
     assert spread[8] == pytest.approx(1 / 4, rel=0.02)
     for groups in (4, 1):
@@ -146,7 +139,7 @@ def test_odd_or_broken_groups_are_refused(rows: int, group: int) -> None:
 
 def test_a_region_with_nothing_to_paste_is_the_view_itself() -> None:
     x = torch.rand(4, 3, 8, 8)
-    mixed = Mixture(0.0)(x, np.random.default_rng(0), share=(False, 1.0))
+    mixed = mix_rows(x, 0, 4, Placed.of(*place(8, 8, (False, 1.0), np.random.default_rng(0))))
     assert torch.equal(mixed.image, x) and (mixed.lam == 1).all()
 
 
@@ -166,8 +159,8 @@ def test_a_view_at_another_side_is_mixed_alike(kind: str, seed: int) -> None:
 def test_a_mask_weighs_each_pixel() -> None:
     """A place may be any weights, here a ramp: 0 is the partner's pixel, 1 the row's own."""
     x = one_hot_rows(4, size=5)
-    ramp: Place = np.linspace(0, 1, 25, dtype=np.float32).reshape(5, 5)
-    mixed = mixed_at(x, 0, 2, ramp, 0.5)
+    ramp = np.linspace(0, 1, 25, dtype=np.float32).reshape(5, 5)
+    mixed = mix_rows(x, 0, 2, Placed.of(ramp, 0.5))
     weight = torch.from_numpy(ramp)
     for row, partner in enumerate((1, 0, 3, 2)):
         expected = weight * x[row] + (1 - weight) * x[partner]
@@ -200,7 +193,7 @@ def exact_facts(size: int) -> tuple[float, float, float, float]:
 def test_effective_share_of_regions(
     size: int, mean: float, median: float, below_half: float, empty: float | None
 ) -> None:
-    rng, n, mixture = np.random.default_rng(0), 30_000, Mixture(0.0)
+    rng, n, mixture = np.random.default_rng(0), 30_000, UnMix(0.0)
     shares = np.array([place(size, size, mixture.draw(rng), rng)[1] for _ in range(n)])
     exact = exact_facts(size)
     found = (shares.mean(), np.median(shares), (shares < 0.5).mean(), (shares == 1).mean())
@@ -223,23 +216,19 @@ def test_shares_chained_over_crops() -> None:
     assert abs(free[:, 3].mean() - 0.686) < 0.05
     both = [_mixed_crops(views, 7, chained=c) for c in (False, True)]
     assert both[0][0].lam.equal(both[1][0].lam)  # the first crop's box is the same
-    mixup = mix_views(
-        Mixture(1.0), views, (0, 1), seed=0, step=0, group=2, first_group=None, chained=True
-    )
+    mixup = mix_views(UnMix(1.0, chained=True), views, (0, 1), group=2)
     assert mixup[0].lam.equal(mixup[1].lam)
 
 
 def _mixed_crops(views: list[torch.Tensor], step: int, chained: bool = False) -> tuple[Mixed, ...]:
-    return mix_views(
-        Mixture(0.0), views, range(4), seed=0, step=step, group=2, first_group=None, chained=chained
-    )
+    return mix_views(UnMix(0.0, chained=chained), views, range(4), step=step, group=2)
 
 
 def test_views_of_a_step_agree_on_kind_and_share_but_not_on_the_box() -> None:
     views = [torch.rand(8, 3, 64, 64) for _ in range(4)]
     boxes_differ = False
     for step in range(20):
-        a, b = mix_views(Mixture(0.5), views, (0, 2), seed=1, step=step, group=4, first_group=None)
+        a, b = mix_views(UnMix(0.5), views, (0, 2), seed=1, step=step, group=4)
         assert (a.view, b.view) == (0, 2)
         is_global = (a.image != views[0]).float().mean() > 0.99
         if is_global:
@@ -255,15 +244,13 @@ def test_ranks_mix_as_one_process_does(per_group: bool, world_size: int) -> None
     x, share = torch.rand(16, 3, 12, 12), 16 // world_size
 
     def mixed(rows: torch.Tensor, first: int) -> Mixed:
-        return mix_views(
-            Mixture(0.5), [rows], (0,), seed=5, step=9, group=4,
-            first_group=first if per_group else None,
-        )[0]  # fmt: skip
+        mixture = UnMix(0.5, per_group=per_group)
+        return mix_views(mixture, [rows], seed=5, step=9, group=4, first=first)[0]
 
     whole = mixed(x, 0)
     for rank in range(world_size):
         mine = slice(rank * share, (rank + 1) * share)
-        part = mixed(x[mine], rank * share // 4)
+        part = mixed(x[mine], rank * share)
         assert torch.equal(part.image, whole.image[mine])
         assert torch.equal(part.lam, whole.lam[mine])
         assert torch.equal(part.partner + rank * share, whole.partner[mine])
@@ -271,10 +258,12 @@ def test_ranks_mix_as_one_process_does(per_group: bool, world_size: int) -> None
 
 
 def test_names_and_bad_numbers() -> None:
-    assert create_mixture("none", 0.5, 1.0) is None
-    assert create_mixture("region", 0.5, 1.0) == Mixture(0.0, 1.0)
-    assert create_mixture("unmix", 0.3, 2.0) == Mixture(0.3, 2.0)
+    assert create_mixture("none") is None
+    assert create_mixture("region") == UnMix(0.0, 1.0)
+    assert create_mixture("unmix", MixSettings(0.3, 2.0)) == UnMix(0.3, 2.0)
+    with pytest.raises(ValueError, match="choose from none global"):
+        create_mixture("unmixed")
     with pytest.raises(ValueError, match="--mix-prob"):
-        Mixture(1.5)
+        UnMix(1.5)
     with pytest.raises(ValueError, match="--mix-beta"):
-        Mixture(0.5, 0.0)
+        UnMix(0.5, 0.0)

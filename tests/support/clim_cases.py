@@ -48,7 +48,7 @@ def build(case: ClimCase) -> Method:
     torch.manual_seed(0)
     return build_method(
         case.method,
-        METHODS[case.method][1](**SMALL[case.method] | dict(options)),
+        METHODS[case.method].settings(**SMALL[case.method] | dict(options)),
         TinyNet(),
         bn=case.bn,  # type: ignore[arg-type]
         group_size=ROWS // GROUPS,

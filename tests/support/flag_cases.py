@@ -8,7 +8,7 @@ from typing import get_args
 from hypothesis import strategies as st
 from runs import SMALL, TINY
 
-from pipelines.mixtures.unmix import MixName
+from pipelines.settings import MixName
 from tools.config.config import PresetName
 
 WORDS: dict[str, tuple[str, ...]] = {

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from accelerate.state import PartialState
-from runs import SMALL, TINY, lines, run_train
+from runs import SMALL, TINY, lines, run_train, skip_pictures
 
 from models.methods import Method
 from pipelines.batch import Batch
 from tools.engine import build, trainer
-from tools.plots import curves
 
 STEPS = 3
 FEW = [
@@ -65,8 +64,7 @@ def recorded_rows(*argv: str, double: bool = False) -> list[tuple[int, list[int]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.Run, "train_on", train_on)
         patch.setattr(build, "create_method", create_method)
-        for name in ("draw_views", "draw_curves"):  # they take longer than the steps
-            patch.setattr(curves, name, lambda *_, **__: None)
+        skip_pictures(patch)
         # a run ends the group it trained in; a test goes on with it
         patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
         assert run_train(*argv) == 0

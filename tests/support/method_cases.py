@@ -46,7 +46,7 @@ class Case:
     @property
     def mixes(self) -> bool:
         """Whether the method has a loss for mixtures."""
-        return METHODS[self.method][0].supports_unmix
+        return METHODS[self.method].method.supports_unmix
 
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
@@ -111,7 +111,7 @@ def _cases() -> list[Case]:
     cases = [
         Case(name, tuple(options.items()), bn, mixed, sizes)
         for name, options, bn, sizes in rows
-        for mixed in ((False, True) if METHODS[name][0].supports_unmix else (False,))
+        for mixed in ((False, True) if METHODS[name].method.supports_unmix else (False,))
     ]
     return [*cases, Case("moco", (("symmetric", True), ("queue", 40)), "group", mix_groups=2)]
 
@@ -123,8 +123,8 @@ FEW = list({(case.method, case.mixed): case for case in reversed(CASES)}.values(
 
 def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
     torch.manual_seed(0)
-    config = METHODS[case.method][1](**(SMALL[case.method] | dict(case.options)))
-    backbone = METHODS[case.method][0].build_backbone(config, TinyNet)
+    config = METHODS[case.method].settings(**(SMALL[case.method] | dict(case.options)))
+    backbone = METHODS[case.method].method.build_backbone(config, TinyNet)
     method = build_method(
         case.method, config, backbone, bn=case.bn, group_size=case.rows // case.groups,
         batch_size=case.rows, seed=0, steps_per_epoch=2, num_views=len(case.sizes),
@@ -165,7 +165,7 @@ def make_batch(
     partner = mirrored(case.rows, groups)
     if lam is None:
         lam = torch.rand(groups, generator=generator, dtype=torch.float64)
-        if not METHODS[case.method][0].mixes_groups:
+        if not METHODS[case.method].method.mixes_groups:
             lam = lam[:1].expand(groups)
         lam = lam.repeat_interleave(case.rows // groups)
     lam = lam.to(dtype)
@@ -254,7 +254,7 @@ def assert_law_4(alone: dict[str, Tensor], ranks: Sequence[dict[str, Tensor]]) -
 
 
 def differences(ranks: Sequence[dict[str, Tensor]]) -> set[str]:
-    """Which parameters, queues, banks and centres are not the same on all ranks, bit for bit."""
+    """Which parameters, queues, banks and centers are not the same on all ranks, bit for bit."""
     return {
         name
         for other in ranks[1:]
@@ -288,7 +288,7 @@ def sabotages() -> dict[str, tuple[Case, Any, Callable[[Tensor], Tensor]]]:
         "vicreg forgets to gather": (Case("vicreg"), vicreg, _own_rows_only),
         "vicreg gathers without gradient": (Case("vicreg"), vicreg, without_gradient),
         "moco-v3 forgets to gather": (Case("moco-v3"), moco_v3, _own_rows_only),
-        "dino's centre forgets to gather": (Case("dino", sizes=CROPS), center, _own_rows_only),
+        "dino's center forgets to gather": (Case("dino", sizes=CROPS), center, _own_rows_only),
         "swav forgets to gather": (Case("swav", sizes=CROPS), prototypes, _own_rows_only),
         "wmse forgets to gather": (Case("wmse"), wmse, _own_rows_only),
         "cmc's banks forget to gather": (

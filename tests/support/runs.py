@@ -54,6 +54,12 @@ def reset_accelerate() -> None:
     PartialState._reset_state()
 
 
+def skip_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Draw none: pictures take most of a tiny run's time."""
+    patch.setattr("tools.plots.views.draw_views", lambda *_, **__: None)
+    patch.setattr("tools.plots.curves.draw_curves", lambda *_, **__: None)
+
+
 def run_main(main: Callable[[Sequence[str]], int], *flags: str) -> int:
     """Call a command's ``main`` as a fresh process would find it; return the exit status."""
     reset_accelerate()

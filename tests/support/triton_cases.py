@@ -16,15 +16,15 @@ import torch
 from augment_cases import drawn_for, noise
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
-from pipelines.augment import triton as finish_triton
+from pipelines.augment import triton as fused
 from pipelines.augment.params import ViewParams
-from pipelines.augment.reference import finish, plan
+from pipelines.augment.reference import augment, plan
 from pipelines.decoders.build import build_decoder
-from pipelines.loader import Loader
 from pipelines.presets import PRESETS
 from pipelines.sampler import Sampler
 from pipelines.sources.folder import scan
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "kernels would be compiled for a GPU"
 
@@ -36,12 +36,12 @@ TOLERANCE = 1e-5
 def made(
     crops: torch.Tensor, view: View, drawn: ViewParams, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
-    return finish_triton.finish(crops, finish_triton.plan(view, drawn), MEAN, STD, dtype)
+    return fused.augment(crops, fused.plan(view, drawn), MEAN, STD, dtype)
 
 
 def check(crops: torch.Tensor, view: View, drawn: ViewParams) -> None:
     before = crops.clone()
-    ours, theirs = made(crops, view, drawn), finish(crops, plan(view, drawn), MEAN, STD)
+    ours, theirs = made(crops, view, drawn), augment(crops, plan(view, drawn), MEAN, STD)
     assert torch.equal(crops, before)
     assert ours.dtype == theirs.dtype and ours.stride() == theirs.stride()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -51,8 +51,8 @@ def check(crops: torch.Tensor, view: View, drawn: ViewParams) -> None:
 @pytest.fixture
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's time is that of the programs, whatever their size."""
-    monkeypatch.setattr(finish_triton, "BLOCK", 8192)
-    monkeypatch.setattr(finish_triton, "SIDE", 128)
+    monkeypatch.setattr(fused, "BLOCK", 8192)
+    monkeypatch.setattr(fused, "SIDE", 128)
 
 
 def ways(size: int) -> list[tuple[int, View]]:
@@ -188,9 +188,9 @@ def test_traffic_is_what_the_kernels_ask_for(monkeypatch: pytest.MonkeyPatch) ->
     for dtype in (torch.float32, torch.bfloat16):
         total = 0
         made(noise(6, 32), view, drawn, dtype)
-        moved, least = finish_triton.traffic(view, drawn, dtype)
+        moved, least = fused.traffic(view, drawn, dtype)
         assert least == 6 * 32 * 32 * 3 * (1 + dtype.itemsize)
-        tables = sum(t.nbytes for t in finish_triton.plan(view, drawn).tensors())
+        tables = sum(t.nbytes for t in fused.plan(view, drawn).tensors())
         assert abs(moved - total) < 2 * tables < moved / 100
 
 
@@ -203,18 +203,19 @@ def test_the_loader_finishes_a_device_s_batches_with_it(
         "memory", table, interpolation="antialias", workers=1, device=device, on_bad="stop"
     )
     views = PRESETS["byol"](16)
-    loader = Loader(table, Sampler(len(table), 8, 1), views, decoder, MEAN, STD, device)
-    (expected,) = loader.batches(2, 3)
+    maker = StepMaker(table, Sampler(len(table), 8, 1), ViewPlan(views), decoder, MEAN, STD, device)
+    expected = maker.finish(maker.decode(2))
     nothing = MagicMock()
     for name in ("stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda _: nothing)
     monkeypatch.setattr(torch.Tensor, "record_stream", nothing)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: x)
     nothing.record_event.return_value = MagicMock(spec=torch.cuda.Event)
-    loader._side = nothing
-    ready = loader._prepare(2)
-    assert all(isinstance(plan, finish_triton.FusedPlan) for plan in ready.plans)
-    batch = loader._finish(ready)
+    monkeypatch.setattr(maker, "stream", nothing)
+    monkeypatch.setattr(maker, "augmenter", fused)
+    ready = maker.decode(2)
+    assert all(isinstance(plan, fused.FusedPlan) for plan in ready.plans)
+    batch = maker.finish(ready)
     assert torch.equal(batch.index, expected.index)
     for ours, theirs in zip(batch.views, expected.views, strict=True):
         assert not torch.equal(ours, theirs)  # another finisher's

@@ -12,11 +12,14 @@ import torch
 import torchvision.datasets.cifar
 from PIL import Image
 from runs import reset_accelerate, run_main
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipelines.views import View
 from tools.benchmarks import baseline
-from tools.benchmarks.baseline import Arguments, measure, summary
-from tools.benchmarks.plain_loop import PlainLoop, transform
+from tools.benchmarks.baseline import Arguments, summary
+from tools.benchmarks.harness import take_turns
+from tools.benchmarks.plain_loop import PlainLoop, SplitBatchNorm
+from tools.benchmarks.torch_loader import torchvision_view
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.profiling.rates import create_learner
@@ -88,11 +91,36 @@ def test_split_batch_norm_has_its_keys_shuffled_and_put_back(cifar: Path) -> Non
     plain.close()
 
 
+def test_the_ruler_is_made_of_plain_torch_parts(cifar: Path) -> None:
+    reset_accelerate()
+    accelerator = start("no")
+    for bn, expected in (("sync", torch.nn.BatchNorm2d), ("group", SplitBatchNorm)):
+        config = Arguments(data_dir=cifar, bn=bn, **SMALL).config()
+        plain = PlainLoop(config, build.open_data_of(config, accelerator), accelerator)
+        for encoder in (plain.query, plain.key):
+            layers = [type(m) for m in encoder.modules() if isinstance(m, _BatchNorm)]
+            assert layers and set(layers) == {expected}
+        plain.close()
+
+
+def test_split_batch_norm_is_that_of_each_part() -> None:
+    x = torch.randn(8, 3, 4, 4)
+    split, parts = SplitBatchNorm(3, 1e-5, 0.1, 2), [torch.nn.BatchNorm2d(3) for _ in range(2)]
+    expected = torch.empty_like(x)
+    for i, norm in enumerate(parts):
+        expected[i::2] = norm(x[i::2])
+    torch.testing.assert_close(split(x), expected)
+    mean = torch.stack([norm.running_mean for norm in parts]).mean(0)
+    torch.testing.assert_close(split.running_mean, mean)
+    torch.testing.assert_close(split.eval()(x), torch.nn.functional.batch_norm(
+        x, split.running_mean, split.running_var))  # fmt: skip
+
+
 def test_a_view_that_changes_nothing_is_the_normalised_image() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     still = View(16, (1.0, 1.0), (1.0, 1.0), flip=0.0, jitter_prob=0.0, gray=0.0)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    made = transform(still, mean, std)(Image.fromarray(pixels))
+    made = torchvision_view(still, "antialias", mean, std)(Image.fromarray(pixels))
     expected = (torch.from_numpy(pixels) / 255 - torch.tensor(mean)) / torch.tensor(std)
     torch.testing.assert_close(made, expected.permute(2, 0, 1))
 
@@ -108,7 +136,8 @@ def test_turns_forwards_and_backwards() -> None:
         return measured
 
     found = {("loader", "unmix"): rate("a", 80.0), ("loader", "plain"): rate("b", 8.0)}
-    rates = measure(found, 8, Arguments(batch_size=8, seconds=0.5, repeats=3, workers=1))
+    timing = Arguments(batch_size=8, seconds=0.5, repeats=3, workers=1)
+    rates = take_turns(found, 8, timing, least=2)
     assert calls == [("a", 2), ("b", 2),
                      ("a", 5), ("b", 2), ("b", 2), ("a", 5), ("a", 5), ("b", 2)]  # fmt: skip
     assert rates == {("loader", "unmix"): [80.0] * 3, ("loader", "plain"): [8.0] * 3}

@@ -13,7 +13,7 @@ pytest.importorskip("nvidia.dali")
 
 
 def test_the_same_windows_from_both(toy: Path) -> None:
-    setting = prepare(Arguments(f"folder:{toy / 'train'}", batch_size=8, size=16, workers=2))
+    setting = prepare(Arguments(data=f"folder:{toy / 'train'}", batch_size=8, size=16, workers=2))
     assert len(setting.table) == 40
     dynamic, pipeline = Dynamic(setting, cut_on_host=False), ExternalSource(setting)
     for ours, theirs in zip(dynamic.run(6), pipeline.run(6), strict=True):  # into a second pass
@@ -42,5 +42,5 @@ def test_command(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_wrong_options_are_named() -> None:
     for wrong in ({"repeats": 0}, {"workers": 9999}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
-            Arguments("photos", **wrong)
-    assert dali.main(["--data", "folder:nowhere"]) == 1
+            Arguments(data="photos", **wrong)
+    assert dali.main(["--data", "folder:nowhere"]) == 2

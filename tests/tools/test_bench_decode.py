@@ -26,5 +26,5 @@ def test_the_table_adds_up(toy: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_data_without_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert decode.main(["--data", f"folder:{tmp_path / 'none'}"]) == 1
+    assert decode.main(["--data", f"folder:{tmp_path / 'none'}"]) == 2
     assert "none" in capsys.readouterr().err

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from pipelines.decoders import MissingPackage
-from tools.benchmarks import loaders
-from tools.benchmarks.contenders import CONTENDERS, Images, each_view, mirror, torchvision_view
-from tools.benchmarks.loaders import Arguments, images_per_second, prepare, ratios, views
+from tools import write_ffcv
+from tools.benchmarks import harness, loaders
+from tools.benchmarks.contenders import CONTENDERS, mirror
+from tools.benchmarks.harness import images_per_second
+from tools.benchmarks.loaders import Arguments, prepare, ratios, views
+from tools.benchmarks.torch_loader import Images, each_view, torchvision_view
 
 pytest.importorskip("ffcv")
 pytestmark = pytest.mark.filterwarnings(
@@ -72,7 +75,7 @@ def test_complete_augmentation(toy, tmp_path):
 @pytest.mark.parametrize("case", ["one", pytest.param("two", marks=pytest.mark.slow)])
 def test_all_make_the_same_batches(toy, case):
     """As many views, of one size, of the same images: each batch is as bright everywhere."""
-    setting, _ = prepare(Arguments(f"folder:{toy}", batch_size=8, size=16, workers=1))
+    setting, _ = prepare(Arguments(data=f"folder:{toy}", batch_size=8, size=16, workers=1))
     setting = replace(setting, views=views(case, 16))
     brightness = {}
     for name in ("ffcv", "memory", "stock-ffcv"):
@@ -82,7 +85,7 @@ def test_all_make_the_same_batches(toy, case):
         assert [len(batch) for batch in batches] == [len(setting.views)] * 3
         assert all(view.shape == (8, 16, 16, 3) for view in batches[0])
         brightness[name] = np.array([np.mean(batch) for batch in batches])
-    transforms = [torchvision_view(view, setting) for view in setting.views]
+    transforms = [torchvision_view(v, "antialias", (), ()) for v in setting.views]
     images = Images(setting.table, partial(each_view, transforms=transforms))
     rows = [setting.order.rows(step).tolist() for step in range(3)]
     made = [[torch.stack(images[row]).numpy() for row in batch] for batch in rows]
@@ -90,6 +93,17 @@ def test_all_make_the_same_batches(toy, case):
     brightness["torchvision"] = np.array([np.mean(batch) for batch in made])
     for name, means in brightness.items():
         assert np.abs(means - brightness["ffcv"]).max() < 8, (name, brightness)
+
+
+def test_a_beton_takes_part_as_it_is(toy, tmp_path):
+    """Worker processes are sent its table, although ours have mapped the file by then."""
+    path = tmp_path / "toy.beton"
+    assert write_ffcv.main([str(toy), str(path), "--keep-jpeg"]) == 0
+    out = tmp_path / "out.json"
+    flags = ["--data", str(path), "--cases", "two", "--loaders", "ffcv", "memory", "torchvision"]
+    assert loaders.main([*flags, "--json", str(out), *TINY]) == 0
+    found = json.loads(out.read_text())
+    assert set(found["images_per_second"]["two"]) == {"ffcv", "memory", "torchvision"}
 
 
 def test_the_case_decides_the_views():
@@ -117,7 +131,7 @@ def test_only_the_steady_part_counts(monkeypatch):
                 self.made += 1
                 yield step
 
-    monkeypatch.setattr(loaders.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
     slow = Slow()
     assert images_per_second(slow, 4, 8) == 4 * 8 / 2.0
     assert slow.made == 9
@@ -133,7 +147,7 @@ def test_mirror_flips_the_rows_it_is_given():
 
 def test_without_ffcv_its_rows_are_left_out_by_name(toy, monkeypatch):
     monkeypatch.setattr(loaders, "is_installed", lambda name: False)
-    setting, _ = prepare(Arguments(f"folder:{toy}", batch_size=8, size=16, workers=1))
+    setting, _ = prepare(Arguments(data=f"folder:{toy}", batch_size=8, size=16, workers=1))
     for name in ("decode-only", "ffcv", "stock-ffcv"):
         with pytest.raises(MissingPackage, match="ffcv"):
             CONTENDERS[name](setting)
@@ -149,4 +163,4 @@ def test_ratios_of_what_was_not_measured_are_none():
 def test_wrong_options_are_refused():
     for wrong in ({"repeats": 0}, {"workers": 9999}, {"images": 4}, {"loaders": ("x",)}):
         with pytest.raises(ValueError, match=f"--{next(iter(wrong))}"):
-            Arguments("photos", batch_size=8, **wrong)
+            Arguments(data="photos", batch_size=8, **wrong)

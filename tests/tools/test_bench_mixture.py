@@ -12,7 +12,7 @@ from runs import SMALL, TINY, run_main
 from models.methods import METHODS
 from tools.benchmarks import mixture
 from tools.benchmarks.mixture import count, pixels, without_others
-from tools.profiling import stages
+from tools.profiling import clock
 
 UNITS = [
     (Case("moco", bn="group"), 4, 7),
@@ -48,7 +48,7 @@ def test_every_method_has_a_row(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mixture, "WARMUP", 1)
-    monkeypatch.setattr(stages, "LONG_ENOUGH", 0.001)
+    monkeypatch.setattr(clock, "LONG_ENOUGH", 0.001)
     out = tmp_path / "out.json"
     small = (flag for name in SMALL for flag in SMALL[name])
     given = ("--data", f"folder:{toy}", *TINY, "--image-size", "8", "--batch-size", "8")

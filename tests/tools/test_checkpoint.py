@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from launch_cases import flags
-from runs import lines, run_train
+from runs import lines, run_train, skip_pictures
 
 from tools.engine import checkpoint
-from tools.plots import curves
 from tools.runs import run_dir
 
 STATE: dict[str, Any] = {
@@ -31,8 +30,7 @@ STATE: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
 
 
 def names(where: Path) -> set[str]:

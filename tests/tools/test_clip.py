@@ -10,19 +10,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from launch_cases import flags
-from runs import lines, reset_accelerate, run_train
+from runs import lines, reset_accelerate, run_train, skip_pictures
 from torch import Tensor, nn
 
 from tools.engine import checkpoint
 from tools.engine.clip import clip
-from tools.plots import curves
 
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
 
 
 @pytest.fixture

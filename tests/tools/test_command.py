@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from pipelines.sources.image_file import BadImage
-from tools.runs.command import command
+from tools.export import Arguments
+from tools.runs.command import by_position, command
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["train.py", "eval.py", "tools/bench.py", "tools/export.py", "tools/write_ffcv.py"]
@@ -80,3 +82,19 @@ def test_without_its_packages_a_command_names_the_environment(name: str) -> None
     assert run.stderr.startswith(f"{name}: No module named 'numpy': ")
     assert f".venv/bin/python {name}" in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("runs/a", "--to", "timm", "b.pth"),
+        ("--run", "runs/a", "--to", "timm", "b.pth"),
+        ("--to", "timm", "b.pth", "--run=runs/a"),
+        ("--output", "b.pth", "--to", "timm", "--run", "runs/a"),
+        ("runs/a", "--output=b.pth", "--to", "timm"),
+    ],
+)
+def test_run_and_output_go_by_position_or_by_name(given: tuple[str, ...]) -> None:
+    assert by_position(given) == ["runs/a", "--to", "timm", "b.pth"]
+    args = tyro.cli(Arguments, args=by_position(given))
+    assert (args.run, args.output, args.to) == (Path("runs/a"), Path("b.pth"), "timm")

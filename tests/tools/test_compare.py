@@ -14,14 +14,13 @@ from tools.config.config import Config
 from tools.runs.comparison import (
     Difference,
     Group,
-    alike,
     base_of,
     beyond,
     difference,
     group,
     name_of,
-    read_scores,
 )
+from tools.runs.scores import alike, read_scores
 
 NONE = [0.801, 0.792, 0.810]
 UNMIX = [0.813, 0.809, 0.818]
@@ -197,7 +196,7 @@ def test_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert compare.main([str(a), str(b)]) == 2
     assert "k 200 and 20" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "linear"]) == 2
-    assert "eval.py linear --run" in capsys.readouterr().err
+    assert "eval.py linear RUN" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "online", "--score", "f1"]) == 2
     assert "'f1'" in capsys.readouterr().err
     for words, named in (([str(a), str(a)], "named twice"), ([str(tmp_path)], "folder of a run")):

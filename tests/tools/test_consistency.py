@@ -17,13 +17,12 @@ from accelerate.state import PartialState
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from launch_cases import flags, recorded_rows
 from method_cases import Case, build
-from runs import lines, run_train
+from runs import lines, run_train, skip_pictures
 
 from models.methods import Method
 from models.modules import queue
 from tools.distributed.consistency import common, digest, unlike
 from tools.engine import checkpoint, trainer
-from tools.plots import curves
 
 WORLD = 2
 CHECKED = ("--mix", "unmix", "--limit-steps", "3", "--check-ranks", "1")
@@ -48,8 +47,7 @@ def worker(rank: int, toy: str, output: str) -> None:
     sys.stderr = (folder / f"said-{rank}.txt").open("w", buffering=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
-        for name in ("draw_views", "draw_curves"):
-            patch.setattr(curves, name, lambda *_, **__: None)
+        skip_pictures(patch)
         argv = own_flags(Path(toy), folder / "parts")
         rows = recorded_rows(*argv, "--accumulate", "2", double=True)
         torch.save(rows, folder / f"rows-{rank}.pt")

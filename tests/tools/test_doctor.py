@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools import doctor
+from tools.diagnostics.checks import Check, check_decoder
 
 ROOT = Path(__file__).resolve().parents[1].parent
 
@@ -59,7 +60,7 @@ for name in sys.argv[1:]:
 assert not torch.cuda.is_initialized()
 print("imported", len(sys.argv[1:]))
 """
-    theirs = {"pipelines.augment.triton_kernels", "tools.docs_hooks"}  # Triton's and mkdocs's own
+    theirs = {"pipelines.augment.triton_kernels"}  # Triton's own
     names = [name for name in module_names() if name not in theirs]
     run = run_blocked(("ffcv", "nvidia.dali", "triton"), code, *names)
     assert run.returncode == 0, run.stderr
@@ -92,12 +93,12 @@ def test_doctor_names_each_fix() -> None:
 
 def test_doctor_works_on_without_one_decoder() -> None:
     """FFCV is optional: DALI alone is enough, and the verdict says what is absent."""
-    ok = doctor.Check("DALI CPU", True, "")
-    absent = doctor.Check("FFCV", False, "", needed=False, fix="make ffcv")
-    checks = [ok, absent, doctor.check_decoder([ok, absent])]
+    ok = Check("DALI CPU", True, "")
+    absent = Check("FFCV", False, "", needed=False, fix="make ffcv")
+    checks = [ok, absent, check_decoder([ok, absent])]
     assert doctor.works(checks)
     assert "without FFCV" in doctor.verdict(checks)
-    assert not doctor.works([doctor.check_decoder([absent])])
+    assert not doctor.works([check_decoder([absent])])
 
 
 def test_doctor_explains_its_flags() -> None:

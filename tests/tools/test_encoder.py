@@ -10,7 +10,7 @@ import pytest
 import torch
 from compare_cases import write_run
 from method_cases import Case, build
-from runs import SMALL, TINY, run_main, run_train, two_steps
+from runs import SMALL, TINY, run_main, run_train, skip_pictures, two_steps
 from torch import nn
 
 import eval as evaluation
@@ -25,8 +25,7 @@ from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.tuning import Classifier
 from tools.exporting.card import scores as card_scores
 from tools.exporting.source import load
-from tools.plots import curves, views
-from tools.runs.comparison import alike, read_scores
+from tools.runs.scores import alike, read_scores
 
 COPIES = {"moco": "key_encoder", "byol": "target", "moco-v3": "key_encoder", "dino": "teacher"}
 """Methods with a momentum copy, and its attribute."""
@@ -39,8 +38,7 @@ IMAGES = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two steps of three methods."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(views, "draw_views", lambda *_: None)
-        patch.setattr(curves, "draw_curves", lambda *_: None)
+        skip_pictures(patch)
         return {
             name: two_steps(name, toy, tmp_path_factory.mktemp(name), "--lr", "0.5")
             for name in ("dino", "byol", "simclr")
@@ -58,8 +56,7 @@ def results(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_paper_s_encoder_is_scored(name: str) -> None:
-    method, _ = METHODS[name]
-    assert method.scored == SCORED[name]
+    assert METHODS[name].method.scored == SCORED[name]
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -80,7 +77,7 @@ def test_features_and_projection_are_of_the_encoder(name: str, which: Any) -> No
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - COPIES))
 def test_one_encoder_has_no_name(name: str) -> None:
-    sizes = (8,) if METHODS[name][0].max_views == 1 else (8, 8)
+    sizes = (8,) if METHODS[name].method.max_views == 1 else (8, 8)
     method = build(Case(name, sizes=sizes))
     assert method.named_encoder is None and method.scored_encoder is method.backbone
 

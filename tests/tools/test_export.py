@@ -399,7 +399,7 @@ def test_cmcs_networks_are_no_single_model() -> None:
     def create(**options: object) -> nn.Module:
         return create_backbone("resnet18", 32, **options)
 
-    halves = METHODS["cmc"][0].build_backbone(config.chosen, create)
+    halves = METHODS["cmc"].method.build_backbone(config.chosen, create)
     encoder = build.build_method(
         "cmc", config.chosen, halves, bn="group", group_size=2, batch_size=4, seed=0,
         steps_per_epoch=1, num_views=1, num_rows=4100,
@@ -418,7 +418,7 @@ def test_the_documentation_shows_what_the_cards_show() -> None:
     outs = {}
     for line in re.findall(r"^    python tools/export.py (.*)$", text, re.MULTILINE):
         args = tyro.cli(export.Arguments, args=shlex.split(line))
-        outs[args.to] = args.out
+        outs[args.to] = args.output
     assert outs.keys() == export.TARGETS.keys()
     source = source_of("resnet50", 224)
     for name, target in export.TARGETS.items():

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_images
 from PIL import Image
 from runs import SMALL, TINY, run_main, run_train
+from toy_cases import toy_images
 
 from tools import figures
 from tools.analysis import embedding, flatness, histories, nearest, weights
@@ -78,10 +78,10 @@ def test_neighbours_are_the_most_similar_rows_in_order() -> None:
 
 
 def test_neighbours_are_right_wrong_or_unknown() -> None:
-    near = nearest.Near(np.array([[0, 1, 2], [2, 1, 0]]), np.zeros((2, 3), np.float32))
-    marks = nearest.right(near, np.array([5, -1]), np.array([5, 4, -1]))
+    near = nearest.Neighbors(np.array([[0, 1, 2], [2, 1, 0]]), np.zeros((2, 3), np.float32))
+    marks = nearest.same_class(near, np.array([5, -1]), np.array([5, 4, -1]))
     assert marks.tolist() == [[1, 0, -1], [-1, -1, -1]]
-    assert nearest.share_right(marks).startswith("50.0%")
+    assert nearest.describe(marks).startswith("50.0%")
 
 
 def test_the_main_axes_hold_the_most_variance() -> None:
@@ -138,7 +138,7 @@ def test_each_figure_is_drawn(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / f"figure{suffix}"
-    flags = [word for run in runs for word in ("--run", str(run))]
+    flags = [str(runs[0]), "--run", str(runs[1])]
     assert run_main(figures.main, name, *flags, *CASES[name], "--output", str(out)) == 0
     assert is_drawn(out)
     said = capsys.readouterr().out
@@ -167,16 +167,17 @@ def test_without_labels_and_validation_a_map_is_gray(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("weights", "--run", "nowhere"), "--run nowhere: there is no such run"),
-        (("curves", "--run", "."), "--run . is not the folder of a run"),
-        (("curves",), "--run"),
+        (("weights", "--run", "nowhere"), "nowhere: there is no such run"),
+        (("weights", "nowhere"), "nowhere: there is no such run"),
+        (("curves", "--run", "."), ". is not the folder of a run"),
+        (("curves",), "name a run"),
         (("curves", "--run", "RUN", "--output", "x.gif"), "must end in .png, .pdf, .svg"),
         (("curves", "--run", "RUN", "--output", "no/x.png"), "there is no folder"),
         (("weights", "--run", "RUN", "--layers", "conv9"), "--layers conv9: no such layer"),
         (("flatness", "--run", "RUN", "--num", "0"), "--num 0 must be at least 1"),
         (("neighbours", "--run", "RUN", "--rows", "12"), "--rows 12 must be between 0 and 11"),
         (("neighbours", "--run", "RUN", "--k", "99"), "--k 99 must be between 1 and the 40"),
-        (("budget", "--run", "RUN", "--protocol", "linear"), "eval.py linear --run"),
+        (("budget", "--run", "RUN", "--protocol", "linear"), "eval.py linear RUN"),
     ],
 )
 def test_errors_name_the_flag(
@@ -199,4 +200,4 @@ def test_runs_of_other_data_and_runs_without_a_checkpoint(
     for path in (other / "checkpoints").iterdir():
         path.unlink()
     assert run_main(figures.main, "weights", "--run", str(other)) == 2
-    assert f"--run {other}: no checkpoint" in capsys.readouterr().err
+    assert f"{other}: no checkpoint" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from tools import gallery
 
 
 def test_each_column_shows_its_mixture(tmp_path: Path) -> None:
-    arguments = gallery.Arguments(tmp_path / "g.png", rows=4, size=48, step=1)
+    arguments = gallery.Arguments(output=tmp_path / "g.png", rows=4, size=48, step=1)
     shown = {mix: gallery.show(mix, arguments) for mix in gallery.SHOWN}
     plain = shown["none"].views[0]
     for mix in gallery.SHOWN[1:]:
@@ -22,7 +22,7 @@ def test_each_column_shows_its_mixture(tmp_path: Path) -> None:
 
 def test_it_writes_a_picture(tmp_path: Path) -> None:
     out = tmp_path / "g.jpg"
-    assert gallery.main([str(out), "--rows", "2", "--size", "48"]) == 0
+    assert gallery.main(["--output", str(out), "--rows", "2", "--size", "48"]) == 0
     pixels = np.asarray(Image.open(out))
     assert pixels.shape[1] > len(gallery.SHOWN) * 144 and pixels.std() > 20
 
@@ -31,5 +31,5 @@ def test_it_writes_a_picture(tmp_path: Path) -> None:
 def test_bad_input_is_an_error(
     flags: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert gallery.main([str(tmp_path / "g.png"), *flags]) == 1
-    assert "gallery: " in capsys.readouterr().err
+    assert gallery.main([str(tmp_path / "g.png"), *flags]) == 2
+    assert "tools/gallery.py: " in capsys.readouterr().err

@@ -13,7 +13,7 @@ from runs import SMALL, TINY, run_main
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from tools import profile_throughput
-from tools.profiling import rates, stages
+from tools.profiling import clock, measure, rates
 from tools.profiling.bottleneck import Bottleneck, number
 from tools.profiling.io import PAGE, measure_reads
 
@@ -30,7 +30,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step where there are several outside of tests."""
     monkeypatch.setattr(rates, "WARMUP", 1)
     monkeypatch.setattr(rates, "TRACED", 1)
-    monkeypatch.setattr(stages, "LONG_ENOUGH", 0.01)
+    monkeypatch.setattr(clock, "LONG_ENOUGH", 0.01)
 
 
 def run_profile(*flags: str) -> int:
@@ -176,7 +176,7 @@ def test_reads_are_cold_and_then_warm() -> None:
 
 
 def test_what_is_told_of_bytes() -> None:
-    counted = profile_throughput.finisher_bytes((3_000_000, 2_000_000), 0.001)
+    counted = measure.finisher_bytes((3_000_000, 2_000_000), 0.001)
     result = {"stages": {"read": 1.0}, "read_cold_bytes_per_second": None}
     cold, moved = profile_throughput.traffic(result | {"finisher_bytes": counted})
     assert "not measurable here" in cold

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from conftest import toy_images
 from protocol_cases import COMMANDS, numbers_of, worker
 from runs import run_main, two_steps
+from toy_cases import toy_images
 
 import eval as evaluation
 from pipelines.datasets import IMAGENET
@@ -225,13 +225,13 @@ def test_the_linear_layer_sees_images_as_its_preset_says(
         small = small if "cmc" in str(flags) or "insdis" in str(flags) else small[:4]
         assert run_eval("linear", run, *flags, *small) == 0
         assert run_eval("linear", run, *flags, *small, "--images", "augmented") == 0
-    assert scored == [deviation] * 3 and trained[0].std == deviation
-    assert view is None or trained[0].views == (view,)
+    assert scored == [deviation] * 3 and trained[0].maker.std == deviation
+    assert view is None or trained[0].maker.views.views == (view,)
     line, said = last_line(run), capsys.readouterr().out
     assert line.get("std") == (None if deviation == STD else list(deviation))
     assert ("images are divided by --std" in said) == (deviation != STD)
     assert line.get("views") == ("insdis" if "insdis" in str(flags) else None)
-    assert line["crop_scale"] == list(trained[0].views[0].scale)
+    assert line["crop_scale"] == list(trained[0].maker.views.views[0].scale)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import toy_images
 from runs import SMALL, TINY, run_main, run_train
+from toy_cases import toy_images
 
-from pipelines.datasets import data_facts
+from pipelines.datasets import data_facts, open_data
 from tools import report
 from tools.config.cli import parse, to_dict
 from tools.config.resolve import resolve
-from tools.engine.build import Data
-from tools.reporting import charts, difference, findings, write
-from tools.runs.comparison import read_config
+from tools.plots.embedding import draw_maps
+from tools.plots.panels import Panel, Series, draw_panels
+from tools.reporting import difference, findings, pictures, write
+from tools.runs.locate import find_runs
+from tools.runs.scores import read_config
 
 EVIL = "<img src=x onerror=alert(1)>\"&'"
 RECIPE = "batch_size: 16\ngroups: 4\nlr: 0.07\nsimclr:\n  dim: 16\n"
@@ -100,8 +102,9 @@ def test_nothing_from_outside_becomes_markup_or_is_loaded(run: Path) -> None:
 def test_pictures_say_what_they_show(run: Path) -> None:
     shown = [a for tag, a in Tags(read(run)).tags if tag == "img"]
     assert len(shown) > 10 and all(len(a["alt"] or "") > 5 for a in shown)
-    drawn = [a for tag, a in Tags(read(run)).tags if tag == "svg" and a.get("role") == "img"]
-    assert len(drawn) >= 6 and all(a["aria-label"] for a in drawn)
+    drawn = [a for a in shown if (a["src"] or "").startswith("data:image/svg+xml")]
+    assert len(drawn) >= 6 and all("chart" in (a["class"] or "") for a in drawn)
+    assert len([a for a in drawn if " from " in (a["alt"] or "")]) >= 6  # the curves' ends
 
 
 PROBE = """<script>addEventListener("load", () => {
@@ -149,18 +152,42 @@ def test_the_command_writes_it_anew(run: Path, capsys: pytest.CaptureFixture[str
     assert run_main(report.main, "--run", str(run), "--map", "pca") == 0
     assert "43.21%" in read(run) and "43.21%" not in before
     assert "bound by the network" in read(run)
-    svg = re.compile(r'<svg class="map".*?</svg>', re.S)
-    assert svg.findall(read(run)) == svg.findall(before) != []  # the same network
-    assert run_main(report.main, "--run", str(run), "--no-look") == 0
-    assert "Nearest neighbours" in read(run) and not svg.findall(read(run))
+    assert maps(read(run)) == maps(before) != []  # the same network
+    assert run_main(report.main, str(run), "--no-look") == 0
+    assert "Nearest neighbours" in read(run) and not maps(read(run))
 
 
-@pytest.mark.parametrize(("flags", "said"), [((), "nowhere is not the folder of a run")])
+def maps(text: str) -> list[str | None]:
+    return [a["src"] for _, a in Tags(text).tags if "map" in (a.get("class") or "").split()]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--run", "nowhere"), "nowhere: there is no such run"),
+        (("nowhere",), "nowhere: there is no such run"),
+        ((".",), ". is not the folder of a run"),
+        ((), "name a run"),
+    ],
+)
 def test_without_a_run(
-    flags: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], message: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run_main(report.main, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_runs_are_named_by_path_or_below_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_main(report.main, "--run", "nowhere", *flags) == 2
-    assert said in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    assert find_runs([Path("a"), Path("b"), Path("runs/a")]) == [
+        Path("runs/a"), Path("b"), Path("runs/a"),
+    ]  # fmt: skip
 
 
 def test_a_page_that_cannot_be_written_fails_no_run(
@@ -182,7 +209,7 @@ def test_a_page_that_cannot_be_written_fails_no_run(
 def resolved(words: list[str]) -> dict:
     config = parse(words)
     facts = data_facts(config.data)
-    return to_dict(resolve(config, Data(None, None, facts), config.precision or "no"))
+    return to_dict(resolve(config, facts, config.precision or "no"))
 
 
 def test_its_command_gives_the_same_settings_and_names_no_more(run: Path) -> None:
@@ -262,44 +289,40 @@ def test_events_come_from_the_record(tmp_path: Path) -> None:
 # --- charts ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (-3.2, 17), (0.6401, 0.7266), (1e-9, 3e-9), (0, 2e7), (5, 5)]
-)
-def test_ticks_are_round_and_inside(low: float, high: float) -> None:
-    found = charts.ticks(low, high)
-    assert 2 <= len(found) <= 6
-    gaps = np.diff(found)
-    np.testing.assert_allclose(gaps, gaps[0], rtol=1e-6)
-    assert f"{gaps[0]:.0e}"[0] in "125"
-    if high > low:
-        assert low - 1e-9 <= found[0] and found[-1] <= high * (1 + 1e-9)
+def panel(*series: Series, **options: float) -> Panel:
+    return Panel("t", "step", "y", series, **options)
 
 
 def test_a_line_goes_through_its_points_and_leaves_out_what_is_not_finite() -> None:
     y = np.array([0.0, np.nan, 10.0])
-    drawn = charts.lines("t", [charts.Series("a", np.arange(3.0), y)], "step", low=0, high=10)
-    (points,) = re.findall(r'points="([^"]*)"', drawn)
-    ends = [tuple(map(float, point.split(","))) for point in points.split()]
-    bottom, top = charts.HEIGHT - charts.BOTTOM, charts.TOP
-    assert ends == [(charts.LEFT, bottom), (charts.WIDTH - charts.RIGHT, top)]
-    nothing = charts.Series("a", np.arange(3.0), np.full(3, np.nan))
-    assert charts.lines("t", [nothing], "step") == ""
+    (axes,) = draw_panels([panel(Series("a", np.arange(3.0), y), low=0, high=10)]).axes
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[0, 0], [2, 10]]
+    assert axes.get_ylim() == (0, 10)
+    (axes,) = draw_panels([panel(Series("a", [0, 1], [-5, 20]), low=0, high=10)]).axes
+    assert axes.get_ylim()[0] < -5 and axes.get_ylim()[1] > 20  # limits hide no value
+    nothing = Series("a", np.arange(3.0), np.full(3, np.nan))
+    assert draw_panels([panel(nothing)]).axes[0].lines[0].get_xydata().size == 0
 
 
 def test_many_points_become_few_with_the_same_mean() -> None:
-    y = np.random.default_rng(0).random(40 * charts.MOST_POINTS)
-    drawn = charts.lines("t", [charts.Series("a", np.arange(float(len(y))), y)], "step")
-    (points,) = re.findall(r'points="([^"]*)"', drawn)
-    assert len(points.split()) == charts.MOST_POINTS
+    y = np.random.default_rng(0).random(40 * pictures.MOST_POINTS)
+    x, thinned = Series("a", np.arange(float(len(y))), y).thinned(pictures.MOST_POINTS).points
+    assert len(x) == len(thinned) == pictures.MOST_POINTS
+    assert thinned.mean() == pytest.approx(y.mean())
 
 
-def test_a_map_holds_every_point_once() -> None:
-    places = np.random.default_rng(0).standard_normal((30, 2)).astype(np.float32)
-    looks = np.arange(30) % 10 - 1
-    drawn = charts.scatter("t", places, looks, [str(i) for i in range(9)])
-    assert drawn.count("M") == 30
-    numbers = [float(v) for v in re.findall(r"M(-?[\d.]+) ", drawn)]
-    assert min(numbers) >= 0 and max(numbers) <= charts.MAP
+def test_a_chart_says_in_words_where_its_curves_begin_and_end() -> None:
+    found = pictures.of_panel(panel(Series("a", [0, 1], [5.0, 2.5]), Series("b", [0], [1.0])))
+    assert found.alt == "t against step: a from 5 to 2.5; b from 1 to 1"
+
+
+def test_a_map_holds_every_point_once(toy: Path) -> None:
+    table = open_data(f"folder:{toy}", Path("data"), "val")
+    points = np.random.default_rng(0).standard_normal((len(table), 2)).astype(np.float32)
+    (axes,) = draw_maps(table, [points], [""], "").axes
+    drawn = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
+    np.testing.assert_allclose(sorted(drawn.tolist()), sorted(points.tolist()), rtol=1e-6)
 
 
 def test_settings_by_dotted_names() -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from runs import SMALL, TINY, run_main, run_train
+from runs import SMALL, TINY, run_main, run_train, skip_pictures
 
 import eval as evaluation
 from tools.engine import checkpoint
-from tools.plots import curves, views
 
 KEEP = ("--keep-checkpoints", "9", "--checkpoint-every", "2")
 
@@ -20,8 +19,7 @@ def runs(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two runs of two epochs of two steps, a checkpoint after each."""
     output = tmp_path_factory.mktemp("runs")
     patch = pytest.MonkeyPatch()
-    patch.setattr(views, "draw_views", lambda *_: None)
-    patch.setattr(curves, "draw_curves", lambda *_: None)
+    skip_pictures(patch)
     flags = (*TINY, *SMALL["simclr"], "--data", f"folder:{toy}", "--output", str(output), *KEEP)
     for mix in ("none", "unmix"):
         named = ("--method", "simclr", "--mix", mix, "--name", mix, "--limit-steps", "4")

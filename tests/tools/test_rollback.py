@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from launch_cases import flags
 from processes import in_group
-from runs import lines, run_train
+from runs import lines, run_train, skip_pictures
 
 from pipelines.batch import Batch
 from tools.engine import checkpoint, trainer
 from tools.engine.rollback import LIMIT, NEAR, crowd
-from tools.plots import curves
 
 ROLLBACK = ("--on-nan", "rollback", "--checkpoint-minutes", "0")
 
@@ -32,8 +31,7 @@ ROLLBACK = ("--on-nan", "rollback", "--checkpoint-minutes", "0")
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take most of a tiny run's time."""
-    for name in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, name, lambda *_: None)
+    skip_pictures(monkeypatch)
 
 
 def spoil(
@@ -139,8 +137,7 @@ def of_two(toy: Path, output: Path) -> dict[str, Any]:
     more = (*clim, "--clim.start-epoch", "1", *often, "--checkpoint-every", "3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
-        for name in ("draw_views", "draw_curves"):
-            patch.setattr(curves, name, lambda *_: None)
+        skip_pictures(patch)
         trained = spoil(patch, {3} if dist.get_rank() == 1 else ())
         assert run_train(*flags(toy, output, "moco", *more, *ROLLBACK)) == 0
     return {"trained": trained}

@@ -1,1 +1,1 @@
-"""Trained weights looked at: embeddings, neighbours, histories."""
+"""What trained weights and logged runs show, as numbers: embeddings, neighbors, histories."""

@@ -1,4 +1,4 @@
-"""Runs opened again: their network at a checkpoint, their images, and the features of those."""
+"""Runs loaded from disk: the network at a checkpoint, the images, and their features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.methods import Method
 from models.methods.base import Which
 from pipelines.datasets import data_facts
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.restore import restore
@@ -32,31 +32,31 @@ BATCH = 128
 class Weights:
     """A run's network as a checkpoint holds it."""
 
-    config: Config
+    config: ResolvedConfig
     method: Method
     untrained: Method
-    """As it was before the first step."""
+    """The network before the first step."""
 
 
 @dataclass(frozen=True)
 class LoadedRun:
     """A run with its network and its images."""
 
-    config: Config
+    config: ResolvedConfig
     method: Method
     data: build.Data
     accelerator: Accelerator
     folder: Path
     left_out: tuple[int, ...] = ()
-    """Steps that it left out because their loss was not finite."""
+    """Steps left out because their loss was not finite."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some images of a table, and the feature of each."""
+    """Some images of a table with their features."""
 
     table: Table
-    """These images alone."""
+    """The encoded images alone."""
     rows: NDArray[np.int64]
     """Their rows in the whole table, (n,)."""
     features: NDArray[np.float32]
@@ -64,24 +64,24 @@ class Encoded:
 
 
 def name_of(folder: Path) -> str:
-    """Return what a run is called: its folder."""
+    """Return a run's name: that of its folder."""
     return folder.resolve().name
 
 
-def load(folder: Path, checkpoint: Path | None = None) -> tuple[Config, dict[str, Any]]:
+def load(folder: Path, checkpoint: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return a run's settings and state.
 
     Raises:
-        ValueError: there is none; the text names the flag.
+        ValueError: there is no such run or checkpoint.
     """
     try:
         return build.load_run(folder, checkpoint)
     except ValueError as error:
-        raise ValueError(f"--run {folder}: {error}") from error
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def open_weights(folder: Path) -> Weights:
-    """Return a run's network, trained and untrained; its images are not needed."""
+    """Load a run's network, trained and untrained, without its images."""
     config, state = load(folder)
     facts = data_facts(config.data)
     untrained = build.create_method(config, 1, facts, state["data"]["images"])
@@ -89,7 +89,7 @@ def open_weights(folder: Path) -> Weights:
 
 
 def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[LoadedRun]:
-    """Open runs that are to look at the same images, with an encoder (None: each paper's).
+    """Load runs of the same data, with an encoder (None: the one that each paper scores).
 
     Raises:
         ValueError: a run, its data or encoder are missing, or the runs' data differ.
@@ -99,7 +99,7 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Loa
     for folder, (config, _) in zip(folders, loaded, strict=True):
         if (config.data, config.val_data) != (first.data, first.val_data):
             raise ValueError(
-                f"--run {folders[0]} is of --data {first.data}, --run {folder} of {config.data}: "
+                f"{folders[0]} is of --data {first.data}, {folder} of {config.data}: "
                 "this figure shows the same images to all of them"
             )
     accelerator = start("no")
@@ -113,7 +113,7 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Loa
 
 
 def split_of(data: build.Data) -> Split:
-    """Return the split whose images are looked at: validation, else training."""
+    """Return the default split: validation where there is one, else training."""
     return "train" if data.val is None else "val"
 
 
@@ -125,24 +125,24 @@ def table_of(data: build.Data, split: Split) -> Table:
     """
     table = data.train if split == "train" else data.val
     if table is None:
-        raise ValueError("this run has no validation images; take --split train")
+        raise ValueError("this run has no validation images: use --split train")
     return table
 
 
 def spread(total: int, limit: int) -> NDArray[np.int64]:
-    """Return at most ``limit`` of the rows 0 to ``total`` - 1, spread evenly, each once."""
+    """Return at most ``limit`` distinct rows of 0 to ``total`` - 1, spread evenly."""
     return np.unique(np.linspace(0, total - 1, min(total, limit)).round().astype(np.int64))
 
 
 def encode(
     run: LoadedRun, split: Split, rows: NDArray[np.int64], features: Features = "backbone"
 ) -> Encoded:
-    """Return the features of the centre crops of some rows of a split.
+    """Return the features of the center crops of some rows of a split.
 
-    It needs no other process, so the first of several may call it alone.
+    One process of several may call it alone.
     """
     table = table_of(run.data, split).take(rows)
-    look = run.method.features if features == "backbone" else run.method.project
+    encoder = run.method.features if features == "backbone" else run.method.project
     decoders = build.Decoders(run.config, run.accelerator, lambda _: None)
     found: list[Tensor] = []
     try:
@@ -150,7 +150,7 @@ def encode(
             run.config, table, run.data.facts, decoders, run.accelerator, BATCH, shared=False
         )
         with evaluating(run.method), torch.no_grad(), run.accelerator.autocast():
-            found += [look(images).float().cpu() for images, _ in batches]
+            found += [encoder(images).float().cpu() for images, _ in batches]
     finally:
         decoders.close()
     return Encoded(table, rows, torch.cat(found).numpy())

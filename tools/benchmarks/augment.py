@@ -8,13 +8,10 @@ these bytes over the least possible. Images are smooth.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -22,16 +19,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from pipelines.augment import triton as finish_triton
-from pipelines.augment.cpu import HostFinisher
+from pipelines.augment import triton as by_triton
+from pipelines.augment.cpu import CpuAugmenter, CpuPlan
 from pipelines.augment.params import ViewParams, draw_params
-from pipelines.augment.reference import finish, plan
+from pipelines.augment.reference import augment, plan
 from pipelines.rng import RowRng
 from pipelines.views import View
+from tools.benchmarks import harness
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HOST_REPEATS = 15
 OFF = {"flip": False, "jitter": False, "gray": False, "sigma": 0.0, "solarize": False}
 CASES: dict[str, dict[str, Any]] = {
     "normalise": OFF,
@@ -45,19 +42,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def milliseconds(work: Callable[[], object], num_rows: int, repeats: int = 15) -> float:
-    """CPU time a row: the least of some repetitions, after one that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.thread_time()
-        work()
-        times.append(time.thread_time() - began)
-    return min(times[1:]) * 1e3 / num_rows
-
-
 def smooth(num_rows: int, size: int) -> torch.Tensor:
     """Random images, (n, size, size, 3) uint8, without a pixel's noise."""
-    coarse = torch.rand(num_rows, 3, size // 8, size // 8, generator=torch.manual_seed(0)) * 255
+    coarse = (
+        torch.rand(num_rows, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
+        * 255
+    )
     images = F.interpolate(coarse, size=(size, size), mode="bilinear")
     return images.byte().permute(0, 2, 3, 1).contiguous()
 
@@ -71,18 +61,17 @@ def cases(view: View, n: int) -> Iterator[tuple[str, ViewParams]]:
         yield name, replace(random, **arrays)
 
 
-def host_table() -> None:
-    """Print the host's finisher against PyTorch's."""
+def host_rows() -> Iterator[dict[str, Any]]:
+    """Measure the host's augmentation against PyTorch's."""
     torch.set_num_threads(1)
-    host = HostFinisher(1)
-    print("| ms a view | size | host | torch | ratio |\n|---|---|---|---|---|")
+    host = CpuAugmenter(1)
     for size, n in ((224, 32), (32, 256)):
         view, crops = View(size, blur=0.5), smooth(n, size)
         for name, drawn in cases(view, n):
-            ours = milliseconds(partial(host, crops, view, drawn, MEAN, STD), n)
-            todo = plan(view, drawn)
-            theirs = milliseconds(partial(finish, crops, todo, MEAN, STD), n)
-            print(f"| {name} | {size} | {ours:.3f} | {theirs:.3f} | {theirs / ours:.1f} |")
+            ours = partial(host.augment, crops, CpuPlan(view, drawn), MEAN, STD)
+            theirs = partial(augment, crops, plan(view, drawn), MEAN, STD)
+            time = partial(harness.cpu_milliseconds, num_rows=n, repeats=HOST_REPEATS)
+            yield {"case": name, "size": size, "host": time(ours), "torch": time(theirs)}
 
 
 def device_milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
@@ -96,27 +85,53 @@ def device_milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
     return median(a.elapsed_time(b) for a, b in pairwise(events[5:]))
 
 
-def device_table(device: torch.device) -> None:
-    """Print Triton's finisher against PyTorch's."""
-    print(f"\n{torch.cuda.get_device_name(device)}\n")
-    print("| µs a view | size | triton | torch | ratio | GB/s | bytes / least |")
-    print("|---|---|---|---|---|---|---|")
+def device_rows(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Measure Triton's augmentation against PyTorch's."""
     for size, n in ((224, 256), (32, 1024)):
         view, crops = View(size, blur=0.5), smooth(n, size).to(device)
         for name, drawn in cases(view, n):
-            fused = finish_triton.plan(view, drawn).to(device)
+            fused = by_triton.plan(view, drawn).to(device)
             todo = plan(view, drawn).to(device)
-            ours = device_milliseconds(partial(finish_triton.finish, crops, fused, MEAN, STD))
-            theirs = device_milliseconds(partial(finish, crops, todo, MEAN, STD))
-            moved, least = finish_triton.traffic(view, drawn)
-            print(
-                f"| {name} | {size} | {1e3 * ours / n:.3f} | {1e3 * theirs / n:.3f} "
-                f"| {theirs / ours:.1f} | {moved / ours / 1e6:.0f} | {moved / least:.2f} |"
-            )
+            ours = device_milliseconds(partial(by_triton.augment, crops, fused, MEAN, STD))
+            theirs = device_milliseconds(partial(augment, crops, todo, MEAN, STD))
+            moved, least = by_triton.traffic(view, drawn)
+            yield {
+                "case": name,
+                "size": size,
+                "triton": ours / n,
+                "torch": theirs / n,
+                "gigabytes_per_second": moved / ours / 1e6,
+                "bytes_over_least": moved / least,
+            }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the tables."""
-    host_table()
-    if torch.cuda.is_available():
-        device_table(torch.device("cuda", torch.cuda.current_device()))
+def run(_: harness.Options, __: list[str]) -> dict[str, Any]:
+    """Measure, print the tables, and return the results in milliseconds a view."""
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    results: dict[str, Any] = harness.record(device)
+    results["host"] = list(host_rows())
+    columns = ("ms a view", "size", "host", "torch", "ratio")
+    print(harness.table(columns, [cells(row, "host") for row in results["host"]]))
+    if on_gpu:
+        results["device"] = list(device_rows(device))
+        print(f"\n{torch.cuda.get_device_name(device)}\n")
+        columns = ("µs a view", "size", "triton", "torch", "ratio")
+        rows = [
+            (*cells(row, "triton", 1000), f"{row['gigabytes_per_second']:.0f}",
+             f"{row['bytes_over_least']:.2f}")
+            for row in results["device"]
+        ]  # fmt: skip
+        print(harness.table((*columns, "GB/s", "bytes / least"), rows))
+    return results
+
+
+def cells(row: dict[str, Any], ours: str, unit: float = 1) -> tuple[str, ...]:
+    """Return a row's case and times in milliseconds, times ``unit``, as text."""
+    times = [f"{unit * row[name]:.3f}" for name in (ours, "torch")]
+    return row["case"], str(row["size"]), *times, f"{row['torch'] / row[ours]:.1f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables; return the exit status."""
+    return harness.run_benchmark("augment", harness.Options, run, argv)

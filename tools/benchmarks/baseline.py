@@ -11,34 +11,21 @@ batches thrown away. The first steps of each measurement do not count.
 
 from __future__ import annotations
 
-import json
-import logging
-import shlex
-import statistics
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-from rich.console import Console
-from rich.table import Table as Grid
-
-from models.methods.moco import MocoConfig
-from pipelines.sources.image_file import BadImage
+from tools.benchmarks import harness
 from tools.benchmarks.plain_loop import PlainLoop
+from tools.config.cli import parse
 from tools.config.config import Config
-from tools.distributed.launch import check_workers, cores_per_process, start
-from tools.doctor import release
+from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
 from tools.engine.trainer import Learner
 from tools.profiling.rates import Rates, create_learner
-from tools.runs.machine import commit, machine
-
-log = logging.getLogger("bench_baseline")
 
 QUEUE, DIM, TEMPERATURE, MOMENTUM = 4096, 128, 0.1, 0.99
 WHAT = {"loader": "loader alone", "end_to_end": "loader and step"}
@@ -48,16 +35,14 @@ ON_HOST = (
 )
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(harness.Timing):
     """Measure steps/s of our training loop and of a plain one, side by side."""
 
     data: Literal["cifar10", "cifar100"] = "cifar10"
     """The images."""
     data_dir: Path = Path("data")
     """Where their published files lie."""
-    json: Path | None = None
-    """Write the results to this file as well."""
     backbone: str = "resnet18"
     """Any timm model; ResNets get the small-image stem."""
     batch_size: int = 512
@@ -68,27 +53,26 @@ class Arguments:
     """Batch norm of both loops: split, with shuffled keys, or plain over the whole batch."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast of both loops."""
-    workers: int = 0
-    """Our threads, and the DataLoader's processes; 0: one for each core."""
     seconds: float = 5.0
     """About how long a measurement takes; at least two steps."""
-    repeats: int = 5
-    """Measurements of each, of which the median counts."""
 
     def __post_init__(self) -> None:
-        if min(self.repeats, self.batch_size, self.groups) < 1 or self.seconds <= 0:
-            raise ValueError("--repeats, --batch-size, --groups and --seconds must be positive")
+        super().__post_init__()
+        harness.check_positive(self, "batch_size", "groups")
         if QUEUE % self.batch_size:
             raise ValueError(f"--batch-size {self.batch_size} does not divide {QUEUE}, the queue")
-        check_workers(self.workers)
 
     def config(self) -> Config:
         """The same as settings of train.py."""
-        numbers: dict[str, Any] = {"moco": MocoConfig(DIM, QUEUE, MOMENTUM, TEMPERATURE)}
-        return Config(
-            method="moco", data=self.data, data_dir=self.data_dir, val_data="none",
-            backbone=self.backbone, batch_size=self.batch_size, groups=self.groups, bn=self.bn,
-            precision=self.precision, workers=self.workers or cores_per_process(), **numbers,
+        names = ("data", "data_dir", "backbone", "batch_size", "groups", "bn", "precision")
+        flags = {name: getattr(self, name) for name in names}
+        flags |= {"method": "moco", "val_data": "none"}
+        flags |= {"workers": self.workers or cores_per_process()}
+        flags |= {"moco.dim": DIM, "moco.queue": QUEUE, "moco.momentum": MOMENTUM}
+        flags |= {"moco.temperature": TEMPERATURE}
+        return parse(
+            [word for name, value in flags.items()
+             for word in (f"--{name.replace('_', '-')}", str(value))]
         )  # fmt: skip
 
 
@@ -98,75 +82,50 @@ def our_rate(rates: Rates, steps: int, *, alone: bool) -> float:
     return rates.loader_alone() if alone else rates.end_to_end()[0]
 
 
-def contenders(learner: Learner, plain: PlainLoop) -> dict[tuple[str, str], Callable[[int], float]]:
-    """(what, whose) -> a measurement over so many steps, in images/s."""
+def contenders(learner: Learner, plain: PlainLoop) -> dict[tuple[str, str], harness.Rate]:
+    """(what, loop) -> a measurement over so many steps, in images/s."""
     rates = Rates(learner, next(learner.loader.batches(0, 1)), 1)
+    theirs = partial(harness.images_per_second, plain, batch_size=learner.config.batch_size)
     return {
         ("loader", "unmix"): partial(our_rate, rates, alone=True),
-        ("loader", "plain"): partial(plain.images_per_second, work=None),
+        ("loader", "plain"): theirs,
         ("end_to_end", "unmix"): partial(our_rate, rates, alone=False),
-        ("end_to_end", "plain"): partial(plain.images_per_second, work=plain.train_on),
+        ("end_to_end", "plain"): partial(theirs, work=plain.train_on, device=plain.device),
     }
 
 
-def measure(
-    found: dict[tuple[str, str], Callable[[int], float]], batch_size: int, arguments: Arguments
-) -> dict[tuple[str, str], list[float]]:
-    """Take turns, forwards and backwards; a first measurement of each sets its number of steps."""
-    steps = {}
-    for key, rate in found.items():
-        steps[key] = max(round(arguments.seconds * rate(2) / batch_size), 2)
-        log.info("%s, %s: %d steps a measurement", key[1], WHAT[key[0]], steps[key])
-    rates: dict[tuple[str, str], list[float]] = {key: [] for key in found}
-    for repeat in range(arguments.repeats):
-        keys = list(found) if repeat % 2 == 0 else list(reversed(found))
-        for key in keys:
-            rates[key].append(found[key](steps[key]))
-    return rates
-
-
-def run(arguments: Arguments, argv: list[str]) -> dict[str, Any]:
-    """Measure both; what ``--json`` holds."""
+def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
+    """Measure both and print the table; return the results."""
     accelerator = start(arguments.precision)
     if accelerator.num_processes > 1:
-        raise ValueError("bench_baseline compares one process: start it with plain python")
+        raise ValueError("bench.py baseline compares one process: start it with plain python")
     config = arguments.config()
-    facts = machine(accelerator.device)
-    facts["versions"]["torchvision"] = release("torchvision")
+    results = harness.record(accelerator.device, "torchvision")
     with ExitStack() as stack:
         data = build.open_data_of(config, accelerator)
-        decoders = build.Decoders(config, accelerator, log.info)
+        decoders = build.Decoders(config, accelerator, print)
         stack.callback(decoders.close)
         plain = PlainLoop(config, data, accelerator)
         stack.callback(plain.close)
         learner = create_learner(config, data, decoders, accelerator)
-        rates = measure(contenders(learner, plain), config.batch_size, arguments)
-    return {
-        "command": shlex.join(["python", "tools/bench.py", "baseline", *argv]),
-        "commit": commit(),
-        "machine": facts,
-        "setting": {
-            "images": len(data.train),
-            "backbone": config.backbone,
-            "batch_size": config.batch_size,
-            "bn": arguments.bn,
-            "groups": arguments.groups,
-            "precision": arguments.precision,
-            "workers": config.workers,
-            "repeats": arguments.repeats,
-            "seconds": arguments.seconds,
-        },
-        **summary(rates, config.batch_size),
-    }
+        both = contenders(learner, plain)
+        rates = harness.take_turns(both, config.batch_size, arguments, least=2)
+    names = ("backbone", "batch_size", "bn", "groups", "precision", "repeats", "seconds")
+    results["setting"] = {"images": len(data.train), "workers": config.workers}
+    results["setting"] |= {name: getattr(arguments, name) for name in names}
+    results |= summary(rates, config.batch_size)
+    show(results)
+    return results
 
 
 def summary(rates: dict[tuple[str, str], list[float]], batch_size: int) -> dict[str, Any]:
-    """Medians, spreads and ratios of ``measure``'s images/s."""
+    """Medians, spreads and ratios of the images/s."""
     middle: dict[str, dict[str, float]] = {what: {} for what in WHAT}
     spread: dict[str, dict[str, list[float]]] = {what: {} for what in WHAT}
-    for (what, whose), values in rates.items():
-        middle[what][whose] = statistics.median(values)
-        spread[what][whose] = [min(values), max(values)]
+    for (what, loop), value in harness.medians(rates).items():
+        middle[what][loop] = value
+    for (what, loop), values in harness.spreads(rates).items():
+        spread[what][loop] = values
     return {
         "images_per_second": middle,
         "steps_per_second": {k: v / batch_size for k, v in middle["end_to_end"].items()},
@@ -178,48 +137,29 @@ def summary(rates: dict[tuple[str, str], list[float]], batch_size: int) -> dict[
     }
 
 
-def show(results: dict[str, Any], console: Console) -> None:
+def show(results: dict[str, Any]) -> None:
     """Print the table and the two ratios."""
-    one, facts = results["setting"], results["machine"]
-    where = f"{facts['gpu']}, " if facts["gpu"] else ""
-    console.print(
-        f"{where}{facts['cpu']}, {facts['cores']} cores, load {facts['load']:.1f} at the start; "
-        f"commit {results['commit']}\n{one['backbone']}, batch {one['batch_size']}, batch norm "
-        f"{one['bn']}, precision {one['precision']}, {one['workers']} workers",
-        markup=False,
-        highlight=False,
+    one, ratios = results["setting"], results["ratios"]
+    print(
+        harness.machine_line(results),
+        f"{one['backbone']}, batch {one['batch_size']}, batch norm {one['bn']}, precision "
+        f"{one['precision']}, {one['workers']} workers",
+        sep="\n",
     )
-    grid = Grid("", "source images/s", "min-max", "unmix is")
-    for column in grid.columns[1:]:
-        column.justify = "right"
+    rows = []
     for what, title in WHAT.items():
-        ratio = results["ratios"]["loader" if what == "loader" else "steps_per_second"]
-        for whose in ("unmix", "plain"):
-            low, high = results["spread"][what][whose]
-            rate = results["images_per_second"][what][whose]
-            times = f"{ratio:.2f} x" if whose == "plain" else ""
-            grid.add_row(f"{title}, {whose}", f"{rate:,.0f}", f"{low:,.0f}-{high:,.0f}", times)
+        times = f"{ratios['loader' if what == 'loader' else 'steps_per_second']:.2f} x"
+        for loop in ("unmix", "plain"):
+            rate, spread = results["images_per_second"][what][loop], results["spread"][what][loop]
+            last = times if loop == "plain" else ""
+            rows.append((f"{title}, {loop}", *harness.rate_cells(rate, spread), last))
+    print(harness.table(("", "source images/s", "min-max", "unmix is"), rows))
     steps = results["steps_per_second"]
-    console.print(grid)
-    console.print(
-        f"steps/s: unmix {steps['unmix']:.3g}, plain {steps['plain']:.3g}", highlight=False
-    )
-    if facts["gpu"] is None:
-        console.print(ON_HOST)
+    print(f"steps/s: unmix {steps['unmix']:.3g}, plain {steps['plain']:.3g}")
+    if results["machine"]["gpu"] is None:
+        print(ON_HOST)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        arguments = tyro.cli(Arguments, args=words)
-        results = run(arguments, words)
-        show(results, Console())
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    except (ValueError, OSError, RuntimeError, BadImage) as error:
-        print(f"bench.py baseline: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Measure; return the exit status."""
+    return harness.run_benchmark("baseline", Arguments, run, argv)

@@ -1,4 +1,4 @@
-"""Who takes part in ``tools/bench.py loaders``: our loaders and the others, made for one case.
+"""The contenders of ``tools/bench.py loaders``: our loaders and others, made for one case.
 
 Every contender makes batches of the same images in the same order with as many threads (processes,
 for a DataLoader) and the same ranges of crops; other libraries draw their own random numbers. A
@@ -17,27 +17,27 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import InterpolationMode, v2
 
-from pipelines.augment.params import draw_params
 from pipelines.datasets import IMAGENET
-from pipelines.decoders import Crops, Decoder, Interpolation, MissingPackage
+from pipelines.decoders import Decoder, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
+from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
-from pipelines.system.jit import compiled
-from pipelines.system.workers import main_hidden
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.system.jit import jit
+from pipelines.views import View, ViewPlan
+from tools.benchmarks.harness import Contender
+from tools.benchmarks.torch_loader import Workers, each_view, torchvision_view
+from tools.benchmarks.windows import draw_windows
 
 NO_FFCV = "the package ffcv is not installed"
 STOCK_AHEAD = 3
@@ -64,21 +64,6 @@ class Setting:
     workers: int
 
 
-class Contender(Protocol):
-    """Makes batches, as many as asked for."""
-
-    warm: int
-    """Batches until its queues, memory and workers are in a steady state."""
-    tail: int
-    """Batches after the last that counts, so that no worker idles while that one is made."""
-
-    def run(self, steps: int) -> Iterator[object]:
-        """Yield ``steps`` batches; once the iterator has ended, nothing runs on unseen."""
-
-    def close(self) -> None:
-        """Release threads and processes."""
-
-
 class Ours:
     """One of our decoders: windows from the draws and the mirror, or the whole ``Loader``."""
 
@@ -100,19 +85,15 @@ class Ours:
         """Batches from step 0 on."""
         one = self.setting
         if one.complete:
-            made = self.table, one.order, one.views, self.decoder, IMAGENET.mean, IMAGENET.std
-            loader = Loader(*made, workers=one.workers)
-            return loader.batches(0, steps)
+            plan, facts = ViewPlan(one.views), IMAGENET
+            made = self.table, one.order, plan, self.decoder, facts.mean, facts.std
+            return Loader(StepMaker(*made, workers=one.workers)).batches(0, steps)
         return map(self._crops, range(steps))
 
     def _crops(self, step: int) -> list[Tensor]:
-        order, views, table = self.setting.order, self.setting.views, self.table
-        rows = order.rows(step)
-        draws = RowRng(order.seed, order.epoch(step))
-        size = table.height[rows], table.width[rows]
-        drawn = [draw_params(view, i, draws, rows, *size) for i, view in enumerate(views)]
-        take = np.arange(len(rows))
-        windows = [Crops(v.size, take, d.box) for v, d in zip(views, drawn, strict=True)]
+        order = self.setting.order
+        rows, rng = order.rows(step), RowRng(order.seed, order.epoch(step))
+        drawn, windows = draw_windows(self.table, rows, self.setting.views, rng)
         crops = self.decoder(rows, windows)
         for view, one in zip(crops, drawn, strict=True):
             parts = np.array_split(np.flatnonzero(one.flip), self.setting.workers)
@@ -136,7 +117,7 @@ class DecodeOnly(Ours):
         return (self.decoder(self.setting.order.rows(step), []) for step in range(steps))
 
 
-@compiled
+@jit
 @no_type_check
 def mirror(images, rows):
     """Flip these rows of ``images`` (n, s, s, 3) left to right, in place."""
@@ -151,7 +132,7 @@ def mirror(images, rows):
 
 
 class StockFFCV:
-    """FFCV's own loader with a pipeline for each view: decode, crop, mirror, as its manual says."""
+    """FFCV's own loader, a pipeline a view: decode, crop, mirror, as in its manual."""
 
     warm, tail = STOCK_AHEAD + 2, 0  # it touches so many sets of buffers for the first time
 
@@ -202,85 +183,12 @@ class StockFFCV:
             gc.collect()
 
 
-class Images(Dataset):
-    """PIL's images through a transform of one image to its views."""
-
-    def __init__(self, table: Table, transform: Callable[[Image.Image], object]) -> None:
-        self.table, self.transform = table, transform
-
-    def __getitem__(self, row: int) -> object:
-        """The views of a row."""
-        data = self.table.source.encoded(row)
-        if data is None:
-            return self.transform(Image.fromarray(self.table.source.pixels(row)))
-        with Image.open(io.BytesIO(data.tobytes())) as image:
-            return self.transform(image.convert("RGB"))
-
-
-class Workers:
-    """A ``DataLoader`` with ``workers`` processes that live from its first batch to its close."""
-
-    def __init__(
-        self, setting: Setting, transform: Callable[[Image.Image], object], *, pin: bool = False
-    ) -> None:
-        self.order = setting.order
-        self.warm = self.tail = setting.workers
-        self.batches: list[list[int]] = []
-        self.loader = DataLoader(
-            Images(setting.table, transform),
-            batch_sampler=self.batches,
-            num_workers=setting.workers,
-            persistent_workers=True,
-            pin_memory=pin,
-            multiprocessing_context="forkserver",
-        )
-
-    def run(self, steps: int) -> Iterator[object]:
-        """An epoch of ``steps`` batches."""
-        self.batches[:] = [self.order.rows(step).tolist() for step in range(steps)]
-        with main_hidden():
-            epoch = iter(self.loader)
-        return epoch
-
-    def close(self) -> None:
-        """End the processes."""
-        iterator, self.loader._iterator = self.loader._iterator, None
-        if iterator is not None:
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def each_view(image: Image.Image, transforms: list[v2.Compose]) -> list[Tensor]:
-    """The views of an image that was decoded once."""
-    return [transform(image) for transform in transforms]
-
-
-def blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
-    """MoCo v2's own blur by PIL, several times faster than ``v2.GaussianBlur``."""
-    return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(*sigma))))
-
-
-def torchvision_view(view: View, setting: Setting) -> v2.Compose:
-    """What torchvision's manual does to a PIL image; PIL's resize always antialiases."""
-    cubic = setting.interpolation == "bicubic"
-    mode = InterpolationMode.BICUBIC if cubic else InterpolationMode.BILINEAR
-    crop = v2.RandomResizedCrop(view.size, view.scale, view.ratio, mode)
-    flip = v2.RandomHorizontalFlip(view.flip)
-    if not setting.complete:
-        return v2.Compose([crop, flip, v2.PILToTensor()])
-    colour = [
-        v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
-        v2.RandomGrayscale(view.gray),
-        v2.RandomApply([v2.Lambda(partial(blur, sigma=view.blur_sigma))], view.blur),
-    ]
-    normalize = v2.Normalize(list(IMAGENET.mean), list(IMAGENET.std))
-    floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), normalize]
-    return v2.Compose([crop, *colour, flip, *floats])
-
-
 def torchvision_workers(setting: Setting) -> Workers:
     """PIL, torchvision's transforms and a DataLoader."""
-    transforms = [torchvision_view(view, setting) for view in setting.views]
-    return Workers(setting, partial(each_view, transforms=transforms))
+    mean, std = (IMAGENET.mean, IMAGENET.std) if setting.complete else ((), ())
+    transforms = [torchvision_view(v, setting.interpolation, mean, std) for v in setting.views]
+    transform = partial(each_view, transforms=transforms)
+    return Workers(setting.table, setting.order, setting.workers, transform)
 
 
 def lightly_workers(setting: Setting) -> Workers:
@@ -289,7 +197,8 @@ def lightly_workers(setting: Setting) -> Workers:
         raise ValueError("its transforms are complete augmentations")
     from lightly.transforms import MoCoV2Transform
 
-    return Workers(setting, MoCoV2Transform(input_size=setting.views[0].size))
+    transform = MoCoV2Transform(input_size=setting.views[0].size)
+    return Workers(setting.table, setting.order, setting.workers, transform)
 
 
 CONTENDERS: dict[str, Callable[[Setting], Contender]] = {

@@ -11,25 +11,17 @@ A measurement is whole passes over the images; the first one of each does not co
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import median
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table as Grid
 from torch import Tensor
 
-from pipelines.augment.params import draw_params
 from pipelines.datasets import open_data
 from pipelines.decoders import Crops
 from pipelines.decoders.dali import DaliDecoder
@@ -38,11 +30,9 @@ from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
-from tools.benchmarks.contenders import Contender
-from tools.benchmarks.loaders import images_per_second
-from tools.distributed.launch import check_workers, cores_per_process
-from tools.doctor import release
-from tools.runs.machine import commit, machine
+from tools.benchmarks import harness
+from tools.benchmarks.windows import draw_windows
+from tools.distributed.launch import cores_per_process
 
 WINDOWS = "dynamic mode, DALI's windows"
 COMPILED = "dynamic mode, our windows"
@@ -52,29 +42,20 @@ IMAGES = 512
 """At most so many images are used, spread over the data."""
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Measure images/s of ways to drive DALI, side by side."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments(harness.Timing, harness.Images):
+    """Measure images/s of ways to drive DALI, side by side; rows are plain JPEGs."""
 
-    data: str
-    """folder:PATH or PATH.beton; rows that are not plain JPEGs are left out."""
-    json: Path | None = None
-    """Write the results to this file as well."""
-    workers: int = 0
-    """Threads of DALI, and of our windows; 0: one for each core."""
+    seconds: float = 2.0
+    """About how long a measurement takes; at least one pass over the images."""
     batch_size: int = 64
     """Images per batch."""
     size: int = 224
     """Side of both windows in pixels."""
-    seconds: float = 2.0
-    """About how long a measurement takes; at least one pass over the images."""
-    repeats: int = 5
-    """Measurements of each, of which the median counts."""
 
     def __post_init__(self) -> None:
-        if min(self.repeats, self.batch_size, self.size) < 1 or self.seconds <= 0:
-            raise ValueError("--repeats, --seconds, --batch-size and --size must be positive")
-        check_workers(self.workers)
+        super().__post_init__()
+        harness.check_positive(self, "batch_size", "size")
 
 
 @dataclass(frozen=True)
@@ -89,11 +70,8 @@ class Setting:
 
     def windows(self, step: int) -> tuple[NDArray[np.int64], list[Crops]]:
         """The rows of a step, and two windows of each."""
-        rows, order = self.order.rows(step), self.order
-        draws, views = RowRng(order.seed, order.epoch(step)), PRESETS["moco-v2"](self.size)
-        shape = self.table.height[rows], self.table.width[rows]
-        boxes = [draw_params(view, i, draws, rows, *shape).box for i, view in enumerate(views)]
-        return rows, [Crops(self.size, np.arange(len(rows)), box) for box in boxes]
+        rows, rng = self.order.rows(step), RowRng(self.order.seed, self.order.epoch(step))
+        return rows, draw_windows(self.table, rows, PRESETS["moco-v2"](self.size), rng)[1]
 
 
 class Dynamic:
@@ -113,7 +91,7 @@ class Dynamic:
         for step in range(steps):
             rows, crops = self.setting.windows(step)
             views = self.decoder(rows, crops if self.crops else [])
-            wait(self.setting.device)
+            harness.wait(self.setting.device)
             yield views
 
     def close(self) -> None:
@@ -163,7 +141,7 @@ class ExternalSource:
         """The next batches, copied out of the pipeline's own memory."""
         for _ in range(steps):
             views = [torch.from_dlpack(view.as_tensor()).clone() for view in self.pipe.run()]
-            wait(self.setting.device)
+            harness.wait(self.setting.device)
             yield views
 
     def close(self) -> None:
@@ -171,15 +149,9 @@ class ExternalSource:
         del self.pipe
 
 
-def wait(device: torch.device) -> None:
-    """Wait until a batch is made, as whoever takes DALI's memory back must."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
-
-
 def prepare(arguments: Arguments) -> Setting:
     """Open the data and keep whole batches of plain JPEGs."""
-    whole = open_data(arguments.data, Path("data"))
+    whole = open_data(arguments.data, arguments.data_dir)
     plain = []
     for row in np.unique(np.linspace(0, len(whole) - 1, IMAGES).astype(np.int64)).tolist():
         data, size = whole.source.encoded(row), (int(whole.height[row]), int(whole.width[row]))
@@ -193,78 +165,56 @@ def prepare(arguments: Arguments) -> Setting:
 
 
 def measure(setting: Setting, arguments: Arguments) -> dict[str, list[float]]:
-    """images/s of each, taking turns."""
+    """Return the images/s of each, taking turns."""
     size, unit = setting.order.batch_size, setting.order.steps_per_epoch
     with ExitStack() as stack:
-        made: dict[str, Contender] = {
+        made: dict[str, harness.Contender] = {
             DECODE: Dynamic(setting, cut_on_host=False, crops=False),
             WINDOWS: Dynamic(setting, cut_on_host=False),
             PIPELINE: ExternalSource(setting),
         }
         if setting.device.type == "cpu":
             made[COMPILED] = Dynamic(setting, cut_on_host=True)
-        steps = {}
+        rates: dict[str, harness.Rate] = {}
         for name, one in made.items():
             stack.callback(one.close)
-            passes = arguments.seconds * images_per_second(one, unit, size) / size / unit
-            steps[name] = max(round(passes), 1) * unit
-        rates: dict[str, list[float]] = {name: [] for name in made}
-        for repeat in range(arguments.repeats):
-            for name in list(made) if repeat % 2 == 0 else list(reversed(made)):
-                rates[name].append(images_per_second(made[name], steps[name], size))
-    return rates
+            rates[name] = partial(harness.images_per_second, one, batch_size=size)
+        return harness.take_turns(rates, size, arguments, unit=unit)
 
 
-def run(arguments: Arguments, argv: list[str]) -> dict[str, Any]:
-    """Measure all; what ``--json`` holds."""
+def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
+    """Measure all and print the table; return the results."""
     setting = prepare(arguments)
-    facts = machine(setting.device)
-    facts["versions"]["nvidia-dali-cuda130"] = release("nvidia-dali-cuda130")
+    results = harness.record(setting.device, "nvidia-dali-cuda130")
     rates = measure(setting, arguments)
-    medians = {name: median(values) for name, values in rates.items()}
-    return {
-        "command": shlex.join(["python", "tools/bench.py", "dali", *argv]),
-        "commit": commit(),
-        "machine": facts,
+    medians, names = harness.medians(rates), ("batch_size", "size", "repeats", "seconds")
+    results |= {
         "setting": {"images": len(setting.table), "workers": setting.workers}
-        | {name: getattr(arguments, name) for name in ("batch_size", "size", "repeats", "seconds")},
+        | {name: getattr(arguments, name) for name in names},
         "page_cache": True,
         "images_per_second": medians,
-        "spread": {name: [min(values), max(values)] for name, values in rates.items()},
+        "spread": harness.spreads(rates),
         "dynamic_vs_external_source": medians[WINDOWS] / medians[PIPELINE],
     }
+    show(results)
+    return results
 
 
-def show(results: dict[str, Any], console: Console) -> None:
+def show(results: dict[str, Any]) -> None:
     """Print the table."""
-    one, facts = results["setting"], results["machine"]
-    console.print(
-        f"{facts['gpu'] or facts['cpu']}, {facts['cores']} cores, load {facts['load']:.1f} at the "
-        f"start; commit {results['commit']}\n{one['images']} images in the page cache, batches of "
-        f"{one['batch_size']}, {one['workers']} threads, two windows of {one['size']} px",
-        markup=False, highlight=False,
-    )  # fmt: skip
-    grid = Grid("DALI", "images/s", "min-max")
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for name, rate in results["images_per_second"].items():
-        low, high = results["spread"][name]
-        grid.add_row(name, f"{rate:,.0f}", f"{low:,.0f}-{high:,.0f}")
-    console.print(grid)
-    ratio = results["dynamic_vs_external_source"]
-    console.print(f"dynamic mode is {ratio:.2f} x external_source", highlight=False)
+    one, spread = results["setting"], results["spread"]
+    print(
+        harness.machine_line(results),
+        f"{one['images']} images in the page cache, batches of {one['batch_size']}, "
+        f"{one['workers']} threads, two windows of {one['size']} px",
+        sep="\n",
+    )
+    rates = results["images_per_second"].items()
+    rows = [(name, *harness.rate_cells(rate, spread[name])) for name, rate in rates]
+    print(harness.table(("DALI", "images/s", "min-max"), rows))
+    print(f"dynamic mode is {results['dynamic_vs_external_source']:.2f} x external_source")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        arguments = tyro.cli(Arguments, args=words)
-        results = run(arguments, words)
-        show(results, Console())
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"bench.py dali: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """Measure; return the exit status."""
+    return harness.run_benchmark("dali", Arguments, run, argv)

@@ -7,21 +7,18 @@ repetitions, in the page cache.
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tyro
+import torch
 from numpy.typing import NDArray
 
-from pipelines.augment.params import draw_params
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
-from pipelines.decoders import Crops, MissingPackage
+from pipelines.decoders import Crops
 from pipelines.decoders.crop_plan import cut_image, make_plan
 from pipelines.decoders.ffcv import Codec
 from pipelines.presets import PRESETS
@@ -30,36 +27,46 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import decode_with_pil
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
+from tools.benchmarks import harness
+from tools.benchmarks.windows import draw_windows
 
 SCALES = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(harness.Images):
     """Measure what the parts of a JPEG cost."""
 
-    data: str
-    """folder:PATH or PATH.beton"""
     images: int = 256
     """At most so many JPEGs, spread over the data."""
     repeats: int = 5
     """Repetitions, of which the least counts."""
 
+    def __post_init__(self) -> None:
+        harness.check_positive(self, "images", "repeats")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; return the exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    try:
-        table = cached_beton(open_data(arguments.data, Path("data"), "train"), arguments.data)
-        print(report(table, arguments))
-    except (ValueError, OSError, MissingPackage) as error:
-        print(f"bench.py decode: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return harness.run_benchmark("decode", Arguments, run, argv)
 
 
-def report(table: Table, arguments: Arguments) -> str:
-    """Return the measurements as a Markdown table.
+def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
+    """Measure and print a Markdown table; return the results."""
+    results = harness.record(torch.device("cpu"), "ffcv")
+    whole = open_data(arguments.data, arguments.data_dir)
+    results["milliseconds"], shares = measure(cached_beton(whole, arguments.data), arguments)
+    results["shares"] = {name: value for name, (value, _) in shares.items()}
+    rows = [(name, f"{value:.3f}") for name, value in results["milliseconds"].items()]
+    rows += [(name, format(value, form)) for name, (value, form) in shares.items()]
+    print(harness.table(("CPU ms an image", ""), rows))
+    return results
+
+
+def measure(
+    table: Table, arguments: Arguments
+) -> tuple[dict[str, float], dict[str, tuple[float, str]]]:
+    """Return CPU milliseconds an image, and what follows from them, each with its format.
 
     Raises:
         ValueError: the data holds no JPEGs.
@@ -67,39 +74,22 @@ def report(table: Table, arguments: Arguments) -> str:
     assert isinstance(table.source, Beton)
     jpegs = np.flatnonzero(table.source.jpg)
     if len(jpegs) == 0:
-        raise ValueError(f"{arguments.data} holds no JPEGs")
+        raise ValueError(f"--data {arguments.data} holds no JPEGs")
     rows = jpegs[:: -(-len(jpegs) // arguments.images)]
-    scaled = {
-        scale: milliseconds(partial(decode_all, table.source, rows, scale), arguments, rows)
-        for scale in SCALES
-    }
-    windows = two_views(table, rows)
-    cutting = milliseconds(cutter(table, rows, windows), arguments, rows)
+    time = partial(harness.cpu_milliseconds, num_rows=len(rows), repeats=arguments.repeats)
+    scaled = {scale: time(partial(decode_all, table.source, rows, scale)) for scale in SCALES}
+    windows = draw_windows(table, rows, PRESETS["moco-v2"](224), RowRng(0, 0))[1]
+    cutting = time(cutter(table, rows, windows))
     needed = needed_rows(table, rows, windows)
-    whole = scaled[1]
-    least = scaled[8] + needed * (whole - scaled[8])
-    lines = ["| CPU ms an image | |", "|---|---|"]
-    lines += [f"| decode at 1/{scale} | {value:.3f} |" for scale, value in scaled.items()]
-    lines += [
-        f"| cut two 224 windows | {cutting:.3f} |",
-        f"| entropy coding's share of decoding (1/8 against 1/1) | {scaled[8] / whole:.0%} |",
-        f"| scanlines that the windows need | {needed:.0%} |",
-        f"| two views against decode only, decoding all | {whole / (whole + cutting):.2f} |",
-        f"| at most, decoding only those scanlines | {whole / (least + cutting):.2f} |",
-    ]
-    return "\n".join(lines)
-
-
-def milliseconds(
-    work: Callable[[], object], arguments: Arguments, rows: NDArray[np.int64]
-) -> float:
-    """CPU time an image: the least of some repetitions, after one that does not count."""
-    times = []
-    for _ in range(arguments.repeats + 1):
-        began = time.thread_time()
-        work()
-        times.append(time.thread_time() - began)
-    return min(times[1:]) * 1e3 / len(rows)
+    whole, entropy = scaled[1], scaled[8]
+    least = entropy + needed * (whole - entropy)
+    times = {f"decode at 1/{scale}": value for scale, value in scaled.items()}
+    return times | {"cut two 224 windows": cutting}, {
+        "entropy coding's share of decoding (1/8 against 1/1)": (entropy / whole, ".0%"),
+        "scanlines that the windows need": (needed, ".0%"),
+        "two views against decode only, decoding all": (whole / (whole + cutting), ".2f"),
+        "at most, decoding only those scanlines": (whole / (least + cutting), ".2f"),
+    }
 
 
 def decode_all(source: Beton, rows: NDArray[np.int64], scale: int) -> None:
@@ -121,16 +111,6 @@ def encoded(source: Source, row: int) -> NDArray[np.uint8]:
     data = source.encoded(row)
     assert data is not None
     return data
-
-
-def two_views(table: Table, rows: NDArray[np.int64]) -> list[Crops]:
-    """The windows of MoCo v2's two views."""
-    height, width = table.height[rows], table.width[rows]
-    views, take = PRESETS["moco-v2"](224), np.arange(len(rows))
-    boxes = [
-        draw_params(view, i, RowRng(0, 0), rows, height, width).box for i, view in enumerate(views)
-    ]
-    return [Crops(224, take, box) for box in boxes]
 
 
 def cutter(table: Table, rows: NDArray[np.int64], windows: list[Crops]) -> Callable[[], None]:

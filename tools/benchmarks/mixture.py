@@ -1,9 +1,9 @@
-"""Measure what a mixture adds to a step, beside what it adds to the encoders' work.
+"""Measure what a mixture adds to a step's time, against what it adds to the encoders' work.
 
 python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
 python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
 
-Takes train.py's flags beside its own. The step alone, on a synthetic batch with and without its
+Takes train.py's flags as well. The step alone, on a synthetic batch with and without its
 mixture, in turn; the encoders' work is counted in such steps. A unit is the forward of one large
 view of each image: an encoder takes 1 without gradient and 3 with it (the backward costs two), a
 smaller view its share of the pixels.
@@ -13,26 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
 import logging
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.methods import METHODS, Method
 from pipelines.batch import Batch
-from pipelines.sources.image_file import BadImage
+from tools.benchmarks import harness
 from tools.config.cli import parse, to_dict
 from tools.config.config import Config
 from tools.distributed.launch import start
@@ -40,9 +35,8 @@ from tools.engine import build
 from tools.engine.trainer import Learner
 from tools.profiling.clock import Clock
 from tools.profiling.rates import WARMUP, create_learner, synthetic
-from tools.runs.machine import commit, machine
 
-log = logging.getLogger("bench_mixture")
+log = logging.getLogger(__name__)
 
 GOAL = 1.05
 """Most that the measured price may be of the counted one."""
@@ -50,8 +44,8 @@ COUNTED = ("encoder_calls", "images_an_image", "images_with_gradient", "units")
 """What is counted in a step, without and with the mixture; images for each of the batch's."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(harness.Options):
     """Measure what a mixture adds to each method's step.
 
     All of train.py's flags but --method are taken too: python train.py --help lists them.
@@ -59,47 +53,33 @@ class Options:
 
     only: tuple[str, ...] = ()
     """Methods to measure; none: all."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="OUT")] = None
-    """Write the numbers here."""
     steps: int = 2
     """Steps of each measurement."""
     repeats: int = 5
-    """Measurements with and without the mixture; medians are told, and the lowest and highest."""
+    """Measurements with and without the mixture; printed are median, lowest and highest."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        harness.check_positive(self, "steps", "repeats")
         if unknown := set(self.only) - set(METHODS):
             raise ValueError(f"--only {' '.join(unknown)}: choose from {' '.join(METHODS)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure every method; return the exit status."""
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        options, rest = tyro.cli(Options, args=words, return_unknown_args=True)
-        cases = list(variants(rest, options.only or tuple(METHODS)))
-        config = cases[0][1]
-        accelerator = start(config.precision)
-        data = build.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
-        rows = [measure(name, c, data, options, accelerator) for name, c in cases]
-    except (ValueError, OSError, BadImage) as error:
-        print(f"bench.py mixture: {error}", file=sys.stderr)
-        return 2
-    result = {
-        "methods": rows,
-        "machine": machine(accelerator.device),
-        "command": shlex.join(["python", "tools/bench.py", "mixture", *words]),
-        "commit": commit(),
-    }
-    if accelerator.is_main_process:
-        show(rows)
-        if options.json:
-            options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0
+    return harness.run_benchmark("mixture", Options, run, argv, train_flags=True)
+
+
+def run(options: Options, flags: list[str]) -> dict[str, Any] | None:
+    """Measure every method and print the table; return the results in the first process."""
+    cases = list(variants(flags, options.only or tuple(METHODS)))
+    config = cases[0][1]
+    accelerator = start(config.precision)
+    data = build.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
+    rows = [measure(name, c, data, options, accelerator) for name, c in cases]
+    if not accelerator.is_main_process:
+        return None
+    show(rows)
+    return {"methods": rows, **harness.record(accelerator.device)}
 
 
 def variants(words: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, Config]]:
@@ -148,7 +128,7 @@ def measure(
         ]
         rounds = alternate(learner, clean, batch, options)
         clock = Clock(accelerator.device)
-        mixing = clock.seconds(lambda: learner.loader._mix(batch.views, 0), options.repeats)
+        mixing = clock.seconds(lambda: learner.loader.maker.mix(batch.views, 0), options.repeats)
     large = batch.views[0]
     return {"method": name, "config": to_dict(learner.config)} | price(
         counts, len(large) * pixels(large), len(large), rounds, mixing
@@ -210,12 +190,11 @@ def alternate(
     """Return the seconds of a step without and with the mixture, in turn."""
     for batch in (clean, mixed):
         seconds(learner, batch, WARMUP)
-    found = []
-    for turn in range(options.repeats):
-        pair = (clean, mixed) if turn % 2 == 0 else (mixed, clean)  # a drift favours neither
-        first, second = (seconds(learner, batch, options.steps) for batch in pair)
-        found.append((first, second) if turn % 2 == 0 else (second, first))
-    return found
+    found: dict[str, list[float]] = {"clean": [], "mixed": []}
+    for name in harness.rounds(list(found), options.repeats):
+        batch = clean if name == "clean" else mixed
+        found[name].append(seconds(learner, batch, options.steps))
+    return list(zip(found["clean"], found["mixed"], strict=True))
 
 
 def price(
@@ -254,11 +233,11 @@ COLUMNS = (
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table in Markdown, and what was left out."""
-    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    cells = []
     for row in rows:
         if "skipped" not in row:
             low, high = row["spread"]
-            cells = [
+            cells.append((
                 row["method"],
                 *(f"{a:g} -> {b:g}" for a, b in (row[key] for key in COUNTED)),
                 f"{row['counted']:.3f}",
@@ -266,8 +245,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
                 f"{row['over_counted']:.3f}{'' if row['over_counted'] <= GOAL else ' (!)'}",
                 " -> ".join(f"{1000 * s:,.1f}" for s in row["step_seconds"]),
                 f"{1000 * row['mixing_seconds']:.2f}",
-            ]
-            print("| " + " | ".join(cells) + " |")
+            ))  # fmt: skip
+    print(harness.table(COLUMNS, cells))
     print(f"Without -> with the mixture. (!): more than {GOAL} times what is counted.")
     for row in rows:
         if "skipped" in row:

@@ -3,7 +3,7 @@
 pip install lightly    # not a dependency of this project
 python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
 
-Takes train.py's flags beside its own; --method is simclr or moco, and there is no mixture. The
+Takes train.py's flags as well; --method is simclr or moco, and there is no mixture. The
 network, its first weights, the rows of each step, the optimiser, its rate and the numbers of the
 augmentation are the same. The peer has its library's head, loss and transforms of PIL images, in
 a DataLoader with as many processes as we have threads. Both are scored by our kNN.
@@ -11,54 +11,45 @@ a DataLoader with as many processes as we have threads. Both are scored by our k
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-import tyro
 from accelerate import Accelerator
-from rich.console import Console
-from rich.table import Table as Grid
 from torch import Tensor, nn
 
 from models.modules.backbone import create_backbone
 from models.optim import create_optimizer
-from pipelines.sources.image_file import BadImage
-from tools.benchmarks.contenders import Setting, Workers
+from tools.benchmarks import harness
 from tools.benchmarks.lightly_peer import MISSING, Peer, transform
+from tools.benchmarks.torch_loader import Workers
 from tools.config.cli import parse
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process, start
-from tools.doctor import release
 from tools.engine import build
 from tools.engine.online_knn import BATCH, NEIGHBOURS
 from tools.engine.trainer import rate
 from tools.profiling.rates import create_learner
-from tools.runs.machine import commit, machine
 from tools.scoring.features import extract
 from tools.scoring.knn import knn as knn_accuracy
 
-log = logging.getLogger("peer")
+log = logging.getLogger(__name__)
 
 WARM = 8
 """Steps at the start of a turn that count for no rate: queues are full, caches cold."""
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(harness.Options):
     """Train with lightly's modules and with ours, in turns; print images/s and kNN.
 
     All of train.py's flags are taken too: python train.py --help lists them.
@@ -66,8 +57,6 @@ class Options:
 
     turn: int = 40
     """Steps that one makes before the other's turn; the first 8 count for no rate."""
-    json: Path | None = None
-    """Write the numbers to this file as well."""
 
     def __post_init__(self) -> None:
         if self.turn <= WARM:
@@ -97,10 +86,10 @@ class Contender:
         spent = 0.0
         for number in range(steps):
             if number == WARM:
-                wait(device)
+                harness.wait(device)
                 counted, spent = time.perf_counter(), cpu_seconds()
             self.learn(next(self.batches))
-        wait(device)
+        harness.wait(device)
         end = time.perf_counter()
         self.seconds += end - begin
         if steps > WARM:
@@ -116,17 +105,10 @@ def cpu_seconds() -> float:
     return sum(t.user + t.system for t in times)
 
 
-def wait(device: torch.device) -> None:
-    """Wait for what the device still has to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def the_peer(config: Config, workers: Workers, steps: int, accelerator: Accelerator) -> Contender:
+def the_peer(
+    config: ResolvedConfig, workers: Workers, steps: int, accelerator: Accelerator
+) -> Contender:
     """Return lightly's side of resolved settings."""
-    assert config.optimizer and config.lr is not None and config.weight_decay is not None
-    assert config.image_size and config.momentum is not None
-    assert config.zero_init_last is not None
     torch.manual_seed(config.seed)  # as setup.create_method: the same first weights
     backbone = create_backbone(
         config.backbone,
@@ -158,7 +140,7 @@ def the_peer(config: Config, workers: Workers, steps: int, accelerator: Accelera
 
 def knn(
     one: Contender,
-    config: Config,
+    config: ResolvedConfig,
     data: build.Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
@@ -186,17 +168,14 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
             raise ValueError(f"--data {config.data}: kNN needs labels in both its parts")
         decoders = build.Decoders(config, accelerator, log.info)
         stack.callback(decoders.close)
-        facts = machine(device)
+        results = harness.record(device, "lightly")
         learner = create_learner(config, data, decoders, accelerator)
         config, order = learner.config, learner.order
         steps = min(learner.total, config.limit_steps or learner.total)
         views, processes = views_of(config), config.workers or cores_per_process()
-        workers = Workers(
-            Setting(data.train, None, np.empty(0, np.int64), order, views, True,
-                    config.interpolation, processes),
-            transform(views[0], data.facts),
-            pin=device.type == "cuda",
-        )  # fmt: skip
+        transforms = transform(views[0], data.facts)
+        pin = device.type == "cuda"
+        workers = Workers(data.train, order, processes, transforms, pin=pin)
         stack.callback(workers.close)
         peer = the_peer(config, workers, steps, accelerator)
         ours = Contender(
@@ -212,14 +191,13 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
             rates = ", ".join(f"{n} {s.rates[-1]:,.0f}" for n, s in sides.items() if s.rates)
             log.info("step %d of %d, images/s: %s", min(done + options.turn, steps), steps, rates)
         after = {name: knn(s, config, data, decoders, accelerator) for name, s in sides.items()}
-    return {
+    return results | {
         "setting": {
             "method": config.method, "data": config.data, "backbone": config.backbone,
             "batch_size": config.batch_size, "steps": steps,
             "steps_per_epoch": order.steps_per_epoch,
             "seed": config.seed, "workers": processes, "turn": options.turn, "warm": WARM,
         },
-        "machine": facts | {"lightly": release("lightly")},
         "knn_untrained": before,
         "sides": {
             name: {
@@ -232,48 +210,41 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
     }  # fmt: skip
 
 
-def show(found: dict[str, Any], console: Console) -> None:
+COLUMNS = ("", "images/s", "min-max of turns", "CPU ms an image", "seconds", "kNN untrained",
+           "kNN trained")  # fmt: skip
+
+
+def show(found: dict[str, Any]) -> None:
     """Print both sides."""
-    one, facts, sides = found["setting"], found["machine"], found["sides"]
-    console.print(
+    one, sides = found["setting"], found["sides"]
+    print(
         f"{one['method']}, {one['data']}, {one['backbone']}, batch {one['batch_size']}, "
         f"{one['steps']:,} steps ({one['steps'] / one['steps_per_epoch']:.2f} epochs), seed "
-        f"{one['seed']}, {one['workers']} workers each; lightly {facts['lightly']}, "
-        f"{facts['cores']} cores, load {facts['load']:.1f} at the start; {found['commit']}",
-        markup=False,
-        highlight=False,
+        f"{one['seed']}, {one['workers']} workers each; lightly "
+        f"{found['machine']['versions']['lightly']}",
+        harness.machine_line(found),
+        sep="\n",
     )
-    grid = Grid(
-        "",
-        "images/s",
-        "min-max of turns",
-        "CPU ms an image",
-        "seconds",
-        "kNN untrained",
-        "kNN trained",
-    )
-    for column in grid.columns[1:]:
-        column.justify = "right"
+    rows = []
     for name, side in sides.items():
         rates = side["rates"] or [math.nan]
-        grid.add_row(
+        processor = statistics.median(side["cpu_seconds_an_image"] or [math.nan])
+        rows.append((
             name,
-            f"{side['images_per_second']:,.0f}",
-            f"{min(rates):,.0f}-{max(rates):,.0f}",
-            f"{1000 * statistics.median(side['cpu_seconds_an_image'] or [math.nan]):.2f}",
+            *harness.rate_cells(side["images_per_second"], (min(rates), max(rates))),
+            f"{1000 * processor:.2f}",
             f"{side['seconds']:,.0f}",
             f"{found['knn_untrained']:.1%}",
             f"{side['knn_top1']:.1%}",
-        )
-    console.print(grid)
+        ))  # fmt: skip
+    print(harness.table(COLUMNS, rows))
     pairs = zip(sides["unmix"]["rates"], sides["lightly"]["rates"], strict=True)
     ratios = [ours / theirs for ours, theirs in pairs]
     if ratios:
-        console.print(
+        print(
             f"unmix is {statistics.median(ratios):.2f} x as fast (median of {len(ratios)} pairs of "
-            f"turns, {min(ratios):.2f}-{max(ratios):.2f}); "
-            "one seed: the difference of kNN is no result",
-            highlight=False,
+            f"turns, {min(ratios):.2f}-{max(ratios):.2f}); one seed: the difference of kNN is no "
+            "result"
         )
 
 
@@ -291,28 +262,19 @@ def settings(words: Sequence[str]) -> Config:
     return config
 
 
+def run(options: Options, flags: list[str]) -> dict[str, Any]:
+    """Train both and print the table; return the results."""
+    config = settings(flags)
+    if MISSING:
+        raise ValueError(f"lightly is not installed ({MISSING}): pip install lightly")
+    accelerator = start(config.precision)
+    if accelerator.num_processes > 1:
+        raise ValueError("bench.py peer compares one process: start it with plain python")
+    results = race(options, config, accelerator)
+    show(results)
+    return results
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train both; return the exit status."""
-    logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO)
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        options, rest = tyro.cli(Options, args=words, return_unknown_args=True)
-        config = settings(rest)
-        if MISSING:
-            raise ValueError(f"lightly is not installed ({MISSING}): pip install lightly")
-        accelerator = start(config.precision)
-        if accelerator.num_processes > 1:
-            raise ValueError("peer.py compares one process: start it with plain python")
-        found = race(options, config, accelerator)
-    except (ValueError, OSError, BadImage) as error:
-        print(f"bench.py peer: {error}", file=sys.stderr)
-        return 2
-    found |= {
-        "command": shlex.join(["python", "tools/bench.py", "peer", *words]),
-        "commit": commit(),
-    }
-    show(found, Console(width=None if sys.stdout.isatty() else 120))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    return 0
+    return harness.run_benchmark("peer", Options, run, argv, train_flags=True)

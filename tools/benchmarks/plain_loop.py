@@ -1,46 +1,71 @@
 """The plain loop of ``tools/bench.py baseline``: MoCo on CIFAR as a user writes it by hand.
 
 torchvision's transforms of PIL images in the worker processes of a DataLoader with pinned memory,
-the momentum encoder with shuffled keys, the queue, autocast and SGD.
+the momentum encoder with shuffled keys, the queue, autocast and SGD. The layers are PyTorch's own:
+split batch norm is written with ``F.batch_norm``, as in MoCo's example on CIFAR-10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipelines.views import View
-from tools.benchmarks.contenders import Setting, Workers, each_view
+from tools.benchmarks.torch_loader import Workers, each_view, torchvision_view
 from tools.config.config import Config
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process
 from tools.engine import build
-from tools.engine.throughput import ThroughputMeter
 
 Batch = Sequence[Tensor]
 
 
-def transform(view: View, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
-    """What torchvision's manual does to a PIL image for this view."""
-    assert not view.blur, "the CIFAR recipe has no blur"
-    assert not view.solarize, "nor does it solarize"
-    return v2.Compose([
-        v2.RandomResizedCrop(view.size, view.scale, view.ratio),
-        v2.RandomHorizontalFlip(view.flip),
-        v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
-        v2.RandomGrayscale(view.gray),
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(mean), list(std)),
-    ])  # fmt: skip
+class SplitBatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` within ``num_splits`` parts of the batch: row i is in part i % num_splits.
+
+    Source: He et al. 2020 (arXiv:1911.05722), example on CIFAR-10: parts become channels.
+    """
+
+    def __init__(self, num_features: int, eps: float, momentum: float, num_splits: int) -> None:
+        super().__init__(num_features, eps, momentum)
+        self.num_splits = num_splits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (n, c, h, w)."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        n, c, h, w = x.shape
+        k = self.num_splits
+        mean, var = self.running_mean.repeat(k), self.running_var.repeat(k)
+        parts = x.reshape(n // k, k * c, h, w)
+        weight, bias = self.weight.repeat(k), self.bias.repeat(k)
+        y = F.batch_norm(parts, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
+        self.running_mean.copy_(mean.view(k, c).mean(0))
+        self.running_var.copy_(var.view(k, c).mean(0))
+        return y.reshape(n, c, h, w)
+
+
+def plain_norms(module: nn.Module, num_splits: int) -> nn.Module:
+    """Return ``module`` with PyTorch's batch norm for this project's, weights kept, in place."""
+    for name, child in module.named_children():
+        if not isinstance(child, _BatchNorm):
+            plain_norms(child, num_splits)
+            continue
+        numbers = (child.num_features, child.eps, child.momentum or 0.0)
+        norm = nn.BatchNorm2d(*numbers) if num_splits == 1 else SplitBatchNorm(*numbers, num_splits)
+        norm.load_state_dict(child.state_dict())
+        setattr(
+            module, name, norm.to(child.weight.device).requires_grad_(child.weight.requires_grad)
+        )
+    return module
 
 
 class PlainLoop:
@@ -52,15 +77,20 @@ class PlainLoop:
     def __init__(self, config: Config, data: build.Data, accelerator: Accelerator) -> None:
         config, order, method = build.assemble(config, data, accelerator)
         self.device, self.config = accelerator.device, config
-        on_gpu = self.device.type == "cuda"
-        views, facts = views_of(config), data.facts
-        setting = Setting(
-            data.train, None, np.empty(0, np.int64), order, views, True, config.interpolation,
+        transforms = [
+            torchvision_view(view, config.interpolation, data.facts.mean, data.facts.std)
+            for view in views_of(config)
+        ]
+        self.workers = Workers(
+            data.train,
+            order,
             config.workers or cores_per_process(),
-        )  # fmt: skip
-        transforms = [transform(view, facts.mean, facts.std) for view in views]
-        self.workers = Workers(setting, partial(each_view, transforms=transforms), pin=on_gpu)
+            partial(each_view, transforms=transforms),
+            pin=self.device.type == "cuda",
+        )
+        self.warm, self.tail = max(self.workers.warm, 2), self.workers.tail
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        plain_norms(method, config.groups if config.bn == "group" else 1)
         method.to(self.device).to(memory_format=layout).train()
         self.layout = layout
         self.query = nn.Sequential(method.backbone, method.head)
@@ -107,22 +137,9 @@ class PlainLoop:
         order = torch.randperm(len(images), device=self.device)
         return F.normalize(self.key(images[order]))[order.argsort()]
 
-    def images_per_second(self, steps: int, work: Callable[[Batch], Any] | None) -> float:
-        """Source images/s when each batch is given to ``work``, or dropped."""
-        warm = max(self.workers.warm, 2)
-        batches: Iterable[Any] = self.workers.run(warm + steps + self.workers.tail)
-        meter = ThroughputMeter(self.config.batch_size, lambda: 0.0, self.device, warmup=warm)
-        rate = 0.0
-        for number, batch in enumerate(batches, 1):  # the tail keeps the workers busy, no more
-            if number <= warm + steps:
-                if work is not None:
-                    work(batch)
-                meter.step()
-            if number == warm + steps:
-                if self.device.type == "cuda":
-                    torch.cuda.synchronize(self.device)
-                rate = meter.read()["images_per_second"]
-        return rate
+    def run(self, steps: int) -> Iterator[Any]:
+        """An epoch of ``steps`` batches."""
+        return self.workers.run(steps)
 
     def close(self) -> None:
         """End the worker processes."""

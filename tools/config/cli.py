@@ -9,15 +9,26 @@ import io
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 import yaml
+from tyro.conf import OmitArgPrefixes
 
-from tools.config.config import MIX_NUMBERS, Config, flag, numbers_of
-from tools.engine import checkpoint
+from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
+from tools.config.sections import SECTIONS
+
+Grouped = make_dataclass(
+    "Grouped",
+    [
+        *((section.title, Annotated[section, OmitArgPrefixes]) for section in SECTIONS),
+        *((name, type(default)) for name, default in NUMBERS.items()),
+    ],
+    frozen=True,
+)
+"""``Config`` as the command line shows it: a group of flags for each section."""
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -29,8 +40,22 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     defaults = _defaults(argv)
-    config = tyro.cli(Config, args=argv, default=defaults)
-    return _refuse_not_chosen(config, defaults)
+    return _refuse_not_chosen(_parse(argv, defaults), defaults)
+
+
+def _parse(words: Sequence[str], defaults: Config) -> Config:
+    """Read flags; the settings that they leave out are those of ``defaults``."""
+    settings = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
+    parts = {
+        section.title: section(**{f.name: settings.pop(f.name) for f in fields(section)})  # type: ignore[arg-type]
+        for section in SECTIONS
+    }
+    grouped = tyro.cli(
+        Grouped, args=words, default=Grouped(**parts, **settings), description=Config.__doc__
+    )
+    numbers = {name: getattr(grouped, name) for name in NUMBERS}
+    given = [vars(getattr(grouped, section.title)) for section in SECTIONS]
+    return Config(**numbers, **{name: value for part in given for name, value in part.items()})
 
 
 def _defaults(argv: Sequence[str]) -> Config:
@@ -40,12 +65,23 @@ def _defaults(argv: Sequence[str]) -> Config:
         if name == "--recipe":
             return _from_yaml(Path(path), f"--recipe {path}")
         if name == "--resume" and path != "auto":
-            try:
-                saved = checkpoint.find(Path(path))[0].parent.parent / "config.yaml"
-            except ValueError as error:
-                raise ValueError(f"--resume {path}: {error}") from error
+            saved = _settings_of(Path(path))
             return _from_yaml(saved, f"--resume {path}: {saved}", saved=True)
     return Config()
+
+
+def _settings_of(path: Path) -> Path:
+    """Return the settings' file of a run, named by its folder or one of its checkpoints.
+
+    Raises:
+        ValueError: there is no checkpoint.
+    """
+    folder = path if path.is_dir() else path.parent
+    if folder.name != "checkpoints" and (folder / "checkpoints").is_dir():
+        folder /= "checkpoints"
+    if not (path.exists() or path.name == "last") or not any(folder.glob("step-*.pt")):
+        raise ValueError(f"--resume {path}: no checkpoint at {path}")
+    return folder.parent / "config.yaml"
 
 
 def _from_yaml(path: Path, origin: str, saved: bool = False) -> Config:
@@ -66,7 +102,7 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
     for name in ("block_rows", "window_blocks") if config.order != "blocks" else ():
         if getattr(config, name) != getattr(defaults, name):
             raise ValueError(f"{flag(name)} needs --order blocks")
-        reset[name] = getattr(Config, name)
+        reset[name] = getattr(Config, name)  # a field's default
     if config.subset is None:
         if config.subset_seed != defaults.subset_seed:
             raise ValueError("--subset-seed needs --subset")
@@ -78,10 +114,6 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
                 raise ValueError(f"{flag(f'{owner}.{f.name}')} needs {_chooses(owner)}")
         reset[owner] = NUMBERS[owner]
     return dataclasses.replace(config, **reset)
-
-
-NUMBERS = {f.name: f.default for f in fields(Config) if is_dataclass(f.default)}
-"""The fields with numbers of a method or mixture, and their defaults."""
 
 
 def _chosen(config: Config) -> set[str]:
@@ -107,7 +139,7 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
     words = _as_flags(values, "")
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            return tyro.cli(Config, args=words)
+            return _parse(words, Config())
         except SystemExit as error:
             raise ValueError(f"{origin}: {said.getvalue().strip()}") from error
 

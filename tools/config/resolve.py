@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.methods import METHODS
-from models.modules.backbone import SMALL_IMAGE
-from pipelines.datasets import DATASETS
-from pipelines.mixtures.unmix import UN_MIX
-from tools.config.config import Config, flag
-from tools.config.view_plan import label_free_of
-from tools.engine.accumulation import changes
-
-if TYPE_CHECKING:
-    from tools.engine.build import Data
+from models.settings import SMALL_IMAGE
+from pipelines.datasets import DATASETS, DataFacts
+from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
+from tools.config.config import Config, ResolvedConfig, flag
 
 SMALL_VIEWS = {
     **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
@@ -24,15 +19,39 @@ SMALL_VIEWS = {
 """The published augmentations for images up to ``SMALL_IMAGE`` pixels, where they differ."""
 
 
-def resolve(config: Config, data: Data, precision: str) -> Config:
+def resolve(config: Config, facts: DataFacts, precision: str) -> ResolvedConfig:
     """Fill in what the settings leave to the method, the data set and the launcher.
 
-    Raises:
-        ValueError: the settings do not fit the data; the text names the flags.
+    Args:
+        config: the settings as given.
+        facts: what is known of the data set.
+        precision: the launcher's mixed precision, the one that is in force.
     """
-    defaults = METHODS[config.method][0].defaults
     first = config.resolutions[0] if config.resolutions else None
-    size = config.image_size or first or data.facts.image_size
+    size = config.image_size or first or facts.image_size
+    backbone, stem = config.backbone, config.stem
+    if backbone == "auto":
+        backbone = "resnet18" if size <= 96 else "resnet50"
+        if facts is DATASETS["photos"]:  # what two cores train in minutes
+            backbone = "resnet10t"
+            stem = "standard" if stem == "auto" else stem
+    return _filled(dataclasses.replace(config, backbone=backbone, stem=stem), size, precision)
+
+
+def resolved(saved: Config) -> ResolvedConfig:
+    """Return the settings of a saved run as what they are: resolved.
+
+    Raises:
+        ValueError: they are not those of a run; the text names the first that is missing.
+    """
+    if saved.image_size is None:
+        raise ValueError("--image-size is not set: these are not the settings of a run")
+    return _filled(saved, saved.image_size, saved.precision or "no")
+
+
+def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
+    """Fill in the published training of the method for images of this side."""
+    defaults = METHODS[config.method].method.defaults
     small = size <= SMALL_IMAGE
     peak = config.lr
     if peak is None:
@@ -50,15 +69,11 @@ def resolve(config: Config, data: Data, precision: str) -> Config:
         "momentum": _either(config.momentum, defaults.momentum),
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
         "schedule": config.schedule or defaults.schedule,
+        "zero_init_last": config.zero_init_last,
     }
     if config.zero_init_last is None:
         filled["zero_init_last"] = defaults.zero_init_last and not small
-    if config.backbone == "auto":
-        filled["backbone"] = "resnet18" if size <= 96 else "resnet50"
-        if data.facts is DATASETS["photos"]:  # what two cores train in minutes
-            filled["backbone"] = "resnet10t"
-            filled["stem"] = "standard" if config.stem == "auto" else config.stem
-    return dataclasses.replace(config, **filled)
+    return ResolvedConfig(**{**vars(config), **filled})
 
 
 def _either(given: float | None, default: float) -> float:
@@ -80,8 +95,10 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
     if batch < 2:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
-    label_free = label_free_of(config)
-    in_groups = label_free.in_groups if label_free else config.mix != "none"
+    label_free = config.mix in LABEL_FREE
+    in_groups = config.mix != "none"
+    if label_free:
+        in_groups = config.mix not in ("cutout", "erasing") and config.im.partner == "group"
     if config.bn == "group" or (in_groups and config.mix_groups is None):
         _check_groups(config, "groups", by, shares)
     if not in_groups:
@@ -94,7 +111,7 @@ def check_sharing(config: Config, processes: int) -> None:
             f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
             "takes partners from the group (or --im.partner dataset)"
         )
-    if config.mix in UN_MIX and rows % 2:
+    if config.mix in UN_MIX_NAMES and rows % 2:
         raise ValueError(
             f"--batch-size {batch} in {described} makes groups of {rows}: "
             "mixtures pair the rows of a group, so their number must be even"
@@ -111,6 +128,15 @@ def _check_groups(config: Config, name: str, by: str, shares: int) -> None:
         )
 
 
+def changes(config: Config) -> list[str]:
+    """Return what micro-batches change of the loss of resolved settings; nothing: none."""
+    across = METHODS[config.method].method.describe_coupling(config.chosen)
+    found = [across] if across else []
+    if config.bn == "sync":
+        found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")
+    return found if config.accumulate > 1 else []
+
+
 def check_accumulation(config: Config) -> None:
     """Refuse micro-batches that would change the loss, unless that is asked for.
 
@@ -124,7 +150,7 @@ def check_accumulation(config: Config) -> None:
             f"--accumulate {parts} would not be the same run for --method {config.method}: "
             f"{'; '.join(changed)}. --accumulate-inexact trains so all the same"
         )
-    unit = METHODS[config.method][0].row_unit(config.chosen)
+    unit = METHODS[config.method].method.row_unit(config.chosen)
     if rows < 2 or rows % unit:
         raise ValueError(
             f"--accumulate {parts} makes micro-batches of {rows} images over all processes: "
@@ -138,13 +164,13 @@ def check_mixture(config: Config, num_rows: int) -> None:
     Raises:
         ValueError: naming the flags.
     """
-    if config.mix in UN_MIX and not METHODS[config.method][0].supports_unmix:
+    if config.mix in UN_MIX_NAMES and not METHODS[config.method].method.supports_unmix:
         raise ValueError(
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
-    if config.mix_draw == "group" and not METHODS[config.method][0].mixes_groups:
+    if config.mix_draw == "group" and not METHODS[config.method].method.mixes_groups:
         raise ValueError(
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "
             "once, so it takes one mixture a step: --mix-draw step"

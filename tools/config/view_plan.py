@@ -1,4 +1,4 @@
-"""From settings to views, and to what is mixed into which of them."""
+"""From resolved settings to the views of a run, and to what is mixed into which of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import dataclasses
 from models.losses.clim import ClimLoss
 from models.methods import METHODS, Method
 from models.multi_resolution import QuerySizes
-from pipelines.mixtures.image_mixture import LABEL_FREE, ImageMixture
-from pipelines.mixtures.unmix import UN_MIX, Mixture, create_mixture
+from pipelines.mixtures.base import Mixture
+from pipelines.mixtures.registry import MixSettings, create_mixture
+from pipelines.mixtures.unmix import UN_MIX
 from pipelines.presets import PRESETS
-from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule, with_side
-from pipelines.views import View
-from tools.config.config import Config, flag
+from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule
+from pipelines.views import View, ViewPlan, with_side
+from tools.config.config import Config, ResolvedConfig, flag
 
 
-def views_of(config: Config) -> tuple[View, ...]:
+def views_of(config: ResolvedConfig) -> tuple[View, ...]:
     """Return the views of resolved settings, the largest with the largest side they ever have.
 
     Raises:
@@ -39,18 +40,18 @@ def views_of(config: Config) -> tuple[View, ...]:
     return with_side(views, most)
 
 
-def sizes_of(config: Config) -> QuerySizes:
+def sizes_of(config: ResolvedConfig) -> QuerySizes:
     """Return the sides at which queries are shown."""
-    queries = METHODS[config.method][0].queries(config.chosen)
+    queries = METHODS[config.method].method.queries(config.chosen)
     return QuerySizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
 
 
-def copies_of(config: Config) -> dict[int, int]:
+def copies_of(config: ResolvedConfig) -> dict[int, int]:
     """Return which views show another one again at another side."""
     return sizes_of(config).copies(len(base_views(config)))
 
 
-def mixed_of(config: Config, method: Method) -> tuple[int, ...]:
+def mixed_of(config: ResolvedConfig, method: Method) -> tuple[int, ...]:
     """Return the views that are mixed, each before its copies at other sides."""
     if config.mix not in (*UN_MIX, "clim"):
         return ()
@@ -58,7 +59,7 @@ def mixed_of(config: Config, method: Method) -> tuple[int, ...]:
     return (*base, *(v for v, of in copies_of(config).items() if of in base))
 
 
-def resolution_of(config: Config, steps_per_epoch: int) -> Resolution | None:
+def resolution_of(config: ResolvedConfig, steps_per_epoch: int) -> Resolution | None:
     """Return the side of the largest views as a function of the step, if it changes."""
     if config.resolution_schedule is not None:
         first, last = parse_schedule(config.resolution_schedule)
@@ -66,9 +67,8 @@ def resolution_of(config: Config, steps_per_epoch: int) -> Resolution | None:
     return MultiScale(config.multi_scale, config.seed) if config.multi_scale else None
 
 
-def base_views(config: Config) -> tuple[View, ...]:
+def base_views(config: ResolvedConfig) -> tuple[View, ...]:
     """Return the preset's views, or as many as ``--crops`` asks for."""
-    assert config.views and config.image_size
     preset = PRESETS[config.views](config.image_size)
     if not config.crops:
         return preset
@@ -81,16 +81,32 @@ def base_views(config: Config) -> tuple[View, ...]:
     return tuple(views)
 
 
-def mixture_of(config: Config) -> Mixture | None:
-    """Return the mixture that meets two targets, if there is one."""
-    if config.mix == "clim":
-        return Mixture(float(config.clim.kind == "mixup"), config.clim.alpha)
-    return create_mixture(config.mix, config.mix_prob, config.mix_beta)
+def view_plan(config: ResolvedConfig, method: Method, steps_per_epoch: int) -> ViewPlan:
+    """Return the views of every step of resolved settings."""
+    return ViewPlan(
+        views=views_of(config),
+        mixed=mixed_of(config, method),
+        copies=copies_of(config),
+        resolution=resolution_of(config, steps_per_epoch),
+    )
 
 
-def label_free_of(config: Config) -> ImageMixture | None:
-    """Return what edits the views without touching targets, if the mixture is of that kind."""
-    return ImageMixture(config.mix, config.im) if config.mix in LABEL_FREE else None
+def mixture_of(
+    config: ResolvedConfig, num_rows: int = 0, *, chained: bool = False
+) -> Mixture | None:
+    """Return the mixture of the settings; CLIM's without neighbors yet."""
+    settings = MixSettings(
+        prob=config.mix_prob,
+        beta=config.mix_beta,
+        per_group=config.mix_draw == "group",
+        chained=chained,
+        im=config.im,
+        clim_global=config.clim.kind == "mixup",
+        clim_alpha=config.clim.alpha,
+        clim_skip=config.clim.fallback == "skip",
+        num_rows=num_rows,
+    )
+    return create_mixture(config.mix, settings)
 
 
 def clim_loss(config: Config) -> ClimLoss | None:

@@ -1,8 +1,4 @@
-"""Imported first by a command that runs as a script: its packages must be there.
-
-Python puts the folder of a script first on the path. For tools/*.py that would be ``tools``; this
-module puts the root of the checkout there instead, so that a command runs from any checkout.
-"""
+"""What a command checks first when it runs as a script: whether its packages are there."""
 
 from __future__ import annotations
 
@@ -14,27 +10,29 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("numpy", "torch", "accelerate", "tyro", "PIL")
 
 
-def missing_package(script: Path) -> str | None:
-    """Return the reason why ``script`` cannot start, with the remedy, or None."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if not missing:
-        return None
-    if not (ROOT / ".venv").exists() or Path(sys.prefix) == ROOT / ".venv":
-        remedy = f"run 'make install', then .venv/bin/python {script}"
-    else:
-        activate = "activate the environment (source .venv/bin/activate)"
-        remedy = f"{activate} or run .venv/bin/python {script}"
-    return f"{script}: No module named {missing[0]!r}: {remedy}"
+def check() -> None:
+    """Put the root of the checkout first on the path; exit with status 2 if a package is missing.
 
-
-def enter(script: Path) -> None:
-    """Put the checkout first on the path; exit with status 2 if a package is missing."""
+    Python puts the script's own folder there, which for tools/*.py is ``tools``: its rooms would
+    hide other packages, and the project's would be found only where it is installed.
+    """
     sys.path[0] = str(ROOT)
-    inside = script.is_relative_to(ROOT)
-    reason = missing_package(script.relative_to(ROOT) if inside else script)
+    reason = missing_package(sys.argv[0])
     if reason:
         print(reason, file=sys.stderr)
         sys.exit(2)
 
 
-enter(Path(sys.argv[0]).resolve())
+def missing_package(script: str) -> str | None:
+    """Return why ``script`` cannot start and what to do about it, or None."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if not missing:
+        return None
+    path = Path(script).resolve()
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    if not (ROOT / ".venv").exists() or Path(sys.prefix) == ROOT / ".venv":
+        remedy = f"run 'make install', then .venv/bin/python {name}"
+    else:
+        activate = "activate the environment (source .venv/bin/activate)"
+        remedy = f"{activate} or run .venv/bin/python {name}"
+    return f"{name}: No module named {missing[0]!r}: {remedy}"

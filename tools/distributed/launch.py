@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.distributed import DistError
 
+from pipelines.system.workers import cores_per_process
 from tools.distributed.preemption import LostProcess
 
 PR_SET_PDEATHSIG = 1
@@ -104,13 +104,6 @@ def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str])
     accelerator.trackers = [makers[name]() for name in names]
     for tracker in accelerator.trackers:
         tracker.start()
-
-
-def cores_per_process() -> int:
-    """Return this process's share of the cores it may run on."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    allowed = len(psutil.Process().cpu_affinity() or [0])
-    return max(allowed // local, 1)
 
 
 def check_workers(workers: int) -> None:

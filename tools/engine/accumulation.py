@@ -8,10 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from models.accumulation import from_one_start
-from models.methods import METHODS, Method
+from models.accumulation import average_running_stats
+from models.methods import Method
 from pipelines.batch import Batch
-from tools.config.config import Config
 
 
 def backward(
@@ -27,9 +26,9 @@ def backward(
         accelerator.backward(total(terms))
         return terms
     with accelerator.autocast():
-        method.before_parts(batch, count)
+        method.before_accumulation(batch, count)
     seen = []
-    for number, part in enumerate(from_one_start(method, batch.parts(count)), start=1):
+    for number, part in enumerate(average_running_stats(method, batch.parts(count)), start=1):
         with nullcontext() if number == count else accelerator.no_sync(model):
             terms = model(part)
             accelerator.backward(total(terms) / count)
@@ -40,12 +39,3 @@ def backward(
 def total(terms: dict[str, Tensor]) -> Tensor:
     """Return the loss, the sum of its terms."""
     return torch.stack(list(terms.values())).sum()
-
-
-def changes(config: Config) -> list[str]:
-    """Return what micro-batches change of the loss of resolved settings; nothing: none."""
-    across = METHODS[config.method][0].across(config.chosen)
-    found = [across] if across else []
-    if config.bn == "sync":
-        found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")
-    return found if config.accumulate > 1 else []

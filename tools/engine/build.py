@@ -25,24 +25,21 @@ from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.mixtures.clim import NeighborTable
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
-from pipelines.sources.published import Split
+from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
+from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
-from tools.config.config import Config, flag
-from tools.config.resolve import check_mixture, check_sharing, resolve
+from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.resolve import check_mixture, check_sharing, resolve, resolved
 from tools.config.view_plan import (
     base_views,
     clim_loss,
-    copies_of,
-    label_free_of,
-    mixed_of,
     mixture_of,
-    resolution_of,
     sizes_of,
+    view_plan,
     views_of,
 )
 from tools.distributed.coordination import local_main_first
@@ -61,17 +58,24 @@ class Data:
     facts: DataFacts
 
 
-def open_data_of(config: Config, accelerator: Accelerator) -> Data:
+def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
     """Open the training and validation tables; one process of each machine fills the caches first.
 
     Raises:
+        NotDownloaded: a published data set is not there, and ``download`` is off.
         ValueError: a data set is missing or damaged, or the two have different classes.
     """
-    options: dict[str, Any] = {"on_bad": config.on_bad_image, "classes_file": config.classes}
+    options: dict[str, Any] = {
+        "on_bad": config.on_bad_image,
+        "classes_file": config.classes,
+        "download": download,
+    }
 
     def opened(spec: str, split: Split) -> Table:
         try:
             table = open_data(spec, config.data_dir, split, **options)
+        except NotDownloaded:
+            raise
         except ValueError as error:
             given = "--data" if split == "train" else "--val-data"
             raise ValueError(f"{given} {spec}: {error}") from error
@@ -113,12 +117,13 @@ def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> 
     return Sampler(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
 
 
-def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_rows: int) -> Method:
+def create_method(
+    config: ResolvedConfig, steps_per_epoch: int, facts: DataFacts, num_rows: int
+) -> Method:
     """Build the method of resolved settings, weights drawn from the seed.
 
     ``facts`` and ``num_rows`` are those of the images it is, or was, trained on.
     """
-    assert config.image_size and config.bn and config.zero_init_last is not None
     torch.manual_seed(config.seed)
     create = partial(
         create_backbone,
@@ -131,7 +136,7 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
     return build_method(
         config.method,
         config.chosen,
-        METHODS[config.method][0].build_backbone(config.chosen, create),
+        METHODS[config.method].method.build_backbone(config.chosen, create),
         bn=config.bn,
         group_size=config.batch_size // config.groups,
         batch_size=config.batch_size,
@@ -148,17 +153,17 @@ def create_method(config: Config, steps_per_epoch: int, facts: DataFacts, num_ro
 
 def assemble(
     config: Config, data: Data, accelerator: Accelerator
-) -> tuple[Config, Sampler, Method]:
+) -> tuple[ResolvedConfig, Sampler, Method]:
     """Return the resolved settings, which rows each step holds, and the method, if all fit.
 
     Raises:
         ValueError: they do not, before any work; the text names the flags.
     """
-    config = resolve(config, data, accelerator.mixed_precision)
+    config = resolve(config, data.facts, accelerator.mixed_precision)
     order = order_of(config, data)
     check_sharing(config, accelerator.num_processes)
     check_mixture(config, len(data.train))
-    views_of(config)  # refuses sides that contradict one another
+    views_of(config)  # refuses sides that contradict one another, before the model is built
     method = create_method(config, order.steps_per_epoch, data.facts, len(data.train))
     return config, order, method
 
@@ -215,37 +220,29 @@ class Decoders:
 
 
 def training_loader(
-    config: Config, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
+    config: ResolvedConfig, data: Data, decoders: Decoders, method: Method, accelerator: Accelerator
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
-    views, decoder = views_of(config), decoders.of(data.train)
-    order = order_of(config, data, accelerator.process_index, accelerator.num_processes)
-    return Loader(
+    decoder = decoders.of(data.train)
+    sampler = order_of(config, data, accelerator.process_index, accelerator.num_processes)
+    maker = StepMaker(
         table=data.train,
-        order=order,
-        views=views,
+        sampler=sampler,
+        views=view_plan(config, method, sampler.steps_per_epoch),
         decoder=decoder,
         mean=data.facts.mean,
         std=data.facts.std,
         device=accelerator.device,
-        mixture=mixture_of(config),
-        neighbours=NeighborTable.none(len(data.train)) if config.mix == "clim" else None,
-        skip_alone=config.clim.fallback == "skip",
-        mixed=mixed_of(config, method),
-        copies=copies_of(config),
-        mix_per_group=config.mix_draw == "group",
-        mix_chained=method.chained_lam,
+        mixture=mixture_of(config, len(data.train), chained=method.chained_lam),
         groups=config.mixing_groups,
-        prefetch=config.prefetch,
         workers=config.workers or cores_per_process(),
-        read_ahead=0 if isinstance(decoder, MemoryDecoder) else config.read_ahead,
-        resolution=resolution_of(config, order.steps_per_epoch),
-        label_free=label_free_of(config),
     )
+    read_ahead = 0 if isinstance(decoder, MemoryDecoder) else config.read_ahead
+    return Loader(maker, config.prefetch, read_ahead)
 
 
 def evaluation_batches_of(
-    config: Config,
+    config: ResolvedConfig,
     table: Table,
     facts: DataFacts,
     decoders: Decoders,
@@ -262,7 +259,7 @@ def evaluation_batches_of(
     rank, world_size = 0, 1
     if shared:
         rank, world_size = accelerator.process_index, accelerator.num_processes
-    size = config.image_size or facts.image_size
+    size = config.image_size
     resize = facts.eval_resize or facts.image_size
     return evaluation_batches(
         table,
@@ -278,7 +275,7 @@ def evaluation_batches_of(
     )
 
 
-def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, Any]]:
+def load_run(run: Path, named: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return the settings and the state of a run's last checkpoint, or of the one named.
 
     Raises:
@@ -286,4 +283,4 @@ def load_run(run: Path, named: Path | None = None) -> tuple[Config, dict[str, An
     """
     path = checkpoint.first_whole(checkpoint.find(named or run))
     state = checkpoint.load(path)
-    return from_saved(state["config"], str(path)), state
+    return resolved(from_saved(state["config"], str(path))), state

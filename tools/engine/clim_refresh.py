@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from models.distributed import average_buffers
 from models.losses.common import unit
 from models.methods import Method
 from models.modules.backbone import num_features
-from pipelines.mixtures.clim import NeighborTable, RandomNeighbors, tabulate
+from pipelines.loader import Loader
+from pipelines.mixtures.clim import Clim, NeighborTable, RandomNeighbors, tabulate
 from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.logger import RunLogger
 from tools.engine.train_state import TrainState
@@ -79,7 +81,7 @@ def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float
 
 def encode_all(
     method: Method,
-    config: Config,
+    config: ResolvedConfig,
     data: build.Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
@@ -127,7 +129,7 @@ class ClimRefresh:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: build.Data,
         decoders: build.Decoders,
         state: TrainState,
@@ -164,6 +166,12 @@ class ClimRefresh:
         if held is None or held["step"] != step - (step - self._start) % self._period:
             held = self._state.neighbours = self._renew(step)
         return NeighborTable(held["rows"].numpy(), held["count"].numpy())
+
+    def update(self, loader: Loader, step: int) -> None:
+        """Give the loader the table of steps from ``step`` on; all ranks call it."""
+        table, mixture = self.at(step), loader.maker.mixture
+        if table is not None and isinstance(mixture, Clim):
+            loader.maker.mixture = dataclasses.replace(mixture, neighbors=table)
 
     def news(self) -> dict[str, float]:
         """Return the numbers of a search, once."""

@@ -3,26 +3,59 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 
 import torch
 import yaml
+from accelerate import Accelerator
 from torch import Tensor
 
 from models.methods import Method
 from pipelines.batch import Batch, Mixed
-from pipelines.views import View
+from pipelines.datasets import data_facts
+from pipelines.sources.published import NotDownloaded, stand_in
+from pipelines.sources.subset import take_subset
+from pipelines.views import ViewPlan
 from tools.config.cli import to_dict
-from tools.config.config import Config
-from tools.config.view_plan import mixed_of
+from tools.config.config import Config, ResolvedConfig
+from tools.engine import build
+from tools.engine.build import Data
 
 
-def describe(config: Config, method: Method, views: tuple[View, ...], steps: int, rows: int) -> str:
+def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Data, list[str]]:
+    """Open the data; a published set that is absent is stood in for by its known sizes.
+
+    Returns:
+        The data, and a line for each set that is absent: what to fetch, and where to.
+
+    Raises:
+        ValueError: as ``build.open_data_of``; or the plan depends on the absent images.
+    """
+    missing: list[str] = []
+    without_val = dataclasses.replace(config, val_data="none")
+    try:
+        return build.open_data_of(config, accelerator, download=False), missing
+    except NotDownloaded as error:
+        missing.append(f"not there yet: {error}")
+    try:
+        return build.open_data_of(without_val, accelerator, download=False), missing
+    except NotDownloaded:
+        pass  # it is the training images that are absent
+    if config.classes is not None:
+        raise ValueError(f"--classes {config.classes} needs the images of --data: {missing[0]}")
+    table = stand_in(config.data)
+    if config.subset is not None:
+        table = take_subset(table, config.subset, config.subset_seed)
+    return Data(table, None, data_facts(config.data)), missing
+
+
+def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:
     """Return the resolved settings, the steps and the device memory, as text.
 
     ``steps`` is the length of an epoch, ``rows`` this process's share of a batch.
     """
-    weights, activations = memory(config, method, views, rows // config.accumulate)
+    weights, activations = memory(config, method, plan, rows // config.accumulate)
     lines = [
         yaml.safe_dump(to_dict(config), sort_keys=False).rstrip(),
         f"steps: {steps:,} an epoch, {steps * config.epochs:,} in all, "
@@ -34,14 +67,14 @@ def describe(config: Config, method: Method, views: tuple[View, ...], steps: int
     return "\n".join(lines)
 
 
-def memory(config: Config, method: Method, views: tuple[View, ...], rows: int) -> tuple[int, int]:
+def memory(config: ResolvedConfig, method: Method, plan: ViewPlan, rows: int) -> tuple[int, int]:
     """Return the bytes of persistent state and of a step's saved activations.
 
     The step runs on the meta device: shapes only, no arithmetic.
     """
     trained = size_of(p for p in method.parameters() if p.requires_grad)
     persistent = size_of(method.state_dict().values())
-    moments = 2 if "adam" in str(config.optimizer) else 1
+    moments = 2 if "adam" in config.optimizer else 1
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -50,7 +83,7 @@ def memory(config: Config, method: Method, views: tuple[View, ...], rows: int) -
 
     shadow = copy.deepcopy(method).to("meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        shadow(_meta_batch(config, method, views, rows))
+        shadow(_meta_batch(config, plan, rows))
     parameters = {p.untyped_storage()._cdata for p in shadow.parameters()}
     activations = [t for key, t in saved.items() if key not in parameters]
     share = 0.5 if config.precision in ("bf16", "fp16") else 1.0
@@ -62,11 +95,10 @@ def size_of(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _meta_batch(config: Config, method: Method, views: tuple[View, ...], rows: int) -> Batch:
-    beside = 2 if config.mix == "clim" else 1  # each anchor's neighbour
-    images = tuple(torch.empty(beside * rows, 3, v.size, v.size, device="meta") for v in views)
+def _meta_batch(config: ResolvedConfig, plan: ViewPlan, rows: int) -> Batch:
+    shown = 2 * rows if config.mix == "clim" else rows  # anchors, then their neighbors
+    images = tuple(torch.empty(shown, 3, v.size, v.size, device="meta") for v in plan.views)
     index = torch.empty(rows, dtype=torch.int64, device="meta")
-    which = mixed_of(config, method)
     share = torch.empty(rows, device="meta")
-    mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in which)
+    mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in plan.mixed)
     return Batch(images, index, index, index, config.seed, 0, mixed)

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.scoring.features import extract
 from tools.scoring.knn import knn
@@ -26,7 +26,7 @@ class OnlineKnn:
 
     def __init__(
         self,
-        config: Config,
+        config: ResolvedConfig,
         data: build.Data,
         decoders: build.Decoders,
         method: Method,

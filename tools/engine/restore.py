@@ -9,12 +9,12 @@ from models.methods import Method
 from models.methods.base import Which
 from models.modules.backbone import num_features
 from pipelines.datasets import DataFacts
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
 
 
 def restore(
-    config: Config, state: Mapping[str, Any], facts: DataFacts, encoder: Which | None = None
+    config: ResolvedConfig, state: Mapping[str, Any], facts: DataFacts, encoder: Which | None = None
 ) -> Method:
     """Build a run's method on the host with the weights of a checkpoint.
 

@@ -20,7 +20,7 @@ from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.sources.table import Table
 from tools.config.cli import differences, from_saved, to_dict
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.distributed.coordination import main_process_first
 from tools.engine import checkpoint
 
@@ -37,7 +37,7 @@ class TrainState:
         self,
         method: Method,
         optimizer: Optimizer,
-        config: Config,
+        config: ResolvedConfig,
         data: Table,
         folder: Path,
         accelerator: Accelerator,

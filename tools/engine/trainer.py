@@ -16,7 +16,7 @@ from models.optim import create_optimizer, learning_rate
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from pipelines.sampler import Sampler
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.distributed.consistency import check_ranks
 from tools.distributed.preemption import StopSignal
 from tools.distributed.watchdog import PATIENCE
@@ -35,7 +35,7 @@ STOPPED = 75
 
 
 def prepare(
-    config: Config, method: Method, accelerator: Accelerator
+    config: ResolvedConfig, method: Method, accelerator: Accelerator
 ) -> tuple[nn.Module, Optimizer]:
     """Put the method on its device, laid out and compiled as asked; wrap it and its optimiser."""
     method.to(accelerator.device)
@@ -47,10 +47,8 @@ def prepare(
     return accelerator.prepare(method, make_optimizer(config, method))
 
 
-def make_optimizer(config: Config, method: Method) -> Optimizer:
+def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
     """Build the optimiser of resolved settings."""
-    assert config.optimizer and config.momentum is not None
-    assert config.lr is not None and config.weight_decay is not None
     return create_optimizer(
         method,
         config.optimizer,
@@ -62,13 +60,11 @@ def make_optimizer(config: Config, method: Method) -> Optimizer:
     )
 
 
-def rate(config: Config, step: int, steps_per_epoch: int, scheduled: bool = True) -> float:
+def rate(config: ResolvedConfig, step: int, steps_per_epoch: int, scheduled: bool = True) -> float:
     """Return the learning rate of a step: a pure function of the settings and the step.
 
     Where it is not ``scheduled`` it keeps to the peak after the warm-up.
     """
-    assert config.lr is not None and config.final_lr is not None and config.schedule
-    assert config.warmup_epochs is not None
     total = config.epochs * steps_per_epoch
     return learning_rate(
         step,
@@ -93,7 +89,7 @@ def mean_share(batch: Batch) -> dict[str, Tensor]:
 class Learner:
     """What makes the steps of a run: a method, its optimiser and its batches; it writes nothing."""
 
-    config: Config
+    config: ResolvedConfig
     accelerator: Accelerator
     order: Sampler
     model: nn.Module
@@ -169,7 +165,7 @@ class Run(Learner):
         scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
         until = min(scoring, self.neighbourhood.due(step))
         with self.meter.paused():
-            self.loader.neighbours = self.neighbourhood.at(step)
+            self.neighbourhood.update(self.loader, step)
         with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
             for batch in todo:
                 if batch is not None:
@@ -203,7 +199,7 @@ class Run(Learner):
         if self.config.on_nan == "rollback":
             values["steps_left_out"] = len(self.state.left_out)
         if self.config.on_bad_image == "replace":
-            values["images_replaced"] = self.loader.decoder.replaced
+            values["images_replaced"] = self.loader.maker.decoder.replaced
         with self.meter.paused():
             if trained:
                 values |= {name: value.item() for name, value in self.method.monitors().items()}

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from models.methods.base import Which
 from pipelines.datasets import data_facts
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.restore import restore
@@ -94,7 +94,7 @@ class RunProtocol(Protocol):
         finally:
             decoders.close()
 
-    def _with_data(self, config: Config) -> Config:
+    def _with_data(self, config: ResolvedConfig) -> ResolvedConfig:
         """Return the run's settings with the data that the command line names instead.
 
         With data of its own and no ``--val-data``, what belongs to those data is scored, and the

@@ -18,7 +18,7 @@ from models.methods import Method
 from models.methods.base import Which
 from pipelines.datasets import DataFacts
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.restore import with_encoder
 from tools.evaluation.results import append, stamp
@@ -30,7 +30,7 @@ from tools.scoring.features import extract
 class EvaluatedRun:
     """A run's network as a checkpoint holds it, and the labelled images to score it on."""
 
-    config: Config
+    config: ResolvedConfig
     """The run's settings, with the data that are scored."""
     state: Mapping[str, Any]
     """The checkpoint."""

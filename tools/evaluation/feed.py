@@ -16,7 +16,8 @@ from pipelines.sampler import Sampler
 from pipelines.sources.files import Files
 from pipelines.sources.subset import rows_of_each, share_of
 from pipelines.sources.table import Table
-from pipelines.views import View
+from pipelines.step_maker import StepMaker
+from pipelines.views import View, ViewPlan
 from tools.distributed.launch import cores_per_process
 from tools.evaluation.evaluated_run import EvaluatedRun
 
@@ -43,19 +44,19 @@ def feed(
     view = View(side, jitter_prob=0.0, gray=0.0)
     if colours:
         (view,) = PRESETS["insdis"](side)
-    return Loader(
+    maker = StepMaker(
         table=table,
-        order=Sampler(
+        sampler=Sampler(
             len(table), batch_size, seed, accelerator.process_index, accelerator.num_processes
         ),
-        views=(replace(view, scale=scale),),
+        views=ViewPlan((replace(view, scale=scale),)),
         decoder=evaluated.decoders.of(table),
         mean=facts.mean,
         std=facts.std,
         device=accelerator.device,
-        prefetch=config.prefetch,
         workers=config.workers or cores_per_process(),
     )
+    return Loader(maker, config.prefetch)
 
 
 def batch_that_fits(wanted: int, num_rows: int, world_size: int) -> int:

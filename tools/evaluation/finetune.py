@@ -11,7 +11,7 @@ import timm.optim
 import torch
 
 from models.methods import Method
-from models.optim import Schedule
+from models.settings import Schedule
 from pipelines.system.atomic import replacing
 from tools.engine import build
 from tools.evaluation.base import RunProtocol

@@ -194,7 +194,7 @@ class Linear(RunProtocol):
         shown = self.shown()
         colours = shown.views == "insdis"
         loader = feed(evaluated, evaluated.train, size, self.seed, shown.crop_scale, colours)
-        steps = loader.order.steps_per_epoch
+        steps = loader.maker.sampler.steps_per_epoch
         num_classes = accuracy.num_classes(*map(evaluated.labels, (evaluated.train, evaluated.val)))
         generator = torch.Generator().manual_seed(self.seed)
         heads: Heads | None = None

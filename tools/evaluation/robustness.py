@@ -19,9 +19,9 @@ from tools.evaluation.base import Protocol
 from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear, PresetName
 from tools.plots import style
-from tools.runs.comparison import read_config, read_scores
 from tools.runs.locate import find_run
 from tools.runs.metrics import read_metrics
+from tools.runs.scores import read_config, read_scores
 
 Curve = list[tuple[int, float, float]]
 """Steps, epochs and scores in [0, 1], the first step first."""

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from models.methods import Method
 from models.modules.backbone import num_features
 from models.modules.batchnorm import BatchNorm
-from models.optim import LrScale, Schedule, create_optimizer, learning_rate
+from models.optim import LrScale, create_optimizer, learning_rate
+from models.settings import Schedule
 from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits, feed
 from tools.scoring import accuracy
@@ -86,7 +87,7 @@ def tune(evaluated: EvaluatedRun, method: Method, tuning: Tuning) -> Classifier:
     )
     size = batch_that_fits(tuning.batch_size, len(evaluated.train), accelerator.num_processes)
     loader = feed(evaluated, evaluated.train, size, tuning.seed, tuning.crop_scale)
-    per_epoch = loader.order.steps_per_epoch
+    per_epoch = loader.maker.sampler.steps_per_epoch
     total = tuning.epochs * per_epoch
     trained, optimizer = accelerator.prepare(classifier, sgd)
     trained.train()

@@ -1,46 +1,42 @@
-"""Two pictures of a run: what the network is shown (views.png), and how it goes (curves.png)."""
+"""curves.png: what a run has logged, by panels that its report shows as well."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from tools.plots import style
+from tools.plots.panels import Panel, Series, draw_panels
 from tools.runs.metrics import read_metrics
 
 DPI = 100
-
-
-TITLES = {
-    "loss": ("Loss", "loss"),
-    "knn": ("kNN on the validation set", "accuracy (%)"),
-    "lr": ("Learning rate", "learning rate"),
-    "speed": ("Throughput", "images / s"),
-    "grad_norm": ("Norm of the gradient, before clipping", "2-norm"),
-    "std": ("Spread of unit rows (0: collapsed)", "std x sqrt(width)"),
-    "rank": ("Effective rank", "dimensions"),
-    "lam": ("Own share in the mixtures", "mean λ"),
-    "prototype_usage": ("Prototypes in use", "share"),
+PANELS = {
+    "loss": Panel("Loss", "step", "loss"),
+    "knn": Panel("kNN on the validation set", "step", "accuracy (%)"),
+    "lr": Panel("Learning rate", "step", "learning rate", low=0),
+    "images_per_second": Panel("Throughput", "step", "images / s", low=0),
+    "data_wait": Panel("Time spent waiting for data", "step", "share (%)", low=0, high=10),
+    "grad_norm": Panel("Norm of the gradient, before clipping", "step", "2-norm"),
+    "std": Panel("Spread of unit rows (0: collapsed)", "step", "std x sqrt(width)", low=0),
+    "rank": Panel("Effective rank", "step", "dimensions", low=0),
+    "lam": Panel("Own share in the mixtures", "step", "mean λ", low=0, high=1),
+    "prototype_usage": Panel("Prototypes in use", "step", "share", low=0, high=1.02),
 }
-"""Panels that several columns share: title and label of the vertical axis."""
-
-FROM_ZERO = {"lr": None, "std": None, "rank": None, "lam": 1.0, "prototype_usage": 1.02}
-"""Panels whose vertical axis starts at 0, and where it ends (None: where the data do)."""
+"""Panels of known columns, in the order in which they are drawn."""
+PERCENT = ("knn", "data_wait")
+NAMES = {"knn_top1": "top-1", "knn_top5": "top-5", "lr": "learning rate", "lam": "mean λ"}
 
 
 def panel_of(name: str) -> str | None:
-    """Return the panel a column of metrics.jsonl belongs to; other names have their own."""
+    """Return the panel of a column of metrics.jsonl; a column of no known panel has its own."""
     if name in ("step", "epoch", "world_size"):
         return None
-    if name in ("images_per_second", "data_wait"):
-        return "speed"
     if name.startswith("knn_"):
         return "knn"
     if name in ("loss", "clean", "mixed") or name.startswith(("loss_", "clean_", "mixed_")):
@@ -48,99 +44,52 @@ def panel_of(name: str) -> str | None:
     return next((end for end in ("std", "rank") if name.endswith(f"_{end}")), name)
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
-    """Write every column of a metrics.jsonl against the step: losses, kNN, rate, speed, monitors.
-
-    ``panel_of`` says which columns share a panel; a run with one line or without kNN is fine.
-    """
-    lines = read_metrics(metrics)
-    panels: dict[str, list[str]] = {}
+def training_panels(lines: Sequence[dict[str, Any]]) -> dict[str, Panel]:
+    """Return the panels of all columns of metrics.jsonl that hold a finite number."""
+    found: dict[str, list[Series]] = {}
     for name in dict.fromkeys(name for line in lines for name in line):
         panel = panel_of(name)
         if panel and any(isinstance(line.get(name), int | float) for line in lines):
-            panels.setdefault(panel, []).append(name)
-    order = sorted(panels, key=lambda p: list(TITLES).index(p) if p in TITLES else len(TITLES))
+            steps, values = column(lines, name)
+            if np.isfinite(values).any():
+                shown = values * (100 if panel in PERCENT else 1)
+                series = Series(NAMES.get(name, name.replace("_", " ")), steps, shown)
+                found.setdefault(panel, []).append(series)
+    if "knn" in found and (untrained := untrained_knn(lines)) is not None:
+        ends = found["knn"][0].points[0][[0, -1]]
+        name = f"untrained {untrained:.1%}"
+        found["knn"].append(Series(name, ends, [100 * untrained] * 2, "reference", look=0))
+    order = sorted(found, key=lambda p: list(PANELS).index(p) if p in PANELS else len(PANELS))
+    return {name: replace(known_panel(name), series=tuple(found[name])) for name in order}
 
-    across = min(3, max(len(order), 1))
-    down = max(math.ceil(len(order) / across), 1)
-    tidy = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)  # inches round each panel
-    figure = Figure(figsize=(4.6 * across, 3.1 * down), dpi=DPI, layout=tidy)
-    FigureCanvasAgg(figure)
-    if not order:
+
+def known_panel(name: str) -> Panel:
+    """Return the panel of a name, without curves."""
+    return PANELS.get(name) or Panel(name.replace("_", " "), "step", "")
+
+
+def draw_curves(metrics: Path, path: Path) -> None:
+    """Write the picture of a metrics.jsonl: every column against the step.
+
+    A run with one line, or with none, has a picture too.
+    """
+    figure = draw_panels(list(training_panels(read_metrics(metrics)).values()), size=(4.6, 3.1))
+    if not figure.axes:
         figure.text(0.5, 0.5, "nothing was logged yet", ha="center", va="center")
-    for place, panel in enumerate(order):
-        axes = figure.add_subplot(down, across, place + 1)
-        _draw_panel(axes, panel, panels[panel], lines)
-    figure.savefig(path, dpi=DPI)
+    figure.set_dpi(DPI)
+    style.save(figure, path)
 
 
-def _draw_panel(axes: Axes, panel: str, names: list[str], lines: list[dict[str, Any]]) -> None:
-    title, label = TITLES.get(panel, (panel.replace("_", " "), ""))
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("step", fontsize=9)
-    axes.set_ylabel(label, fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    if panel == "speed":
-        _draw_speed(axes, names, lines)
-        return
-    for name in names:
-        steps, values = column(lines, name)
-        factor = 100 if panel == "knn" else 1
-        main = name in ("loss", "knn_top1") or len(names) == 1
-        _line(axes, steps, values * factor, name, width=1.6 if main else 1.0)
-    if panel == "knn":
-        _mark_untrained(axes, lines)
-    if panel in FROM_ZERO:
-        axes.set_ylim(0, FROM_ZERO[panel])
-    if len(names) > 1 or panel == "knn":
-        axes.legend(fontsize=8, frameon=False)
-
-
-def _draw_speed(axes: Axes, names: list[str], lines: list[dict[str, Any]]) -> None:
-    if "images_per_second" in names:
-        _line(axes, *column(lines, "images_per_second"), "images_per_second", "C0")
-        axes.set_ylim(bottom=0)
-    if "data_wait" in names:
-        steps, values = column(lines, "data_wait")
-        wait = axes.twinx()
-        _line(wait, steps, values * 100, "data_wait", "C1")
-        wait.set_ylim(0, 100)
-        wait.set_ylabel("waiting for data (%)", fontsize=9, color="C1")
-        wait.tick_params(labelsize=8, colors="C1")
-        wait.spines[["top"]].set_visible(False)
-
-
-def _mark_untrained(axes: Axes, lines: list[dict[str, Any]]) -> None:
-    untrained = untrained_knn(lines)
-    if untrained is not None:
-        label = f"untrained {untrained:.1%}"
-        axes.axhline(100 * untrained, color="0.5", linewidth=1, linestyle="--", label=label)
-
-
-def untrained_knn(lines: list[dict[str, Any]]) -> float | None:
+def untrained_knn(lines: Sequence[dict[str, Any]]) -> float | None:
     """Return ``knn_top1`` at step 0, if it was measured."""
     scores = (line.get("knn_top1") for line in lines if line["step"] == 0)
     return next((score for score in scores if score is not None), None)
 
 
-def column(lines: list[dict[str, Any]], name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the steps and values of a column, NaN where it is null."""
+def column(
+    lines: Sequence[dict[str, Any]], name: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the steps (n,) and values (n,) of a column, NaN where it is null."""
     having = [line for line in lines if name in line]
     values = [math.nan if line[name] is None else line[name] for line in having]
     return np.array([line["step"] for line in having]), np.array(values, float)
-
-
-def _line(
-    axes: Axes,
-    steps: NDArray[np.int64],
-    values: NDArray[np.float64],
-    name: str,
-    colour: str | None = None,
-    width: float = 1.4,
-) -> None:
-    """Draw a line; few points are marked, so that even one is seen."""
-    label = name.replace("_", " ").replace("knn top", "kNN top-")
-    marker = "o" if len(steps) <= 20 else None
-    axes.plot(steps, values, color=colour, label=label, linewidth=width, marker=marker, ms=3)

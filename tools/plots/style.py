@@ -1,7 +1,9 @@
-"""One look for all figures: colours that the colour-blind tell apart, type, and vector output."""
+"""One style for all figures: colors that color-blind readers tell apart, type, vector output."""
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +12,50 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6971C")
-"""Okabe and Ito 2008, without black and with a darker yellow, which is to be seen on white."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6971C")
+"""Okabe and Ito 2008, without black and with a darker yellow, which is visible on white."""
 MARKERS = ("o", "s", "^", "D")
-"""A second round of colours has another marker, and so on."""
+"""A second round of colors has another marker, and so on."""
+NUM_LOOKS = len(COLORS) * len(MARKERS)
+"""Series that look different."""
 INK, FAINT, OTHERS = "#24292f", "#6e7781", "#c4c9cf"
 RIGHT, WRONG = "#0072B2", "#D55E00"
+DASHES = (0, (4, 3))
 SUFFIXES = (".png", ".pdf", ".svg")
 DPI = 200
-FONT: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
     "font.size": 9,
     "axes.labelsize": 9,
     "axes.titlesize": 9.5,
     "legend.fontsize": 8.5,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
+    "text.parse_math": False,  # names of runs and classes may hold dollar signs
     "pdf.fonttype": 42,  # text stays text
     "svg.fonttype": "none",
+    "svg.hashsalt": "unmix",  # equal figures give equal files
 }
+NO_DATES = {".png": {"Software": ""}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+
+styled = rc_context(STYLE)
+"""Decorator of every function that draws: it draws in this style."""
 
 
 def look(number: int) -> tuple[str, str]:
-    """Return the colour and the marker of the series or class of a number."""
-    return COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
-
-
-NUM_LOOKS = len(COLOURS) * len(MARKERS)
-"""Series that look different."""
+    """Return the color and the marker of the series or class of a number."""
+    return COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
 
 
 def sheet(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
+    """Return an empty figure of ``width`` times ``height`` inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=DPI)
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
-    """Label the axes, and leave out the lines that say nothing."""
+    """Label the axes, add a faint grid, and remove the upper and the right spine."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title, loc="left")
@@ -56,11 +64,29 @@ def tidy(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def name_rows(axes: Axes, names: list[str]) -> None:
+    """Turn the vertical axis into named rows, the first one on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def legend(figure: Figure, axes: Axes, **options: Any) -> None:
+    """Put the legend of one axes below the figure, in as many columns as fit."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        width_of_label = 0.45 + 0.072 * max(map(len, labels))  # inches
+        columns = max(1, min(len(labels), int(figure.get_figwidth() / width_of_label)))
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False, **options
+        )
+
+
 def check_output(path: Path) -> None:
     """Refuse a file that cannot be written, before any work.
 
     Raises:
-        ValueError: its ending is no picture's, or its folder is missing.
+        ValueError: the suffix is not a picture's, or the folder is missing.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--output {path} must end in {', '.join(SUFFIXES)}")
@@ -68,8 +94,15 @@ def check_output(path: Path) -> None:
         raise ValueError(f"--output {path}: there is no folder {path.absolute().parent}")
 
 
+@styled
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure; the file's ending says as what. Equal figures give equal files."""
-    dates = {".png": {"Software": ""}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with rc_context(FONT | {"svg.hashsalt": "unmix"}):
-        figure.savefig(path, dpi=DPI, metadata=dates[path.suffix])
+    """Write the figure in the format of the file's suffix. Equal figures give equal files."""
+    figure.savefig(path, metadata=NO_DATES[path.suffix])
+
+
+@styled
+def svg_data_uri(figure: Figure) -> str:
+    """Return the figure as SVG in a ``data:`` address, on a transparent background."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=NO_DATES[".svg"])
+    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()

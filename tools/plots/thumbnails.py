@@ -1,4 +1,4 @@
-"""Pictures of a data set's rows: their middle, small, and as text for a page."""
+"""Small square pictures of a data set's images, also as text for a page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipelines.sources.table import Table
 
 
 def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the largest square in the middle of an image, (h, w, 3) to (s, s, 3)."""
+    """Return the largest central square of an image, (h, w, 3) to (s, s, 3)."""
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return image[top : top + side, left : left + side]
 
 
 def thumbnail(table: Table, row: int, side: int) -> Image.Image:
-    """Return a row's middle at ``side`` pixels; smaller images keep their own size."""
+    """Return the center of a row's image at ``side`` pixels; smaller images keep their size."""
     image = Image.fromarray(square(table.source.pixels(row)))
     return image if image.width <= side else image.resize((side, side), Image.Resampling.LANCZOS)
 

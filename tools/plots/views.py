@@ -1,4 +1,4 @@
-"""views.png: what the network is shown."""
+"""views.png: the views and mixtures that the network sees."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.batch import Batch
-from tools.plots.curves import DPI
 
+DPI = 100
 SIDE = 144
 """Pixels that the largest view takes in views.png, about; small images grow by whole numbers."""
-
-
 GAP, HEAD_SPACE, LAM_SPACE = 6, 44, 64
-"""Pixels between cells, above the rows, and for each share of a mixture."""
+"""Pixels between cells, above the rows, and for each λ of a mixture."""
 
 
 def draw_views(
     batch: Batch, mean: Sequence[float], std: Sequence[float], path: Path, rows: int = 8
 ) -> None:
-    """Write a grid to ``path``: a row an image, with its views, mixtures and partners' views.
+    """Write a grid to ``path``: each row shows an image's views, mixtures and partners' views.
 
-    Views keep their relative sizes; ``mean`` and ``std`` undo the normalisation; a mixture's share
-    of its own row stands between it and its partner. At most ``rows`` rows are shown.
+    Views keep their relative sizes; ``mean`` and ``std`` undo the normalisation; λ, the share of
+    a mixture's own image, stands between the mixture and the partner. At most ``rows`` are shown.
     """
     rows = min(rows, len(batch.index))
     largest = max(view.shape[-1] for view in batch.views)
@@ -46,8 +44,8 @@ def draw_views(
         number = mixed.view
         columns.append((f"mixture\nof view {number}", cells(mixed.image[:rows])))
         view, num = batch.views[mixed.view], len(batch.index)
-        beside = len(view) > num  # CLIM's neighbours, each below its anchor
-        partner = view[num : num + rows] if beside else view[mixed.partner[:rows]]
+        has_neighbors = len(view) > num  # CLIM's neighbors follow the anchors, in their order
+        partner = view[num : num + rows] if has_neighbors else view[mixed.partner[:rows]]
         columns.append((f"partner's\nview {number}", cells(partner)))
 
     numbers = [f"#{row}" for row in batch.index[:rows].tolist()]
@@ -62,7 +60,7 @@ def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> ND
 
 
 def enlarge(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Scale an image: whole factors repeat its pixels, others resample."""
+    """Scale an image (h, w, 3): whole factors repeat its pixels, others resample."""
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
     how = Image.Resampling.NEAREST if float(scale).is_integer() else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(image).resize(size, how))
@@ -74,9 +72,10 @@ def grid(
     shares: list[list[float]],
     num_views: int,
 ) -> Figure:
-    """Return columns of (title, cells), pixel for pixel, and a number for each row.
+    """Draw columns of (title, cells), pixel for pixel, with a number at the left of each row.
 
-    Columns after the first ``num_views`` go in twos, with the ``shares`` of the rows between them.
+    The columns after the first ``num_views`` are pairs of a mixture and its partner; ``shares``
+    holds, for each pair, the λ of each row, which is written between the two.
     """
     tall = max(cells[0].shape[0] for _, cells in columns)
     side = 12 + 8 * max(len(number) for number in numbers)

@@ -45,7 +45,8 @@ def create_learner(
 def synthetic(loader: Loader, batch: Batch) -> Batch:
     """Return a loader's batch with noise for images, mixed as in step 0."""
     views = tuple(torch.randn_like(view) for view in batch.views)
-    return dataclasses.replace(batch, views=views, mixed=loader._mix(views, 0))
+    mixed = loader.maker.mix(views, 0)[1] if batch.mixed else ()
+    return dataclasses.replace(batch, views=views, mixed=mixed)
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Rates:
 
     def __post_init__(self) -> None:
         self.loader = self.learner.loader
-        self.clock = Clock(self.loader.device)
+        self.clock = Clock(self.loader.maker.device)
 
     def loader_alone(self, loader: Loader | None = None) -> float:
         """Return source images/s over all processes when batches are taken and dropped."""
@@ -118,7 +119,7 @@ class Rates:
         accelerator, size = self.learner.accelerator, self.learner.config.batch_size
         accelerator.wait_for_everyone()
         self.learner.meter = ThroughputMeter(
-            size, lambda: loader.waited, loader.device, warmup=WARMUP
+            size, lambda: loader.waited, loader.maker.device, warmup=WARMUP
         )
         with contextlib.closing(batches):
             for batch in itertools.islice(batches, WARMUP + self.steps):
@@ -126,7 +127,9 @@ class Rates:
             self.clock.wait()
             values = self.learner.meter.read()
         here = torch.tensor([1 / values["images_per_second"], values["data_wait"]])
-        slowest, wait = accelerator.gather(here.to(loader.device)).view(-1, 2).amax(0).tolist()
+        slowest, wait = (
+            accelerator.gather(here.to(loader.maker.device)).view(-1, 2).amax(0).tolist()
+        )
         return 1 / slowest, wait
 
     def _train_on_marked(self, marks: Marks) -> Callable[[Batch], None]:

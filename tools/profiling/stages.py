@@ -14,13 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment import triton as finish_triton
-from pipelines.augment.params import ViewParams, draw_params
-from pipelines.batch import Batch
+from pipelines.augment import triton as fused
 from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
-from pipelines.rng import RowRng
 from pipelines.views import View
 from tools.profiling.clock import Clock, Seconds
 from tools.profiling.io import Reads, measure_reads
@@ -84,12 +81,11 @@ class Stages:
     """The stages of a loader, on the rows of its first batch."""
 
     def __init__(self, loader: Loader, repeats: int) -> None:
-        self.loader, self.repeats = loader, repeats
-        self.clock = Clock(loader.device)
-        self.tap = Tap(loader.decoder)
-        tapped = dataclasses.replace(loader, decoder=self.tap)
-        ready = tapped._prepare(0)
-        self.batch = ready if isinstance(ready, Batch) else tapped._finish(ready)
+        self.maker, self.repeats = loader.maker, repeats
+        self.clock = Clock(self.maker.device)
+        self.tap = Tap(self.maker.decoder)
+        tapped = dataclasses.replace(self.maker, decoder=self.tap)
+        self.batch = tapped.finish(tapped.decode(0))
         self.decoded_on_gpu = self.tap.crops[0].is_cuda
         self.reads: Reads | None = None
 
@@ -99,22 +95,20 @@ class Stages:
         ``decode_crop`` includes ``decode``, and that ``read``. What a loader does not do is left
         out: ``memory`` neither reads nor decodes, and on the host nothing is copied to a device.
         ``read`` and ``read_cold`` are of one thread; the latter is left out where the system keeps
-        what it was told to forget.
+        pages that it was asked to drop.
         """
-        decoder, rows, windows = self.loader.decoder, self.tap.rows, self.tap.windows
-        found = {"draw": self._host(self._draw)}
-        if not isinstance(decoder, MemoryDecoder):
-            order = self.loader.order
-            self.reads = measure_reads(
-                self.loader.table, [order.rows(step) for step in range(self.repeats)]
-            )
+        maker, rows, windows = self.maker, self.tap.rows, self.tap.windows
+        found = {"draw": self._host(lambda: maker.draw(0))}
+        if not isinstance(maker.decoder, MemoryDecoder):
+            steps = range(self.repeats)
+            self.reads = measure_reads(maker.table, [maker.sampler.rows(step) for step in steps])
             found |= {"read_cold": self.reads.cold} if self.reads.was_cold else {}
             found["read"] = self.reads.warm
-            found["decode"] = self._host(lambda: decoder(rows, ()))
-        found["decode_crop"] = self._host(lambda: decoder(rows, windows))
+            found["decode"] = self._host(lambda: maker.decoder(rows, ()))
+        found["decode_crop"] = self._host(lambda: maker.decoder(rows, windows))
         if self.clock.on_gpu and not self.decoded_on_gpu:
             found["host_to_device"] = self._device(self._copy)
-        return found | self._finisher(np.median(found["draw"]).item()) | self._mixture()
+        return found | self._finisher() | self._mixture()
 
     def _host(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats, host=True)
@@ -122,60 +116,46 @@ class Stages:
     def _device(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats)
 
-    def _draw(self) -> list[ViewParams]:
-        table, rows, order = self.loader.table, self.tap.rows, self.loader.order
-        draws = RowRng(order.seed, order.epoch(0))
-        sides = table.height[rows], table.width[rows]
-        return [
-            draw_params(v, i, draws, rows, *sides) for i, v in enumerate(self.loader.views_of(0))
-        ]
-
     def finisher_bytes(self) -> tuple[int, int] | None:
         """Return bytes to and from the GPU's memory: those its finisher moves, and the least.
 
         None on the host: what its caches move is not to be counted from here.
         """
-        if not (self.clock.on_gpu and finish_triton.usable()):
+        if not (self.clock.on_gpu and fused.usable()):
             return None
-        views, dtype = self.loader.views_of(0), self.batch.views[0].dtype
-        pairs = zip(views, self._draw(), strict=True)
-        moved, least = zip(*(finish_triton.traffic(*pair, dtype) for pair in pairs), strict=True)
+        draws, dtype = self.maker.draw(0), self.batch.views[0].dtype
+        pairs = zip(draws.views, draws.params, strict=True)
+        moved, least = zip(*(fused.traffic(*pair, dtype) for pair in pairs), strict=True)
         return sum(moved), sum(least)
 
     def _copy(self) -> None:
         for crops in self.tap.crops:
-            crops.to(self.loader.device, non_blocking=True)
+            crops.to(self.maker.device, non_blocking=True)
 
-    def _finisher(self, drawing: float) -> dict[str, Seconds]:
-        """The finisher by the loader's own method: all of it, then operation by operation.
+    def _finisher(self) -> dict[str, Seconds]:
+        """The loader's own finisher: all of it, then operation by operation.
 
-        An operation's time is what it adds to conversion, flip and normalisation, in each
-        repetition; on the host ``drawing`` seconds of each measurement are not the finisher's.
+        An operation's time is what it adds to conversion, flip and normalization, in each
+        repetition.
         """
-        views = self.loader.views
-        not_ours = 0.0 if self.clock.on_gpu else drawing
-        total = [max(s - not_ours, 0.0) for s in self._finishing(views)]
-        convert = [max(s - not_ours, 0.0) for s in self._finishing([only(v, None) for v in views])]
-        found = {"finish": total, "finish.convert_flip_normalise": convert}
+        views = self.maker.views.views
+        convert = self._finishing([only(v, None) for v in views])
+        found = {"finish": self._finishing(views), "finish.convert_flip_normalise": convert}
         for name in OPERATIONS:
             if any(has(view, name) for view in views):
                 alone = self._finishing([only(view, name) for view in views])
                 pairs = zip(alone, convert, strict=True)
-                found[f"finish.{name}"] = [max(a - not_ours - b, 0.0) for a, b in pairs]
+                found[f"finish.{name}"] = [max(a - b, 0.0) for a, b in pairs]
         return found
 
     def _finishing(self, views: Sequence[View]) -> Seconds:
-        loader = dataclasses.replace(
-            self.loader, views=views, decoder=Canned(self.tap), mixture=None
-        )
-        ready = loader._prepare(0)
-        if isinstance(ready, Batch):  # finished where it was decoded: on the host
-            return self._device(lambda: loader._prepare(0))
-        return self._device(lambda: loader._finish(ready))
+        plan = dataclasses.replace(self.maker.views, views=tuple(views))
+        maker = dataclasses.replace(self.maker, views=plan, decoder=Canned(self.tap))
+        decoded = maker.decode(0)
+        return self._device(lambda: maker.augment(decoded))
 
     def _mixture(self) -> dict[str, Seconds]:
-        if self.loader.mixture is None:
+        if not self.batch.mixed:
             return {}
         steps = itertools.count()
-        mix = self.loader._mix
-        return {"mixture": self._device(lambda: mix(self.batch.views, next(steps)))}
+        return {"mixture": self._device(lambda: self.maker.mix(self.batch.views, next(steps)))}

@@ -1,1 +1,1 @@
-"""The page that a run leaves: one file that says what was trained, how far, and how well."""
+"""The report of a run: one page on what was trained, how far, and how well."""

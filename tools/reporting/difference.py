@@ -1,4 +1,4 @@
-"""What a run's settings are beside a recipe's or the defaults: the fewest flags that give them."""
+"""The fewest flags that give a run's settings, over its recipe or the defaults."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from pipelines.datasets import DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config, flag
 from tools.config.resolve import resolve
-from tools.engine.build import Data
 from tools.runs.run_dir import RECIPE
 
 ALWAYS = ("method", "mix", "data")
 PLACE = ("output",)
-"""Settings that say where the run lies, and nothing of what it is."""
+"""Settings of where the run lies, which change nothing about it."""
 
 
 @dataclass(frozen=True)
 class SettingDifference:
-    """A setting that has another value than its base gives it."""
+    """A setting whose value differs from that of the base."""
 
     name: str
     value: Any
@@ -41,7 +40,7 @@ class SettingDifference:
 
 
 def recipe_of(folder: Path) -> Path | None:
-    """Return the recipe that a run's config.yaml names, if it does and the file is still there."""
+    """Return the recipe that a run's config.yaml names; None without one, or if it is gone."""
     try:
         with (folder / "config.yaml").open(encoding="utf-8") as file:
             line = file.readline()
@@ -55,8 +54,8 @@ def recipe_of(folder: Path) -> Path | None:
 def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[SettingDifference]:
     """Return the fewest settings over the recipe or the defaults that give ``config``.
 
-    ``config`` is resolved. What the settings leave to the method and the data is filled in as a
-    run fills it in, so a value that follows from another is not named.
+    ``config`` is resolved. Both sides are resolved as a run resolves them, so a value that follows
+    from another is not named.
     """
     base = parse([word for words in _beginning(config, recipe) for word in words])
     begun = _filled(base, facts)
@@ -70,8 +69,7 @@ def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[S
 
 
 def _filled(config: Config, facts: DataFacts) -> Config:
-    unseen: Any = None  # settings are filled in by what is known of the data, not by its images
-    return resolve(config, Data(unseen, None, facts), config.precision or "no")
+    return resolve(config, facts, config.precision or "no")
 
 
 def _gives(base: Config, given: dict[str, Any], wanted: dict[str, Any], facts: DataFacts) -> bool:
@@ -111,6 +109,6 @@ def command(config: Config, recipe: Path | None, found: Sequence[SettingDifferen
 
 
 def _beginning(config: Config, recipe: Path | None) -> list[list[str]]:
-    """Return the flags that every command names; a recipe's numbers count for these choices."""
+    """Return the flags that every command names."""
     flags = [["--recipe", str(recipe)]] if recipe else []
     return flags + [[flag(name), str(getattr(config, name))] for name in ALWAYS]

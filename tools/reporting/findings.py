@@ -1,4 +1,4 @@
-"""What a run's numbers say, in words, with the thresholds they are judged by."""
+"""Judgements on a run's numbers, in words, with the thresholds behind them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Line = dict[str, Any]
 Level = Literal["good", "watch", "bad", "unknown"]
 
 COLLAPSED_STD = 0.1
-"""Spread of the unit rows (0: all the same, 1: even over the sphere) below which they collapsed."""
+"""Spread of the unit rows (0: all alike, 1: even over the sphere) below which they collapsed."""
 COLLAPSED_RANK = 2.0
-"""Effective rank below which hardly more than one direction is left."""
+"""Effective rank below which the features have collapsed to about one direction."""
 SHRUNK = 0.25
-"""Share of its highest value below which a falling rank is to be watched."""
+"""Share of its highest value below which a falling rank is worth watching."""
 WAITING = 0.1
 """Share of the time spent waiting for data from which on the data bound the run."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A judgement in a few words, what it is founded on, and by which thresholds."""
+    """A judgement in a few words, the numbers behind it, and the thresholds."""
 
     level: Level
     title: str
     text: str
-    law: str = ""
+    thresholds: str = ""
 
 
 def values_of(lines: Sequence[Line], name: str) -> list[float]:
@@ -48,23 +48,23 @@ def collapse(lines: Sequence[Line]) -> Finding:
     std, rank = values_of(lines, "features_std"), values_of(lines, "features_rank")
     if not std or not rank:
         return Finding("unknown", "Not monitored", "No line holds features_std and features_rank.")
-    law = (
+    thresholds = (
         f"Collapsed is a spread below {COLLAPSED_STD} or an effective rank below "
-        f"{COLLAPSED_RANK:g}; to be watched is a rank below {SHRUNK:.0%} of its highest."
+        f"{COLLAPSED_RANK:g}; worth watching is a rank below {SHRUNK:.0%} of its highest."
     )
     seen = (
         f"At the last log line the features' spread is {std[-1]:.2f} (0: all alike, 1: even over "
         f"the sphere) and their effective rank {rank[-1]:.1f}, at most {max(rank):.1f} so far."
     )
     if std[-1] < COLLAPSED_STD or rank[-1] < COLLAPSED_RANK:
-        return Finding("bad", "Collapsed", seen, law)
+        return Finding("bad", "Collapsed", seen, thresholds)
     if rank[-1] < SHRUNK * max(rank):
-        return Finding("watch", "Rank is shrinking", seen, law)
-    return Finding("good", "No collapse", seen, law)
+        return Finding("watch", "Rank is shrinking", seen, thresholds)
+    return Finding("good", "No collapse", seen, thresholds)
 
 
 def throughput(lines: Sequence[Line]) -> Finding:
-    """Say how fast the run was, and whether data or the step bound it."""
+    """Judge the speed, and whether the data or the step bounds it."""
     speeds, waits = values_of(lines, "images_per_second"), values_of(lines, "data_wait")
     if not speeds:
         return Finding("unknown", "Not measured", "No line holds a speed.")
@@ -73,13 +73,13 @@ def throughput(lines: Sequence[Line]) -> Finding:
         f"Median {speed:,.0f} images/s ({min(speeds):,.0f} to {max(speeds):,.0f} over "
         f"{len(speeds)} log lines), {wait:.1%} of the time spent waiting for data."
     )
-    after = (
+    thresholds = (
         f"From {WAITING:.0%} on the data are called the bottleneck. `tools/profile_throughput.py` "
         "with this run's flags says which part, and what would help."
     )
     if wait >= WAITING:
-        return Finding("watch", "Bound by the data", seen, after)
-    return Finding("good", "Bound by the step", seen, after)
+        return Finding("watch", "Bound by the data", seen, thresholds)
+    return Finding("good", "Bound by the step", seen, thresholds)
 
 
 def knn_gain(lines: Sequence[Line]) -> Finding:
@@ -104,7 +104,7 @@ def knn_gain(lines: Sequence[Line]) -> Finding:
 
 
 def events(lines: Sequence[Line], folder: Path, left_out: Sequence[int] = ()) -> list[str]:
-    """Return what happened on the way, as far as the run wrote it down."""
+    """Return what happened during training, as far as the run logged it."""
     found = []
     for before, now in itertools.pairwise(lines):
         a, b = before.get("world_size"), now.get("world_size")
@@ -123,12 +123,12 @@ def events(lines: Sequence[Line], folder: Path, left_out: Sequence[int] = ()) ->
     if lost:
         found.append(f"The loss was not finite at step {lost[0]:,}.")
     if (folder / RESUME).exists():
-        found.append("Stopped by a signal: --resume auto goes on.")
+        found.append("Stopped by a signal: --resume auto continues it.")
     return found
 
 
 def state_of(config: Config, lines: Sequence[Line]) -> str:
-    """Say how far the run is."""
+    """Return how far the run has come, in words."""
     if not lines:
         return "Nothing was logged yet."
     last = lines[-1]
@@ -143,7 +143,7 @@ def state_of(config: Config, lines: Sequence[Line]) -> str:
 
 
 def read_profile(folder: Path) -> dict[str, Any] | None:
-    """Return what tools/profile_throughput.py wrote as profile.json into the folder, if it did."""
+    """Return the folder's profile.json of tools/profile_throughput.py; None without one."""
     try:
         found = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipelines.sources.image_file import BadImage
 
@@ -43,3 +44,20 @@ def discard_output() -> None:
     """Send the rest of stdout nowhere: Python flushes it at exit, into the closed pipe."""
     with contextlib.suppress(OSError):  # stdout need not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def by_position(words: Sequence[str]) -> list[str]:
+    """Return a command line in which ``--run RUN`` and ``--output OUTPUT`` are RUN and OUTPUT.
+
+    RUN becomes the first argument and OUTPUT the last, for commands that take both by position.
+    """
+    rest: list[str] = []
+    named: dict[str, list[str]] = {"--run": [], "--output": []}
+    arguments = iter(words)
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if flag in named:
+            named[flag] += [value] if equals else list(itertools.islice(arguments, 1))
+        else:
+            rest.append(word)
+    return [*named["--run"], *rest, *named["--output"]]

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 RUNS = Path("runs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """The runs that a command is about: positional, or by --run."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
+    """Runs: folders, as runs/NAME, or names below ./runs."""
+    run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A run, as RUN; once for each run."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of all runs.
+
+        Raises:
+            ValueError: no run is named, or one does not exist.
+        """
+        return find_runs([*self.runs, *self.run])
 
 
 def find_run(run: Path) -> Path:
@@ -24,9 +47,9 @@ def find_runs(runs: Iterable[Path]) -> list[Path]:
     """Return the folders of one or more runs.
 
     Raises:
-        ValueError: no run is given, or one does not exist.
+        ValueError: no run is named, or one does not exist.
     """
     folders = [find_run(run) for run in runs]
     if not folders:
-        raise ValueError("name a run: its folder, as runs/NAME, or NAME below ./runs")
+        raise ValueError("name a run: its folder, as runs/NAME, or its name below ./runs")
     return folders

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from pipelines.system.atomic import replacing
 
 SUMMARY = ("epoch", "step", "loss", "lr", "images_per_second", "knn_top1")
 """Columns of summary.csv; loss and images_per_second are means over the epoch's log lines."""
@@ -41,7 +42,8 @@ def cut_metrics(path: Path, last_step: int) -> None:
     """Drop the lines after ``last_step`` from a metrics.jsonl, if there is one."""
     if path.exists():
         kept = [line for line in read_metrics(path) if line["step"] <= last_step]
-        replace_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
 
 
 def cut_summary(path: Path, last_step: int) -> None:
@@ -54,19 +56,10 @@ def cut_summary(path: Path, last_step: int) -> None:
     writer = csv.DictWriter(text, SUMMARY, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    replace_text(path, text.getvalue())
+    with replacing(path) as temporary:
+        temporary.write_text(text.getvalue(), "utf-8")
 
 
 def _is_until(line: dict[str, Any], last_step: int) -> bool:
     step = line.get("step") or ""
     return step.isdigit() and int(step) <= last_step
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Replace a file's text in one move: it is whole before, and whole after."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -1,0 +1,70 @@
+"""Every mixture by its name, as ``--mix`` and ``build_loader(mixture=...)`` take it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from pipelines.mixtures.base import Mixture
+from pipelines.mixtures.clim import Clim, NeighborTable
+from pipelines.mixtures.image_mixture import ImageMixture
+from pipelines.mixtures.unmix import UN_MIX, UnMix
+from pipelines.settings import LABEL_FREE, ImConfig, LabelFreeName
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """What mixtures are made from; each takes what concerns it. Defaults are the papers'."""
+
+    prob: float = 0.5
+    """Share of global steps in ``unmix``."""
+    beta: float = 1.0
+    """Beta(beta, beta) draws the share of ``global``, ``region`` and ``unmix``."""
+    per_group: bool = False
+    """Draw a mixture for each group instead of one for the batch."""
+    chained: bool = False
+    """Draw each view's box from the share left by the one before (released SwAV)."""
+    im: ImConfig = field(default_factory=ImConfig)
+    """Label-free mixtures."""
+    clim_global: bool = False
+    """CLIM blends whole images instead of pasting a box."""
+    clim_alpha: float = 2.0
+    """Beta(alpha, alpha) draws the share of CLIM's anchors."""
+    clim_skip: bool = False
+    """CLIM leaves anchors without neighbors unmixed."""
+    num_rows: int = 0
+    """Rows of the data set, for CLIM's table."""
+
+
+def _un_mix(name: str, settings: MixSettings) -> Mixture:
+    mixture = UN_MIX[name](settings.prob, settings.beta)
+    return replace(mixture, per_group=settings.per_group, chained=settings.chained)
+
+
+def _clim(name: str, settings: MixSettings) -> Mixture:
+    blend = UnMix(float(settings.clim_global), settings.clim_alpha, settings.per_group)
+    return Clim(NeighborTable.none(settings.num_rows), blend, settings.clim_skip)
+
+
+def _label_free(name: LabelFreeName, settings: MixSettings) -> Mixture:
+    return ImageMixture(name, settings.im)
+
+
+MIXTURES: dict[str, Callable[..., Mixture]] = {
+    **dict.fromkeys(UN_MIX, _un_mix),
+    **dict.fromkeys(LABEL_FREE, _label_free),
+    "clim": _clim,
+}
+
+
+def create_mixture(name: str, settings: MixSettings | None = None) -> Mixture | None:
+    """Return the mixture of that name; None for ``none``.
+
+    Raises:
+        ValueError: there is no such mixture, or a setting is out of range.
+    """
+    if name == "none":
+        return None
+    if name not in MIXTURES:
+        raise ValueError(f"no mixture {name!r}; choose from none {' '.join(MIXTURES)}")
+    return MIXTURES[name](name, settings or MixSettings())

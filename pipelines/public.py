@@ -1,0 +1,379 @@
+"""The loader for anyone's training loop: ``open_data``, ``build_loader``, ``build_eval_loader``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines import datasets
+from pipelines.batch import Batch
+from pipelines.beton.convert import cached_beton
+from pipelines.datasets import DataFacts, data_facts
+from pipelines.decoders import Decoder
+from pipelines.decoders.build import LOADERS, build_decoder, choose_loader
+from pipelines.decoders.memory import MemoryDecoder
+from pipelines.evaluation import CenterCrop, evaluation_batches
+from pipelines.loader import Loader
+from pipelines.mixtures.base import Mixture, check_groups
+from pipelines.mixtures.registry import create_mixture
+from pipelines.presets import PRESETS
+from pipelines.sampler import BlockShuffle, Sampler
+from pipelines.settings import Interpolation, OnBadImage
+from pipelines.sources.beton import Beton
+from pipelines.sources.published import Split
+from pipelines.sources.table import Table
+from pipelines.step_maker import StepMaker
+from pipelines.system.transfer import to_device
+from pipelines.system.workers import cores_per_process
+from pipelines.views import View, ViewPlan
+
+
+@dataclass(frozen=True)
+class Data:
+    """An opened data set: its rows, and the numbers that go with its images."""
+
+    table: Table
+    facts: DataFacts
+    spec: str
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each row, (N,); -1 is none."""
+        return self.table.label
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, if they have any."""
+        return self.table.classes
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How images are read; none of it changes which images a step holds."""
+
+    loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
+    """What decodes: a decoded set in memory, a .beton file (converted on first use), or DALI."""
+    workers: int | None = None
+    """Threads; None: this process's share of the cores."""
+    prefetch: int = 3
+    """Batches made ahead of the training loop."""
+    read_ahead: int = 8
+    """Steps whose bytes the system is asked to read ahead."""
+    memory_budget: int = 4 << 30
+    """Bytes of decoded images that ``auto`` may keep in memory."""
+    interpolation: Interpolation = "antialias"
+    """Filter of the resize; ``antialias`` is PIL's."""
+    on_bad_image: OnBadImage = "stop"
+    """An unreadable image raises, or the next row takes its place."""
+
+
+DEFAULTS = LoaderOptions()
+
+
+def open_data(
+    spec: str,
+    split: Split = "train",
+    data_dir: str | Path = "data",
+    *,
+    classes: str | Path | None = None,
+    on_bad_image: OnBadImage = "stop",
+) -> Data:
+    """Open a data set.
+
+    Args:
+        spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``
+            or ``PATH.beton``.
+        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
+        data_dir: where the published files of named sets are.
+        classes: a file of class names, one a line; only these are kept, labelled in this order.
+        on_bad_image: what to do with files whose header cannot be read.
+
+    Raises:
+        ValueError: there is no such data set, or nothing usable in it.
+    """
+    file = None if classes is None else Path(classes)
+    table = datasets.open_data(spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file)
+    return Data(table, data_facts(spec), spec, split)
+
+
+def build_loader(
+    data: Data,
+    views: str | Sequence[View] | ViewPlan = "moco-v2",
+    batch_size: int = 256,
+    *,
+    size: int | None = None,
+    mixture: str | Mixture | None = None,
+    groups: int = 1,
+    order: Literal["random", "blocks"] | BlockShuffle = "random",
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    options: LoaderOptions = DEFAULTS,
+) -> EpochLoader:
+    """Build an iterable of a rank's batches; a ``for`` loop over it is an epoch.
+
+    Args:
+        data: from ``open_data``.
+        views: the name of published augmentations, or a list of one view or more.
+        batch_size: images of a step over all ranks.
+        size: side in pixels of a published augmentation's large views (default: the data's).
+        mixture: a name as ``unmix``, ``region`` or ``im``, or an object; ``Batch.mixed`` holds
+            mixtures of the first view (of ``ViewPlan.mixed``).
+        groups: groups of the batch; rows are mixed inside one.
+        order: shuffle row by row, or by blocks of neighboring rows (data larger than memory).
+        seed: of everything random; with the step it determines a batch.
+        rank: of this process.
+        world_size: number of processes.
+        device: where batches are (default: the current CUDA device, else the host).
+        mean: of pixels in [0, 1] (default: the data's).
+        std: of pixels in [0, 1] (default: the data's).
+        options: how images are read.
+
+    Raises:
+        ValueError: the arguments do not fit each other or the data; the text names them.
+        MissingPackage: ``options.loader`` needs a package that is not installed.
+    """
+    if mixture == "clim":
+        raise ValueError("mixture='clim' needs a table of neighbors: pass a Clim(NeighborTable)")
+    if order not in ("random", "blocks") and not isinstance(order, BlockShuffle):
+        raise ValueError(f"order={order!r}: choose random or blocks, or pass a BlockShuffle")
+    where = _device(device)
+    made = create_mixture(mixture) if isinstance(mixture, str) else mixture
+    _check_batch(data, batch_size, rank, world_size)
+    plan = _view_plan(views, size or data.facts.image_size)
+    check_groups(made, batch_size, groups, world_size)
+    blocks = order if isinstance(order, BlockShuffle) else None
+    table, decoder = _decoder(data, where, options)
+    if order == "blocks":
+        blocks = BlockShuffle(table.in_file_order(), groups)
+    maker = StepMaker(
+        table=table,
+        sampler=Sampler(len(table), batch_size, seed, rank, world_size, blocks),
+        views=plan,
+        decoder=decoder,
+        mean=mean or data.facts.mean,
+        std=std or data.facts.std,
+        device=where,
+        mixture=made,
+        groups=groups,
+        workers=options.workers or cores_per_process(),
+    )
+    read_ahead = 0 if isinstance(decoder, MemoryDecoder) else options.read_ahead
+    return EpochLoader(Loader(maker, options.prefetch, read_ahead))
+
+
+class EpochLoader:
+    """An endless sequence of epochs of batches, one a ``for`` loop.
+
+    A loop runs to the end of the epoch that ``step`` is in. Leaving it early keeps the place after
+    the last batch yielded: the next loop goes on there.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.step = 0
+        """The step of the next batch, counted from the start of the run."""
+
+    def __len__(self) -> int:
+        return self._sampler.steps_per_epoch
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.loader.maker.device
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self._sampler.epoch(self.step)
+
+    @property
+    def _sampler(self) -> Sampler:
+        return self.loader.maker.sampler
+
+    def __iter__(self) -> Iterator[Batch]:
+        stop = (self.epoch + 1) * len(self)
+        with closing(self.loader.batches(self.step, stop)) as batches:
+            for batch in batches:
+                self.step = batch.step + 1
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place in the data, the same on all ranks."""
+        return {"step": self.step} | self._identity()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on at a place, on any number of ranks, with the rows that would have come next.
+
+        Raises:
+            ValueError: seed, batch size or data are others, so that other rows would come.
+        """
+        changed = [
+            f"{name} {value}, not {state[name]}"
+            for name, value in self._identity().items()
+            if state[name] != value
+        ]
+        if changed:
+            raise ValueError(f"state_dict of another loader: this one has {'; '.join(changed)}")
+        self.step = int(state["step"])
+
+    def _identity(self) -> dict[str, int]:
+        sampler = self._sampler
+        return {
+            "seed": sampler.seed,
+            "batch_size": sampler.batch_size,
+            "num_rows": sampler.num_rows,
+        }
+
+    def close(self) -> None:
+        """Release threads and memory."""
+        self.loader.maker.decoder.close()
+
+    def __enter__(self) -> EpochLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def build_eval_loader(
+    data: Data,
+    batch_size: int = 256,
+    *,
+    view: CenterCrop | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str | None = None,
+    options: LoaderOptions = DEFAULTS,
+) -> EvalLoader:
+    """Build an iterable of center crops: every row once over all ranks, in order.
+
+    Args:
+        data: from ``open_data``, usually with ``split="val"``.
+        batch_size: images of a batch of this rank; the last may be short.
+        view: crop and resize (default: the data's own).
+        rank: of this process.
+        world_size: number of processes.
+        device: where batches are (default: the current CUDA device, else the host).
+        options: how images are read.
+
+    Raises:
+        ValueError: an argument is out of range.
+        MissingPackage: ``options.loader`` needs a package that is not installed.
+    """
+    if batch_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(f"batch_size={batch_size}, rank={rank}, world_size={world_size}: no share")
+    where, facts = _device(device), data.facts
+    crop = view or CenterCrop(facts.image_size, facts.eval_resize or facts.image_size)
+    table, decoder = _decoder(data, where, options)
+    return EvalLoader(table, decoder, crop, batch_size, facts, where, rank, world_size)
+
+
+@dataclass
+class EvalLoader:
+    """Center crops of a rank's share of the rows as batches of one view."""
+
+    table: Table
+    decoder: Decoder
+    view: CenterCrop
+    batch_size: int
+    facts: DataFacts
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        begin, end = (len(self.table) * (self.rank + i) // self.world_size for i in (0, 1))
+        return -(-(end - begin) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = evaluation_batches(
+            self.table,
+            self.decoder,
+            self.view,
+            self.batch_size,
+            self.facts.mean,
+            self.facts.std,
+            self.device,
+            self.rank,
+            self.world_size,
+        )
+        with closing(batches):
+            for step, (images, rows) in enumerate(batches):
+                index = to_device(torch.from_numpy(rows), self.device)
+                label = to_device(torch.from_numpy(self.table.label[rows]), self.device)
+                yield Batch((images,), index, label, index, seed=0, step=step)
+
+    def close(self) -> None:
+        """Release threads and memory."""
+        self.decoder.close()
+
+    def __enter__(self) -> EvalLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def _check_batch(data: Data, batch_size: int, rank: int, world_size: int) -> None:
+    if not 1 <= batch_size <= len(data):
+        raise ValueError(f"batch_size={batch_size} does not fit {len(data)} images")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank={rank} is not one of world_size={world_size} processes")
+    if batch_size % world_size:
+        raise ValueError(f"batch_size={batch_size} is not divisible by world_size={world_size}")
+
+
+def _view_plan(views: str | Sequence[View] | ViewPlan, size: int) -> ViewPlan:
+    if isinstance(views, ViewPlan):
+        return views
+    if isinstance(views, str):
+        if views not in PRESETS:
+            raise ValueError(f"views={views!r}: choose from {', '.join(PRESETS)}, or pass Views")
+        return ViewPlan(PRESETS[views](size))
+    if not views:
+        raise ValueError("views=[]: a batch needs at least one View")
+    return ViewPlan(tuple(views))
+
+
+def _decoder(data: Data, device: torch.device, options: LoaderOptions) -> tuple[Table, Decoder]:
+    """Return the decoder of the rows, and the table that it reads."""
+    table, name = data.table, str(options.loader)
+    if name == "auto":
+        is_beton = isinstance(table.source, Beton)
+        name, _ = choose_loader(table, device, options.memory_budget, data_is_beton=is_beton)
+    if name not in LOADERS:
+        raise ValueError(f"loader={name!r}: choose auto or one of {', '.join(LOADERS)}")
+    if name == "ffcv":
+        table = cached_beton(table, data.spec, split=data.split, on_bad=options.on_bad_image)
+    decoder = build_decoder(
+        name,
+        table,
+        interpolation=options.interpolation,
+        workers=options.workers or cores_per_process(),
+        device=device,
+        on_bad=options.on_bad_image,
+    )
+    return table, decoder

@@ -1,0 +1,188 @@
+"""One step of one rank, from its number to its batch, in stages that can be called by themselves.
+
+::
+
+    draw      which rows, and everything random        host
+    decode    bytes to uint8 crops                     host or device
+    augment   crops to float views                     device
+    assemble  views to a batch, mixed                  device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.augment.build import build_augmenter
+from pipelines.augment.params import ViewParams, draw_params
+from pipelines.batch import Batch, Mixed
+from pipelines.decoders import Crops, Decoder
+from pipelines.mixtures.base import MixPlan, MixStep, Mixture, Views, check_groups
+from pipelines.rng import RowRng
+from pipelines.sampler import Sampler
+from pipelines.sources.table import Table
+from pipelines.system.transfer import to_device
+from pipelines.views import View, ViewPlan
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StepDraws:
+    """What is random in a step, drawn on the host."""
+
+    step: int
+    views: tuple[View, ...]
+    rows: Rows
+    """This rank's rows, (n,)."""
+    shown: Rows
+    """The rows of each view: the rank's, then a mixture's extra ones, (n + k,)."""
+    params: tuple[ViewParams, ...]
+    """What happens to ``shown``, one a view."""
+    mix: MixPlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded step on its device, or on its way to it until ``arrived``."""
+
+    step: int
+    rows: Rows
+    crops: Sequence[Tensor]
+    plans: Sequence[Any]
+    mix: MixPlan | None
+    arrived: torch.cuda.Event | None
+
+
+@dataclass
+class StepMaker:
+    """Makes the batch of any step of a rank: ``finish(decode(step))``.
+
+    On CUDA, ``decode`` works on a stream of its own and may run in another thread; ``finish``
+    belongs to the thread and stream that train. ``groups`` is the number of groups of the global
+    batch inside which rows are mixed; ``workers`` are the threads that augment on the host.
+
+    Raises:
+        ValueError: the mixture's groups do not fit the batch or the ranks.
+    """
+
+    table: Table
+    sampler: Sampler
+    views: ViewPlan
+    decoder: Decoder
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    mixture: Mixture | None = None
+    groups: int = 1
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        check_groups(self.mixture, self.sampler.batch_size, self.groups, self.sampler.world_size)
+        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.augmenter = build_augmenter(self.device, self.workers)
+
+    def draw(self, step: int) -> StepDraws:
+        """Draw everything that is random in a step."""
+        mixing = self._mix_step(step)
+        rows, views = mixing.rows, self.views.at(step)
+        mix = self.mixture.plan(mixing) if self.mixture else None
+        size = self.table.height[rows], self.table.width[rows]
+        params = [draw_params(v, i, mixing.rng, rows, *size) for i, v in enumerate(views)]
+        if mix is None or len(mix.extra) == 0:
+            return StepDraws(step, views, rows, rows, tuple(params), mix)
+        shown = np.concatenate([rows, mix.extra])
+        both = (_concatenate(own, more) for own, more in zip(params, mix.params, strict=True))
+        return StepDraws(step, views, rows, shown, tuple(both), mix)
+
+    def decode(self, step: int) -> Decoded:
+        """Draw a step and decode its crops, each distinct image once; send all to the device."""
+        draws = self.draw(step)
+        shown, take = draws.shown, np.arange(len(draws.shown))
+        if len(shown) > len(draws.rows):
+            shown, take = np.unique(shown, return_inverse=True)
+        pairs = list(zip(draws.views, draws.params, strict=True))
+        windows = [Crops(view.size, take, params.box) for view, params in pairs]
+        plans = [self.augmenter.plan(*pair) for pair in pairs]
+        if self.stream is None:
+            return Decoded(step, draws.rows, self.decoder(shown, windows), plans, draws.mix, None)
+        with torch.cuda.stream(self.stream):  # decoding on the device happens there as well
+            crops = [c.to(self.device, non_blocking=True) for c in self.decoder(shown, windows)]
+            plans = [plan.to(self.device) for plan in plans]
+            mix = draws.mix.to(self.device) if draws.mix else None
+            return Decoded(step, draws.rows, crops, plans, mix, self.stream.record_event())
+
+    def finish(self, decoded: Decoded) -> Batch:
+        """Augment, mix and label a decoded step."""
+        return self.assemble(decoded, self.augment(decoded))
+
+    def augment(self, decoded: Decoded) -> Views:
+        """Return the augmented views, before any mixture; the host never waits for the device."""
+        if decoded.arrived is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(decoded.arrived)
+            owners = [*decoded.plans, *([decoded.mix] if decoded.mix else [])]
+            for tensor in (*decoded.crops, *(t for owner in owners for t in owner.tensors())):
+                tensor.record_stream(stream)
+        todo = zip(decoded.crops, decoded.plans, strict=True)
+        return tuple(self.augmenter.augment(c, p, self.mean, self.std) for c, p in todo)
+
+    def assemble(self, decoded: Decoded, views: Views) -> Batch:
+        """Mix the augmented views of a step and add labels; ``views`` may be overwritten."""
+        mixed: tuple[Mixed, ...] = ()
+        if decoded.mix is not None:
+            views, mixed = decoded.mix.apply(views)
+        rows = decoded.rows
+        return Batch(
+            views=views,
+            index=self._on_device(rows),
+            label=self._on_device(self.table.label[rows]),
+            position=self._on_device(self.sampler.positions),
+            seed=self.sampler.seed,
+            step=decoded.step,
+            mixed=mixed,
+        )
+
+    def mix(self, views: Views, step: int) -> tuple[Views, tuple[Mixed, ...]]:
+        """Draw a step's mixture and apply it to given views of its rows, extra ones included."""
+        if self.mixture is None:
+            return views, ()
+        return self.mixture.plan(self._mix_step(step)).to(self.device).apply(views)
+
+    def read_ahead(self, step: int) -> Rows:
+        """Return the rows beyond a step's own that its mixture is known to show."""
+        if self.mixture is None:
+            return np.zeros(0, np.int64)
+        return self.mixture.read_ahead(self.sampler.rows(step), self._rng(step))
+
+    def _rng(self, step: int) -> RowRng:
+        return RowRng(self.sampler.seed, self.sampler.epoch(step))
+
+    def _mix_step(self, step: int) -> MixStep:
+        return MixStep(
+            seed=self.sampler.seed,
+            step=step,
+            rng=self._rng(step),
+            rows=self.sampler.rows(step),
+            positions=self.sampler.positions,
+            group=self.sampler.batch_size // self.groups,
+            views=self.views.at(step),
+            mixed=self.views.mixed,
+            copies=self.views.copies,
+            table=self.table,
+        )
+
+    def _on_device(self, array: Rows) -> Tensor:
+        return to_device(torch.from_numpy(array), self.device)
+
+
+def _concatenate(a: ViewParams, b: ViewParams) -> ViewParams:
+    """Return the parameters of some rows, and of others after them."""
+    pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(ViewParams))
+    return ViewParams(*(np.concatenate(pair) for pair in pairs))

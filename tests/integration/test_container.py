@@ -1,0 +1,60 @@
+"""The Dockerfile copies what exists, installs what tools/install.sh would, and lints clean."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+BASE = {"ca-certificates", "git", "make", "python3", "python3-venv"}
+"""Packages that ``make install`` is started with."""
+
+
+def test_what_is_copied_exists_and_is_not_ignored() -> None:
+    copied = [
+        source
+        for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.M)
+        for source in line.split()[:-1]
+    ]
+    kept = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    assert [source for source in copied if not (ROOT / source).exists()] == []
+    assert kept == set(copied)
+    assert set(copied) >= {"pipelines", "models", "tools", "train.py", "eval.py"}
+
+
+def test_system_packages_are_those_of_install_sh() -> None:
+    (installed,) = re.findall(r"--no-install-recommends (.*?)&&", DOCKERFILE)
+    script = (ROOT / "tools/install.sh").read_text()
+    body = script.split("missing_for_ffcv() {")[1].split("\n}")[0]
+    ffcv = set(re.findall(r"printf '([^%' ]+) '", body))
+    assert len(ffcv) >= 6 and "%s-dev" in body  # else the script is read wrongly
+    headers = {name for name in installed.split() if re.fullmatch(r"python3\.\d+-dev", name)}
+    assert len(headers) == 1
+    assert set(installed.split()) - BASE - headers == ffcv
+
+
+def test_hadolint_finds_nothing() -> None:
+    lint = [Path(sys.prefix) / "bin/hadolint", ROOT / "Dockerfile"]
+    ended = subprocess.run(lint, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_hooks_before_a_commit_are_local_and_those_of_make_lint() -> None:
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    for hook in repo["hooks"]:
+        program = (
+            hook["entry"].removeprefix(".venv/bin/").removeprefix("python -m ").split(" --")[0]
+        )
+        assert program in recipe, hook["id"]
+    assert len(repo["hooks"]) == recipe.count("\n\t")

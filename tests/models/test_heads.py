@@ -1,0 +1,36 @@
+"""The heads of the methods are those of their papers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from method_cases import TinyNet
+from torch import nn
+
+from models.methods import METHODS, build_method
+
+
+def test_heads_are_the_papers() -> None:
+    def shape(name: str, **options: Any) -> list[str]:
+        config = METHODS[name][1](dim=8, hidden=16, **options)
+        method = build_method(
+            name, config, TinyNet(), bn="sync", group_size=4, batch_size=16,
+            seed=0, steps_per_epoch=2,
+        )  # fmt: skip
+        out = []
+        for layer in method.head:
+            affine = getattr(layer, "weight", None) is not None
+            out.append(
+                f"{layer.in_features}-{layer.out_features}{'b' if layer.bias is not None else ''}"
+                if isinstance(layer, nn.Linear)
+                else type(layer).__name__ + ("" if affine or not hasattr(layer, "weight") else "0")
+            )
+        return out
+
+    norm = ["BatchNorm", "ReLU"]
+    assert shape("simsiam") == ["16-8", *norm, "8-8", *norm, "8-8", "BatchNorm0"]
+    assert shape("simsiam", layers=2) == ["16-8", *norm, "8-8", "BatchNorm0"]
+    assert shape("barlow") == ["16-16", *norm, "16-16", *norm, "16-8"]
+    assert shape("vicreg") == shape("barlow")
+    assert shape("moco-v3") == ["16-16", *norm, "16-8", "BatchNorm0"]
+    assert shape("dino") == ["16-16b", "GELU", "16-16b", "GELU", "16-8b"]

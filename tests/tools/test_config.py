@@ -1,0 +1,188 @@
+"""The settings: flags and saved runs of earlier versions, ranges of all numbers, quick answers."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import yaml
+from runs import run_train
+
+from models.methods import METHODS
+from pipelines.mixtures.unmix import UN_MIX
+from pipelines.ranges import Range, ranges_of
+from pipelines.settings import UN_MIX_NAMES
+from tools.config.cli import differences, from_dict, from_saved, parse, to_dict
+from tools.config.config import NUMBERS, Config, ResolvedConfig, flag, numbers_of
+from tools.config.resolve import resolve, resolved
+from tools.config.sections import SECTIONS
+from tools.engine import dry_run
+
+ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
+"""``config_*.yaml`` and ``flags.txt`` were written by commit b0b6bbd."""
+
+
+@pytest.mark.parametrize("name", ["moco", "clim"])
+def test_the_settings_of_an_earlier_run_load_and_are_written_alike(name: str) -> None:
+    saved = yaml.safe_load((FIXTURES / f"config_{name}.yaml").read_text())
+    config = resolved(from_saved(saved, "a run"))
+    assert isinstance(config, ResolvedConfig)
+    assert to_dict(config) == saved
+    assert not differences(config, from_saved(to_dict(config), "a run"))
+
+
+def help_of_train() -> str:
+    words = [sys.executable, "-c", "import train; train.main(['--help'])"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_every_earlier_flag_is_there_and_each_section_has_its_heading() -> None:
+    text = help_of_train()
+    flags = set(re.findall(r"(?<![\w.-])--[a-z][a-z0-9.-]*", text))
+    assert set((FIXTURES / "flags.txt").read_text().split()) <= flags
+    for section in SECTIONS:
+        assert f"─ {section.title} options ─" in text
+
+
+def test_each_field_has_help_on_one_line() -> None:
+    """tyro keeps the line breaks of a docstring, and so tears sentences."""
+    import inspect
+
+    for owner in (*SECTIONS, *map(type, NUMBERS.values())):
+        source = inspect.getsource(owner)
+        for field in vars(owner).get("__annotations__", {}):
+            found = re.search(rf'^    {field}: .*\n    """(.*)"""$', source, re.M)
+            assert found and found[1].endswith("."), f"{owner.__name__}.{field}"
+
+
+def parts_of(hint: Any) -> set[Any]:
+    """The types inside ``float | None``, ``tuple[float, ...]``; not the words of a Literal."""
+    inner = () if get_origin(hint) is Literal else get_args(hint)
+    return {hint}.union(*map(parts_of, inner)) if inner else {hint}
+
+
+OWNERS: dict[str, type] = {"": Config} | {f"{name}.": type(v) for name, v in NUMBERS.items()}
+CASES = [(prefix, owner, name) for prefix, owner in OWNERS.items() for name in ranges_of(owner)]
+
+
+def test_every_number_has_a_range() -> None:
+    for prefix, owner in OWNERS.items():
+        hints = get_type_hints(owner)
+        numbers = {f.name for f in fields(owner) if {int, float} & parts_of(hints[f.name])}
+        assert numbers <= ranges_of(owner).keys(), prefix
+
+
+@pytest.mark.parametrize(("prefix", "owner", "name"), CASES)
+def test_numbers_outside_of_their_range_are_refused_by_name(
+    prefix: str, owner: type, name: str
+) -> None:
+    allowed = ranges_of(owner)[name]
+    below = allowed.low if allowed.above else allowed.low - 1
+    wrong = [below, math.nan, math.inf] + ([allowed.high + 1] if allowed.high < 2**60 else [])
+    kind = float if float in parts_of(get_type_hints(owner)[name]) else int
+    wrong = [kind(number) for number in wrong if kind is float or math.isfinite(number)]
+    method = next((m for m in METHODS if f"{numbers_of(m)}." == prefix), "moco")
+    several = isinstance(getattr(owner(), name), tuple)
+    for value in wrong:
+        given: Any = {name: (value,) if several else value}
+        if prefix:
+            part = prefix[:-1]
+            given = {part: owner(**given)}
+        with pytest.raises(ValueError, match=re.escape(flag(prefix + name)) + " must be") as error:
+            Config(method=method, **given)
+        assert str(allowed) in str(error.value)
+
+
+def test_ranges() -> None:
+    assert 0 not in Range(0, above=True) and 1e-9 in Range(0, above=True)
+    assert 0 in Range(0, 1) and 1 in Range(0, 1) and 1.1 not in Range(0, 1)
+    assert math.nan not in Range() and math.inf not in Range()
+    assert str(Range(0, 1, above=True)) == "above 0 and at most 1" and str(Range(1)) == "at least 1"
+
+
+def test_every_mixture_has_a_name_and_every_name_a_mixture() -> None:
+    assert tuple(UN_MIX) == UN_MIX_NAMES
+
+
+def test_a_method_is_registered_under_its_module_and_settings() -> None:
+    for name, entry in METHODS.items():
+        assert entry.path == f"{entry.method.__module__}:{entry.method.__name__}"
+        assert entry.method.__module__ == f"models.methods.{numbers_of(name)}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resolved_settings_leave_nothing_open(name: str) -> None:
+    from pipelines.datasets import IMAGENET
+
+    config = resolve(parse(["--method", name]), IMAGENET, "no")
+    open_fields = {f.name for f in fields(ResolvedConfig) if getattr(config, f.name) is None}
+    assert not open_fields & vars(ResolvedConfig)["__annotations__"].keys()
+    again = from_dict(to_dict(config), "a run")
+    assert resolved(again) == config
+
+
+QUICK = [
+    ["--help"],
+    ["--data", "folder:/nonexistent"],
+    ["--val-data", "nowhere.beton"],
+    ["--data", "cifar01"],
+    ["--methid", "moco"],
+    ["--lr", "nan"],
+    ["--mix", "region", "--batch-size", "24", "--groups", "7", "--dry-run"],
+    ["--resume", "nowhere"],
+]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_flags_are_answered_without_torch(words: list[str]) -> None:
+    code = f"""
+import sys, train
+try:
+    status = train.main({words!r})
+except SystemExit as stop:
+    status = stop.code or 0
+heavy = sys.modules.keys() & {{"torch", "torchvision", "timm", "matplotlib", "numba"}}
+sys.exit(f"imported {{heavy}}" if heavy else status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (0 if words == ["--help"] else 2), done.stderr
+    assert "--" in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "steps"),
+    [("cifar10", 195), ("cifar100", 195), ("stl10", 410), ("tiny-imagenet", 390)],
+)
+def test_a_plan_needs_no_data(
+    data: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import socket
+
+    def no_network(*_: object) -> None:
+        raise AssertionError("a plan asks for nothing over the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(dry_run, "memory", lambda *_: (0, 0))
+    words = ("--data", data, "--data-dir", str(tmp_path), "--backbone", "test_resnet", "--dry-run")
+    assert run_train("--method", "simsiam", *words) == 0
+    said = capsys.readouterr().out
+    assert f"steps: {steps:,} an epoch" in said and "not there yet: " in said
+    assert str(tmp_path) in said and not list(tmp_path.iterdir())
+
+
+def test_a_plan_does_not_fetch_validation_images_either(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--data", f"folder:{toy}", "--val-data", "cifar10", "--data-dir", str(tmp_path))
+    small = ("--backbone", "test_resnet", "--image-size", "16", "--batch-size", "16")
+    assert run_train("--method", "simsiam", *words, *small, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "steps: 2 an epoch" in said and "CIFAR10 is not complete" in said

@@ -1,0 +1,256 @@
+"""What every benchmark shares: options, turns, medians, the record of a measurement, the table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol, TypeVar
+
+import torch
+import tyro
+
+from pipelines.system.atomic import replacing
+from tools.diagnostics.checks import release
+from tools.distributed.launch import check_workers
+from tools.runs.command import command
+from tools.runs.machine import commit, machine
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key", str, tuple[str, str])
+Rate = Callable[[int], float]
+"""Images/s over so many steps."""
+
+
+# --------------------------------------------------------------------------------------- options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every benchmark."""
+
+    json: Path | None = None
+    """Write the results to this file as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing(Options):
+    """How long, how often and on how many cores is measured."""
+
+    workers: int = 0
+    """Threads, or worker processes of a DataLoader; 0: one for each core."""
+    seconds: float = 3.0
+    """About how long a measurement takes; at least one pass over the images."""
+    repeats: int = 5
+    """Measurements of each, of which the median counts."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "seconds", "repeats")
+        check_workers(self.workers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Options):
+    """Which images are read."""
+
+    data: str
+    """folder:PATH, PATH.beton, or a named set."""
+    data_dir: Path = Path("data")
+    """Where the published files of the named sets lie."""
+
+
+def check_positive(options: object, *names: str) -> None:
+    """Refuse a number that is not above 0.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for name in names:
+        if (value := getattr(options, name)) <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+
+
+Chosen = TypeVar("Chosen", bound=Options)
+
+
+def run_benchmark(
+    name: str,
+    options: type[Chosen],
+    measure: Callable[[Chosen, list[str]], dict[str, Any] | None],
+    argv: Sequence[str] | None,
+    *,
+    train_flags: bool = False,
+) -> int:
+    """Read the flags, ``measure`` with them and write the results; return the exit status.
+
+    With ``train_flags`` those that are not ``options``' are handed to ``measure``, for train.py's
+    parser. It prints, and returns what ``--json`` holds, in the first process alone.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def body() -> None:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("tools.benchmarks").setLevel(logging.INFO)
+        rest: list[str] = []
+        if train_flags:
+            chosen, rest = tyro.cli(options, args=words, return_unknown_args=True)
+        else:
+            chosen = tyro.cli(options, args=words)
+        results = measure(chosen, rest)
+        if chosen.json is not None and results is not None:
+            line = shlex.join(["python", "tools/bench.py", name, *words])
+            text = json.dumps({"command": line, **results}, indent=1) + "\n"
+            with replacing(chosen.json) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    return command(f"tools/bench.py {name}", body)
+
+
+# ------------------------------------------------------------------------------------- measuring
+
+
+class Contender(Protocol):
+    """Makes batches, as many as asked for."""
+
+    warm: int
+    """Batches until its queues, memory and workers are in a steady state."""
+    tail: int
+    """Batches after the last that counts, so that no worker idles while that one is made."""
+
+    def run(self, steps: int) -> Iterator[Any]:
+        """Yield ``steps`` batches; once the iterator has ended, nothing runs on unseen."""
+
+    def close(self) -> None:
+        """Release threads and processes."""
+
+
+def drop(batch: object) -> None:
+    """Do nothing with a batch: the loader alone is measured."""
+
+
+def images_per_second(
+    contender: Contender,
+    steps: int,
+    batch_size: int,
+    work: Callable[[Any], object] = drop,
+    device: torch.device | None = None,
+) -> float:
+    """Return source images/s over ``steps`` batches given to ``work``, in a steady state."""
+    batches = contender.run(contender.warm + steps + contender.tail)
+    for _ in range(contender.warm):
+        work(next(batches))
+    began = time.perf_counter()
+    for _ in range(steps):
+        work(next(batches))
+    wait(device)
+    seconds = time.perf_counter() - began
+    deque(batches, maxlen=0)
+    return steps * batch_size / seconds
+
+
+def wait(device: torch.device | None) -> None:
+    """Wait until a GPU has finished what was queued."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def rounds(names: Sequence[Key], repeats: int) -> Iterator[Key]:
+    """Yield all names ``repeats`` times, every other time backwards: a drift favours nobody."""
+    for repeat in range(repeats):
+        yield from names if repeat % 2 == 0 else reversed(names)
+
+
+def take_turns(
+    contenders: Mapping[Key, Rate],
+    batch_size: int,
+    timing: Timing,
+    *,
+    unit: int = 1,
+    least: int = 1,
+) -> dict[Key, list[float]]:
+    """Return the images/s of each contender, ``timing.repeats`` of them, measured in turns.
+
+    A first measurement does not count: it compiles, starts workers, fills caches, and sets how
+    many steps take ``timing.seconds``: whole ``unit``s of them, at least ``least``.
+    """
+    steps = {}
+    for name, rate in contenders.items():
+        wanted = timing.seconds * rate(least * unit) / batch_size
+        steps[name] = max(round(wanted / unit), least) * unit
+        log.info("%s: %d steps a measurement", label(name), steps[name])
+    rates: dict[Key, list[float]] = {name: [] for name in contenders}
+    for name in rounds(list(contenders), timing.repeats):
+        rates[name].append(contenders[name](steps[name]))
+    return rates
+
+
+def cpu_milliseconds(work: Callable[[], object], num_rows: int, repeats: int) -> float:
+    """Return a thread's CPU time a row: the least of ``repeats`` calls, after one left out."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.thread_time()
+        work()
+        times.append(time.thread_time() - began)
+    return min(times[1:]) * 1e3 / num_rows
+
+
+# --------------------------------------------------------------------------------------- results
+
+
+def record(device: torch.device, *packages: str) -> dict[str, Any]:
+    """Return the commit and the machine, with the versions of those packages that are there."""
+    facts = machine(device)
+    versions = {name: release(name) for name in packages}
+    facts["versions"] |= {name: v for name, v in versions.items() if v != "installed"}
+    return {"commit": commit(), "machine": facts}
+
+
+def medians(rates: Mapping[Key, Sequence[float]]) -> dict[Key, float]:
+    """Return the median of each."""
+    return {name: median(values) for name, values in rates.items()}
+
+
+def spreads(rates: Mapping[Key, Sequence[float]]) -> dict[Key, list[float]]:
+    """Return the lowest and the highest of each."""
+    return {name: [min(values), max(values)] for name, values in rates.items()}
+
+
+def label(name: str | tuple[str, ...]) -> str:
+    """Return a contender's name in one string."""
+    return name if isinstance(name, str) else ", ".join(name)
+
+
+def rate_cells(rate: float, spread: Sequence[float]) -> tuple[str, str]:
+    """Return the cells of a rate and of its lowest and highest value."""
+    return f"{rate:,.0f}", f"{spread[0]:,.0f}-{spread[1]:,.0f}"
+
+
+def machine_line(results: Mapping[str, Any]) -> str:
+    """Return the first line of a table's heading: the machine, its load, the commit."""
+    facts = results["machine"]
+    where = ", ".join(name for name in (facts["gpu"], facts["cpu"]) if name)
+    return (
+        f"{where}, {facts['cores']} cores, load {facts['load']:.1f} at the start; "
+        f"commit {results['commit']}"
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, aligned: the first column is words, the others are numbers."""
+    widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
+    rule = [f"{'-' * (width - 1)}{'-' if i == 0 else ':'}" for i, width in enumerate(widths)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
+
+    return "\n".join(map(line, (columns, rule, *rows)))

@@ -1,0 +1,186 @@
+"""The scores of a run, read from its folder, and which scores of several runs are comparable."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.methods import METHODS
+from pipelines.mixtures.unmix import UN_MIX
+from tools.config.cli import from_saved, to_dict
+from tools.config.config import Config
+from tools.runs.metrics import read_metrics
+
+Settings = dict[str, Any]
+"""Settings by their dotted names, as 'lr' and 'clim.rule'."""
+
+ONLINE = "online"
+"""Name of the score that a run measures while it trains."""
+NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
+NOT_THE_PROTOCOL |= {"origin", "loss"}
+"""Parts of a line of eval.jsonl that may differ between runs scored alike."""
+SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
+"""How the names of scores end; higher is better, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A run with one of its scores."""
+
+    run: Path
+    settings: Settings
+    """What the result depends on, except for the seed."""
+    seed: int
+    protocol: Settings
+    """How and on what data it was scored."""
+    step: int
+    value: float
+    """In [0, 1]."""
+
+
+def read_config(run: Path) -> Config:
+    """Return the settings in a run's folder; a run older than a setting has its old default.
+
+    Raises:
+        ValueError: there is no such run, or its config.yaml is not one.
+    """
+    path = run / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{run} is not the folder of a run: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no settings")
+    return from_saved(values, str(path))
+
+
+def settings_of(config: Config) -> Settings:
+    """Return the settings that a result depends on, except for the seed."""
+    leave_out = {f.name for f in fields(Config) if f.metadata.get("free")} - {"data", "epochs"}
+    leave_out |= {"seed"} | _without_effect(config.mix)
+    return {
+        f"{name}.{key}" if key else name: part
+        for name, value in to_dict(config).items()
+        if name not in leave_out
+        for key, part in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+
+
+def _without_effect(mix: str) -> set[str]:
+    """Return the mixture settings that this mixture does not read."""
+    if mix == "none":
+        return {"mix_prob", "mix_beta", "mix_draw", "mix_groups"}
+    if mix not in UN_MIX:
+        return {"mix_prob", "mix_beta"}
+    return set() if mix == "unmix" else {"mix_prob"}
+
+
+def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scored]:
+    """Return a run's scores by a protocol, the newest first; empty if there are none.
+
+    Scores of a network that eval.py trained from other weights than the run's are left out.
+
+    ``protocol`` is ``online``, whose last score counts, or one of eval.jsonl; ``score`` is the
+    name of the number (default: the first that ends as in ``SCORES``).
+
+    Raises:
+        ValueError: no such run, or no such number.
+    """
+    config = read_config(run)
+    if protocol == ONLINE:
+        lines = _online(run, config)[-1:]
+    else:
+        lines = [x for x in read_metrics(run / "eval.jsonl") if x.get("protocol") == protocol]
+        lines = [x for x in lines if x.get("weights", "run") == "run"]
+    found = []
+    for line in reversed(lines):
+        numbers = [name for name in line if name.endswith(SCORES)]
+        name = score or next(iter(numbers), "")
+        if not isinstance(line.get(name), int | float):
+            raise ValueError(f"{run}: no score {name!r} by {protocol}, but {', '.join(numbers)}")
+        apart = NOT_THE_PROTOCOL.union(numbers)
+        how = {"score": name} | {key: value for key, value in line.items() if key not in apart}
+        if encoder_of(line) == METHODS[config.method].method.scored:
+            how.pop("encoder", None)  # every method by its own paper's encoder counts as the same
+        else:
+            how["encoder"] = encoder_of(line)
+        settings = settings_of(config)
+        found.append(Scored(run, settings, config.seed, how, line["step"], line[name]))
+    return found
+
+
+def encoder_of(line: Mapping[str, Any]) -> str:
+    """Return the encoder that a line of eval.jsonl scored; older lines scored the online one."""
+    return line.get("encoder", "online")
+
+
+def _online(run: Path, config: Config) -> list[dict[str, Any]]:
+    """Return the scores in metrics.jsonl in the form of lines of eval.jsonl."""
+    how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
+    if config.subset is not None:
+        how |= {"subset": config.subset, "subset_seed": config.subset_seed}
+    return [
+        how | {name: line[name] for name in ("step", "knn_top1", "knn_top5") if name in line}
+        for line in read_metrics(run / "metrics.jsonl")
+        if line.get("knn_top1") is not None
+    ]
+
+
+def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
+    """Return one score of each run: by one protocol, at the last step that runs of a budget share.
+
+    ``candidates`` holds each run's scores, the newest first.
+
+    Raises:
+        ValueError: the runs differ in the protocol, the data, or the number of steps within the
+            same budget; the message names two runs and what differs.
+    """
+    for wanted in candidates[0]:
+        same = [[s for s in scores if s.protocol == wanted.protocol] for scores in candidates]
+        chosen = _at_common_steps(same)
+        if chosen:
+            return chosen
+    newest = [scores[0] for scores in candidates]
+    for a, b in itertools.combinations(newest, 2):
+        names = differing([a.protocol, b.protocol])
+        unlike = [f"{n} {a.protocol.get(n)} and {b.protocol.get(n)}" for n in names]
+        if a.step != b.step and _budget(a) == _budget(b):
+            unlike.append(f"step {a.step} and {b.step} of the same budget")
+        if unlike:
+            raise ValueError(
+                f"{a.run} and {b.run} were not scored alike ({'; '.join(unlike)}): "
+                "score both with the same flags of eval.py, or leave one out"
+            )
+    raise ValueError("no score is common to all runs: score them alike with eval.py")
+
+
+def _at_common_steps(candidates: Sequence[Sequence[Scored]]) -> list[Scored] | None:
+    """Return the scores at the last step common to the runs of each budget; None without one."""
+    if not all(candidates):
+        return None
+    common: dict[tuple[Any, ...], set[int]] = {}
+    for scores in candidates:
+        steps = {score.step for score in scores}
+        common[_budget(scores[0])] = common.get(_budget(scores[0]), steps) & steps
+    if not all(common.values()):
+        return None
+    return [
+        next(score for score in scores if score.step == max(common[_budget(score)]))
+        for scores in candidates
+    ]
+
+
+def _budget(scored: Scored) -> tuple[Any, ...]:
+    return tuple(scored.settings[name] for name in ("data", "subset", "epochs", "batch_size"))
+
+
+def differing(many: Iterable[Settings]) -> list[str]:
+    """Return the names of settings that are not the same in all."""
+    many = list(many)
+    names = dict.fromkeys(name for settings in many for name in settings)
+    return [n for n in names if any(s.get(n) != many[0].get(n) for s in many)]
