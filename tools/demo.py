@@ -98,7 +98,7 @@ def run_name(args: argparse.Namespace, rest: Sequence[str]) -> str:
 
 
 def launch_options() -> list[object]:
-    """Say to ``accelerate launch`` what it would otherwise warn about: one process, all cores."""
+    """Return what ``accelerate launch`` would otherwise warn about: one process, all cores."""
     cores = len(os.sched_getaffinity(0))
     return [
         *("--num_processes", 1, "--num_machines", 1),

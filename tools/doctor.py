@@ -60,7 +60,7 @@ def print_table(checks: list[Check]) -> None:
 
 
 def verdict(checks: list[Check]) -> str:
-    """Say in one line whether the default run would work."""
+    """Return one line: whether the default run would work."""
     if works(checks):
         absent = [check.name for check in checks if not check.ok]
         rest = f"; it does without {', '.join(absent)}" if absent else ""

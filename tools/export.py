@@ -49,7 +49,7 @@ class Target:
     example: Callable[[Source, Path], str]
     verify: Callable[[Source, Path], float]
     packages: tuple[str, ...] = ()
-    """What has to be installed beside this project's own needs."""
+    """Packages that it needs and this project does not."""
 
 
 def _target(module: Any, *packages: str) -> Target:
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(args: Arguments) -> None:
-    """Write into a folder beside OUTPUT, load it from there, and only then move it to its place.
+    """Write next to OUTPUT, load the export from there, and only then move it to its place.
 
     Raises:
         ValueError: the tool cannot have this backbone, OUTPUT exists, or the features differ.
@@ -132,7 +132,7 @@ def export(args: Arguments) -> None:
 
 
 def check_place(args: Arguments, target: Target) -> Path:
-    """Return where the model card goes: into the folder, or beside the file.
+    """Return where the model card goes: into the folder, or next to the file.
 
     Raises:
         ValueError: OUTPUT does not fit the tool, exists, or a package is missing.

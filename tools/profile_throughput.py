@@ -1,9 +1,9 @@
-"""Measure where the time of a configuration goes, and say what bounds it.
+"""Measure where the time of a configuration goes, and name what bounds it.
 
 python tools/profile_throughput.py --method moco --mix region --json profile.json --plot profile.png
 accelerate launch tools/profile_throughput.py --data ~/imagenet --sweep-workers 4,8,16
 
-Takes train.py's flags beside its own. A batch's stages are timed one by one; the loader alone, the
+Takes train.py's flags as well. A batch's stages are timed one by one; the loader alone, the
 step alone on a synthetic batch, and both together, as in a run, in turn. Nothing is written but
 what is asked for.
 """
@@ -55,7 +55,7 @@ class Options:
     steps: int = 8
     """Steps of each measurement of a rate; two more before them are left out."""
     repeats: int = 3
-    """Measurements of each number; the median is told, and the lowest and highest."""
+    """Measurements of each number; printed are median, lowest and highest."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "repeats"):
@@ -113,7 +113,7 @@ def run(words: list[str]) -> None:
 
 
 def traffic(result: dict[str, Any]) -> list[str]:
-    """Return what is told of bytes: read off the disk, and moved by the finisher."""
+    """Return lines on bytes: read off the disk, and moved by the augmentation."""
     lines = []
     if "read" in result["stages"]:
         rate = result["read_cold_bytes_per_second"]

@@ -38,7 +38,7 @@ log = logging.getLogger("write_ffcv")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write SOURCE to OUT, a .beton that any FFCV reads, with OUT.json beside it."""
+    """Write SOURCE to OUT, a .beton that any FFCV reads, and its description OUT.json."""
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
     """photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or wds:PATTERN of

@@ -83,7 +83,7 @@ def our_rate(rates: Rates, steps: int, *, alone: bool) -> float:
 
 
 def contenders(learner: Learner, plain: PlainLoop) -> dict[tuple[str, str], harness.Rate]:
-    """(what, whose) -> a measurement over so many steps, in images/s."""
+    """(what, loop) -> a measurement over so many steps, in images/s."""
     rates = Rates(learner, next(learner.loader.batches(0, 1)), 1)
     theirs = partial(harness.images_per_second, plain, batch_size=learner.config.batch_size)
     return {
@@ -122,10 +122,10 @@ def summary(rates: dict[tuple[str, str], list[float]], batch_size: int) -> dict[
     """Medians, spreads and ratios of the images/s."""
     middle: dict[str, dict[str, float]] = {what: {} for what in WHAT}
     spread: dict[str, dict[str, list[float]]] = {what: {} for what in WHAT}
-    for (what, whose), value in harness.medians(rates).items():
-        middle[what][whose] = value
-    for (what, whose), values in harness.spreads(rates).items():
-        spread[what][whose] = values
+    for (what, loop), value in harness.medians(rates).items():
+        middle[what][loop] = value
+    for (what, loop), values in harness.spreads(rates).items():
+        spread[what][loop] = values
     return {
         "images_per_second": middle,
         "steps_per_second": {k: v / batch_size for k, v in middle["end_to_end"].items()},
@@ -149,10 +149,10 @@ def show(results: dict[str, Any]) -> None:
     rows = []
     for what, title in WHAT.items():
         times = f"{ratios['loader' if what == 'loader' else 'steps_per_second']:.2f} x"
-        for whose in ("unmix", "plain"):
-            rate, spread = results["images_per_second"][what][whose], results["spread"][what][whose]
-            last = times if whose == "plain" else ""
-            rows.append((f"{title}, {whose}", *harness.rate_cells(rate, spread), last))
+        for loop in ("unmix", "plain"):
+            rate, spread = results["images_per_second"][what][loop], results["spread"][what][loop]
+            last = times if loop == "plain" else ""
+            rows.append((f"{title}, {loop}", *harness.rate_cells(rate, spread), last))
     print(harness.table(("", "source images/s", "min-max", "unmix is"), rows))
     steps = results["steps_per_second"]
     print(f"steps/s: unmix {steps['unmix']:.3g}, plain {steps['plain']:.3g}")

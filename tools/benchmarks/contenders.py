@@ -1,4 +1,4 @@
-"""Who takes part in ``tools/bench.py loaders``: our loaders and the others, made for one case.
+"""The contenders of ``tools/bench.py loaders``: our loaders and others, made for one case.
 
 Every contender makes batches of the same images in the same order with as many threads (processes,
 for a DataLoader) and the same ranges of crops; other libraries draw their own random numbers. A
@@ -132,7 +132,7 @@ def mirror(images, rows):
 
 
 class StockFFCV:
-    """FFCV's own loader with a pipeline for each view: decode, crop, mirror, as its manual says."""
+    """FFCV's own loader, a pipeline a view: decode, crop, mirror, as in its manual."""
 
     warm, tail = STOCK_AHEAD + 2, 0  # it touches so many sets of buffers for the first time
 

@@ -1,6 +1,6 @@
 """The peer of ``tools/bench.py peer``: SimCLR and MoCo put together from lightly's modules.
 
-``MISSING`` says why lightly cannot be imported, if so; it is no dependency of this project.
+``MISSING`` is the reason why lightly cannot be imported, or empty: it is an optional package.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measure what a mixture adds to a step, beside what it adds to the encoders' work.
+"""Measure what a mixture adds to a step's time, against what it adds to the encoders' work.
 
 python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
 python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
 
-Takes train.py's flags beside its own. The step alone, on a synthetic batch with and without its
+Takes train.py's flags as well. The step alone, on a synthetic batch with and without its
 mixture, in turn; the encoders' work is counted in such steps. A unit is the forward of one large
 view of each image: an encoder takes 1 without gradient and 3 with it (the backward costs two), a
 smaller view its share of the pixels.
@@ -56,7 +56,7 @@ class Options(harness.Options):
     steps: int = 2
     """Steps of each measurement."""
     repeats: int = 5
-    """Measurements with and without the mixture; medians are told, and the lowest and highest."""
+    """Measurements with and without the mixture; printed are median, lowest and highest."""
 
     def __post_init__(self) -> None:
         harness.check_positive(self, "steps", "repeats")

@@ -3,7 +3,7 @@
 pip install lightly    # not a dependency of this project
 python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
 
-Takes train.py's flags beside its own; --method is simclr or moco, and there is no mixture. The
+Takes train.py's flags as well; --method is simclr or moco, and there is no mixture. The
 network, its first weights, the rows of each step, the optimiser, its rate and the numbers of the
 augmentation are the same. The peer has its library's head, loss and transforms of PIL images, in
 a DataLoader with as many processes as we have threads. Both are scored by our kNN.

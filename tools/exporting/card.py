@@ -87,8 +87,8 @@ def front_matter(source: Source, target: str) -> str:
         "pipeline_tag": "image-feature-extraction",
         "tags": tags,
     }
-    text = yaml.safe_dump(values, sort_keys=False)
-    return f"---\n{text}# license: choose one before you publish this\n---"
+    front = yaml.safe_dump(values, sort_keys=False)
+    return f"---\n{front}# license: choose one before you publish this\n---"
 
 
 def facts_table(source: Source) -> str:
@@ -102,8 +102,8 @@ def facts_table(source: Source) -> str:
         "Backbone": f"{source.architecture}{stem}, {count / 1e6:.2f} M parameters",
         "Encoder": source.which,
         "Image size": f"{source.size} x {source.size} pixels",
-        "Mean of the pixels": _numbers(source.facts.mean),
-        "Deviation of the pixels": _numbers(source.facts.std),
+        "Mean of the pixels": ", ".join(f"{x:g}" for x in source.facts.mean),
+        "Deviation of the pixels": ", ".join(f"{x:g}" for x in source.facts.std),
         "Trained for": f"{source.epochs:.4g} of {config.epochs} epochs ({source.step:,} steps of "
         f"{config.batch_size} images)",
         "Optimiser": f"{config.optimizer}, peak learning rate {config.lr:g}, {config.schedule}",
@@ -114,15 +114,13 @@ def facts_table(source: Source) -> str:
 
 
 def preparation(source: Source) -> str:
-    """Say how an image becomes the network's input."""
-    if source.config.interpolation == "bicubic":
-        law = "bicubic"
-    else:
-        law = "bilinear with antialiasing, PIL's"
+    """Describe how an image becomes the network's input."""
+    bicubic = source.config.interpolation == "bicubic"
+    filtering = "bicubic" if bicubic else "bilinear with antialiasing, PIL's"
     return (
         f"`images` (n, 3, {source.size}, {source.size}) are RGB, float32, `(pixel / 255 - mean) / "
         f"std` with the numbers above. For the scores, the shorter side was resized to "
-        f"{source.resize} pixels ({law}) and the centre cut out."
+        f"{source.resize} pixels ({filtering}) and the centre cut out."
     )
 
 
@@ -144,7 +142,7 @@ def scores(source: Source, run: Path) -> str:
 
 
 def _of_encoder(protocol: str, encoder: str, source: Source) -> str:
-    """Say so where a score is not of the encoder that was exported."""
+    """Return the protocol's name, with the encoder where another one was exported."""
     return protocol if encoder == source.which else f"{protocol}, of the {encoder} encoder"
 
 
@@ -164,16 +162,15 @@ def reproduction(source: Source, command: str) -> str:
 
 def citation(source: Source) -> str:
     """Return the method's paper by its number, and the mixture's as BibTeX."""
-    text = f"The method: {source.paper}"
     name = "unmix" if source.config.mix in UN_MIX else source.config.mix
     if name not in PAPERS:
-        return text
+        return f"The method: {source.paper}"
     key, title, authors, venue, year = PAPERS[name]
     entry = (
         f"@inproceedings{{{key},\n  title = {{{title}}},\n  author = {{{authors}}},\n"
         f"  booktitle = {{{venue}}},\n  year = {{{year}}}\n}}"
     )
-    return f"{text}\n\nThe mixture:\n\n```bibtex\n{entry}\n```"
+    return f"The method: {source.paper}\n\nThe mixture:\n\n```bibtex\n{entry}\n```"
 
 
 def data_name(data: str) -> str:
@@ -193,10 +190,6 @@ def _how(line: dict[str, Any]) -> str:
     known = {k: v for k, v in known.items() if not isinstance(v, dict | list)}
     known["data"] = data_name(str(line.get("data")))
     return ", ".join(f"{name}={value}" for name, value in known.items())
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _table(head: Sequence[str], rows: Any) -> str:

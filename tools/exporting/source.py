@@ -59,7 +59,7 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What ``timm.create_model`` has to be told beside the name."""
+        """Arguments of ``timm.create_model`` after the name."""
         return {"num_classes": 0, **size_options(self.config.backbone, self.size)}
 
     @property
@@ -92,7 +92,7 @@ class Source:
         return lines
 
     def doubts(self) -> list[str]:
-        """Say what is not known for sure of the run's images."""
+        """Return what is uncertain about the run's images, a sentence each."""
         data = Path(self.config.data)
         if data.suffix != ".beton" or data.expanduser().is_file():
             return []

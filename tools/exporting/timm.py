@@ -55,7 +55,7 @@ def verify(source: Source, path: Path) -> float:
 
 
 def stem_notes(source: Source) -> list[str]:
-    """Say what of the model is not the one that goes by its name."""
+    """Describe how the model differs from the one that goes by its name."""
     lines = source.stem_lines()
     if not lines:
         return []

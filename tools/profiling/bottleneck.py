@@ -1,4 +1,4 @@
-"""What a profile says: the part that bounds the run, with the arithmetic."""
+"""The part of a run that bounds its speed, with the arithmetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Bottleneck:
     """Compares end to end with what the loader's and the step's own rates allow.
 
     Rates are source images/s over all processes, ``stages`` seconds of a step of ``batch_size``
-    images. ``shared`` says that loader and step work on the same cores, or both on the GPU.
+    images. ``shared``: loader and step work on the same cores, or both on the GPU.
     """
 
     loader: float
@@ -31,7 +31,7 @@ class Bottleneck:
         return min(self.loader, self.step)
 
     @property
-    def law(self) -> str:
+    def formula(self) -> str:
         """How ``expected`` follows from the rates."""
         return "1/(1/loader + 1/step)" if self.shared else "min(loader, step)"
 
@@ -57,7 +57,7 @@ class Bottleneck:
         """Return the verdict: what bounds the run, how close it comes, what would help."""
         return (
             f"bound by {self.part}: {self._why()}. End to end {number(self.end_to_end)} images/s, "
-            f"{self.end_to_end / self.expected:.0%} of {self.law} = {number(self.expected)}. "
+            f"{self.end_to_end / self.expected:.0%} of {self.formula} = {number(self.expected)}. "
             f"{self._advice()}{self._cold()}"
         )
 

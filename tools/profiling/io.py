@@ -35,7 +35,7 @@ class Reads:
 
 
 def measure_reads(table: Table, batches: Sequence[NDArray[np.int64]]) -> Reads:
-    """Read each batch's rows in one thread after the system was told to forget them, and again."""
+    """Read each batch's rows in one thread after the page cache dropped them, and again."""
     reads = Reads([], [], [])
     for rows in batches:
         table.source.forget(rows)

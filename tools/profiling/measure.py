@@ -1,4 +1,4 @@
-"""A profile: the stages, the three rates in turns, and what they say together."""
+"""A profile: the stages, the three rates in turns, and the bottleneck they show."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def summary(
         "stages": middle,
         "spread": {name: [min(values), max(values)] for name, values in every.items()},
         "expected_images_per_second": verdict.expected,
-        "expected_law": verdict.law,
+        "expected_law": verdict.formula,
         "rows": len(stages.tap.rows),
         "workers": workers,
         "processes": accelerator.num_processes,

@@ -95,7 +95,7 @@ class Stages:
         ``decode_crop`` includes ``decode``, and that ``read``. What a loader does not do is left
         out: ``memory`` neither reads nor decodes, and on the host nothing is copied to a device.
         ``read`` and ``read_cold`` are of one thread; the latter is left out where the system keeps
-        what it was told to forget.
+        pages that it was asked to drop.
         """
         maker, rows, windows = self.maker, self.tap.rows, self.tap.windows
         found = {"draw": self._host(lambda: maker.draw(0))}

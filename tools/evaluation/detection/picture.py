@@ -31,7 +31,7 @@ def draw_detections(
     FigureCanvasAgg(figure)
     for row in range(images):
         axes = figure.add_subplot(down, ACROSS, row + 1)
-        axes.imshow(_with_boxes(dataset, row, found[row]).permute(1, 2, 0))
+        axes.imshow(_with_boxes(dataset, row, found[row]).permute(1, 2, 0).numpy())
         axes.axis("off")
     key = f"white: true boxes; coloured: found with score {MIN_SCORE} or more"
     figure.suptitle(f"{title}\n{key}", fontsize=10)

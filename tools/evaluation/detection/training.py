@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.transforms.v2 import functional as F
 
 from pipelines.sampler import Sampler
 from tools.evaluation.detection.dataset import DetectionDataset
@@ -149,4 +148,4 @@ def batches(
 
 def to_float(image: Tensor, device: torch.device) -> Tensor:
     """Return an image of bytes in [0, 1], on the device."""
-    return F.to_dtype(image.to(device), torch.float32, scale=True)
+    return image.to(device).float() / 255
