@@ -42,7 +42,8 @@ class Entry:
     def method(self) -> type[Method]:
         """The method's class, imported when it is first asked for."""
         module, _, name = self.path.partition(":")
-        return getattr(import_module(module), name)
+        method: type[Method] = getattr(import_module(module), name)
+        return method
 
 
 METHODS: dict[str, Entry] = {
