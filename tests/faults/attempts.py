@@ -84,7 +84,7 @@ def die_at(function: str, call: int) -> None:
 
     ``write`` is in the middle of the file's bytes; the others are before they take effect.
     """
-    from tools.engine import checkpoint
+    from tools.runs import checkpoint
 
     owner, name = {
         "write": (checkpoint._Hashed, "write"),

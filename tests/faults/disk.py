@@ -12,7 +12,7 @@ from launch_cases import flags
 from runs import run_main
 
 from tools import write_ffcv
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from attempts import start as attempt
 from launch_cases import flags
 from runs import lines
 
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 NOTED = Path(__file__).with_name("noted.py")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")

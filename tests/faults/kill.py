@@ -13,7 +13,7 @@ from attempts import WAIT, consumed, die_at, finish, nothing, start
 from launch_cases import flags
 from runs import lines
 
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 STEPS = 120
 MORE = ("--mix", "unmix", "--checkpoint-every", "5", "--limit-steps", str(STEPS))

@@ -14,7 +14,7 @@ from launch_cases import flags
 from launched import LONG, ROOT, end, wait_for_steps
 from runs import lines
 
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 SSH = """#!/usr/bin/env bash
 set -o pipefail

@@ -17,7 +17,7 @@ from launch_cases import flags
 from launched import ACCELERATE, LONG, TORCHRUN, end, start, wait_for_steps
 from runs import lines
 
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 TOLD = (*TORCHRUN, "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1")
 LAUNCHERS = {"torchrun": TORCHRUN, "told torchrun": TOLD, "accelerate": ACCELERATE}

@@ -23,9 +23,10 @@ from models.methods import METHODS, Method
 from models.modules.queue import Queue
 from models.modules.shuffle_bn import StepKeys
 from pipelines.batch import Batch
-from tools.engine import accumulation, checkpoint
+from tools.engine import accumulation
 from tools.engine.accumulation import backward
-from tools.engine.checkpoint import last
+from tools.runs import checkpoint
+from tools.runs.checkpoint import last
 
 STEPS = 10
 CROPS = (8, 8, 4, 4)

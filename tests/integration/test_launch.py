@@ -32,7 +32,7 @@ from processes import in_group
 from runs import lines, run_train
 
 from tools.distributed import launch
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 # --- one process and two -------------------------------------------------------------------
 

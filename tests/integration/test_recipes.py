@@ -15,7 +15,8 @@ from models.methods import METHODS
 from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config
-from tools.engine import build, checkpoint, trainer
+from tools.engine import build, trainer
+from tools.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}

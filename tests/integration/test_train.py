@@ -13,7 +13,8 @@ from toy_cases import toy_images
 from pipelines.datasets import data_facts
 from tools.config.cli import ADDED_LATER, from_saved, parse, to_dict
 from tools.config.config import NUMBERS, Config
-from tools.engine import build, checkpoint
+from tools.engine import build
+from tools.runs import checkpoint
 
 MIXTURES, LOADERS = ("none", "global", "region", "unmix"), ("memory", "ffcv", "dali")
 FULL = ("moco", "simclr", "byol", "swav")

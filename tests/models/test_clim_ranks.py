@@ -18,7 +18,7 @@ from method_cases import assert_law_4, largest_gap
 from processes import in_group
 from runs import lines
 
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 alone = cache(train)
 

@@ -22,7 +22,7 @@ from pipelines.datasets import data_facts, read_classes
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import BadImage
 from tools.config.cli import parse
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 JSON = st.recursive(

@@ -18,7 +18,7 @@ from pipelines.step_maker import StepMaker
 from pipelines.views import View, ViewPlan, with_side
 from tools.config.cli import differences, from_dict, to_dict
 from tools.config.config import Config
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 STEPS = 5
 

@@ -14,8 +14,7 @@ import torch
 from launch_cases import flags
 from runs import lines, run_train, skip_pictures
 
-from tools.engine import checkpoint
-from tools.runs import run_dir
+from tools.runs import checkpoint, run_dir
 
 STATE: dict[str, Any] = {
     "method": {f"layer{i}.weight": torch.full((5, 7), i / 3) for i in range(3)},

@@ -13,8 +13,8 @@ from launch_cases import flags
 from runs import lines, reset_accelerate, run_train, skip_pictures
 from torch import Tensor, nn
 
-from tools.engine import checkpoint
 from tools.engine.clip import clip
+from tools.runs import checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from runs import lines, run_train, skip_pictures
 from models.methods import Method
 from models.modules import queue
 from tools.distributed.consistency import common, digest, unlike
-from tools.engine import checkpoint, trainer
+from tools.engine import trainer
+from tools.runs import checkpoint
 
 WORLD = 2
 CHECKED = ("--mix", "unmix", "--limit-steps", "3", "--check-ranks", "1")

@@ -25,12 +25,13 @@ from pipelines.sources.arrays import Arrays
 from pipelines.sources.files import Files
 from pipelines.sources.table import Table
 from pipelines.views import View
-from tools.engine import build, checkpoint
+from tools.engine import build
 from tools.evaluation import linear
 from tools.evaluation.feed import batch_that_fits, listed, stratified
 from tools.evaluation.linear import PRESETS, Linear, PresetName
 from tools.evaluation.semi import Semi
 from tools.evaluation.tuning import Tuning, lr_scale
+from tools.runs import checkpoint
 
 STD, PROBE = IMAGENET.std, (0.2470, 0.2435, 0.2616)
 (INSDIS,) = VIEWS["insdis"](16)

@@ -9,7 +9,7 @@ from PIL import Image
 from runs import SMALL, TINY, run_main, run_train, skip_pictures
 
 import eval as evaluation
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 KEEP = ("--keep-checkpoints", "9", "--checkpoint-every", "2")
 

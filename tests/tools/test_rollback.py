@@ -22,8 +22,9 @@ from processes import in_group
 from runs import lines, run_train, skip_pictures
 
 from pipelines.batch import Batch
-from tools.engine import checkpoint, trainer
+from tools.engine import trainer
 from tools.engine.rollback import LIMIT, NEAR, crowd
+from tools.runs import checkpoint
 
 ROLLBACK = ("--on-nan", "rollback", "--checkpoint-minutes", "0")
 

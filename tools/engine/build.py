@@ -45,7 +45,7 @@ from tools.config.view_plan import (
 )
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
 

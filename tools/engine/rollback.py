@@ -11,10 +11,10 @@ from pipelines.batch import Batch
 from pipelines.loader import Loader
 from tools.config.config import Config
 from tools.distributed.coordination import main_process_first
-from tools.engine import checkpoint
 from tools.engine.logger import RunLogger
 from tools.engine.metrics import NotFinite
 from tools.engine.train_state import TrainState
+from tools.runs import checkpoint
 
 LIMIT, NEAR = 3, 100
 """At most 3 of 100 steps in a row are left out; with more, it is no single batch's fault."""

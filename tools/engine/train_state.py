@@ -22,7 +22,7 @@ from pipelines.sources.table import Table
 from tools.config.cli import differences, from_saved, to_dict
 from tools.config.config import ResolvedConfig
 from tools.distributed.coordination import main_process_first
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 
 class TrainState:

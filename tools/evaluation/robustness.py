@@ -14,11 +14,11 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from models.methods.base import Which
-from tools.engine import checkpoint
 from tools.evaluation.base import Protocol
 from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear, PresetName
 from tools.plots import style
+from tools.runs import checkpoint
 from tools.runs.locate import find_run
 from tools.runs.metrics import read_metrics
 from tools.runs.scores import read_config, read_scores

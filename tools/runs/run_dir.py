@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.distributed.coordination import main_process_first
-from tools.engine import checkpoint
+from tools.runs import checkpoint
 
 RESUME = "RESUME"
 """File that a stopped run leaves in its folder: there is something to continue."""
