@@ -20,10 +20,13 @@ from pipelines.sources.table import Table
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The evaluation view: shorter side to ``resize``, center ``size`` pixels, no color."""
+    """The evaluation view: shorter side to ``resize``, center ``size`` pixels, normalized."""
 
     size: int
     resize: int
+    mean: Sequence[float]
+    """Of pixels in [0, 1], for each channel; ``std`` likewise."""
+    std: Sequence[float]
 
 
 def evaluation_batches(
@@ -31,8 +34,6 @@ def evaluation_batches(
     decoder: Decoder,
     view: CenterCrop,
     batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
@@ -52,7 +53,7 @@ def evaluation_batches(
 
     def images(crops: Tensor) -> Tensor:
         crops = crops.to(device, non_blocking=True)
-        return augment(crops, AugmentPlan.nothing(len(crops), device), mean, std)
+        return augment(crops, AugmentPlan.nothing(len(crops), device), view.mean, view.std)
 
     with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
         ahead = None

@@ -107,7 +107,7 @@ def open_data(
     return Data(table, data_facts(spec), spec, split)
 
 
-def build_loader(
+def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.DataLoader
     data: Data,
     views: str | Sequence[View] | ViewPlan = "moco-v2",
     batch_size: int = 256,
@@ -254,7 +254,8 @@ def build_eval_loader(
     data: Data,
     batch_size: int = 256,
     *,
-    view: CenterCrop | None = None,
+    size: int | None = None,
+    resize: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str | None = None,
@@ -265,7 +266,9 @@ def build_eval_loader(
     Args:
         data: from ``open_data``, usually with ``split="val"``.
         batch_size: images of a batch of this rank; the last may be short.
-        view: crop and resize (default: the data's own).
+        size: side of the crop in pixels (default: the data's).
+        resize: length of an image's shorter side before the crop (default: the data's, scaled
+            with ``size``).
         rank: of this process.
         world_size: number of processes.
         device: where batches are (default: the current CUDA device, else the host).
@@ -278,9 +281,13 @@ def build_eval_loader(
     if batch_size < 1 or not 0 <= rank < world_size:
         raise ValueError(f"batch_size={batch_size}, rank={rank}, world_size={world_size}: no share")
     where, facts = _device(device), data.facts
-    crop = view or CenterCrop(facts.image_size, facts.eval_resize or facts.image_size)
+    side = size or facts.image_size
+    shorter = resize or round(side * (facts.eval_resize or facts.image_size) / facts.image_size)
+    if shorter < side:
+        raise ValueError(f"resize={shorter} is smaller than size={side}")
+    crop = CenterCrop(side, shorter, facts.mean, facts.std)
     table, decoder = _decoder(data, where, options)
-    return EvalLoader(table, decoder, crop, batch_size, facts, where, rank, world_size)
+    return EvalLoader(table, decoder, crop, batch_size, where, rank, world_size)
 
 
 @dataclass
@@ -291,7 +298,6 @@ class EvalLoader:
     decoder: Decoder
     view: CenterCrop
     batch_size: int
-    facts: DataFacts
     device: torch.device
     rank: int
     world_size: int
@@ -306,8 +312,6 @@ class EvalLoader:
             self.decoder,
             self.view,
             self.batch_size,
-            self.facts.mean,
-            self.facts.std,
             self.device,
             self.rank,
             self.world_size,

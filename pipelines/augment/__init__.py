@@ -1,1 +1,1 @@
-"""Decoded crops to normalised views: the draws, and three ways to compute them."""
+"""Decoded crops to normalized views: random parameters, and three ways to apply them."""

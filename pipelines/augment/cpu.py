@@ -1,6 +1,6 @@
 """Crops to views on the host: compiled code that takes one image at a time through all of it.
 
-The law is ``pipelines.augment.reference``'s, operation by operation; there a batch goes through
+The formulas are those of ``pipelines.augment.reference``; there a batch goes through
 memory once an operation, here an image stays in cache. A scanline is held as three planes, so that
 every loop runs over contiguous floats. Contrast needs the mean of the image as the operations
 before it leave it: a first pass runs up to contrast, a second one does the rest. Blur gathers whole

@@ -1,4 +1,4 @@
-"""Numbers that all finishers of crops share: operations, their constants, a row's codes."""
+"""Numbers that all augmenters share: operations, their constants, a row's codes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What happens to a view, in numbers: the settings, the published presets, and the draws for rows.
+"""Random parameters of a view, row by row.
 
-Every loader and finisher reads the same numbers from here; none draws its own.
+Every decoder and augmenter reads the same numbers from here; none draws its own.
 """
 
 from __future__ import annotations

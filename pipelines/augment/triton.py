@@ -1,4 +1,4 @@
-"""Crops to views on a GPU: the law of ``pipelines.augment.reference`` in four Triton kernels.
+"""Crops to views on a GPU: ``pipelines.augment.reference`` in four Triton kernels.
 
 A batch of bytes is read once for contrast's mean, only the rows that have contrast, and once for
 everything else; each number of the view is written once. Rows that blur go through memory twice

@@ -49,7 +49,7 @@ def colour(
     crops, codes, amounts, parts, out, unblurred, scale, shift,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Flip and colour; a row without blur is finished to ``out``, others go to ``unblurred``.
+    """Flip and color; a row without blur is written to ``out``, others go to ``unblurred``.
 
     One program a tile of each row; TILES is the number of tiles rounded up to a power of two.
     """
@@ -207,7 +207,7 @@ def solarize(x, inverted):
 @triton.jit
 @no_type_check
 def hue(r, g, b, sixths):
-    """Rotate the hue by ``sixths`` (0 to 6) of the circle; ``finish.hue`` has the formula.
+    """Rotate the hue by ``sixths`` (0 to 6) of the circle; ``reference.hue`` has the formula.
 
     The ramp is taken of the distance to the nearest of its peaks, which are 6 apart.
     """

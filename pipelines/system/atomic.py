@@ -1,4 +1,4 @@
-"""Where prepared data is kept, and how a file or folder appears there whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``; renamed to it when the block ends well, else removed.
+    """Yield a temporary name next to ``path``: renamed to it after the block, removed if it raises.
 
     The file is fsynced before the rename and its folder after it, so that a crash leaves the
     old file or the new one, never half of one.
@@ -32,9 +32,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file, UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, renamed to it when the block ends well.
+    """Yield a temporary folder next to ``folder``, renamed to it after the block.
 
     If another process was faster, its folder stays and this one is dropped.
     """

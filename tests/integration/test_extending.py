@@ -20,7 +20,8 @@ flags = ["--method", "uniform", "--mix", "blobs", "--data", "folder:" + {toy!r},
 if status := train.main(flags):
     sys.exit(status)
 laws = ["tests/models/test_methods.py", "tests/pipelines/test_unmix.py"]
-plain = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]  # all is imported
+plain = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider",  # all is imported
+         "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 sys.exit(pytest.main([*laws, "-k", "uniform or blobs", "-v", *plain]))
 """
 

@@ -235,7 +235,7 @@ def test_evaluation_sees_each_row_once_and_nothing_random(
 ) -> None:
     def sweep(rank: int, world_size: int) -> list[tuple[torch.Tensor, np.ndarray]]:
         batches = evaluation_batches(
-            table, decoders[name], CenterCrop(32, 40), 7, MEAN, STD, CPU, rank, world_size
+            table, decoders[name], CenterCrop(32, 40, MEAN, STD), 7, CPU, rank, world_size
         )
         return list(batches)
 

@@ -267,10 +267,8 @@ def evaluation_batches_of(
     return evaluation_batches(
         table,
         decoders.of(table),
-        CenterCrop(size, round(size * resize / facts.image_size)),
+        CenterCrop(size, round(size * resize / facts.image_size), facts.mean, facts.std),
         batch_size,
-        facts.mean,
-        facts.std,
         accelerator.device,
         rank,
         world_size,
