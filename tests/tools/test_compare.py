@@ -215,7 +215,8 @@ def test_table_markdown_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (
         "+1.23" in said and "unresolved" in said and "unknown" in said and "lr None -> 0.3" in said
     )
-    assert min(Image.open(plot).size) > 300
+    with Image.open(plot) as picture:
+        assert min(picture.size) > 300
     assert compare.main([*runs, "--markdown"]) == 0
     table = capsys.readouterr().out.splitlines()
     assert table[3].startswith("| simclr + region, lr None | 3 | 81.33 | 0.45 | +1.23 | 0.26 |")

@@ -18,6 +18,7 @@ from pipelines.datasets import data_facts, open_data
 from tools import report
 from tools.config.cli import parse, to_dict
 from tools.config.resolve import resolve
+from tools.plots.curves import training_panels
 from tools.plots.embedding import draw_maps
 from tools.plots.panels import Panel, Series, draw_panels
 from tools.reporting import difference, findings, pictures, write
@@ -303,6 +304,7 @@ def test_a_line_goes_through_its_points_and_leaves_out_what_is_not_finite() -> N
     assert axes.get_ylim()[0] < -5 and axes.get_ylim()[1] > 20  # limits hide no value
     nothing = Series("a", np.arange(3.0), np.full(3, np.nan))
     assert draw_panels([panel(nothing)]).axes[0].lines[0].get_xydata().size == 0
+    assert training_panels([{"step": 0, "loss": None}, {"step": 1, "loss": np.nan}]) == {}
 
 
 def test_many_points_become_few_with_the_same_mean() -> None:
@@ -317,8 +319,12 @@ def test_a_chart_says_in_words_where_its_curves_begin_and_end() -> None:
     assert found.alt == "t against step: a from 5 to 2.5; b from 1 to 1"
 
 
-def test_a_map_holds_every_point_once(toy: Path) -> None:
-    table = open_data(f"folder:{toy}", Path("data"), "val")
+@pytest.mark.parametrize("num_classes", [0, 2, 9, 35])
+def test_a_map_holds_every_point_once(toy: Path, num_classes: int) -> None:
+    """More classes than looks are gray, and so are images without a class."""
+    table = open_data(f"folder:{toy}", Path("data"), "train")
+    labels = np.arange(len(table)) % (num_classes + 1) - 1
+    table = dataclasses.replace(table, label=labels)
     points = np.random.default_rng(0).standard_normal((len(table), 2)).astype(np.float32)
     (axes,) = draw_maps(table, [points], [""], "").axes
     drawn = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
