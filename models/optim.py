@@ -117,7 +117,7 @@ def learning_rate(
         return peak * gamma ** bisect.bisect_right(milestones, step)
     t = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     if schedule == "exponential":
-        return peak * (final / peak) ** t
+        return peak * math.pow(final / peak, t)
     return final + (peak - final) * (1 + math.cos(math.pi * t)) / 2
 
 
