@@ -16,6 +16,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from tools.runs.command import command
+
 BENCHMARKS = ("augment", "baseline", "dali", "decode", "loaders", "mixture", "peer")
 
 
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"choose one of {', '.join(BENCHMARKS)}, not {name!r}"
         print(f"tools/bench.py: {reason}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"tools.benchmarks.{name}").main(words[:-1])
+    module = f"tools.benchmarks.{name}"
+    return command("tools/bench.py", lambda: importlib.import_module(module).main(words[:-1]))
 
 
 if __name__ == "__main__":

@@ -113,18 +113,9 @@ install_checkout() {
 
 # ---------------------------------------------------------------------------------------- FFCV
 
-has_library() { "$PY" -c "import ctypes; ctypes.CDLL('$1')" 2>/dev/null; }
-
 # Print the Debian packages that building or importing FFCV still lacks.
 missing_for_ffcv() {
-    include=$("$PY" -c 'import sysconfig; print(sysconfig.get_path("include"))')
-    [ -f "$include/Python.h" ] || printf '%s-dev ' "$(basename "$include")"
-    command -v g++ >/dev/null 2>&1 || printf 'g++ '
-    command -v pkg-config >/dev/null 2>&1 || printf 'pkg-config '
-    pkg-config --exists opencv4 2>/dev/null || printf 'libopencv-dev '
-    pkg-config --exists libturbojpeg 2>/dev/null || printf 'libturbojpeg0-dev '
-    has_library libGL.so.1 || printf 'libgl1 ' # these two are opencv-python's
-    has_library libgthread-2.0.so.0 || printf 'libglib2.0-0 '
+    "$PY" -c 'from tools.diagnostics.checks import missing_system_packages as m; print(*m())'
 }
 
 ffcv_loads() {
@@ -150,7 +141,7 @@ install_ffcv() {
     log=$DONE/ffcv.log
     # After a failure, wait until something has changed; 'make ffcv' does not wait.
     if is_done ffcv-failed "$key $missing"; then
-        without_ffcv "the last attempt failed${missing:+ to install $missing}(see $log)" 'make ffcv'
+        without_ffcv "the last attempt failed${missing:+ to install $missing} (see $log)" 'make ffcv'
         return
     fi
     if [ -n "$missing" ]; then

@@ -11,7 +11,7 @@ from tools.benchmarks import decode
 
 def numbers(text: str) -> dict[str, float]:
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:]]
-    return {name: float(value.rstrip("%")) for name, value in rows}
+    return {name.strip(): float(value.strip().rstrip("%")) for name, value in rows}
 
 
 def test_the_table_adds_up(toy: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools import doctor
+from tools.diagnostics import checks
 from tools.diagnostics.checks import Check, check_decoder
 
 ROOT = Path(__file__).resolve().parents[1].parent
@@ -104,3 +105,12 @@ def test_doctor_works_on_without_one_decoder() -> None:
 def test_doctor_explains_its_flags() -> None:
     assert doctor.main(["--help"]) == 0
     assert doctor.main(["--jsno"]) == 2
+
+
+def test_the_installer_asks_for_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tools/install.sh installs these; the doctor's fix for FFCV names them too."""
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None if name == "g++" else name)
+    monkeypatch.setattr(checks, "output", lambda *command: "1.0")
+    monkeypatch.setattr(checks, "loads", lambda library: library != "libGL.so.1")
+    assert set(checks.missing_system_packages()) - {"python3.11-dev"} == {"g++", "libgl1"}
+    assert "g++ " in checks.ffcv_fix() and checks.ffcv_fix().endswith("&& make ffcv")

@@ -74,12 +74,13 @@ def run(options: Options, flags: list[str]) -> dict[str, Any] | None:
     cases = list(variants(flags, options.only or tuple(METHODS)))
     config = cases[0][1]
     accelerator = start(config.precision)
+    results = harness.record(accelerator.device)
     data = build.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
     rows = [measure(name, c, data, options, accelerator) for name, c in cases]
     if not accelerator.is_main_process:
         return None
     show(rows)
-    return {"methods": rows, **harness.record(accelerator.device)}
+    return {"methods": rows} | results
 
 
 def variants(words: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, Config]]:

@@ -30,6 +30,8 @@ OTHERS = (
 
 SYSTEM = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
 """What building FFCV needs: pkg-config's name to Debian's."""
+LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
+"""What opencv-python, which FFCV imports, is linked to: the file to Debian's package."""
 
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI/////////////////////////"
@@ -160,23 +162,27 @@ def check_decoder(decoders: list[Check]) -> Check:
 
 def check_system() -> list[Check]:
     """What FFCV is built from and linked to."""
-    checks = []
-    for name in ("g++", "pkg-config"):
-        place = shutil.which(name)
-        checks.append(Check(name, bool(place), place or "not found", False, apt(name)))
+    return [
+        Check(name, bool(found), found or "not found", False, apt(package))
+        for name, found, package in system_parts()
+    ]
+
+
+def system_parts() -> list[tuple[str, str, str]]:
+    """Return each part's name, what was found of it (or nothing), and Debian's package."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
-    fix = apt(f"{header.parent.name}-dev")
-    checks.append(Check("Python.h", header.exists(), str(header), False, fix))
-    for name, package in SYSTEM.items():
-        version = output("pkg-config", "--modversion", name)
-        checks.append(Check(name, bool(version), version or "not found", False, apt(package)))
-    for library, package in (("libGL.so.1", "libgl1"), ("libgthread-2.0.so.0", "libglib2.0-0")):
-        try:
-            ctypes.CDLL(library)
-            checks.append(Check(library, True, "loads", False))
-        except OSError:
-            checks.append(Check(library, False, "not found", False, apt(package)))
-    return checks
+    found = str(header) if header.exists() else ""
+    return [
+        *((name, shutil.which(name) or "", name) for name in ("g++", "pkg-config")),
+        ("Python.h", found, f"{header.parent.name}-dev"),
+        *((name, output("pkg-config", "--modversion", name), SYSTEM[name]) for name in SYSTEM),
+        *((name, "loads" if loads(name) else "", LIBRARIES[name]) for name in LIBRARIES),
+    ]
+
+
+def missing_system_packages() -> list[str]:
+    """Return the Debian packages that building or importing FFCV still lacks."""
+    return [package for _, found, package in system_parts() if not found]
 
 
 def check_machine() -> list[Check]:
@@ -236,9 +242,17 @@ def check_pixels(image: object) -> None:
 
 def ffcv_fix() -> str:
     """Return the command that installs FFCV here."""
-    fixes = [check.fix for check in check_system() if not check.ok]
-    names = " ".join(fix.rsplit(" ", 1)[-1] for fix in fixes)
+    names = " ".join(missing_system_packages())
     return f"{apt(names)} && make ffcv" if names else "make ffcv"
+
+
+def loads(library: str) -> bool:
+    """Whether the linker finds a shared library."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def apt(package: str) -> str:
