@@ -114,10 +114,10 @@ def learning_rate(
     if schedule == "constant":
         return peak
     if schedule == "step":
-        return peak * gamma ** bisect.bisect_right(milestones, step)
+        return float(peak * gamma ** bisect.bisect_right(milestones, step))
     t = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     if schedule == "exponential":
-        return peak * math.pow(final / peak, t)
+        return float(peak * (final / peak) ** t)
     return final + (peak - final) * (1 + math.cos(math.pi * t)) / 2
 
 

@@ -1,8 +1,8 @@
-"""Evaluation views: centre crops of every row, once, in order; nothing random."""
+"""Evaluation views: center crops of every row, once, in order; nothing random."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from pipelines.sources.table import Table
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The evaluation view: shorter side to ``resize``, centre ``size`` pixels, no colour."""
+    """The evaluation view: shorter side to ``resize``, center ``size`` pixels, no color."""
 
     size: int
     resize: int
@@ -37,7 +37,7 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
     rows: NDArray[np.int64] | None = None,
-) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+) -> Generator[tuple[Tensor, NDArray[np.int64]], None, None]:
     """Yield ``(images (n, 3, size, size), places (n,))`` of this rank's share, each row once.
 
     ``rows`` (default: all) are the rows to show, ``places`` count in it. The next batch is

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Loader:
     waited: float = 0.0
     """Seconds that the training loop has spent waiting for batches."""
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Yield the batches of steps ``start`` to ``stop - 1`` of the run, each with its number."""
         maker = self.maker
         ahead: deque[Future[Batch | Decoded]] = deque()

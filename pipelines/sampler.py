@@ -44,15 +44,15 @@ class BlockShuffle:
     def _place(self) -> NDArray[np.int64]:
         return np.argsort(self.sequence)
 
-    def shuffled(self, batch_size: int, draws: RowRng) -> NDArray[np.int64]:
+    def shuffled(self, batch_size: int, rng: RowRng) -> NDArray[np.int64]:
         """Return an epoch's rows in the order of their positions, (whole batches,)."""
         num_rows = len(self.sequence)
         steps, share = num_rows // batch_size, batch_size // self.groups
         numbers = np.arange(-(-num_rows // self.size))
-        numbers = numbers[np.argsort(draws.bits(numbers, _BLOCKS, 1)[:, 0], kind="stable")]
+        numbers = numbers[np.argsort(rng.bits(numbers, _BLOCKS, 1)[:, 0], kind="stable")]
         places = (numbers[:, None] * self.size + np.arange(self.size)).ravel()
         rows = self.sequence[places[places < num_rows]][: steps * batch_size]
-        late = draws.uniform(rows, ORDER, 1)[:, 0] * self.window * self.size
+        late = rng.uniform(rows, ORDER, 1)[:, 0] * self.window * self.size
         parts, late = (x.reshape(self.groups, steps * share) for x in (rows, late))
         turn = np.argsort(np.arange(steps * share) + late, axis=1, kind="stable")
         parts = np.take_along_axis(parts, turn, axis=1).reshape(self.groups, steps, share)
@@ -64,10 +64,10 @@ def _shuffled(
     num_rows: int, batch_size: int, seed: int, epoch: int, blocks: BlockShuffle | None
 ) -> NDArray[np.int64]:
     """Return the epoch's rows: sorted by a hash of (seed, epoch, row), or shuffled by blocks."""
-    draws = RowRng(seed, epoch)
+    rng = RowRng(seed, epoch)
     if blocks is not None:
-        return blocks.shuffled(batch_size, draws)
-    return np.argsort(draws.bits(np.arange(num_rows), ORDER, 1)[:, 0], kind="stable")
+        return blocks.shuffled(batch_size, rng)
+    return np.argsort(rng.bits(np.arange(num_rows), ORDER, 1)[:, 0], kind="stable")
 
 
 @dataclass(frozen=True)

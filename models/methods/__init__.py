@@ -42,8 +42,8 @@ class Entry:
     def method(self) -> type[Method]:
         """The method's class, imported when it is first asked for."""
         module, _, name = self.path.partition(":")
-        method: type[Method] = getattr(import_module(module), name)
-        return method
+        found: type[Method] = getattr(import_module(module), name)
+        return found
 
 
 METHODS: dict[str, Entry] = {

@@ -28,16 +28,22 @@ class Setup:
     """The properties of a run that a method needs to know."""
 
     bn: BnMode
+    """``group``: batch-norm statistics of each group; ``sync``: of all ranks' rows."""
     group_size: int
+    """Rows of a group."""
     batch_size: int
+    """Images of a step over all ranks and micro-batches."""
     seed: int
+    """Of the queue's first rows, and of a method's own draws."""
     steps_per_epoch: int
-    num_views: int
-    num_rows: int
-    """Images of the data set; ``Batch.index`` is below it."""
-    mean: tuple[float, float, float]
+    """For what starts at an epoch."""
+    num_views: int = 2
+    """Views of each image."""
+    num_rows: int = 0
+    """Images of the data set, for methods that remember each; ``Batch.index`` is below it."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Mean by which each channel of a view in [0, 1] was normalized."""
-    std: tuple[float, float, float]
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Deviation by which each channel was normalized."""
     clim: ClimLoss | None = None
     """CLIM's loss, if batches hold neighbors."""

@@ -45,13 +45,13 @@ class ViewParams:
 def draw_params(
     view: View,
     number: int,
-    draws: RowRng,
+    rng: RowRng,
     rows: NDArray[np.int64],
     height: NDArray[np.int32],
     width: NDArray[np.int32],
 ) -> ViewParams:
     """Draw view ``number`` of ``rows``, whose images have the given sizes, all (n,)."""
-    u = draws.uniform(rows, number, _COUNT)
+    u = rng.uniform(rows, number, _COUNT)
     factor = u[:, _FACTORS : _FACTORS + 4] * 2 - 1  # U(-1, 1)
     factor = factor * np.array(view.jitter)
     factor[:, :3] = np.maximum(factor[:, :3] + 1, 0)

@@ -94,8 +94,9 @@ def gaussian_kernels(sigma: NDArray[np.float32], view: View) -> NDArray[np.float
     """Return normalized Gaussians, (b, taps), of 4 sigma each side or as the image allows."""
     reach = min(int(4 * view.blur_sigma[1]), view.size - 1)
     x = np.arange(-reach, reach + 1)
-    kernels = np.exp(-0.5 * (x / sigma[:, None].astype(np.float64)) ** 2)
-    return (kernels / kernels.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights = np.exp(-0.5 * (x / sigma[:, None].astype(np.float64)) ** 2)
+    kernels: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return kernels.astype(np.float32)
 
 
 def augment(

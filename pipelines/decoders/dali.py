@@ -228,7 +228,7 @@ class DaliDecoder:
             batch, start=dali.as_batch(begin), shape=dali.as_batch(extent), axes=[0, 1]
         )
         resized = dali.as_tensor(dali.resize(windows, size=[size, size], **self._filter()))
-        out = resized.torch(copy=True)
+        out: Tensor = resized.torch(copy=True)
         if out.is_cuda:  # DALI may take its memory back only when the copy has read it
             stream = torch.cuda.current_stream(out.device)
             self.copying.append((resized, stream.record_event()))

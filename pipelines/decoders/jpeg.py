@@ -12,7 +12,7 @@ from pipelines.system.jit import jit
 
 def ends_as_jpeg(data: NDArray[np.uint8]) -> bool:
     """Whether the last two bytes are the end marker: nothing is cut off, nothing appended."""
-    return data[-2:].tolist() == [0xFF, 0xD9]
+    return bool(data[-2:].tolist() == [0xFF, 0xD9])
 
 
 @jit

@@ -33,7 +33,7 @@ class Candidates:
     @property
     def same_cluster(self) -> NDArray[np.bool_]:
         """Whether a candidate shares the anchor's cluster, (n, k)."""
-        return self.cluster == self.anchor_cluster[:, None]
+        return np.equal(self.cluster, self.anchor_cluster[:, None])
 
     @property
     def inside(self) -> NDArray[np.bool_]:

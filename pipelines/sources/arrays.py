@@ -24,7 +24,12 @@ class Arrays:
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The stored image."""
-        return self.images[row]
+        pixels: NDArray[np.uint8] = self.images[row]
+        return pixels
+
+    def file_order(self) -> NDArray[np.int64]:
+        """The images as stored."""
+        return np.arange(len(self.images))
 
     def take(self, rows: NDArray[np.int64]) -> Arrays:
         """These images alone, copied."""

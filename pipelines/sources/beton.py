@@ -54,6 +54,10 @@ class Beton:
             return decode_with_pil(data.tobytes(), self.name(row))
         return data.reshape(int(self.height[row]), int(self.width[row]), 3)
 
+    def file_order(self) -> NDArray[np.int64]:
+        """The rows by their place in the file."""
+        return np.argsort(self.offset, kind="stable")
+
     def take(self, rows: NDArray[np.int64]) -> Beton:
         """These rows of the same file."""
         return Beton(

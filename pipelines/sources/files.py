@@ -32,6 +32,10 @@ class Files:
         """The file decoded by PIL."""
         return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
 
+    def file_order(self) -> NDArray[np.int64]:
+        """The files as listed."""
+        return np.arange(len(self.names))
+
     def take(self, rows: NDArray[np.int64]) -> Files:
         """These files alone."""
         return Files(self.root, [self.names[row] for row in rows])

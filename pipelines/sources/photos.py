@@ -173,4 +173,5 @@ def _light(patch: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
     pixels = patch.astype(np.float64)
     mean = pixels.mean()
     lit = ((pixels - mean) * cut.contrast + mean) * np.array(cut.gain)
-    return np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(lit), 0, 255).astype(np.uint8)
+    return rounded

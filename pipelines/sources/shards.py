@@ -50,6 +50,10 @@ class Shards:
         """The member decoded by PIL."""
         return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
 
+    def file_order(self) -> NDArray[np.int64]:
+        """The members as listed: shard after shard."""
+        return np.arange(len(self.members))
+
     def take(self, rows: NDArray[np.int64]) -> Shards:
         """These members alone."""
         members = tuple(self.members[row] for row in rows)

@@ -21,6 +21,9 @@ class Source(Protocol):
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The row decoded by the oracle (PIL), upright RGB, (h, w, 3); raises ``BadImage``."""
 
+    def file_order(self) -> NDArray[np.int64]:
+        """The rows in the order of their bytes, (N,); files follow one another as listed."""
+
     def take(self, rows: NDArray[np.int64]) -> Source:
         """These rows alone, renumbered from 0."""
 

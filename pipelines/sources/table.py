@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.beton import Beton
 from pipelines.sources.source import Source
 
 
@@ -30,9 +29,7 @@ class Table:
 
     def in_file_order(self) -> NDArray[np.int64]:
         """The rows in the order of their bytes, (N,); files follow one another as listed."""
-        if isinstance(self.source, Beton):
-            return np.argsort(self.source.offset, kind="stable")
-        return np.arange(len(self))
+        return self.source.file_order()
 
     def take(self, rows: NDArray[np.int64]) -> Table:
         """These rows alone, renumbered from 0; the classes stay."""

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.methods import METHODS, Method, build_method
-from models.methods.base import Defaults
+from models.methods import METHODS, Method
+from models.methods.base import Defaults, Setup
+from models.methods.build import build_method
 from pipelines.batch import Batch
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
@@ -585,9 +586,17 @@ def test_vicreg_s_variance_term_is_the_release_s() -> None:
     torch.manual_seed(0)
     rows = 0.3 * torch.randn(64, 8)
     method = build_method(
-        "vicreg", METHODS["vicreg"].settings(covariance=0.0), Rows(), bn="sync", group_size=64,
-        batch_size=64, seed=0, steps_per_epoch=1,
-    )  # fmt: skip
+        "vicreg",
+        METHODS["vicreg"].settings(covariance=0.0),
+        Rows(),
+        Setup(
+            bn="sync",
+            group_size=64,
+            batch_size=64,
+            seed=0,
+            steps_per_epoch=1,
+        ),
+    )
     method.head = nn.Identity()
     number = torch.arange(64)
     images = rows[:, :, None, None]
@@ -599,9 +608,17 @@ def test_dino_s_head_starts_as_the_release_s() -> None:
     """Linear layers from N(0, .02) with biases of 0; the prototypes from PyTorch's uniform law."""
     torch.manual_seed(0)
     method = build_method(
-        "dino", METHODS["dino"].settings(dim=64, hidden=256, prototypes=512), Rows(), bn="sync",
-        group_size=8, batch_size=8, seed=0, steps_per_epoch=1,
-    )  # fmt: skip
+        "dino",
+        METHODS["dino"].settings(dim=64, hidden=256, prototypes=512),
+        Rows(),
+        Setup(
+            bn="sync",
+            group_size=8,
+            batch_size=8,
+            seed=0,
+            steps_per_epoch=1,
+        ),
+    )
     layers = [layer for layer in method.head if isinstance(layer, nn.Linear)]
     assert len(layers) == 3
     for layer in layers:

@@ -14,7 +14,9 @@ from method_cases import total
 from models.losses.clim import ClimLoss, soft_nce
 from models.losses.common import unit
 from models.losses.contrastive import info_nce, log_negatives
-from models.methods import METHODS, build_method
+from models.methods import METHODS
+from models.methods.base import Setup
+from models.methods.build import build_method
 from pipelines.batch import Mixed
 
 N, D, K, T = 6, 5, 7, 0.2
@@ -171,9 +173,19 @@ def test_methods_without_a_row_form_say_why() -> None:
         if not method.supports_clim:
             with pytest.raises(ValueError, match=f"--mix clim cannot go with --method {name}"):
                 build_method(
-                    name, config(), TinyNet(), bn="sync", group_size=4, batch_size=16, seed=0,
-                    steps_per_epoch=4, num_views=method.min_views, clim=ClimLoss(),
-                )  # fmt: skip
+                    name,
+                    config(),
+                    TinyNet(),
+                    Setup(
+                        bn="sync",
+                        group_size=4,
+                        batch_size=16,
+                        seed=0,
+                        steps_per_epoch=4,
+                        num_views=method.min_views,
+                        clim=ClimLoss(),
+                    ),
+                )
             refused.append(name)
     assert {"simclr", "swav"} <= set(refused) and not {"moco", "byol"} & set(refused)
     for case, message in (

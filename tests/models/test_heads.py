@@ -7,16 +7,26 @@ from typing import Any
 from method_cases import TinyNet
 from torch import nn
 
-from models.methods import METHODS, build_method
+from models.methods import METHODS
+from models.methods.base import Setup
+from models.methods.build import build_method
 
 
 def test_heads_are_the_papers() -> None:
     def shape(name: str, **options: Any) -> list[str]:
-        config = METHODS[name][1](dim=8, hidden=16, **options)
+        config = METHODS[name].settings(dim=8, hidden=16, **options)
         method = build_method(
-            name, config, TinyNet(), bn="sync", group_size=4, batch_size=16,
-            seed=0, steps_per_epoch=2,
-        )  # fmt: skip
+            name,
+            config,
+            TinyNet(),
+            Setup(
+                bn="sync",
+                group_size=4,
+                batch_size=16,
+                seed=0,
+                steps_per_epoch=2,
+            ),
+        )
         out = []
         for layer in method.head:
             affine = getattr(layer, "weight", None) is not None

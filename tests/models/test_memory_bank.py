@@ -13,8 +13,8 @@ from torch import Tensor
 
 from models.losses.contrastive import nce_loss, softmax_loss
 from models.modules.memory_bank import (
+    BankConfig,
     MemoryBank,
-    MemoryBankConfig,
     candidate_scores,
     sample_negatives,
 )
@@ -68,7 +68,7 @@ def test_bank_losses() -> None:
 @pytest.mark.parametrize("softmax", [False, True])
 def test_a_bank_over_steps(softmax: bool) -> None:
     """Loss, frozen Z, and the rows that move, against a loop over three steps."""
-    config = MemoryBankConfig(dim=4, negatives=6, temperature=0.3, momentum=0.25, softmax=softmax)
+    config = BankConfig(dim=4, negatives=6, temperature=0.3, momentum=0.25, softmax=softmax)
     bank = MemoryBank(20, config, torch.Generator().manual_seed(0)).double()
     assert bank.rows.abs().max() < 1 / np.sqrt(4 / 3)
     copy, z = bank.rows.numpy().copy(), None

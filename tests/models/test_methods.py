@@ -27,6 +27,7 @@ from torch import Tensor
 
 from models import losses
 from models.methods import METHODS, Method, build_method, moco
+from models.methods.base import Setup
 from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
 from models.methods.moco_v3 import MocoV3
@@ -489,9 +490,18 @@ def test_refusals_name_the_flag() -> None:
     def make(name: str, views: int = 2, **options: Any) -> None:
         config = METHODS[name].settings(**(SMALL[name] | options)) if name in METHODS else None
         build_method(
-            name, config, TinyNet(), bn="sync", group_size=4, batch_size=16,
-            seed=0, steps_per_epoch=2, num_views=views,
-        )  # fmt: skip
+            name,
+            config,
+            TinyNet(),
+            Setup(
+                bn="sync",
+                group_size=4,
+                batch_size=16,
+                seed=0,
+                steps_per_epoch=2,
+                num_views=views,
+            ),
+        )
 
     for text, call in {
         "--method mocco": lambda: make("mocco"),

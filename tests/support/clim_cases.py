@@ -13,7 +13,9 @@ from method_cases import SMALL, TinyNet, train_on
 
 from models import distributed
 from models.losses.clim import ClimLoss
-from models.methods import METHODS, Method, build_method
+from models.methods import METHODS, Method
+from models.methods.base import Setup
+from models.methods.build import build_method
 from pipelines.batch import Batch, Mixed
 
 ROWS, GROUPS, SIZE = 16, 4, 8
@@ -50,12 +52,14 @@ def build(case: ClimCase) -> Method:
         case.method,
         METHODS[case.method].settings(**SMALL[case.method] | dict(options)),
         TinyNet(),
-        bn=case.bn,  # type: ignore[arg-type]
-        group_size=ROWS // GROUPS,
-        batch_size=ROWS,
-        seed=0,
-        steps_per_epoch=4,
-        clim=ClimLoss(case.mode, 0.7, case.denominator) if case.mode else None,  # type: ignore[arg-type]
+        Setup(
+            bn=case.bn,  # type: ignore[arg-type]
+            group_size=ROWS // GROUPS,
+            batch_size=ROWS,
+            seed=0,
+            steps_per_epoch=4,
+            clim=ClimLoss(case.mode, 0.7, case.denominator) if case.mode else None,  # type: ignore[arg-type]
+        ),
     ).double()
 
 

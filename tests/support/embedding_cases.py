@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.methods import METHODS, build_method
+from models.methods import METHODS
+from models.methods.base import Setup
+from models.methods.build import build_method
 from pipelines.batch import Batch, Mixed
 
 N, D, K = 6, 5, 7
@@ -50,12 +52,21 @@ def method_on_rows(name: str, **options: Any) -> Any:
     A predictor adds 0.1, DINO's teacher 0.2, so that no branch can stand in for another.
     """
     more = {"prototypes": K} if name == "dino" else {}
-    config = METHODS[name][1](dim=D, hidden=D, **more, **options)
+    config = METHODS[name].settings(dim=D, hidden=D, **more, **options)
     torch.manual_seed(0)
     method = build_method(
-        name, config, Identity(), bn="sync", group_size=3, batch_size=N,
-        seed=0, steps_per_epoch=4, num_views=2,
-    ).double()  # fmt: skip
+        name,
+        config,
+        Identity(),
+        Setup(
+            bn="sync",
+            group_size=3,
+            batch_size=N,
+            seed=0,
+            steps_per_epoch=4,
+            num_views=2,
+        ),
+    ).double()
     method.head = nn.Identity()
     if name in ("simsiam", "moco-v3"):
         method.predictor = Shift(0.1)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from models import distributed
-from models.methods import METHODS, Method, build_method
+from models.methods import METHODS, Method
+from models.methods.base import Setup
+from models.methods.build import build_method
 from pipelines.batch import Batch, Mixed
 
 torch.set_num_threads(1)  # the networks are tiny and two test processes share two cores
@@ -126,10 +128,21 @@ def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
     config = METHODS[case.method].settings(**(SMALL[case.method] | dict(case.options)))
     backbone = METHODS[case.method].method.build_backbone(config, TinyNet)
     method = build_method(
-        case.method, config, backbone, bn=case.bn, group_size=case.rows // case.groups,
-        batch_size=case.rows, seed=0, steps_per_epoch=2, num_views=len(case.sizes),
-        num_rows=NUM_ROWS, mean=(0.4, 0.5, 0.6), std=(0.25, 0.2, 0.25),
-    )  # fmt: skip
+        case.method,
+        config,
+        backbone,
+        Setup(
+            bn=case.bn,
+            group_size=case.rows // case.groups,
+            batch_size=case.rows,
+            seed=0,
+            steps_per_epoch=2,
+            num_views=len(case.sizes),
+            num_rows=NUM_ROWS,
+            mean=(0.4, 0.5, 0.6),
+            std=(0.25, 0.2, 0.25),
+        ),
+    )
     return method.to(dtype)
 
 

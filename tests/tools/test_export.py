@@ -19,6 +19,8 @@ from runs import SMALL, TINY, run_main, run_train
 from torch import nn
 
 from models.methods import METHODS
+from models.methods.base import Setup
+from models.methods.build import build_method
 from models.modules.backbone import create_backbone
 from pipelines.datasets import IMAGENET, data_facts
 from tools import export
@@ -400,10 +402,20 @@ def test_cmcs_networks_are_no_single_model() -> None:
         return create_backbone("resnet18", 32, **options)
 
     halves = METHODS["cmc"].method.build_backbone(config.chosen, create)
-    encoder = build.build_method(
-        "cmc", config.chosen, halves, bn="group", group_size=2, batch_size=4, seed=0,
-        steps_per_epoch=1, num_views=1, num_rows=4100,
-    ).backbone  # fmt: skip
+    encoder = build_method(
+        "cmc",
+        config.chosen,
+        halves,
+        Setup(
+            bn="group",
+            group_size=2,
+            batch_size=4,
+            seed=0,
+            steps_per_epoch=1,
+            num_views=1,
+            num_rows=4100,
+        ),
+    ).backbone
     source = dataclasses.replace(source_of("resnet18", 32), encoder=encoder, config=config)
     for name, target in export.TARGETS.items():
         if name == "onnx":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import METHODS, Method, build_method
+from models.methods.base import Setup
 from models.modules.backbone import create_backbone
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
@@ -137,17 +138,19 @@ def create_method(
         config.method,
         config.chosen,
         METHODS[config.method].method.build_backbone(config.chosen, create),
-        bn=config.bn,
-        group_size=config.batch_size // config.groups,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        steps_per_epoch=steps_per_epoch,
-        num_views=len(base_views(config)),
-        num_rows=num_rows,
-        mean=facts.mean,
-        std=facts.std,
-        clim=clim_loss(config),
-        sizes=sizes_of(config) if config.resolutions else None,
+        Setup(
+            bn=config.bn,
+            group_size=config.batch_size // config.groups,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            steps_per_epoch=steps_per_epoch,
+            num_views=len(base_views(config)),
+            num_rows=num_rows,
+            mean=facts.mean,
+            std=facts.std,
+            clim=clim_loss(config),
+            sizes=sizes_of(config),
+        ),
     )
 
 

@@ -48,5 +48,14 @@ def _with_boxes(dataset: DetectionDataset, row: int, found: Detections) -> Tenso
         boxes = torch.from_numpy(found.boxes[sure])
         texts = [f"{dataset.classes[found.labels[i]]} {found.scores[i]:.2f}" for i in sure]
         colors = [to_hex(f"C{found.labels[i] % 10}") for i in sure]
-        image = draw_bounding_boxes(image, boxes, texts, colors=colors, width=2)
+        image = draw_bounding_boxes(
+            image,
+            boxes,
+            texts,
+            colors=colors,
+            width=2,
+            label_colors="white",
+            label_background_colors=colors,
+            fill_labels=True,
+        )
     return image

@@ -1,0 +1,43 @@
+"""The one nearest-neighbour search: against brute force, whatever the blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from models import neighbors
+from models.neighbors import nearest_rows
+
+BANK = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 3
+
+
+@pytest.mark.parametrize("block", [1, 7, 50])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("without_self", [True, False])
+def test_blocks_do_not_change_what_is_nearest(
+    monkeypatch: pytest.MonkeyPatch, block: int, distance: Any, without_self: bool
+) -> None:
+    monkeypatch.setattr(neighbors, "BLOCK", block)
+    monkeypatch.setattr(neighbors, "PRODUCTS", 5 * block)  # five queries at a time
+    rows = torch.arange(3, 50, 4)
+    own = rows if without_self else None
+    before = BANK.clone()
+    similarity, index = nearest_rows(BANK[rows], BANK, 9, own=own, distance=distance)
+    unit = torch.nn.functional.normalize(BANK.double(), dim=1)
+    expected = unit[rows] @ unit.T
+    if distance == "euclidean":
+        expected = -torch.cdist(BANK[rows].double(), BANK.double())
+    if without_self:
+        expected[torch.arange(len(rows)), rows] = -torch.inf
+    values, places = expected.sort(dim=1, descending=True)
+    assert torch.equal(index, places[:, :9])
+    torch.testing.assert_close(similarity.double(), values[:, :9], atol=2e-3, rtol=1e-4)
+    assert torch.equal(BANK, before)
+
+
+@pytest.mark.parametrize("k", [0, 50])
+def test_a_bank_that_is_too_small_is_refused(k: int) -> None:
+    with pytest.raises(ValueError, match=f"k {k} must be between 1 and 49"):
+        nearest_rows(BANK, BANK, k, own=torch.arange(50))
