@@ -51,5 +51,5 @@ lock: install  ## pin requirements.txt anew from pyproject.toml
 		--generate-hashes --no-header --no-annotate --no-emit-package ffcv -o requirements.txt
 
 clean:  ## remove .venv, site/ and tool caches; runs/, data and caches elsewhere stay
-	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .coverage site .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find pipelines models tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
