@@ -41,9 +41,9 @@ def info_nce(
             negatives, so this is computed once.
         temperature: T.
 
-    >>> q, queue = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    >>> info_nce(q, q, log_negatives(q, queue, 0.2), 0.2).exp()  # one positive among four equals
-    tensor([4.0000])
+    >>> q, queue = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]] * 3)
+    >>> info_nce(q, q, log_negatives(q, queue, 0.2), 0.2)  # log 4: a positive among four equal keys
+    tensor([1.3863])
     """
     positive = (q * k).sum(1) / temperature
     return torch.logaddexp(positive, negatives) - positive

@@ -31,7 +31,7 @@ def cosine_momentum(base: float, progress: float) -> float:
 
     Source: Grill 2020, 2006.07733, section 3.3.
 
-    >>> [round(cosine_momentum(0.996, progress), 4) for progress in (0, 0.5, 1)]
+    >>> [round(cosine_momentum(0.996, progress), 4) for progress in (0.0, 0.5, 1.0)]
     [0.996, 0.998, 1.0]
     """
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
