@@ -16,7 +16,7 @@ from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.engine import build, checkpoint, trainer
-from tools.plots import curves
+from tools.plots import curves, views
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -192,8 +192,8 @@ def test_two_steps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for picture in ("draw_views", "draw_curves"):
-        monkeypatch.setattr(curves, picture, lambda *_: None)
+    monkeypatch.setattr(views, "draw_views", lambda *_: None)
+    monkeypatch.setattr(curves, "draw_curves", lambda *_: None)
     config = recipes[name]
     where = ("--data", f"folder:{toy}", "--output", str(tmp_path), "--name", "run")
     assert run_train("--recipe", str(RECIPES[name]), *small(config), *where) == 0
