@@ -59,13 +59,13 @@ class MocoConfig(MethodConfig):
     queue: WholeNumber = 65536
     """Number of keys kept as negatives."""
     momentum: Share = 0.999
-    """Share of itself the key encoder keeps at each step (CIFAR: 0.99)."""
+    """EMA momentum of the key encoder (CIFAR: 0.99)."""
     temperature: Positive = 0.2
     """Softmax temperature (v1: 0.07; CIFAR: 0.1)."""
     mlp: bool = True
     """Head with a hidden layer (v2); off: one linear layer (v1)."""
     symmetric: bool = False
-    """Let each view be query and key in turn; the loss is the sum of both halves."""
+    """Use each view as query and as key; the loss is the sum of both halves."""
     mix_each: bool = False
     """Symmetric: mix both views, for the other's keys; off: x0 alone, for its own keys as well."""
 
@@ -95,7 +95,7 @@ class ByolConfig(MethodConfig):
     hidden: WholeNumber = 4096
     """Hidden width of projector and predictor."""
     momentum: Share = 0.996
-    """Share of itself the target keeps at the first step; rises to 1 along a cosine."""
+    """EMA momentum of the target network at the first step; it rises to 1 along a cosine."""
     mix_online: bool = False
     """Send the mixture through the online branch only (twice the weight); off: through both."""
     last_bias: bool = False
@@ -119,11 +119,11 @@ class SwavConfig(MethodConfig):
     iterations: Count = 3
     """Sinkhorn iterations."""
     queue: WholeNumber = 0
-    """Earlier rows that help to balance the codes, of each assignment view; 0: none."""
+    """Earlier rows in the queue of each assignment view, to balance the codes; 0: no queue."""
     queue_start_epoch: WholeNumber = 15
     """First epoch, from 0, whose rows are queued."""
     freeze_steps: WholeNumber = 313
-    """Steps at the start in which the prototypes do not learn."""
+    """Steps at the start during which the prototypes are frozen."""
     reverse: Literal["paper", "code", "predict"] = "paper"
     """Mixtures: paper = the author's formula, code = the released code, predict = without codes."""
     chained_lam: bool = False
@@ -171,7 +171,7 @@ class VicregConfig(MethodConfig):
     invariance: NonNegative = 25.0
     """Weight of the squared distance between the views."""
     variance: NonNegative = 25.0
-    """Weight of what each dimension's deviation lacks to 1, a mean of the two views."""
+    """Weight of the hinge on each dimension's standard deviation, the mean of the two views."""
     covariance: NonNegative = 1.0
     """Weight of the covariances between different dimensions."""
 
@@ -185,7 +185,7 @@ class MocoV3Config(MethodConfig):
     hidden: WholeNumber = 4096
     """Hidden width of projector and predictor."""
     momentum: Share = 0.996
-    """Share of itself the key encoder keeps at the first step; rises to 1 along a cosine."""
+    """EMA momentum of the key encoder at the first step; it rises to 1 along a cosine."""
     temperature: Positive = 1.0
     """Softmax temperature."""
     last_bias: bool = False
@@ -207,17 +207,17 @@ class DinoConfig(MethodConfig):
     temperature: Positive = 0.1
     """Softmax temperature of the student."""
     first_teacher_temperature: Positive = 0.04
-    """The teacher's at the first step."""
+    """Softmax temperature of the teacher at the first step."""
     teacher_temperature: Positive = 0.07
-    """The teacher's after its warm-up."""
+    """Softmax temperature of the teacher after its warm-up."""
     temperature_epochs: WholeNumber = 30
-    """Epochs of that warm-up, a line."""
+    """Epochs of the linear warm-up of the teacher's temperature."""
     momentum: Share = 0.996
-    """Share of itself the teacher keeps at the first step; rises to 1 along a cosine."""
+    """EMA momentum of the teacher at the first step; it rises to 1 along a cosine."""
     centre_momentum: Share = 0.9
-    """Share of itself the centre of the teacher's scores keeps at each step."""
+    """EMA momentum of the centre of the teacher's scores."""
     freeze_epochs: WholeNumber = 1
-    """Epochs at the start in which the prototypes do not learn."""
+    """Epochs at the start during which the prototypes are frozen."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class BankConfig(MethodConfig):
     temperature: Positive = 0.07
     """Divisor of the cosines (STL-10: 0.1)."""
     momentum: Share = 0.5
-    """Share of itself that a row of the bank keeps when its image comes by."""
+    """EMA momentum of a row of the bank, at each visit of its image."""
     softmax: bool = False
     """Cross-entropy over the rows drawn, instead of noise-contrastive estimation."""
 

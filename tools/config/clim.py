@@ -15,33 +15,33 @@ class ClimConfig:
     """Mixtures with neighbours that lie nearer their cluster's centre."""
 
     rule: RuleName = "centre"
-    """Which neighbours an anchor may be mixed with; cluster, knn, random are for comparison."""
+    """Which of its nearest images an anchor may be mixed with (cluster, knn, random: baselines)."""
     neighbours: Count = 20
-    """Nearest images that the rule chooses from."""
+    """Nearest images from which the rule chooses."""
     clusters: Count | None = None
-    """Clusters of the spherical k-means; None: one for each 128 images."""
+    """Clusters of the spherical k-means; None: one for every 128 images."""
     limit: Count | None = None
-    """Most neighbours an anchor keeps; None: all (ranked: 5)."""
+    """Largest number of neighbours of an anchor; None: all (ranked: 5)."""
     fallback: Fallback = "self"
-    """An anchor without any: another view of itself, its nearest image, or no mixture."""
+    """Anchor without neighbours: mixed with another view of itself, its nearest image, or not."""
     features: Literal["momentum", "online"] = "momentum"
-    """Which encoder's features are compared."""
+    """Encoder whose features are compared."""
     half: bool = False
-    """Store them in half precision: 5.2 instead of 10.5 GB for ImageNet's, over all processes."""
+    """Store features in half precision (ImageNet: 5.2 instead of 10.5 GB, over all processes)."""
     start_epoch: WholeNumber = 10
-    """First epoch with neighbours; until then every anchor is its own."""
+    """First epoch with neighbours; before it, every anchor is its own neighbour."""
     refresh: Count = 5
-    """Epochs after which neighbours are looked for again."""
+    """Epochs between searches for neighbours."""
     alpha: Positive = 2.0
-    """Beta(alpha, alpha) draws the anchor's share of a mixture."""
+    """alpha of Beta(alpha, alpha), the distribution of the anchor's share of a mixture."""
     kind: Literal["cutmix", "mixup"] = "cutmix"
     """Paste a box of the neighbour, or blend the whole images."""
     mode: ClimMode = "add"
-    """Base and mixed term, the mixed term alone, or plain neighbours as positives too."""
+    """Loss: base and mixed term, the mixed term alone, or plain neighbours as positives too."""
     weight: Positive = 1.0
     """Weight w of the mixed term: (base + w mixed) / (1 + w)."""
     denominator: Denominator = "separate"
-    """A softmax for each of the two positives, or one for both."""
+    """Softmax: one for each of the two positives, or one shared by both."""
 
 
 IMAGES_PER_CLUSTER = 128
