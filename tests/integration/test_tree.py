@@ -67,7 +67,7 @@ def test_long_functions_are_listed() -> None:
 
 def test_tests_lie_where_their_subject_does() -> None:
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()}
-    others = {"integration", "faults", "fixtures", "support"}
+    others = {"integration", "faults", "support"}
     assert folders - {"__pycache__"} == {*PACKAGES, *others}
     assert {path.name for path in (ROOT / "tests").glob("*.py")} == {"conftest.py"}
     cases = "|".join(path.stem for path in (ROOT / "tests/support").glob("*.py"))

@@ -25,7 +25,7 @@ from tools.config.sections import SECTIONS
 from tools.engine import dry_run
 
 ROOT = Path(__file__).parents[2]
-FIXTURES = ROOT / "tests" / "fixtures"
+FIXTURES = ROOT / "tests" / "support" / "saved"
 """``config_*.yaml`` and ``flags.txt`` were written by commit b0b6bbd."""
 
 
