@@ -63,10 +63,10 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     from tools.engine import build, dry_run
 
     data, missing = dry_run.open_without_download(config, accelerator)
-    resolved, order, method = build.assemble(config, data, accelerator)
-    views = view_plan(resolved, method, order.steps_per_epoch)
+    resolved, sampler, method = build.assemble(config, data, accelerator)
+    views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
-    accelerator.print(dry_run.describe(resolved, method, views, order.steps_per_epoch, rows))
+    accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
     for line in missing:
         accelerator.print(line)
     return 0
@@ -83,80 +83,80 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.plots import curves
     from tools.plots.views import draw_views
     from tools.reporting.write import at_end as report_at_end
-    from tools.runs import run_dir as run_folder
+    from tools.runs import run_dir
 
     check_trackers(given.log_with)
-    run_folder.refuse_unwritable(given, accelerator)
+    run_dir.refuse_unwritable(given, accelerator)
     data = build.open_data_of(given, accelerator)
-    config, order, method = build.assemble(given, data, accelerator)
+    config, sampler, method = build.assemble(given, data, accelerator)
     model, optimizer = prepare(config, method, accelerator)
 
-    folder, checkpoint = run_folder.choose(config, accelerator)
-    with run_folder.claimed(folder, accelerator):
+    folder, checkpoint = run_dir.choose(config, accelerator)
+    with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
         step = state.restore(checkpoint) if checkpoint else 0
-        total = config.epochs * order.steps_per_epoch
+        total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)
-        record = start_record(config, folder, accelerator, order, step, last)
+        logger = start_logger(config, folder, accelerator, sampler, step, last)
 
-        decoders = build.Decoders(config, accelerator, record.message)
+        decoders = build.Decoders(config, accelerator, logger.message)
         try:
             loader = build.training_loader(config, data, decoders, method, accelerator)
             knn = OnlineKnn(config, data, decoders, method, accelerator)
-            neighbourhood = ClimRefresh(
-                config, data, decoders, state, record, method, accelerator, order.steps_per_epoch
+            clim_refresh = ClimRefresh(
+                config, data, decoders, state, logger, method, accelerator, sampler.steps_per_epoch
             )
             if step < last:
-                neighbourhood.update(loader, step)
+                clim_refresh.update(loader, step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
                 draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
-            learning = (config, accelerator, order, model, method, optimizer, loader)
-            run = Run(*learning, knn, neighbourhood, state, record)
+            learning = (config, accelerator, sampler, model, method, optimizer, loader)
+            run = Run(*learning, knn, clim_refresh, state, logger)
             status = run.steps(step, last)
         finally:
             decoders.close()
-            record.close()
+            logger.close()
         if accelerator.is_main_process:
             curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
             if config.report and status == 0:
                 report_at_end(config, folder, data, method, accelerator, state.left_out)
             if status == STOPPED:
-                (folder / run_folder.RESUME).write_text("stopped by a signal: --resume auto\n")
+                (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
     return status
 
 
-def start_record(
+def start_logger(
     config: ResolvedConfig,
     folder: Path,
     accelerator: Accelerator,
-    order: Sampler,
+    sampler: Sampler,
     step: int,
     last: int,
 ) -> RunLogger:
-    """Open the run's folder: settings, trackers, and the record cut back to ``step``."""
+    """Open the run's folder: settings, trackers, and the logger cut back to ``step``."""
     from tools.config.resolve import changes
     from tools.distributed.launch import start_trackers
     from tools.engine.logger import RunLogger
-    from tools.runs import run_dir as run_folder
+    from tools.runs import run_dir
 
     if accelerator.is_main_process:
         start_trackers(accelerator, folder, config.log_with)
-        run_folder.write_config(folder, config)
-        (folder / run_folder.RESUME).unlink(missing_ok=True)
+        run_dir.write_config(folder, config)
+        (folder / run_dir.RESUME).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    record = RunLogger(
+    logger = RunLogger(
         folder,
         accelerator,
         total_steps=last,
-        steps_per_epoch=order.steps_per_epoch,
+        steps_per_epoch=sampler.steps_per_epoch,
         start_step=step,
     )
-    record.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
     for change in changes(config):
-        record.message(f"--accumulate {config.accumulate}: {change}")
-    return record
+        logger.message(f"--accumulate {config.accumulate}: {change}")
+    return logger
 
 
 if __name__ == "__main__":

@@ -150,9 +150,9 @@ def default_val(spec: str) -> str | None:
         return str(place) if place.name != path.name and place.expanduser().is_file() else None
     if (path / "val").expanduser().is_dir() and _is_divided(path.expanduser()):
         return spec
-    beside = path.expanduser().absolute()
-    if beside.name == "train" and (beside.parent / "val").is_dir():
-        return f"folder:{beside.parent / 'val'}"
+    root = path.expanduser().absolute()
+    if root.name == "train" and (root.parent / "val").is_dir():
+        return f"folder:{root.parent / 'val'}"
     return None
 
 

@@ -47,11 +47,11 @@ def print_table(checks: list[Check]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    colours = {"ok": "green", "MISSING": "bold red", "absent": "yellow"}
+    colors = {"ok": "green", "MISSING": "bold red", "absent": "yellow"}
     table = Table("", "what", "found")
     for check in checks:
         word = state(check)
-        table.add_row(f"[{colours[word]}]{word}[/]", escape(check.name), escape(check.found))
+        table.add_row(f"[{colors[word]}]{word}[/]", escape(check.name), escape(check.found))
     console = Console()
     console.print(table)
     for check in checks:

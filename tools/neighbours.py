@@ -141,10 +141,10 @@ def draw(found: Neighborhood, table: Table, anchors: NDArray[np.int64]) -> Figur
     c, keep = found.candidates, found.selection.keep
     rows = []
     for i in anchors.tolist():
-        text = f"#{i}\nr {1 - c.anchor_to_centre[i]:.3f}"
+        text = f"#{i}\nr {1 - c.anchor_to_center[i]:.3f}"
         cells = [Cell(thumbnail(table, i, SIDE), text, framed=False)]
         for p, row in enumerate(c.index[i, :COLUMNS].tolist()):
-            text = f"s {c.similarity[i, p]:.3f}\nr {1 - c.to_centre[i, p]:.3f}"
+            text = f"s {c.similarity[i, p]:.3f}\nr {1 - c.to_center[i, p]:.3f}"
             color = KEPT if keep[i, p] else REJECTED
             cells.append(Cell(thumbnail(table, row, SIDE), text, color))
         rows.append(cells)

@@ -311,9 +311,9 @@ def ramp(place):
 @no_type_check
 def reach_of(kernel):
     """The distance of the outermost tap that counts."""
-    centre = len(kernel) // 2
-    reach = centre
-    while reach > 0 and kernel[centre + reach] < NEGLIGIBLE:
+    center = len(kernel) // 2
+    reach = center
+    while reach > 0 and kernel[center + reach] < NEGLIGIBLE:
         reach -= 1
     return reach
 
@@ -322,17 +322,17 @@ def reach_of(kernel):
 @no_type_check
 def blur_line(planes, y, kernel, reach, padded, line):
     """Blur scanline ``y``: down over whole rows, then across each plane with mirrored ends."""
-    last, width, centre = len(planes) - 1, len(line) // 3, len(kernel) // 2
-    scaled(planes[y], kernel[centre], line)
+    last, width, center = len(planes) - 1, len(line) // 3, len(kernel) // 2
+    scaled(planes[y], kernel[center], line)
     for k in range(1, reach, 2):
         add_pairs(
-            planes[abs(y - k)], planes[last - abs(last - y - k)], kernel[centre + k],
-            planes[abs(y - k - 1)], planes[last - abs(last - y - k - 1)], kernel[centre + k + 1],
+            planes[abs(y - k)], planes[last - abs(last - y - k)], kernel[center + k],
+            planes[abs(y - k - 1)], planes[last - abs(last - y - k - 1)], kernel[center + k + 1],
             line,
         )  # fmt: skip
     if reach % 2:
         above, below = planes[abs(y - reach)], planes[last - abs(last - y - reach)]
-        add_pair(above, below, kernel[centre + reach], line)
+        add_pair(above, below, kernel[center + reach], line)
     for c in range(3):
         plane = line[c * width : (c + 1) * width]
         middle = padded[reach : reach + width]
@@ -341,15 +341,15 @@ def blur_line(planes, y, kernel, reach, padded, line):
         for k in range(1, reach + 1):
             padded[reach - k] = plane[k]
             padded[reach + width - 1 + k] = plane[width - 1 - k]
-        scaled(middle, kernel[centre], plane)
+        scaled(middle, kernel[center], plane)
         for k in range(1, reach, 2):
             add_pairs(
-                padded[reach - k :], padded[reach + k :], kernel[centre + k],
-                padded[reach - k - 1 :], padded[reach + k + 1 :], kernel[centre + k + 1],
+                padded[reach - k :], padded[reach + k :], kernel[center + k],
+                padded[reach - k - 1 :], padded[reach + k + 1 :], kernel[center + k + 1],
                 plane,
             )  # fmt: skip
         if reach % 2:
-            add_pair(padded, padded[2 * reach :], kernel[centre + reach], plane)
+            add_pair(padded, padded[2 * reach :], kernel[center + reach], plane)
 
 
 @jit

@@ -138,7 +138,7 @@ def augment(
             kernels.luma_sums[grid](crops, *what, plan.contrast, parts, **block)
         if n:
             power = 1 << (tiles - 1).bit_length()
-            kernels.colour[(n * tiles,)](
+            kernels.color[(n * tiles,)](
                 crops, *what, parts, out, between[0], scale, shift, **block, TILES=power
             )
         if len(plan.blur):

@@ -45,7 +45,7 @@ def luma_sums(crops, codes, amounts, rows, parts, SIZE: tl.constexpr, BLOCK: tl.
 
 @triton.jit
 @no_type_check
-def colour(
+def color(
     crops, codes, amounts, parts, out, unblurred, scale, shift,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip

@@ -197,16 +197,16 @@ def _labels(path: Path, metadata: NDArray[Any], types: list[int]) -> NDArray[np.
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """What was written beside a ``.beton``; empty when absent, damaged, or another file's."""
-    beside = manifest_path(path)
+    file = manifest_path(path)
     try:
-        manifest = json.loads(beside.read_bytes())
+        manifest = json.loads(file.read_bytes())
         if manifest["bytes"] == path.stat().st_size:
             return dict(manifest)
-        log.warning("%s describes another file than %s: ignored", beside, path.name)
+        log.warning("%s describes another file than %s: ignored", file, path.name)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        log.warning("%s cannot be read (%s): ignored", beside, error)
+        log.warning("%s cannot be read (%s): ignored", file, error)
     return {}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.decoders import Crops
-from pipelines.decoders.resample import LAWS, cut
+from pipelines.decoders.resample import FILTER_IDS, cut
 from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.system.buffer_pool import pooled_empty
@@ -102,14 +102,14 @@ def cut_image(
     """
     own = slice(int(plan.first[i]), int(plan.first[i + 1]))
     box = plan.box[own] if box is None else box
-    law, pixels = LAWS[interpolation], np.ascontiguousarray(pixels)
-    cut_windows(pixels, 0, len(box), box, plan.side[own], plan.at[own], law, plan.out)
+    filter_id, pixels = FILTER_IDS[interpolation], np.ascontiguousarray(pixels)
+    cut_windows(pixels, 0, len(box), box, plan.side[own], plan.at[own], filter_id, plan.out)
 
 
 @jit
 @no_type_check
-def cut_windows(pixels, begin, end, box, side, at, law, out):
+def cut_windows(pixels, begin, end, box, side, at, filter_id, out):
     """Cut windows ``begin`` to ``end`` of a plan out of their image, (h, w, 3) uint8."""
     for c in range(begin, end):
         target = out[at[c] : at[c] + 3 * side[c] * side[c]].reshape((side[c], side[c], 3))
-        cut(pixels, box[c, 0], box[c, 1], box[c, 2], box[c, 3], law, target)
+        cut(pixels, box[c, 0], box[c, 1], box[c, 2], box[c, 3], filter_id, target)

@@ -31,7 +31,7 @@ from pipelines.decoders import Crops, MissingPackage
 from pipelines.decoders.crop_plan import CropPlan, cut_windows, make_plan
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
-from pipelines.decoders.resample import LAWS
+from pipelines.decoders.resample import FILTER_IDS
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
 from pipelines.sources.table import Table
@@ -82,8 +82,8 @@ class FFCVDecoder:
             self.codec, np.asarray(source.bytes), source.offset[rows].astype(np.int64),
             source.size[rows].astype(np.int64), source.jpg[rows], height, width,
             np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
-            plan.first, plan.box, plan.side, plan.at, LAWS[self.interpolation], plan.out, failed,
-            decoded,
+            plan.first, plan.box, plan.side, plan.at, FILTER_IDS[self.interpolation], plan.out,
+            failed, decoded,
         )  # fmt: skip
         others = [self.pool.submit(decode_images, *arguments) for _ in range(self.workers - 1)]
         decode_images(*arguments)
@@ -122,7 +122,7 @@ class Codec(types.WrapperAddressProtocol):
 @no_type_check
 def decode_images(
     codec, file, offset, size, jpg, height, width, order, counter,
-    first, box, side, at, law, out, failed, decoded,
+    first, box, side, at, filter_id, out, failed, decoded,
 ):  # fmt: skip
     """Decode and cut images until the counter runs out; mark those left to PIL in ``failed``.
 
@@ -145,7 +145,7 @@ def decode_images(
             pixels = scratch[:bytes_of_pixels]
         if not failed[i]:
             image = pixels.reshape((height[i], width[i], 3))
-            cut_windows(image, first[i], first[i + 1], box, side, at, law, out)
+            cut_windows(image, first[i], first[i + 1], box, side, at, filter_id, out)
 
 
 @jit

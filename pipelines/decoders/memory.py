@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines.decoders import Crops
 from pipelines.decoders.crop_plan import check_windows
 from pipelines.decoders.pil import pixels_or_replacement
-from pipelines.decoders.resample import LAWS, cut, weight_matrix
+from pipelines.decoders.resample import FILTER_IDS, cut, weight_matrix
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
@@ -86,7 +86,7 @@ class MemoryDecoder:
 
     def _by_compiled_code(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s 3"]:
         out = np.empty((len(rows), view.size, view.size, 3), np.uint8)
-        cut_rows(self.images.numpy(), rows, view.box, LAWS[self.interpolation], out)
+        cut_rows(self.images.numpy(), rows, view.box, FILTER_IDS[self.interpolation], out)
         return torch.from_numpy(out)
 
     def _by_matrices(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s 3"]:
@@ -130,10 +130,10 @@ def decode_all(
 
 @jit
 @no_type_check
-def cut_rows(images, rows, box, law, out):
+def cut_rows(images, rows, box, filter_id, out):
     """Window ``box[j]`` of ``images[rows[j]]`` into ``out[j]``."""
     for j in range(len(rows)):
-        cut(images[rows[j]], box[j, 0], box[j, 1], box[j, 2], box[j, 3], law, out[j])
+        cut(images[rows[j]], box[j, 0], box[j, 1], box[j, 2], box[j, 3], filter_id, out[j])
 
 
 def cut_by_matrices(

@@ -35,30 +35,35 @@ from torch import Tensor
 from pipelines.settings import Interpolation
 from pipelines.system.jit import jit
 
-LAWS: Final[dict[Interpolation, int]] = {"antialias": 0, "bicubic": 1, "bilinear": 2, "area": 3}
+FILTER_IDS: Final[dict[Interpolation, int]] = {
+    "antialias": 0,
+    "bicubic": 1,
+    "bilinear": 2,
+    "area": 3,
+}
 """The number by which compiled code knows a filter."""
 
 
 @jit
 @no_type_check
-def support(law, scale):
+def support(filter_id, scale):
     """Half the width of the filter, in pixels of the box."""
-    if law == 2:
+    if filter_id == 2:
         return 1.0
-    if law == 3:
+    if filter_id == 3:
         return (scale + 1) / 2
-    return max(scale, 1.0) * (2 if law == 1 else 1)
+    return max(scale, 1.0) * (2 if filter_id == 1 else 1)
 
 
 @jit
 @no_type_check
-def weight(law, u, scale):
+def weight(filter_id, u, scale):
     """The weight, before normalisation, of a pixel whose centre is ``u`` pixels away."""
-    if law == 3:
+    if filter_id == 3:
         return min(max((scale + 1) / 2 - u, 0.0), min(scale, 1.0))
-    if law != 2:
+    if filter_id != 2:
         u /= max(scale, 1.0)
-    if law != 1:
+    if filter_id != 1:
         return max(1 - u, 0.0)
     if u < 1:
         return (1.5 * u - 2.5) * u * u + 1
@@ -67,7 +72,7 @@ def weight(law, u, scale):
 
 @jit
 @no_type_check
-def filter_weights(length, size, law):
+def filter_weights(length, size, filter_id):
     """Where each output's pixels begin and end, and their weights.
 
     Returns:
@@ -75,19 +80,19 @@ def filter_weights(length, size, law):
         ``end - begin``.
     """
     scale = length / size
-    reach = support(law, scale)
+    reach = support(filter_id, scale)
     begin = np.empty(size, np.int64)
     end = np.empty(size, np.int64)
     weights = np.zeros((size, max(min(length, int(2 * reach) + 2), 2)), np.float32)
     for i in range(size):
-        centre = (i + 0.5) * scale
-        first = max(int(centre - reach + 0.5), 0)
-        last = min(max(int(centre + reach + 0.5), first + 1), length)
+        center = (i + 0.5) * scale
+        first = max(int(center - reach + 0.5), 0)
+        last = min(max(int(center + reach + 0.5), first + 1), length)
         total = 0.0
         for k in range(first, last):
-            total += weight(law, abs(k + 0.5 - centre), scale)
+            total += weight(filter_id, abs(k + 0.5 - center), scale)
         for k in range(first, last):
-            weights[i, k - first] = weight(law, abs(k + 0.5 - centre), scale) / total
+            weights[i, k - first] = weight(filter_id, abs(k + 0.5 - center), scale) / total
         begin[i], end[i] = first, last
     return begin, end, weights
 
@@ -171,14 +176,14 @@ def blend_pixel(typingctx, row, first, weights, x, taps, line):
 
 @jit
 @no_type_check
-def cut(pixels, top, left, height, width, law, out):
+def cut(pixels, top, left, height, width, filter_id, out):
     """Resize a box of ``pixels`` (h, w, 3) uint8 into ``out`` (size, size, 3) uint8.
 
     The box must lie inside the image: nothing is checked here.
     """
     size = out.shape[0]
-    y_begin, y_end, y_weights = filter_weights(height, size, law)
-    x_begin, x_end, x_weights = filter_weights(width, size, law)
+    y_begin, y_end, y_weights = filter_weights(height, size, filter_id)
+    x_begin, x_end, x_weights = filter_weights(width, size, filter_id)
     taps = (x_end - x_begin).max()
     row = np.zeros(3 * (width + taps + 1) + 1, np.float32)
     line = np.empty(3 * size + 1, np.float32)
@@ -209,9 +214,9 @@ def weight_matrix(
         interpolation: the filter.
     """
     scale = (length / size)[:, None, None]  # (n, 1, 1) float32
-    centre = (torch.arange(size, device=start.device) + 0.5)[:, None] * scale  # (n, size, 1)
+    center = (torch.arange(size, device=start.device) + 0.5)[:, None] * scale  # (n, size, 1)
     pixel = torch.arange(extent, device=start.device) - start[:, None, None]  # (n, 1, extent)
-    u = (pixel + 0.5 - centre).abs()  # (n, size, extent)
+    u = (pixel + 0.5 - center).abs()  # (n, size, extent)
     if interpolation == "area":
         weights = torch.minimum(((scale + 1) / 2 - u).clamp(min=0), scale.clamp(max=1))
     else:

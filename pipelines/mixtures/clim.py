@@ -111,7 +111,7 @@ class Clim:
     neighbors: NeighborTable | RandomNeighbors
     blend: UnMix = UnMix(0.0, 2.0)
     """Kind and law of the share; ``per_group`` rng one for each group."""
-    skip_alone: bool = False
+    skip_self_paired: bool = False
     """Leave an anchor without neighbors as it is, with a share of 1."""
 
     def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
@@ -128,8 +128,8 @@ class Clim:
         ]
         group = step.group if self.blend.per_group else len(anchors)
         places = tuple((v, self._places(step, step.views[v].size)) for v in step.mixed)
-        alone = torch.from_numpy(rows == anchors)
-        return ClimPlan(rows, tuple(params), places, group, alone, self.skip_alone)
+        self_paired = torch.from_numpy(rows == anchors)
+        return ClimPlan(rows, tuple(params), places, group, self_paired, self.skip_self_paired)
 
     def _places(self, step: MixStep, side: int) -> tuple[Placed, ...]:
         """Draw the place of a view's mixture, for the whole batch or for each group."""
@@ -147,21 +147,21 @@ class ClimPlan:
     params: tuple[ViewParams, ...]
     places: tuple[tuple[int, tuple[Placed, ...]], ...]
     group: int
-    alone: Bool[Tensor, " n"]  # anchors that are their own neighbors
-    skip_alone: bool
+    self_paired: Bool[Tensor, " n"]  # anchors that are their own neighbors
+    skip_self_paired: bool
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""
-        yield self.alone
+        yield self.self_paired
 
     def to(self, device: torch.device) -> ClimPlan:
         """Return the plan on ``device``; the host never waits."""
-        return replace(self, alone=to_device(self.alone, device))
+        return replace(self, self_paired=to_device(self.self_paired, device))
 
     def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
         """Return the views, (2n, c, h, w) each, untouched, and the mixture of each mixed view.
 
-        ``partner`` is the neighbor's row in a view, n + i. An anchor that is ``alone`` is mixed
+        ``partner`` is the neighbor's row in a view, n + i. An anchor that is ``self_paired`` is mixed
         with another view of itself, and its partner is itself: both shares meet one key.
         """
         return views, tuple(self._mix(views[v], v, placed) for v, placed in self.places)
@@ -173,11 +173,11 @@ class ClimPlan:
         groups = zip(anchors.split(self.group), neighbors.split(self.group), placed, strict=True)
         parts = [_blend(x, y, where) for x, y, where in groups]
         image, share = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
-        if self.skip_alone:
-            image = torch.where(self.alone[:, None, None, None], anchors, image)
-            share = torch.where(self.alone, torch.ones_like(share), share)
+        if self.skip_self_paired:
+            image = torch.where(self.self_paired[:, None, None, None], anchors, image)
+            share = torch.where(self.self_paired, torch.ones_like(share), share)
         own = torch.arange(len(anchors), device=view.device)
-        return Mixed(number, image, torch.where(self.alone, own, own + len(anchors)), share)
+        return Mixed(number, image, torch.where(self.self_paired, own, own + len(anchors)), share)
 
 
 def _blend(x: Tensor, y: Tensor, placed: Placed) -> tuple[Tensor, Tensor]:

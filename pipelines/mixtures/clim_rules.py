@@ -24,11 +24,11 @@ class Candidates:
 
     index: NDArray[np.int32]  # (n, k) row numbers
     similarity: NDArray[np.floating]  # (n, k) to the anchor
-    to_centre: NDArray[np.floating]  # (n, k) to the centre of the anchor's cluster
+    to_center: NDArray[np.floating]  # (n, k) to the centre of the anchor's cluster
     cluster: NDArray[np.int32]  # (n, k) the candidate's own cluster
-    to_own_centre: NDArray[np.floating]  # (n, k) and its similarity to that one's centre
+    to_own_center: NDArray[np.floating]  # (n, k) and its similarity to that one's centre
     anchor_cluster: NDArray[np.int32]  # (n,)
-    anchor_to_centre: NDArray[np.floating]  # (n,) of the anchor to its own centre
+    anchor_to_center: NDArray[np.floating]  # (n,) of the anchor to its own centre
 
     @property
     def same_cluster(self) -> NDArray[np.bool_]:
@@ -38,7 +38,7 @@ class Candidates:
     @property
     def inside(self) -> NDArray[np.bool_]:
         """Whether a candidate is nearer to the anchor's centre than the anchor is, (n, k)."""
-        return self.to_centre > self.anchor_to_centre[:, None]
+        return self.to_center > self.anchor_to_center[:, None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def ranked(candidates: Candidates, limit: int) -> Selection:
     same = candidates.same_cluster
     k = same.shape[1]
     # own radii of the cluster's rows in [0, 2], then the others in the order of their distance
-    key = np.where(same, 1.0 - candidates.to_own_centre, 3.0 + np.arange(k))
+    key = np.where(same, 1.0 - candidates.to_own_center, 3.0 + np.arange(k))
     first = np.argsort(key, axis=1, kind="stable")[:, :limit]
     keep = np.zeros(same.shape, bool)
     np.put_along_axis(keep, first, True, axis=1)

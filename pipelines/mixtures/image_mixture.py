@@ -182,18 +182,18 @@ class ImageMixture:
 
     def _masks(self, rng: RowRng, rows: Rows, side: int) -> Edits:
         u, fired = _fired(rng, rows, 0, self.config.mask_prob)
-        nobody, keep = np.zeros(0, np.int64), np.ones(len(fired))
+        no_rows, keep = np.zeros(0, np.int64), np.ones(len(fired))
         if self.name == "cutout":
             inside = self.config.mask_inside
             places = u[fired, _DOWN], u[fired, _ACROSS]
             box = cutout_boxes(side, self.config.mask_size, inside, *places)
-            edits = _edit(fired, nobody, keep, box, np.zeros(len(fired)))
+            edits = _edit(fired, no_rows, keep, box, np.zeros(len(fired)))
         else:
             keys = rng.bits(rows[fired], STREAM, _KEY + 1)[:, _KEY]
             found = [erased(side, np.random.default_rng(int(key))) for key in keys]
             box = np.array([box for box, _ in found], np.int64).reshape(-1, 4)
-            edits = _edit(fired, nobody, keep, box, np.array([value for _, value in found]))
-        return Edits(len(rows), nobody, (), tuple(edits))
+            edits = _edit(fired, no_rows, keep, box, np.array([value for _, value in found]))
+        return Edits(len(rows), no_rows, (), tuple(edits))
 
 
 class _Partners:
@@ -274,8 +274,8 @@ def cutout_boxes(
     """Squares of ``mask`` pixels round a uniform centre, clipped to the image or inside it."""
     half, end = mask // 2, side + (mask + 1) % 2
     low, high = (half, max(end - half, half + 1)) if inside else (0, end)
-    centres = [(low + u * (high - low)).astype(np.int64) for u in (down, across)]
-    return _clipped(side, half, mask - half, *centres)
+    centers = [(low + u * (high - low)).astype(np.int64) for u in (down, across)]
+    return _clipped(side, half, mask - half, *centers)
 
 
 def _clipped(side: int, before: Rows | int, after: Rows | int, down: Rows, across: Rows) -> Rows:

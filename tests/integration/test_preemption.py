@@ -120,7 +120,7 @@ def test_a_machine_s_first_goes_first_and_all_leave_together(
 ) -> None:
     """Two machines of two processes, as threads."""
     board = PrefixStore("x", HashStore())
-    monkeypatch.setattr("tools.distributed.coordination.notes", lambda name: board)
+    monkeypatch.setattr("tools.distributed.coordination.shared_store", lambda name: board)
     order: list[int] = []
     left: dict[int, object] = {}
 

@@ -72,7 +72,7 @@ def test_every_kernel_compiles_for_a_gpu(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     target = GPUTarget("cuda", capability, 32)
     sizes = dict(zip(SIZES, (size, fused.BLOCK, tiles, 17, fused.SIDE), strict=True))
-    for name in ("luma_sums", "colour", "blur_down", "blur_across"):
+    for name in ("luma_sums", "color", "blur_down", "blur_across"):
         kernel = getattr(triton_kernels, name)
         constants = {k: v for k, v in sizes.items() if k in kernel.arg_names}
         for view in ("*fp32", "*bf16") if "out" in kernel.arg_names else (FLOATS,):

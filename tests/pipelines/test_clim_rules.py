@@ -91,7 +91,7 @@ def test_same_cluster_rule_only_points_inwards() -> None:
     keep = select(c, "centre-same").keep
     i, p = keep.nonzero()
     assert len(i) > 500
-    assert (c.to_own_centre[i, p] > c.anchor_to_centre[i]).all()
+    assert (c.to_own_center[i, p] > c.anchor_to_center[i]).all()
     edges = {(int(a), int(b)) for a, b in zip(i, c.index[i, p], strict=True)}
     assert not any((b, a) in edges for a, b in edges)
 
@@ -101,7 +101,7 @@ def test_ranked_takes_the_innermost_and_tops_up() -> None:
     chosen = select(c, "ranked")
     for i in range(N):
         same = [p for p in range(K) if OWN[c.index[i, p]] == OWN[i]]
-        best = sorted(same, key=lambda p: 1 - c.to_own_centre[i, p])[:5]
+        best = sorted(same, key=lambda p: 1 - c.to_own_center[i, p])[:5]
         others = [p for p in range(K) if p not in same]
         expected = set(best + others[: 5 - len(best)])
         assert set(chosen.keep[i].nonzero()[0]) == expected
@@ -171,7 +171,9 @@ def test_the_box_has_the_measured_share(size: int, group: int | None) -> None:
 
 def test_mixup_and_skip() -> None:
     view = torch.cat([torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)])
-    (m,) = mix_views(Clim(NEXT, UnMix(1.0, 2.0), skip_alone=True), [view], rows=ROWS[2:], step=3)
+    (m,) = mix_views(
+        Clim(NEXT, UnMix(1.0, 2.0), skip_self_paired=True), [view], rows=ROWS[2:], step=3
+    )
     assert (m.image[0] == 0).all() and m.lam[0] == 1 and 0 < m.lam[1] < 1
     torch.testing.assert_close(m.image[1], (1 - m.lam[1]).expand(3, 8, 8))
 

@@ -26,7 +26,7 @@ from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.memory import MemoryDecoder, fits
 from pipelines.decoders.pil import crops_with_pil
-from pipelines.decoders.resample import LAWS, cut, weight_matrix
+from pipelines.decoders.resample import FILTER_IDS, cut, weight_matrix
 from pipelines.settings import Interpolation
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
@@ -439,13 +439,13 @@ def test_header_reader_survives_any_bytes() -> None:
 # --- the filter law ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", FILTER_IDS)
 def test_matrices_and_compiled_code_agree(law: Interpolation) -> None:
     pixels = picture(90, 70, 0)
     for box in [(0, 0, 90, 70), (3, 5, 17, 64), (89, 69, 1, 1), (10, 0, 33, 2)]:
         for size in (1, 24, 100):
             out = np.empty((size, size, 3), np.uint8)
-            cut(pixels, *box, LAWS[law], out)
+            cut(pixels, *box, FILTER_IDS[law], out)
             images, boxes = torch.from_numpy(pixels)[None], torch.tensor([box])
             other = memory_module.cut_by_matrices(images, boxes, size, law)[0].numpy()
             assert np.abs(out.astype(int) - other).max() <= 1
@@ -457,7 +457,7 @@ def test_compiled_code_is_pil_to_its_rounding(law: Interpolation, most: int) -> 
     pixels = picture(200, 300, 0)
     for box in [(0, 0, 200, 300), (20, 33, 61, 47), (5, 5, 1, 200), (150, 280, 3, 3)]:
         out = np.empty((64, 64, 3), np.uint8)
-        cut(pixels, *box, LAWS[law], out)
+        cut(pixels, *box, FILTER_IDS[law], out)
         other = crops_with_pil(pixels, np.array([box], np.int32), [64], law)[0]
         assert np.abs(out.astype(int) - other).max() <= most
 
@@ -465,12 +465,12 @@ def test_compiled_code_is_pil_to_its_rounding(law: Interpolation, most: int) -> 
 def test_area_is_the_mean_of_what_is_covered() -> None:
     pixels = picture(60, 90, 0)
     out = np.empty((20, 20, 3), np.uint8)
-    cut(pixels, 0, 0, 60, 90, LAWS["area"], out)
+    cut(pixels, 0, 0, 60, 90, FILTER_IDS["area"], out)
     fine = pixels.repeat(2, 1).reshape(20, 3, 20, 9, 3).mean((1, 3))  # 4.5 pixels wide
     assert np.abs(out - fine).max() <= 0.51
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", FILTER_IDS)
 def test_weights_sum_to_one_inside_the_box(law: Interpolation) -> None:
     weights = weight_matrix(torch.tensor([3, 0]), torch.tensor([5, 12]), 12, 7, law)
     torch.testing.assert_close(weights.sum(2), torch.ones(2, 7))

@@ -64,7 +64,7 @@ CASES: dict[str, Case] = {
         {"mixed": (0, 1), "resolution": MultiScale((20, 24, 28), 7)},
     ),
     "clim": (Clim(NEAR, BOX), 4, {}),
-    "clim skip": (Clim(NEAR, BOX, skip_alone=True), 4, {"mixed": (0, 1)}),
+    "clim skip": (Clim(NEAR, BOX, skip_self_paired=True), 4, {"mixed": (0, 1)}),
     "clim mixup per group": (Clim(NEAR, UnMix(1.0, 2.0, per_group=True)), 4, {}),
     "clim random": (Clim(RandomNeighbors(ROWS), BOX), 2, {}),
     **{

@@ -45,5 +45,5 @@ def tables() -> dict[str, torch.Tensor]:
         "radius": of.join(found.similarity),
         "index": of.join(near.index),
         "similarity": of.join(near.similarity),
-        "to_centre": of.join(near.to_center),
+        "to_center": of.join(near.to_center),
     }

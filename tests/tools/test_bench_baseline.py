@@ -58,7 +58,7 @@ def test_the_plain_step_is_ours(cifar: Path, precision: Any) -> None:
         loss = plain.train_on(batch.views)
         learner.train_on(batch)
         (tolerance, rough) = (1e-4, 1e-3) if precision == "no" else (2e-2, 2e-2)
-        assert loss.item() == pytest.approx(learner.tally.read()["loss"], rel=tolerance), step
+        assert loss.item() == pytest.approx(learner.metrics.read()["loss"], rel=tolerance), step
         pairs = zip(plain.query.parameters(), online(ours), strict=True)
         assert all(torch.allclose(a, b, atol=rough) for a, b in pairs)
         assert torch.allclose(plain.queue.T, ours.queue.rows, atol=rough)

@@ -59,7 +59,7 @@ def worker(rank: int, toy: str, output: str) -> None:
 
         def drifting(run: trainer.Run, batch: object) -> None:
             step(run, batch)  # type: ignore[arg-type]
-            if run.made == 1:
+            if run.steps_done == 1:
                 move_a_weight(run.method, "head.0.weight")
 
         patch.setattr(trainer.Run, "train_on", drifting)

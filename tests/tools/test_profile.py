@@ -176,7 +176,7 @@ def test_reads_are_cold_and_then_warm() -> None:
 
 
 def test_what_is_told_of_bytes() -> None:
-    counted = measure.finisher_bytes((3_000_000, 2_000_000), 0.001)
+    counted = measure.augment_bytes((3_000_000, 2_000_000), 0.001)
     result = {"stages": {"read": 1.0}, "read_cold_bytes_per_second": None}
     cold, moved = profile_throughput.traffic(result | {"finisher_bytes": counted})
     assert "not measurable here" in cold

@@ -181,7 +181,7 @@ def seconds(learner: Learner, batch: Batch, steps: int) -> float:
         learner.train_on(batch)
     end = clock.mark()
     clock.wait()
-    learner.tally.read()
+    learner.metrics.read()
     return clock.between(begin, end) / steps
 
 

@@ -36,7 +36,7 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
-from tools.engine.online_knn import BATCH, NEIGHBOURS
+from tools.engine.online_knn import BATCH, NEIGHBORS
 from tools.engine.trainer import rate
 from tools.profiling.rates import create_learner
 from tools.scoring.features import extract
@@ -155,7 +155,7 @@ def knn(
         )
         features.append(extract(one.module, one.encode, batches, len(rows), accelerator))
         labels.append(torch.from_numpy(table.label[rows]).to(accelerator.device))
-    k = min(NEIGHBOURS, len(labels[0]))
+    k = min(NEIGHBORS, len(labels[0]))
     return knn_accuracy(features[0], labels[0], features[1], labels[1], k=k)["knn_top1"]
 
 
@@ -170,7 +170,7 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
         stack.callback(decoders.close)
         results = harness.record(device, "lightly")
         learner = create_learner(config, data, decoders, accelerator)
-        config, order = learner.config, learner.order
+        config, order = learner.config, learner.sampler
         steps = min(learner.total, config.limit_steps or learner.total)
         views, processes = views_of(config), config.workers or cores_per_process()
         transforms = transform(views[0], data.facts)
@@ -187,7 +187,7 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
         for done in range(0, steps, options.turn):
             for side in sides.values():
                 side.turn(min(options.turn, steps - done), config.batch_size, device)
-            learner.tally.read()
+            learner.metrics.read()
             rates = ", ".join(f"{n} {s.rates[-1]:,.0f}" for n, s in sides.items() if s.rates)
             log.info("step %d of %d, images/s: %s", min(done + options.turn, steps), steps, rates)
         after = {name: knn(s, config, data, decoders, accelerator) for name, s in sides.items()}

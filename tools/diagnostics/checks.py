@@ -41,7 +41,7 @@ JPEG = base64.b64decode(
     "ACaoAAD/2Q=="
 )
 """16 x 16 pixels of the colour below."""
-COLOUR = (202, 105, 54)
+COLOR = (202, 105, 54)
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def check_pixels(image: object) -> None:
     import numpy as np
 
     pixels = np.asarray(image)
-    if pixels.shape != (16, 16, 3) or np.abs(pixels - np.array(COLOUR)).max() > 4:
+    if pixels.shape != (16, 16, 3) or np.abs(pixels - np.array(COLOR)).max() > 4:
         raise RuntimeError("it decodes a test image wrongly")
 
 

@@ -24,7 +24,7 @@ class RanksDiffer(ValueError):
 
 
 def check_ranks(
-    accelerator: Accelerator, method: Method, neighbours: Mapping[str, Any] | None, step: int
+    accelerator: Accelerator, method: Method, neighbors: Mapping[str, Any] | None, step: int
 ) -> None:
     """Compare what the processes hold after ``step`` finished steps; all of them call it.
 
@@ -36,7 +36,7 @@ def check_ranks(
     """
     if accelerator.num_processes == 1:
         return
-    held = dict(common(method, neighbours))
+    held = dict(common(method, neighbors))
     here = torch.stack([digest(tensor) for tensor in held.values()])
     digests = accelerator.gather(here[None].to(accelerator.device)).cpu().numpy()
     found = [
@@ -53,7 +53,7 @@ def check_ranks(
         )
 
 
-def common(method: Method, neighbours: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
+def common(method: Method, neighbors: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
     """Yield by name what all ranks must hold alike.
 
     Running statistics of group batch norm are left out: each rank's are of its own groups, until a
@@ -67,7 +67,7 @@ def common(method: Method, neighbours: Mapping[str, Any] | None) -> Iterator[tup
     }
     yield from method.named_parameters()
     yield from ((name, buffer) for name, buffer in method.named_buffers() if name not in own)
-    table = neighbours or {}
+    table = neighbors or {}
     for name in ("step", "rows", "count"):
         yield f"neighbours.{name}", torch.as_tensor(table.get(name, -1))
 

@@ -33,15 +33,15 @@ def main_process_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     return cast(T, answer[0])
 
 
-def notes(name: str) -> Store:
-    """Return the process group's notice board, under a name, by a connection of its own."""
+def shared_store(name: str) -> Store:
+    """Return the process group's notice store, under a name, by a connection of its own."""
     return PrefixStore(f"unmix/{name}", _get_default_store().clone())
 
 
 def local_main_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     """Call ``make`` in the first process of each machine, then in its others, and return it.
 
-    All leave together. They wait on the notice board, however long it takes: the process group's
+    All leave together. They wait on the notice store, however long it takes: the process group's
     timeout is for steps, not for converting a data set.
 
     Raises:
@@ -49,25 +49,25 @@ def local_main_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     """
     if accelerator.num_processes == 1:
         return make()
-    board, world = notes("first"), accelerator.num_processes
-    turn = (board.add("arrived", 1) - 1) // world  # nobody comes again before all have left
+    store, world = shared_store("first"), accelerator.num_processes
+    turn = (store.add("arrived", 1) - 1) // world  # nobody comes again before all have left
     rank = accelerator.process_index
     first = rank - accelerator.local_process_index
     if rank != first:
-        _wait(board, turn, [first])
+        _wait(store, turn, [first])
     done = "failed"
     try:
         made = make()
         done = "done"
     finally:
-        board.set(f"{turn}/{rank}", done)
-    _wait(board, turn, range(world))
+        store.set(f"{turn}/{rank}", done)
+    _wait(store, turn, range(world))
     return made
 
 
-def _wait(board: Store, turn: int, ranks: range | list[int]) -> None:
+def _wait(store: Store, turn: int, ranks: range | list[int]) -> None:
     for rank in ranks:
-        while not board.check([f"{turn}/{rank}"]):
+        while not store.check([f"{turn}/{rank}"]):
             time.sleep(POLL_SECONDS)
-        if board.get(f"{turn}/{rank}") != b"done":
+        if store.get(f"{turn}/{rank}") != b"done":
             raise ValueError(f"process {rank} could not open the data; it says why")

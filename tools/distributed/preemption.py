@@ -10,7 +10,7 @@ from types import FrameType
 from accelerate import Accelerator
 from torch.distributed import Store
 
-from tools.distributed.coordination import notes
+from tools.distributed.coordination import shared_store
 from tools.distributed.watchdog import PATIENCE, Watchdog
 
 POLL_SECONDS = 0.1
@@ -48,25 +48,25 @@ class StopSignal:
         self._since = 0.0
         self._finished = step
         self._last: int | None = None
-        self._promised = self._alone = False
+        self._promised = self._store_lost = False
         self._lock = threading.Lock()
-        self._agreed, self._over = threading.Event(), threading.Event()
+        self._agreed, self._closed = threading.Event(), threading.Event()
 
     def __enter__(self) -> StopSignal:
         in_main = threading.current_thread() is threading.main_thread()
         signals = self.SIGNALS if in_main else ()  # Python allows handlers nowhere else
         self._before = {number: signal.signal(number, self._receive) for number in signals}
         if len(self._ranks) > 1:
-            board = notes(self._key)
+            store = shared_store(self._key)
             self._listener = threading.Thread(
-                target=self._listen, args=(board,), name="unmix-stop", daemon=True
+                target=self._listen, args=(store,), name="unmix-stop", daemon=True
             )
             self._listener.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._restore()
-        self._over.set()
+        self._closed.set()
         if len(self._ranks) > 1:
             self._listener.join(timeout=10)
 
@@ -89,7 +89,7 @@ class StopSignal:
         """
         if len(self._ranks) == 1:
             return self.received is not None
-        if self._alone:
+        if self._store_lost:
             raise LostProcess(f"the launcher or the first process, after step {step:,}")
         with self._lock:
             self._finished = step
@@ -100,30 +100,30 @@ class StopSignal:
             raise LostProcess(f"after {self.received} not all agreed to stop at step {step:,}")
         return step >= self._last
 
-    def _listen(self, board: Store) -> None:
+    def _listen(self, store: Store) -> None:
         """Answer a request to stop; runs in a thread of its own."""
-        vigil = Watchdog(board, self._rank, self._ranks, self._patience)
+        watchdog = Watchdog(store, self._rank, self._ranks, self._patience)
         try:
-            while not board.check(["request"]) and not self._over.wait(POLL_SECONDS):
+            while not store.check(["request"]) and not self._closed.wait(POLL_SECONDS):
                 if self.received:
-                    board.set("request", self.received)
-                vigil.beat(self._finished)
+                    store.set("request", self.received)
+                watchdog.beat(self._finished)
             with self._lock:
                 self._promised = True
-                board.set(str(self._rank), str(self._finished + 1))
-            if self._over.is_set():  # whoever is asked to stop just now goes on to the end
+                store.set(str(self._rank), str(self._finished + 1))
+            if self._closed.is_set():  # whoever is asked to stop just now goes on to the end
                 return
-            self.received = self.received or board.get("request").decode() + " to another process"
-            self._last = self._largest_promise(board)
+            self.received = self.received or store.get("request").decode() + " to another process"
+            self._last = self._largest_promise(store)
         except RuntimeError:  # the board ended with the launcher, or whoever kept it
-            self._alone = True
+            self._store_lost = True
         finally:
             self._agreed.set()
 
-    def _largest_promise(self, board: Store) -> int | None:
+    def _largest_promise(self, store: Store) -> int | None:
         until = time.monotonic() + ANSWER_SECONDS
         promised = [str(rank) for rank in self._ranks]
-        while not board.check(promised):
-            if time.monotonic() > until or self._over.wait(POLL_SECONDS):
+        while not store.check(promised):
+            if time.monotonic() > until or self._closed.wait(POLL_SECONDS):
                 return None
-        return max(int(board.get(rank)) for rank in promised)
+        return max(int(store.get(rank)) for rank in promised)

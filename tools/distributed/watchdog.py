@@ -42,21 +42,21 @@ class Watchdog:
 
     def __init__(
         self,
-        board: Store,
+        store: Store,
         rank: int,
         ranks: Iterable[int],
         patience: float = PATIENCE,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        print_fn: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._board, self._rank = board, rank
+        self._store, self._rank = store, rank
         self._watched = list(ranks) if rank == 0 else [0] if rank == 1 else []
-        self._patience, self._say, self._clock = patience, say, clock
+        self._patience, self._print, self._clock = patience, print_fn, clock
         self._main = threading.main_thread().ident
         self._period = patience / NOTES_A_MINUTE
         self._beats, self._next = 0, clock()
         self._seen = {r: _Seen(answered=clock(), moved=clock()) for r in self._watched}
-        self._said: int | None = None
+        self._reported: int | None = None
 
     def beat(self, finished: int) -> None:
         """Note where this process is after ``finished`` steps, and look at the others' notes."""
@@ -65,7 +65,7 @@ class Watchdog:
         self._next = self._clock() + self._period
         self._beats += 1
         note = json.dumps([self._beats, finished, place_of(self._main)])
-        self._board.set(f"at/{self._rank}", note)
+        self._store.set(f"at/{self._rank}", note)
         for rank in self._watched:
             self._read(rank)
         if self._watched:
@@ -73,7 +73,7 @@ class Watchdog:
 
     def _read(self, rank: int) -> None:
         seen, key = self._seen[rank], f"at/{rank}"
-        note = self._board.get(key).decode() if self._board.check([key]) else ""
+        note = self._store.get(key).decode() if self._store.check([key]) else ""
         if note == seen.note:
             return
         _, finished, place = json.loads(note)
@@ -86,16 +86,16 @@ class Watchdog:
         places = {s.place.partition(" line")[0] for s in everyone}
         finished = min(s.finished for s in everyone)
         still = now - max(s.moved for s in everyone)
-        if still < self._patience or finished == self._said:
+        if still < self._patience or finished == self._reported:
             return
         if not silent and (len(places) == 1 or self._rank):
             return
-        self._said = finished
-        lines = [f"  process {rank}: {self._state(seen)}" for rank, seen in self._told()]
+        self._reported = finished
+        lines = [f"  process {rank}: {self._state(seen)}" for rank, seen in self._noteworthy()]
         text = f"no step was finished for {still:.0f} s, after step {finished:,}; the processes are"
-        self._say("\n".join([text, *lines]))
+        self._print("\n".join([text, *lines]))
 
-    def _told(self) -> list[tuple[int, _Seen]]:
+    def _noteworthy(self) -> list[tuple[int, _Seen]]:
         """All when they are few; else those that are elsewhere than most."""
         everyone = list(self._seen.items())
         if len(everyone) <= 8:

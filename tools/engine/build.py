@@ -109,7 +109,7 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
 
 
-def order_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
+def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
     """Return which rows each step holds."""
     blocks = None
     if config.order == "blocks":
@@ -163,12 +163,12 @@ def assemble(
         ValueError: they do not, before any work; the text names the flags.
     """
     config = resolve(config, data.facts, accelerator.mixed_precision)
-    order = order_of(config, data)
+    sampler = sampler_of(config, data)
     check_sharing(config, accelerator.num_processes)
     check_mixture(config, len(data.train))
     views_of(config)  # refuses sides that contradict one another, before the model is built
-    method = create_method(config, order.steps_per_epoch, data.facts, len(data.train))
-    return config, order, method
+    method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
+    return config, sampler, method
 
 
 def gpu_decoder(config: Config) -> GpuDecoder:
@@ -184,11 +184,11 @@ class Decoders:
     """Makes a decoder for a table when it is first asked for, and keeps it."""
 
     def __init__(
-        self, config: Config, accelerator: Accelerator, say: Callable[[str], None] = log.info
+        self, config: Config, accelerator: Accelerator, print_fn: Callable[[str], None] = log.info
     ) -> None:
         self._config = config
         self._accelerator = accelerator
-        self._say = say
+        self._print = print_fn
         self._made: dict[int, Decoder] = {}
 
     def of(self, table: Table) -> Decoder:
@@ -200,11 +200,11 @@ class Decoders:
     def _make(self, table: Table) -> Decoder:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
-        self._say(f"loader {loader} ({reason}) for {len(table):,} images")
+        self._print(f"loader {loader} ({reason}) for {len(table):,} images")
         gpu = gpu_decoder(config)
         if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
             flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
-            self._say(f"{flags}: no effect, only --loader dali on a GPU decodes there")
+            self._print(f"{flags}: no effect, only --loader dali on a GPU decodes there")
         return build_decoder(
             loader,
             table,
@@ -227,7 +227,7 @@ def training_loader(
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
     decoder = decoders.of(data.train)
-    sampler = order_of(config, data, accelerator.process_index, accelerator.num_processes)
+    sampler = sampler_of(config, data, accelerator.process_index, accelerator.num_processes)
     maker = StepMaker(
         table=data.train,
         sampler=sampler,

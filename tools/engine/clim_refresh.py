@@ -54,15 +54,15 @@ def find(
         return features.join(own).cpu().numpy()
 
     index = joined(near.index)
-    cluster, to_centre = joined(clusters.cluster), joined(clusters.similarity)
+    cluster, to_center = joined(clusters.cluster), joined(clusters.similarity)
     candidates = Candidates(
         index=index,
         similarity=joined(near.similarity),
-        to_centre=joined(near.to_center),
+        to_center=joined(near.to_center),
         cluster=cluster[index],
-        to_own_centre=to_centre[index],
+        to_own_center=to_center[index],
         anchor_cluster=cluster,
-        anchor_to_centre=to_centre,
+        anchor_to_center=to_center,
     )
     return Neighborhood(candidates, select(candidates, config.rule, config.limit))
 
@@ -133,13 +133,13 @@ class ClimRefresh:
         data: build.Data,
         decoders: build.Decoders,
         state: TrainState,
-        record: RunLogger,
+        logger: RunLogger,
         method: Method,
         accelerator: Accelerator,
         steps_per_epoch: int,
     ) -> None:
         self._config, self._data, self._decoders = config, data, decoders
-        self._state, self._record = state, record
+        self._state, self._logger = state, logger
         self._method, self._accelerator = method, accelerator
         self.off = config.mix != "clim"
         self._start = config.clim.start_epoch * steps_per_epoch
@@ -162,9 +162,9 @@ class ClimRefresh:
             return NeighborTable.none(num_rows)
         if self._config.clim.rule == "random":
             return RandomNeighbors(num_rows)
-        held = self._state.neighbours
+        held = self._state.neighbors
         if held is None or held["step"] != step - (step - self._start) % self._period:
-            held = self._state.neighbours = self._renew(step)
+            held = self._state.neighbors = self._renew(step)
         return NeighborTable(held["rows"].numpy(), held["count"].numpy())
 
     def update(self, loader: Loader, step: int) -> None:
@@ -175,11 +175,11 @@ class ClimRefresh:
 
     def news(self) -> dict[str, float]:
         """Return the numbers of a search, once."""
-        held = self._state.neighbours
+        held = self._state.neighbors
         return {} if held is None else held.pop("news", {})
 
     def _renew(self, step: int) -> dict[str, Any]:
-        config, watch = self._config, self._record.watch
+        config, watch = self._config, self._logger.watch
         features = encode_all(
             self._method, config, self._data, self._decoders, self._accelerator, watch
         )
@@ -187,7 +187,7 @@ class ClimRefresh:
         rows, count = tabulate(found.candidates.index, found.selection, config.clim.fallback)
         rows = np.ascontiguousarray(rows[:, : max(int(count.max()), 1)])
         numbers = statistics(found, self._data.train.label)
-        self._record.message(f"step {step:,}: {describe(numbers)}")
+        self._logger.message(f"step {step:,}: {describe(numbers)}")
         return {
             "step": step,
             "rows": torch.from_numpy(rows),

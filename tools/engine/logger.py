@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from tools.runs.metrics import SUMMARY, cut_metrics, cut_summary, read_metrics, summarise
+from tools.runs.metrics import SUMMARY, cut_metrics, cut_summary, read_metrics, summarize
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class RunLogger:
             return
         begin = step - self._steps_per_epoch
         lines = [line for line in self._epoch_lines if line["step"] > begin]
-        line = summarise(lines) | dict(values or {})
+        line = summarize(lines) | dict(values or {})
         line |= {"epoch": step // self._steps_per_epoch, "step": step}
         is_new = not self._summary.exists()
         with self._summary.open("a", newline="", encoding="utf-8") as file:

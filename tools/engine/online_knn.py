@@ -17,7 +17,7 @@ from tools.engine import build
 from tools.scoring.features import extract
 from tools.scoring.knn import knn
 
-NEIGHBOURS = 200
+NEIGHBORS = 200
 BATCH = 256
 
 
@@ -60,7 +60,7 @@ class OnlineKnn:
         train, val = self._data.train, self._data.val
         bank, bank_labels = self._labelled_features(train)
         queries, labels = self._labelled_features(val)
-        k = min(NEIGHBOURS, len(bank))
+        k = min(NEIGHBORS, len(bank))
         return knn(bank, bank_labels, queries, labels, k=k)
 
     def _labelled_features(self, table: Table) -> tuple[Tensor, Tensor]:

@@ -52,10 +52,10 @@ class Rollback:
     """Takes a run back to its last good checkpoint; every process does it at the same line."""
 
     def __init__(
-        self, config: Config, state: TrainState, record: RunLogger, accelerator: Accelerator
+        self, config: Config, state: TrainState, logger: RunLogger, accelerator: Accelerator
     ) -> None:
         self.on = config.on_nan == "rollback"
-        self._state, self._record, self._accelerator = state, record, accelerator
+        self._state, self._logger, self._accelerator = state, logger, accelerator
 
     def after(self, error: NotFinite) -> int:
         """Restore the last good checkpoint; return its step, from which to go on.
@@ -80,8 +80,8 @@ class Rollback:
         good = state.last_good
         step = state.restore(main_process_first(self._accelerator, lambda: whole(good)))
         state.left_out |= left_out
-        self._record.rewind(step)
-        self._record.message(
+        self._logger.rewind(step)
+        self._logger.message(
             f"step {error.step:,} was not finite: back to step {step:,}, and on without it"
         )
         return step

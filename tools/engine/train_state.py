@@ -28,7 +28,7 @@ from tools.runs import checkpoint
 class TrainState:
     """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
 
-    ``neighbours`` holds what CLIM found last (``tools.engine.clim_refresh``), if anything;
+    ``neighbors`` holds what CLIM found last (``tools.engine.clim_refresh``), if anything;
     ``left_out`` the steps that are not trained on (``tools.engine.rollback``); ``last_good`` is the
     checkpoint that this process loaded or wrote last.
     """
@@ -46,7 +46,7 @@ class TrainState:
         self._clock, self._saved_at = clock, clock()
         self._keep_each = config.keep_every_epochs * (len(data) // config.batch_size)
         self._method, self._optimizer = method, optimizer
-        self.neighbours: dict[str, Any] | None = None
+        self.neighbors: dict[str, Any] | None = None
         self.left_out: set[int] = set()
         self.last_good: Path | None = None
         self._data = {"images": len(data), "key": key_of(data)}
@@ -86,7 +86,7 @@ class TrainState:
             "scaler": scaler.state_dict() if scaler else None,
             "config": to_dict(self._config),
             "data": self._data,
-            "neighbours": self.neighbours,
+            "neighbours": self.neighbors,
             "left_out": sorted(self.left_out),
             "world_size": self._accelerator.num_processes,
         }
@@ -128,7 +128,7 @@ class TrainState:
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self._accelerator.scaler:
             self._accelerator.scaler.load_state_dict(state["scaler"])
-        self.neighbours = state.get("neighbours")
+        self.neighbors = state.get("neighbours")
         self.left_out = set(state.get("left_out", ()))
         self.last_good = path
         return state["step"]

@@ -91,18 +91,18 @@ class Learner:
 
     config: ResolvedConfig
     accelerator: Accelerator
-    order: Sampler
+    sampler: Sampler
     model: nn.Module
     method: Method
     optimizer: Optimizer
     loader: Loader
 
     def __post_init__(self) -> None:
-        self.total = self.config.epochs * self.order.steps_per_epoch
+        self.total = self.config.epochs * self.sampler.steps_per_epoch
         self.weights = [p for p in self.method.parameters() if p.requires_grad]
-        self.tally = StepMetrics(self.accelerator, self.weights)
+        self.metrics = StepMetrics(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
-        self.meter = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
+        self.throughput = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
 
     def train_on(self, batch: Batch) -> None:
         """Make one optimisation step. Nothing here waits for the device."""
@@ -116,12 +116,12 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step((batch.step + 1) / self.total)
         values = {"loss": total(terms), **terms, "grad_norm": norm, **mean_share(batch)}
-        self.tally.add(batch.step, values)
-        self.meter.step()
+        self.metrics.add(batch.step, values)
+        self.throughput.step()
 
     def lr(self, step: int, scheduled: bool = True) -> float:
         """Return the learning rate of a step."""
-        return rate(self.config, step, self.order.steps_per_epoch, scheduled)
+        return rate(self.config, step, self.sampler.steps_per_epoch, scheduled)
 
 
 @dataclass
@@ -129,95 +129,95 @@ class Run(Learner):
     """The steps of a run and what happens between them."""
 
     knn: OnlineKnn
-    neighbourhood: ClimRefresh
+    clim_refresh: ClimRefresh
     state: TrainState
-    record: RunLogger
+    logger: RunLogger
     stopped: bool = False
-    made: int = 0
+    steps_done: int = 0
 
     def steps(self, step: int, last: int) -> int:
         """Train from ``step`` to ``last``; return the exit status."""
         if self.knn.off:
-            self.record.message(f"kNN is off: {self.knn.off}")
+            self.logger.message(f"kNN is off: {self.knn.off}")
         elif step == 0:
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
-            self.record.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
+            self.logger.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
-        rollback = Rollback(self.config, self.state, self.record, self.accelerator)
+        rollback = Rollback(self.config, self.state, self.logger, self.accelerator)
         if rollback.on and self.state.last_good is None:
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # half the timeout at most
         with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
-            self.made = step
+            self.steps_done = step
             while step < last and not self.stopped:
                 try:
                     step = self.train_until(step, last, stop)
                 except NotFinite as error:
-                    with self.meter.paused():
+                    with self.throughput.paused():
                         step = rollback.after(error)
-                    self.tally.forget()
+                    self.metrics.forget()
                     if self.stopped:  # a signal came in that very step
                         self.save(step)
         return STOPPED if self.stopped else 0
 
     def train_until(self, step: int, last: int, stop: StopSignal) -> int:
         """Train from ``step`` until the next score or table is due; return the step reached."""
-        scoring = min(last, self.knn.due(step, self.order.steps_per_epoch))
-        until = min(scoring, self.neighbourhood.due(step))
-        with self.meter.paused():
-            self.neighbourhood.update(self.loader, step)
+        scoring = min(last, self.knn.due(step, self.sampler.steps_per_epoch))
+        until = min(scoring, self.clim_refresh.due(step))
+        with self.throughput.paused():
+            self.clim_refresh.update(self.loader, step)
         with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
             for batch in todo:
                 if batch is not None:
                     assert batch.step == step, f"expected step {step}, not {batch.step}"
                     self.train_on(batch)
                 step += 1
-                self.made += 1  # stop goes by what is done, which a rollback does not undo
-                self.record.tick(step)
+                self.steps_done += 1  # stop goes by what is done, which a rollback does not undo
+                self.logger.tick(step)
                 if self.config.check_ranks and step % self.config.check_ranks == 0:
                     self.compare_ranks(step)
-                epoch_ends = step % self.order.steps_per_epoch == 0
+                epoch_ends = step % self.sampler.steps_per_epoch == 0
                 at_log = step % self.config.log_every == 0 or step == until or epoch_ends
                 if at_log:
                     self.log(step, scored=step == scoring and not self.knn.off)
                 if epoch_ends:
-                    self.record.epoch(step)
-                self.stopped = stop.after(self.made)
+                    self.logger.epoch(step)
+                self.stopped = stop.after(self.steps_done)
                 if self.stopped or step == last or self.state.is_due(step, at_log):
                     self.save(step)
                 if self.stopped:
-                    self.record.message(f"stopped by {stop.received} after step {step:,}")
+                    self.logger.message(f"stopped by {stop.received} after step {step:,}")
                     break
         return step
 
     def log(self, step: int, *, scored: bool) -> None:
         """Write the line of ``step`` finished steps: here the host waits for the device."""
-        values = self.tally.read()
+        values = self.metrics.read()
         self.refuse_if_not_finite()
         trained = bool(values)  # unless all steps since the last line were left out
-        values |= {"lr": self.lr(step - 1)} | self.meter.read()
+        values |= {"lr": self.lr(step - 1)} | self.throughput.read()
         if self.config.on_nan == "rollback":
             values["steps_left_out"] = len(self.state.left_out)
         if self.config.on_bad_image == "replace":
             values["images_replaced"] = self.loader.maker.decoder.replaced
-        with self.meter.paused():
+        with self.throughput.paused():
             if trained:
                 values |= {name: value.item() for name, value in self.method.monitors().items()}
-            values |= self.neighbourhood.news()
+            values |= self.clim_refresh.news()
             if scored:
                 values |= self.knn.score()
-            self.record.log(step, values)
+            self.logger.log(step, values)
 
     def save(self, step: int) -> None:
         """Write a checkpoint, unless the losses since the last one were not all finite."""
-        with self.meter.paused():
+        with self.throughput.paused():
             self.refuse_if_not_finite()
             self.state.save(step)
 
     def compare_ranks(self, step: int) -> None:
         """Stop if the processes do not hold the same."""
-        with self.meter.paused():
-            check_ranks(self.accelerator, self.method, self.state.neighbours, step)
+        with self.throughput.paused():
+            check_ranks(self.accelerator, self.method, self.state.neighbors, step)
 
     def refuse_if_not_finite(self) -> None:
         """Stop if a loss or weight was NaN or infinite, naming the step and its images.
@@ -225,10 +225,10 @@ class Run(Learner):
         Raises:
             NotFinite: the first such step.
         """
-        step = self.tally.first_bad()
+        step = self.metrics.first_bad()
         if step is None:
             return
-        rows = self.order.rows(step).tolist()
+        rows = self.sampler.rows(step).tolist()
         raise NotFinite(
             f"the loss of step {step}, or a weight after it, is not finite; its images are rows "
             f"{rows}. No checkpoint was written since; lower --lr, train with --precision no, or "

@@ -132,7 +132,7 @@ def summary(
     medians = {name: statistics.median(v) for name, v in rates.items()}
     on_gpu = accelerator.device.type == "cuda"
     workers = config.workers or cores_per_process()
-    verdict = Bottleneck(
+    bottleneck = Bottleneck(
         **{name: medians[f"{name}_images_per_second"] for name in RATES},
         stages=middle,
         shared=stages.decoded_on_gpu or not on_gpu,
@@ -144,16 +144,16 @@ def summary(
     return {
         **{"decode_ceiling_images_per_second": None, **medians},
         "data_wait": statistics.median(waits),
-        "bottleneck": verdict.sentence(),
+        "bottleneck": bottleneck.sentence(),
         "stages": middle,
         "spread": {name: [min(values), max(values)] for name, values in every.items()},
-        "expected_images_per_second": verdict.expected,
-        "expected_law": verdict.formula,
+        "expected_images_per_second": bottleneck.expected,
+        "expected_law": bottleneck.formula,
         "rows": len(stages.tap.rows),
         "workers": workers,
         "processes": accelerator.num_processes,
         "read_cold_bytes_per_second": cold_rate(stages.reads),
-        "finisher_bytes": finisher_bytes(stages.finisher_bytes(), middle["finish"]),
+        "finisher_bytes": augment_bytes(stages.augment_bytes(), middle["finish"]),
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
         "machine": machine(accelerator.device),
@@ -166,7 +166,7 @@ def cold_rate(reads: Reads | None) -> float | None:
     return reads.bytes_per_second if reads and reads.was_cold else None
 
 
-def finisher_bytes(counted: tuple[int, int] | None, seconds: float) -> dict[str, float] | None:
+def augment_bytes(counted: tuple[int, int] | None, seconds: float) -> dict[str, float] | None:
     """Return what the finisher moves, the least possible, their ratio, and bytes/s."""
     if counted is None:
         return None

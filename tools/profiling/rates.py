@@ -35,11 +35,11 @@ def create_learner(
     config: Config, data: build.Data, decoders: build.Decoders, accelerator: Accelerator
 ) -> Learner:
     """Put together, as ``train.train`` does, what makes steps and leaves no files."""
-    config, order, method = build.assemble(config, data, accelerator)
+    config, sampler, method = build.assemble(config, data, accelerator)
     model, optimizer = prepare(config, method, accelerator)
     loader = build.training_loader(config, data, decoders, method, accelerator)
     method.train()
-    return Learner(config, accelerator, order, model, method, optimizer, loader)
+    return Learner(config, accelerator, sampler, model, method, optimizer, loader)
 
 
 def synthetic(loader: Loader, batch: Batch) -> Batch:
@@ -67,7 +67,9 @@ class Rates:
     def loader_alone(self, loader: Loader | None = None) -> float:
         """Return source images/s over all processes when batches are taken and dropped."""
         loader = loader or self.loader
-        return self._measure(loader, self._batches(loader), lambda _: self.learner.meter.step())[0]
+        return self._measure(
+            loader, self._batches(loader), lambda _: self.learner.throughput.step()
+        )[0]
 
     def step_alone(self) -> tuple[float, dict[str, Seconds]]:
         """Return images/s on one synthetic batch, and the seconds of the parts of each step."""
@@ -75,7 +77,7 @@ class Rates:
         with self._marks() as marks:
             batches = (batch for _ in itertools.count())
             rate = self._measure(self.loader, batches, self._train_on_marked(marks))[0]
-        self.learner.tally.read()
+        self.learner.metrics.read()
         last = 2 * self.learner.config.accumulate  # where the optimiser begins
         whole = [step for step in marks[WARMUP:] if len(step) == last + 2]  # fp16 may skip it
         between = self.clock.between
@@ -88,7 +90,7 @@ class Rates:
     def end_to_end(self) -> tuple[float, float]:
         """Return images/s of loader and step together, and the share of time waiting for data."""
         found = self._measure(self.loader, self._batches(self.loader), self.learner.train_on)
-        self.learner.tally.read()
+        self.learner.metrics.read()
         return found
 
     def trace(self, path: Path) -> None:
@@ -103,7 +105,7 @@ class Rates:
                 for batch in itertools.islice(batches, TRACED):
                     self.learner.train_on(batch)
                 self.clock.wait()
-        self.learner.tally.read()
+        self.learner.metrics.read()
         if self.learner.accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
             profiler.export_chrome_trace(str(path))
@@ -118,14 +120,14 @@ class Rates:
         """Return the images/s of the slowest process, and the longest wait."""
         accelerator, size = self.learner.accelerator, self.learner.config.batch_size
         accelerator.wait_for_everyone()
-        self.learner.meter = ThroughputMeter(
+        self.learner.throughput = ThroughputMeter(
             size, lambda: loader.waited, loader.maker.device, warmup=WARMUP
         )
         with contextlib.closing(batches):
             for batch in itertools.islice(batches, WARMUP + self.steps):
                 work(batch)
             self.clock.wait()
-            values = self.learner.meter.read()
+            values = self.learner.throughput.read()
         here = torch.tensor([1 / values["images_per_second"], values["data_wait"]])
         slowest, wait = (
             accelerator.gather(here.to(loader.maker.device)).view(-1, 2).amax(0).tolist()

@@ -108,7 +108,7 @@ class Stages:
         found["decode_crop"] = self._host(lambda: maker.decoder(rows, windows))
         if self.clock.on_gpu and not self.decoded_on_gpu:
             found["host_to_device"] = self._device(self._copy)
-        return found | self._finisher() | self._mixture()
+        return found | self._augment() | self._mixture()
 
     def _host(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats, host=True)
@@ -116,7 +116,7 @@ class Stages:
     def _device(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats)
 
-    def finisher_bytes(self) -> tuple[int, int] | None:
+    def augment_bytes(self) -> tuple[int, int] | None:
         """Return bytes to and from the GPU's memory: those its finisher moves, and the least.
 
         None on the host: what its caches move is not to be counted from here.
@@ -132,23 +132,23 @@ class Stages:
         for crops in self.tap.crops:
             crops.to(self.maker.device, non_blocking=True)
 
-    def _finisher(self) -> dict[str, Seconds]:
+    def _augment(self) -> dict[str, Seconds]:
         """The loader's own finisher: all of it, then operation by operation.
 
         An operation's time is what it adds to conversion, flip and normalization, in each
         repetition.
         """
         views = self.maker.views.views
-        convert = self._finishing([only(v, None) for v in views])
-        found = {"finish": self._finishing(views), "finish.convert_flip_normalise": convert}
+        convert = self._augmenting([only(v, None) for v in views])
+        found = {"finish": self._augmenting(views), "finish.convert_flip_normalise": convert}
         for name in OPERATIONS:
             if any(has(view, name) for view in views):
-                alone = self._finishing([only(view, name) for view in views])
+                alone = self._augmenting([only(view, name) for view in views])
                 pairs = zip(alone, convert, strict=True)
                 found[f"finish.{name}"] = [max(a - b, 0.0) for a, b in pairs]
         return found
 
-    def _finishing(self, views: Sequence[View]) -> Seconds:
+    def _augmenting(self, views: Sequence[View]) -> Seconds:
         plan = dataclasses.replace(self.maker.views, views=tuple(views))
         maker = dataclasses.replace(self.maker, views=plan, decoder=Canned(self.tap))
         decoded = maker.decode(0)

@@ -14,7 +14,7 @@ SUMMARY = ("epoch", "step", "loss", "lr", "images_per_second", "knn_top1")
 """Columns of summary.csv; loss and images_per_second are means over the epoch's log lines."""
 
 
-def summarise(lines: list[dict[str, Any]]) -> dict[str, float]:
+def summarize(lines: list[dict[str, Any]]) -> dict[str, float]:
     """Return an epoch's mean loss and speed, last learning rate and last score, where known."""
     known: dict[str, list[float]] = {}
     for line in lines:
