@@ -1,8 +1,8 @@
 """Images from disk to augmented, mixed batches on a device, for any PyTorch training loop.
 
-``open_data``, ``build_loader``, ``build_eval_loader``, ``Batch`` and ``View`` are the public face;
-docs/loader.md has examples. They are imported on first use, so that a light module of this package
-costs no more than itself.
+``open_data``, ``build_loader``, ``build_eval_loader``, ``Batch`` and ``View`` are the public API;
+docs/loader.md has examples. Each is imported on first use, so that importing a light module of this
+package does not import torch.
 """
 
 from __future__ import annotations

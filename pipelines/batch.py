@@ -1,4 +1,4 @@
-"""What a training step is given: the contract between ``pipelines`` and ``models``."""
+"""The batch of a training step: the contract between ``pipelines`` and ``models``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """Image ``i`` is ``lam[i]`` parts of a view's row ``i``, the rest is row ``partner[i]``.
+    """Mixed images: ``lam[i]`` of a view's row ``i`` and ``1 - lam[i]`` of its row ``partner[i]``.
 
-    ``view`` says which of the batch's views was mixed; ``partner`` counts this rank's rows, as the
-    views hold them;
-    ``lam`` is the share measured after clipping, in [0, 1].
+    ``view`` is the index of the mixed view in the batch. ``partner`` indexes the rows of that view
+    on this rank. ``lam`` is the share measured after clipping, in [0, 1].
     """
 
     view: int
@@ -26,12 +25,12 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's rows of one rank: on the device, normalised, in position order.
+    """One step's rows of one rank: on the device, normalized, in position order.
 
-    With CLIM's neighbours every view holds the n rows, the anchors, then a neighbour of each.
-    ``index`` holds the rows of the data set, ``position`` their places in the global batch,
-    ``label`` their classes (-1: none; never part of a loss), ``seed`` and ``step`` the key of
-    whatever a method draws itself.
+    With CLIM every view holds the n rows, the anchors, and then a neighbour of each. ``index``
+    holds the rows of the data set, ``position`` their places in the global batch and ``label``
+    their classes (-1: none; never part of a loss). ``seed`` and ``step`` key the random numbers
+    that a method draws itself.
     """
 
     views: tuple[Float[Tensor, "_ c _h _w"], ...]
@@ -45,7 +44,8 @@ class Batch:
     def parts(self, count: int) -> list[Batch]:
         """Return ``count`` micro-batches of consecutive rows, each with its anchors' neighbours.
 
-        A mixture's partners must lie in the same part. Views are not copied, but neighbours are.
+        A row and its partner must lie in the same part. Views are not copied, except with
+        neighbours.
         """
         return [self._part(part, len(self.index) // count) for part in range(count)]
 
@@ -56,7 +56,7 @@ class Batch:
             blocks = [block[first : first + rows] for block in images.split(total)]
             return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
-        def place(partner: Tensor) -> Tensor:  # row b * total + i of a view, b 0 or 1
+        def place(partner: Tensor) -> Tensor:  # row b * total + i of a view, b = 0 or 1
             return partner // total * rows + partner % total - first
 
         return Batch(
@@ -73,7 +73,7 @@ class Batch:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a host tensor on ``device`` without waiting; to CUDA through page-locked memory."""
+    """Copy a host tensor to ``device`` without waiting; to CUDA through page-locked memory."""
     if device.type == "cuda" and tensor.numel():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

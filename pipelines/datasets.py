@@ -1,4 +1,4 @@
-"""The grammar of ``--data`` and ``--val-data``, and what is known of each data set.
+"""The grammar of ``--data`` and ``--val-data``, and the constants of each data set.
 
 ::
 
@@ -25,14 +25,14 @@ from pipelines.system.cache import cache_root
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """Numbers that go with a data set: of the pixels in [0, 1], and of the evaluation view."""
+    """Constants of a data set: mean and std of pixels in [0, 1], and the evaluation view."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_size: int
-    """The side of the evaluation view, cut from the centre, in pixels."""
+    """Side of the evaluation view, a centre crop, in pixels."""
     eval_resize: int | None = None
-    """The shorter side is resized to this before; None: the image as it is."""
+    """Shorter side in pixels to which the image is resized before the crop; None: no resize."""
 
 
 IMAGENET = DataFacts((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 256)
@@ -55,20 +55,20 @@ def open_data(
     classes_file: Path | None = None,
     download: bool = True,
 ) -> Table:
-    """Open what ``spec`` names.
+    """Open the data set that ``spec`` names.
 
     Args:
-        spec: in the grammar above.
-        data_dir: where the published files of the named sets lie.
-        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` when it has them; a
-            ``.beton`` is what it is.
+        spec: a name or path in the grammar above.
+        data_dir: folder of the published files of the named sets.
+        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` if it has them; a ``.beton`` has
+            one split only.
         on_bad: what to do with files whose header cannot be read.
         classes_file: keep these classes only (a name a line), labelled in the file's order.
-        download: fetch published files that are not there.
+        download: fetch published files that are missing.
 
     Raises:
-        NotDownloaded: a published set is not there, and ``download`` is off.
-        ValueError: nothing of that name, or nothing usable in it.
+        NotDownloaded: a published set is missing, and ``download`` is off.
+        ValueError: there is no such data set, or nothing usable in it.
     """
     keep = None if classes_file is None else read_classes(classes_file)
     if spec.startswith("folder:"):
@@ -78,10 +78,10 @@ def open_data(
 
 
 def check_spec(spec: str) -> None:
-    """Refuse what is not in the grammar, and paths that do not exist; opens nothing.
+    """Refuse a spec outside the grammar or a path that does not exist, without opening it.
 
     Raises:
-        ValueError: saying which, with the nearest name.
+        ValueError: it is refused; the text suggests the nearest name.
     """
     if spec.startswith("folder:") or spec.endswith(".beton"):
         _path(spec)
@@ -126,7 +126,7 @@ def _split_folder(path: Path, split: Split) -> Path:
 
 
 def _is_divided(path: Path) -> bool:
-    """Whether ``path/train`` is a split, and not the class of railway pictures."""
+    """Whether ``path/train`` is a split and not a class called "train"."""
     train = path / "train"
     if not train.is_dir():
         return False
@@ -137,10 +137,10 @@ def _is_divided(path: Path) -> bool:
 
 
 def default_val(spec: str) -> str | None:
-    """The validation data that belongs to ``spec``, to be opened with split ``val``; or None.
+    """Return the validation data that belongs to ``spec``, to be opened as split ``val``, or None.
 
-    A set's own test split; ``val/`` in the folder or beside ``train/``; ``val.beton`` beside
-    ``train.beton`` (any name in which "train" can be replaced by "val").
+    It is a named set's own test split; ``val/`` in the folder or next to ``train/``; ``val.beton``
+    next to ``train.beton`` (any name in which "train" can be replaced by "val").
     """
     if spec in DATASETS:
         return spec
@@ -157,9 +157,9 @@ def default_val(spec: str) -> str | None:
 
 
 def data_facts(spec: str) -> DataFacts:
-    """What is known of ``spec``; a ``.beton`` made from a named set is that set.
+    """Return the constants of ``spec``; a ``.beton`` made from a named set has that set's.
 
-    Folders, and files from elsewhere, get ImageNet's numbers.
+    Folders and other files get ImageNet's constants.
     """
     if spec.endswith(".beton"):
         spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
@@ -167,7 +167,7 @@ def data_facts(spec: str) -> DataFacts:
 
 
 def read_classes(file: Path) -> list[str]:
-    """The class names in a text file: one a line, ``#`` begins a comment."""
+    """Return the class names in a text file: one a line, ``#`` begins a comment."""
     try:
         lines = file.expanduser().read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -179,7 +179,7 @@ def read_classes(file: Path) -> list[str]:
 
 
 def keep_classes(table: Table, names: Sequence[str], where: str) -> Table:
-    """The rows of these classes alone, labelled by their place in ``names``."""
+    """Return the rows of these classes only, labelled by their place in ``names``."""
     check_classes(names, table.classes, where)
     number = np.full(len(table.classes) + 1, -1, np.int64)  # the last one: label -1
     number[[table.classes.index(name) for name in names]] = np.arange(len(names))
@@ -190,7 +190,7 @@ def keep_classes(table: Table, names: Sequence[str], where: str) -> Table:
 
 
 def match_classes(val: Table, train: Table) -> Table:
-    """``val`` labelled with ``train``'s numbers, by class name; unchanged where names are absent.
+    """Return ``val`` with ``train``'s labels, matched by class name; unchanged without names.
 
     Raises:
         ValueError: ``val`` has a class that ``train`` lacks.

@@ -1,4 +1,4 @@
-"""Evaluation views: center crops of every row, once, in order; nothing random."""
+"""Evaluation views: a centre crop of every row, once, in order, without randomness."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipelines.sources.table import Table
 
 @dataclass(frozen=True)
 class CenterCrop:
-    """The evaluation view: shorter side to ``resize``, center ``size`` pixels, normalized."""
+    """The evaluation view: shorter side to ``resize``, centre ``size`` pixels, normalized."""
 
     size: int
     resize: int
     mean: Sequence[float]
-    """Of pixels in [0, 1], for each channel; ``std`` likewise."""
+    """Mean of each channel, of pixels in [0, 1]; ``std`` likewise."""
     std: Sequence[float]
 
 
@@ -41,8 +41,8 @@ def evaluation_batches(
 ) -> Generator[tuple[Tensor, NDArray[np.int64]], None, None]:
     """Yield ``(images (n, 3, size, size), places (n,))`` of this rank's share, each row once.
 
-    ``rows`` (default: all) are the rows to show, ``places`` count in it. The next batch is
-    decoded while the caller computes.
+    ``rows`` (default: all) are the rows to show; ``places`` index it. The next batch is decoded
+    while the caller computes.
     """
     chosen = np.arange(len(table)) if rows is None else rows
 

@@ -1,8 +1,8 @@
-"""Steps in, batches out: a ``StepMaker`` that runs ahead of the training loop.
+"""The prefetching loader: a ``StepMaker`` runs ahead of the training loop.
 
-Decoding runs ahead in a thread of its own. On the host the views are augmented there as well; on
-CUDA the crops cross on a side stream while the last step computes, and are augmented on the
-training stream. A batch that cannot be made raises; none is dropped, so an epoch is never short.
+A thread decodes ahead. On the host it augments the views as well. On CUDA it copies the crops on a
+side stream while the last step computes, and they are augmented on the training stream. A batch
+that cannot be made raises; none is dropped, so an epoch is never short.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Loader:
 
     maker: StepMaker
     prefetch: int = 3
-    """Steps that are made ahead of the one in use."""
+    """Steps made ahead of the one in use."""
     read_ahead: int = 0
-    """Steps whose bytes are asked for while an earlier one is decoded."""
+    """Steps whose bytes are requested while an earlier one is decoded."""
     waited: float = 0.0
-    """Seconds that the training loop has spent waiting for batches."""
+    """Seconds for which the training loop has waited for batches."""
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """Yield the batches of steps ``start`` to ``stop - 1`` of the run, each with its number."""
+        """Yield the batches of steps ``start`` to ``stop - 1``, counted from the run's start."""
         maker = self.maker
         ahead: deque[Future[Batch | Decoded]] = deque()
         work = self._whole if maker.stream is None else maker.decode

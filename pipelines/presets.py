@@ -73,12 +73,12 @@ PRESETS: dict[str, Callable[[int], tuple[View, ...]]] = {
     "simclr": _simclr,  # Chen 2020, arXiv:2002.05709, appendix A
     "byol": _byol,  # Grill 2020, arXiv:2006.07733, table 6: two different views
     "swav": _swav,  # Caron 2020, arXiv:2006.09882: 2 large and 6 small crops
-    "moco-v3": _moco_v3,  # Chen 2021, arXiv:2104.02057: BYOL's, crops from a fifth on
+    "moco-v3": _moco_v3,  # Chen 2021, arXiv:2104.02057: BYOL's, crop scale at least 0.2
     "dino": _dino,  # Caron 2021, arXiv:2104.14294: BYOL's as multi-crop, ResNet-50's scales
     "simsiam-cifar": _simsiam_cifar,  # Chen 2021, arXiv:2011.10566, appendix D: MoCo-v2's, no blur
     "cifar": _cifar,  # Un-Mix's MoCo on CIFAR (Shen 2022, arXiv:2003.05438)
     "swav-cifar": _swav_cifar,  # Un-Mix's SwAV on CIFAR
-    "cmc": _cmc,  # CMC's single crop, whose colours are the other view (arXiv:1906.05849)
-    "insdis": _insdis,  # InsDis' single crop, in the code that came with CMC
+    "cmc": _cmc,  # CMC's single crop; luminance and colour are the views (arXiv:1906.05849)
+    "insdis": _insdis,  # InsDis' single crop, in the code released with CMC
     "whitening": _whitening,  # W-MSE's CIFAR, STL-10 and Tiny ImageNet (arXiv:2007.06346)
 }

@@ -1,4 +1,4 @@
-"""The loader for anyone's training loop: ``open_data``, ``build_loader``, ``build_eval_loader``."""
+"""The public loader API: ``open_data``, ``build_loader``, ``build_eval_loader``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from pipelines.views import View, ViewPlan
 
 @dataclass(frozen=True)
 class Data:
-    """An opened data set: its rows, and the numbers that go with its images."""
+    """An opened data set: its rows, and the constants of its images."""
 
     table: Table
     facts: DataFacts
@@ -54,22 +54,22 @@ class Data:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, if they have any."""
+        """Names of the classes; empty if they have none."""
         return self.table.classes
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How images are read; none of it changes which images a step holds."""
+    """How images are read. No option changes which images a step holds."""
 
     loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
-    """What decodes: a decoded set in memory, a .beton file (converted on first use), or DALI."""
+    """Decoder: a decoded set in memory, a .beton file (converted on first use), or DALI."""
     workers: int | None = None
-    """Threads; None: this process's share of the cores."""
+    """Decoding threads; None: this process's share of the cores."""
     prefetch: int = 3
     """Batches made ahead of the training loop."""
     read_ahead: int = 8
-    """Steps whose bytes the system is asked to read ahead."""
+    """Steps whose bytes the operating system is asked to read ahead."""
     memory_budget: int = 4 << 30
     """Bytes of decoded images that ``auto`` may keep in memory."""
     interpolation: Interpolation = "antialias"
@@ -95,7 +95,7 @@ def open_data(
         spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``
             or ``PATH.beton``.
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
-        data_dir: where the published files of named sets are.
+        data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: what to do with files whose header cannot be read.
 
@@ -124,23 +124,23 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
     std: Sequence[float] | None = None,
     options: LoaderOptions = DEFAULTS,
 ) -> EpochLoader:
-    """Build an iterable of a rank's batches; a ``for`` loop over it is an epoch.
+    """Build an iterable of a rank's batches; each ``for`` loop over it is an epoch.
 
     Args:
         data: from ``open_data``.
-        views: the name of published augmentations, or a list of one view or more.
+        views: the name of a published augmentation, or a list of one or more views.
         batch_size: images of a step over all ranks.
         size: side in pixels of a published augmentation's large views (default: the data's).
-        mixture: a name as ``unmix``, ``region`` or ``im``, or an object; ``Batch.mixed`` holds
-            mixtures of the first view (of ``ViewPlan.mixed``).
-        groups: groups of the batch; rows are mixed inside one.
-        order: shuffle row by row, or by blocks of neighboring rows (data larger than memory).
-        seed: of everything random; with the step it determines a batch.
-        rank: of this process.
+        mixture: a name such as ``unmix``, ``region`` or ``im``, or an object. ``Batch.mixed`` holds
+            mixtures of the first view (with a ``ViewPlan``, of its ``mixed`` views).
+        groups: number of groups of the global batch; rows are mixed within each group.
+        order: shuffle row by row, or by blocks of adjacent rows (for data larger than memory).
+        seed: seed of all random numbers; seed and step determine a batch.
+        rank: rank of this process.
         world_size: number of processes.
-        device: where batches are (default: the current CUDA device, else the host).
-        mean: of pixels in [0, 1] (default: the data's).
-        std: of pixels in [0, 1] (default: the data's).
+        device: device of the batches (default: the current CUDA device, else the host).
+        mean: mean of pixels in [0, 1] (default: the data's).
+        std: standard deviation of pixels in [0, 1] (default: the data's).
         options: how images are read.
 
     Raises:
@@ -177,10 +177,10 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
 
 
 class EpochLoader:
-    """An endless sequence of epochs of batches, one a ``for`` loop.
+    """An endless sequence of epochs of batches, one for each ``for`` loop.
 
-    A loop runs to the end of the epoch that ``step`` is in. Leaving it early keeps the place after
-    the last batch yielded: the next loop goes on there.
+    A loop runs to the end of the epoch that ``step`` is in. If a loop is left early, the next one
+    continues after the last batch yielded.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -193,7 +193,7 @@ class EpochLoader:
 
     @property
     def device(self) -> torch.device:
-        """Where batches are."""
+        """Device of the batches."""
         return self.loader.maker.device
 
     @property
@@ -213,14 +213,14 @@ class EpochLoader:
                 yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place in the data, the same on all ranks."""
+        """Return the position in the data, the same on all ranks."""
         return {"step": self.step} | self._identity()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at a place, on any number of ranks, with the rows that would have come next.
+        """Continue at a saved position, on any number of ranks, with the same next rows.
 
         Raises:
-            ValueError: seed, batch size or data are others, so that other rows would come.
+            ValueError: seed, batch size or data differ, so that the rows would differ.
         """
         changed = [
             f"{name} {value}, not {state[name]}"
@@ -261,17 +261,17 @@ def build_eval_loader(
     device: torch.device | str | None = None,
     options: LoaderOptions = DEFAULTS,
 ) -> EvalLoader:
-    """Build an iterable of center crops: every row once over all ranks, in order.
+    """Build an iterable of centre crops: every row once over all ranks, in order.
 
     Args:
         data: from ``open_data``, usually with ``split="val"``.
-        batch_size: images of a batch of this rank; the last may be short.
+        batch_size: images of a batch of this rank; the last batch may be short.
         size: side of the crop in pixels (default: the data's).
-        resize: length of an image's shorter side before the crop (default: the data's, scaled
+        resize: shorter side of the image in pixels before the crop (default: the data's, scaled
             with ``size``).
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
-        device: where batches are (default: the current CUDA device, else the host).
+        device: device of the batches (default: the current CUDA device, else the host).
         options: how images are read.
 
     Raises:
@@ -292,7 +292,7 @@ def build_eval_loader(
 
 @dataclass
 class EvalLoader:
-    """Center crops of a rank's share of the rows as batches of one view."""
+    """Centre crops of a rank's share of the rows, as batches of one view."""
 
     table: Table
     decoder: Decoder
@@ -363,7 +363,7 @@ def _view_plan(views: str | Sequence[View] | ViewPlan, size: int) -> ViewPlan:
 
 
 def _decoder(data: Data, device: torch.device, options: LoaderOptions) -> tuple[Table, Decoder]:
-    """Return the decoder of the rows, and the table that it reads."""
+    """Return the table that the decoder reads, and the decoder."""
     table, name = data.table, str(options.loader)
     if name == "auto":
         is_beton = isinstance(table.source, Beton)

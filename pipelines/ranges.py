@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class Range:
-    """``low <= number <= high``, finite; with ``above`` the number is greater than ``low``."""
+    """Finite numbers with ``low <= number <= high``; with ``above``, ``low < number``."""
 
     low: int | float = -math.inf
     high: int | float = math.inf
@@ -29,21 +29,21 @@ class Range:
 Count = Annotated[int, Range(1)]
 WholeNumber = Annotated[int, Range(0)]
 Key = Annotated[int, Range(0, 2**63 - 1)]
-"""What random numbers are drawn from."""
+"""A seed of random numbers."""
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
 
 def check_ranges(settings: object, prefix: str = "--") -> None:
-    """Refuse numbers outside of the ranges of their fields, infinities and NaN; None passes.
+    """Refuse numbers outside the ranges of their fields, infinities and NaN; None passes.
 
     Args:
-        settings: a dataclass; of a tuple, each number is checked.
-        prefix: what goes before a field's name to make it a flag.
+        settings: a dataclass; each number of a tuple is checked.
+        prefix: text before a field's name that makes it a flag.
 
     Raises:
-        ValueError: naming the flag, the range and the number.
+        ValueError: a number is refused; the text has the flag, the range and the number.
     """
     kind: Any = type(settings)
     for name, allowed in ranges_of(kind).items():
@@ -63,7 +63,7 @@ def ranges_of(settings: type) -> dict[str, Range]:
 
 
 def _range_in(hint: Any) -> Range | None:
-    """The range somewhere inside ``Share``, ``Share | None``, ``tuple[Share, ...]``."""
+    """Return the range inside a hint such as ``Share | None`` or ``tuple[Share, ...]``."""
     if isinstance(hint, Range):
         return hint
     parts = (*get_args(hint), *getattr(hint, "__metadata__", ()))

@@ -1,4 +1,4 @@
-"""The bytes of the coming steps, asked for before a decoder needs them: the order is known."""
+"""Read-ahead: the bytes of coming steps are requested before a decoder needs them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipelines.sources.source import Source
 
 
 class ReadAhead:
-    """Asks for the bytes of steps ``start`` to ``stop - 1`` of a rank, at most ``steps`` ahead.
+    """Requests the bytes of steps ``start`` to ``stop - 1`` of a rank, at most ``steps`` ahead.
 
-    Each step's bytes are asked for once, in a thread of its own, because a busy disk makes even
-    asking slow; a shuffle of blocks asks for whole blocks, each once an epoch. ``extra`` gives the
-    rows that a step shows beyond its own.
+    Each step's bytes are requested once. A thread makes the requests, because a busy disk delays
+    even those. A block shuffle requests whole blocks, each once an epoch. ``extra`` returns the
+    rows that a step shows in addition to its own.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ReadAhead:
         self._asked: set[int] = set()  # blocks, this epoch
 
     def during(self, step: int) -> None:
-        """Ask for what is needed up to ``steps`` after ``step``; raise what went wrong before."""
+        """Request the bytes of up to ``steps`` steps after ``step``; raise an earlier error."""
         if self._asking is not None and self._asking.done():
             self._asking.result()
         if self._steps:
@@ -55,7 +55,7 @@ class ReadAhead:
             self._next += 1
 
     def _rows(self, step: int) -> NDArray[np.int64]:
-        """What a step is the first to need: its rows, or the blocks of them not yet asked for."""
+        """Return the rows to request for a step: its own, or those of blocks not yet requested."""
         rows, blocks = self._sampler.rows(step), self._sampler.blocks
         if blocks is None:
             return rows
@@ -67,5 +67,5 @@ class ReadAhead:
         return np.concatenate([rows[:0], *(blocks.rows(block) for block in new)])
 
     def close(self) -> None:
-        """End the thread; what was not yet asked for will not be."""
+        """End the thread and drop the remaining requests."""
         self._thread.shutdown(cancel_futures=True)

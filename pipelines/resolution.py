@@ -1,4 +1,4 @@
-"""The side of the largest views as a function of the step; smaller views keep theirs."""
+"""The side of the largest views as a function of the step; smaller views keep their side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FINE_BELOW = 96
-"""Sides are multiples of 4 in runs that stay below this many pixels, of 32 in others."""
+"""Below this side in pixels, intermediate sides are multiples of 4; above, of 32."""
 _SCALE = (1 << 20) + 1
 """The stream of random numbers from which a step's side is drawn."""
 
@@ -18,8 +18,8 @@ _SCALE = (1 << 20) + 1
 class Progressive:
     """A side that grows linearly with the epoch, ``first`` to ``last``, constant inside an epoch.
 
-    Between the two it is rounded to a multiple of 32, or of 4 when ``last`` is below 96; a single
-    epoch has the last.
+    Sides in between are rounded to a multiple of 32, or of 4 if ``last`` is below 96. A run of one
+    epoch has the last side.
     """
 
     first: int
@@ -40,13 +40,13 @@ class Progressive:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """First and last."""
+        """First and last side."""
         return self.first, self.last
 
 
 @dataclass(frozen=True)
 class MultiScale:
-    """One of ``choices`` each step, the same on every rank: drawn from (seed, step)."""
+    """One of ``choices`` in each step, drawn from (seed, step) and so the same on every rank."""
 
     choices: tuple[int, ...]
     seed: int
@@ -58,19 +58,19 @@ class MultiScale:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Least and greatest choice."""
+        """Smallest and largest choice."""
         return min(self.choices), max(self.choices)
 
 
 Resolution = Progressive | MultiScale
-"""The side of a step, ``side(step)``, and the least and greatest there are, ``sides``."""
+"""``side(step)`` is the side of a step; ``sides`` are the smallest and the largest one."""
 
 
 def parse_schedule(text: str) -> tuple[int, int]:
-    """Return the first and the last side that ``FIRST:LAST`` names.
+    """Return the first and the last side of the text ``FIRST:LAST``.
 
     Raises:
-        ValueError: it is something else, or the sides shrink.
+        ValueError: the text has another form, or the sides shrink.
     """
     found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", text)
     first, last = map(int, found.groups()) if found else (0, 0)

@@ -1,8 +1,9 @@
-"""Every per-row random number: a counter-based hash, so nothing has a state to lose.
+"""The random numbers of each row: a counter-based generator without state.
 
-``RowRng(seed, epoch).uniform(rows, view, count)`` depends on its arguments alone. It is the same
-in any process, for any batch size, worker count or world size, and resuming is arithmetic.
-The hash is splitmix64 (Steele et al. 2014), seeded by the row and stepped by (view, slot).
+``RowRng(seed, epoch).uniform(rows, view, count)`` depends on its arguments only. The result is the
+same in any process and for any batch size, worker count or world size; a resumed run restores no
+state. The generator is splitmix64 (Steele et al. 2014), seeded by the row and stepped by
+(view, slot).
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLOTS = 64
-"""Numbers a view may draw for a row."""
+"""Numbers that a view may draw for a row."""
 
 ORDER = 1 << 20
-"""The stream, counted like a view, from which ``Order`` shuffles."""
+"""The stream, numbered like a view, from which ``Sampler`` shuffles."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return splitmix64's finaliser of each element; ``x`` is overwritten."""
+    """Return splitmix64's finalizer of each element; ``x`` is overwritten."""
     x ^= x >> np.uint64(30)
     x *= np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(27)
@@ -40,7 +41,7 @@ class RowRng:
     epoch: int
 
     def bits(self, rows: NDArray[np.int64], view: int, count: int) -> NDArray[np.uint64]:
-        """Return ``count`` (at most 64) independent 64-bit words a row, (n, count)."""
+        """Return ``count`` (at most 64) independent 64-bit words for each row, (n, count)."""
         key = np.array([self.seed & _MASK], np.uint64)
         key = _mix(_mix(key) + np.uint64((self.epoch * _GOLDEN + 1) & _MASK))
         row_key = _mix(key + rows.astype(np.uint64) * np.uint64(_GOLDEN))
@@ -48,6 +49,6 @@ class RowRng:
         return _mix(row_key[:, None] + slots * np.uint64(_GOLDEN))
 
     def uniform(self, rows: NDArray[np.int64], view: int, count: int) -> NDArray[np.float64]:
-        """Return ``count`` independent numbers in [0, 1) a row, (n, count)."""
+        """Return ``count`` independent numbers in [0, 1) for each row, (n, count)."""
         words = self.bits(rows, view, count) >> np.uint64(11)
         return words.astype(np.float64) * 2.0**-53

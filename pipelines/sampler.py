@@ -1,4 +1,4 @@
-"""Which rows a step holds: a pure function of (seed, epoch, step), so a resume is arithmetic."""
+"""The rows of a step: a pure function of (seed, epoch, step), so a resume restores no state."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BLOCKS = ORDER + 1
 class BlockShuffle:
     """A shuffle that reads a file in large pieces, for data that does not fit in memory.
 
-    ``sequence`` holds the rows in the order of their bytes; ``size`` of them in a row are a block.
-    Each epoch the blocks are shuffled and their rows laid end to end. Each of the batch's
-    ``groups`` reads a part of that list of its own, in which every row is then late by a random
-    number of places, less than ``window`` blocks: so a group is drawn from a few blocks at a
-    time, new blocks come one by one, and a machine reads the blocks of its groups only.
-    The number of processes is in none of this.
+    ``sequence`` holds the rows in the order of their bytes; ``size`` consecutive rows are a block.
+    Each epoch the blocks are shuffled, and the rows of all blocks make one list. The list is
+    divided between the batch's ``groups``. Within its part, every row is delayed by a random number
+    of places, less than ``window`` blocks. A group is therefore drawn from a few blocks at a time,
+    new blocks come one by one, and a machine reads the blocks of its own groups only. The result
+    does not depend on the number of processes.
     """
 
     sequence: NDArray[np.int64]  # (N,)
@@ -33,7 +33,7 @@ class BlockShuffle:
     window: int = 32
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of the blocks that hold ``rows``, each once, ascending."""
+        """Return the indices of the blocks that hold ``rows``, each once, ascending."""
         return np.unique(self._place[rows] // self.size)
 
     def rows(self, block: int) -> NDArray[np.int64]:
@@ -63,7 +63,7 @@ class BlockShuffle:
 def _shuffled(
     num_rows: int, batch_size: int, seed: int, epoch: int, blocks: BlockShuffle | None
 ) -> NDArray[np.int64]:
-    """Return the epoch's rows: sorted by a hash of (seed, epoch, row), or shuffled by blocks."""
+    """Return the epoch's rows, sorted by a hash of (seed, epoch, row) or shuffled by blocks."""
     rng = RowRng(seed, epoch)
     if blocks is not None:
         return blocks.shuffled(batch_size, rng)
@@ -75,11 +75,12 @@ class Sampler:
     """Batches of ``batch_size`` positions over ``num_rows`` rows, shared by ``world_size`` ranks.
 
     Every epoch has exactly ``num_rows // batch_size`` steps on each rank and yields each row at
-    most once over all ranks; a rank takes a contiguous slice of each batch's positions. Rows are
+    most once over all ranks. A rank takes a contiguous slice of each batch's positions. Rows are
     shuffled one by one, or by ``blocks``.
 
     Raises:
-        ValueError: the data set is smaller than a batch, or ranks or groups cannot share one out.
+        ValueError: the data set is smaller than a batch, or the batch is not divisible by the
+            ranks or the groups.
     """
 
     num_rows: int
@@ -106,7 +107,7 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of each epoch on each rank; the remaining rows wait for another epoch."""
+        """Steps of each epoch on each rank; an epoch leaves out the rows of an incomplete batch."""
         return self.num_rows // self.batch_size
 
     @property
@@ -131,7 +132,7 @@ def all_rows(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield every row exactly once over all ranks, in order; the last batch may be short.
 
-    Used for evaluation. Ranks take contiguous, nearly equal shares; one may get no row at all.
+    Used for evaluation. Ranks take contiguous, nearly equal shares; a share may be empty.
     """
     begin, end = (num_rows * (rank + i) // world_size for i in (0, 1))
     for first in range(begin, end, batch_size):

@@ -1,4 +1,4 @@
-"""The names and numbers that settings of the pipeline can take; imports neither torch nor numba."""
+"""Types and names of the pipeline's settings; imports neither torch nor numba."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OnBadImage = Literal["stop", "replace"]
 
 LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
 LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
-"""Mixtures that change the pixels and leave the targets alone."""
+"""Mixtures that change the pixels and leave the targets unchanged."""
 UN_MIX_NAMES = (
     "global",
     "region",
@@ -26,14 +26,14 @@ else:
 MixName = Literal["none", "clim"] | UnMixName | LabelFreeName
 
 Fallback = Literal["self", "nearest", "skip"]
-"""What CLIM does with an anchor that has no neighbour."""
+"""CLIM's treatment of an anchor without neighbours."""
 RuleName = Literal["centre", "centre-same", "ranked", "knn", "cluster", "random"]
-"""Which neighbours CLIM mixes with an anchor."""
+"""CLIM's rule for the neighbours that are mixed with an anchor."""
 
 
 @dataclass(frozen=True)
 class ImConfig:
-    """Label-free mixtures (Image Mixture, cutout, random erasing); defaults are the published."""
+    """Label-free mixtures (Image Mixture, cutout, random erasing); defaults are published."""
 
     g_alpha: Positive = 1.0
     """Beta(a, a) draws the share of a global round."""

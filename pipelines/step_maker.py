@@ -1,8 +1,8 @@
-"""One step of one rank, from its number to its batch, in stages that can be called by themselves.
+"""One step of one rank, from its number to its batch, in stages that can be called separately.
 
 ::
 
-    draw      which rows, and everything random        host
+    draw      rows and random parameters               host
     decode    bytes to uint8 crops                     host or device
     augment   crops to float views                     device
     assemble  views to a batch, mixed                  device
@@ -35,7 +35,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class StepDraws:
-    """What is random in a step, drawn on the host."""
+    """The random parameters of a step, drawn on the host."""
 
     step: int
     views: tuple[View, ...]
@@ -44,13 +44,13 @@ class StepDraws:
     shown: Rows
     """The rows of each view: the rank's, then a mixture's extra ones, (n + k,)."""
     params: tuple[ViewParams, ...]
-    """What happens to ``shown``, one a view."""
+    """Augmentation parameters of ``shown``, one for each view."""
     mix: MixPlan | None
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded step on its device, or on its way to it until ``arrived``."""
+    """A decoded step; its copy to the device is complete once ``arrived`` has been recorded."""
 
     step: int
     rows: Rows
@@ -64,9 +64,10 @@ class Decoded:
 class StepMaker:
     """Makes the batch of any step of a rank: ``finish(decode(step))``.
 
-    On CUDA, ``decode`` works on a stream of its own and may run in another thread; ``finish``
-    belongs to the thread and stream that train. ``groups`` is the number of groups of the global
-    batch inside which rows are mixed; ``workers`` are the threads that augment on the host.
+    On CUDA, ``decode`` works on a side stream and may run in another thread; ``finish`` must run in
+    the thread and on the stream of training. ``groups`` is the number of groups of the global
+    batch; rows are mixed within each group. ``workers`` is the number of threads that augment on
+    the host.
 
     Raises:
         ValueError: the mixture's groups do not fit the batch or the ranks.
@@ -89,7 +90,7 @@ class StepMaker:
         self.augmenter = build_augmenter(self.device, self.workers)
 
     def draw(self, step: int) -> StepDraws:
-        """Draw everything that is random in a step."""
+        """Draw all random parameters of a step."""
         mixing = self._mix_step(step)
         rows, views = mixing.rows, self.views.at(step)
         mix = self.mixture.plan(mixing) if self.mixture else None
@@ -102,7 +103,7 @@ class StepMaker:
         return StepDraws(step, views, rows, shown, tuple(both), mix)
 
     def decode(self, step: int) -> Decoded:
-        """Draw a step and decode its crops, each distinct image once; send all to the device."""
+        """Draw a step and decode its crops, each distinct image once; copy all to the device."""
         draws = self.draw(step)
         shown, take = draws.shown, np.arange(len(draws.shown))
         if len(shown) > len(draws.rows):
@@ -112,7 +113,7 @@ class StepMaker:
         plans = [self.augmenter.plan(*pair) for pair in pairs]
         if self.stream is None:
             return Decoded(step, draws.rows, self.decoder(shown, windows), plans, draws.mix, None)
-        with torch.cuda.stream(self.stream):  # decoding on the device happens there as well
+        with torch.cuda.stream(self.stream):  # a GPU decoder works on this stream too
             crops = [c.to(self.device, non_blocking=True) for c in self.decoder(shown, windows)]
             plans = [plan.to(self.device) for plan in plans]
             mix = draws.mix.to(self.device) if draws.mix else None
@@ -156,7 +157,7 @@ class StepMaker:
         return self.mixture.plan(self._mix_step(step)).to(self.device).apply(views)
 
     def read_ahead(self, step: int) -> Rows:
-        """Return the rows beyond a step's own that its mixture is known to show."""
+        """Return the extra rows that a step's mixture will show."""
         if self.mixture is None:
             return np.zeros(0, np.int64)
         return self.mixture.read_ahead(self.sampler.rows(step), self._rng(step))
@@ -183,6 +184,6 @@ class StepMaker:
 
 
 def _concatenate(a: ViewParams, b: ViewParams) -> ViewParams:
-    """Return the parameters of some rows, and of others after them."""
+    """Return the parameters of the rows of ``a``, then of those of ``b``."""
     pairs = ((getattr(a, f.name), getattr(b, f.name)) for f in fields(ViewParams))
     return ViewParams(*(np.concatenate(pair) for pair in pairs))

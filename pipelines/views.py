@@ -1,4 +1,4 @@
-"""What happens to a view, in numbers, and all views of a run."""
+"""The parameters of a view, and the views of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class View:
     flip: float = 0.5
     """Probability of a horizontal flip."""
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    """Strength of brightness, contrast, saturation and hue, applied in random order."""
+    """Strength of brightness, contrast, saturation and hue jitter, applied in random order."""
     jitter_prob: float = 0.8
     """Probability of the colour jitter."""
     gray: float = 0.2
@@ -33,7 +33,7 @@ class View:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's standard deviation in pixels."""
     solarize: float = 0.0
-    """Probability of inverting all values from one half up."""
+    """Probability of solarization: values of one half and more are inverted."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class ViewPlan:
     """The views of every step of a run."""
 
     views: tuple[View, ...]
-    """At the largest side they ever have, copies at other sides last."""
+    """Views at their largest side; copies at other sides come last."""
     mixed: tuple[int, ...] = (0,)
     """Views that a mixture mixes, each before its copies; label-free mixtures change all views."""
     copies: Mapping[int, int] = field(default_factory=dict)
-    """Which views show another one again at another side: copy -> original."""
+    """Copies of a view at another side: copy -> original."""
     resolution: Resolution | None = None
-    """The side of the largest views, if it changes."""
+    """Schedule of the side of the largest views; None: constant."""
 
     def at(self, step: int) -> tuple[View, ...]:
         """Return the views with the sides they have in a step."""
@@ -57,6 +57,6 @@ class ViewPlan:
 
 
 def with_side(views: Sequence[View], side: int) -> tuple[View, ...]:
-    """Return the views with this side in place of the largest one among them."""
+    """Return the views, those of the largest side with ``side`` instead."""
     largest = max(view.size for view in views)
     return tuple(replace(v, size=side) if v.size == largest else v for v in views)
