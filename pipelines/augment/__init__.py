@@ -1,1 +1,1 @@
-"""Decoded crops to normalized views: random parameters, and three ways to apply them."""
+"""Augmentation: random parameters, and three implementations that apply them to crops."""

@@ -1,4 +1,4 @@
-"""Which code augments crops on a device."""
+"""The augmenter of a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.views import View
 
 @runtime_checkable
 class Plan(Protocol):
-    """What happens to the rows of one view."""
+    """The augmentations of the rows of one view."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""
@@ -32,21 +32,21 @@ P = TypeVar("P")
 
 @runtime_checkable
 class Augmenter(Protocol[P]):
-    """Crops to views in two halves: a plan on the host, arithmetic where the crops are."""
+    """Turns crops into views in two steps: a plan on the host, arithmetic on the crops' device."""
 
     def plan(self, view: View, params: ViewParams, /) -> P:
-        """Return what each row of a view needs."""
+        """Return the augmentations of each row of a view."""
 
     def augment(
         self, crops: UInt8[Tensor, "n h w c"], plan: P, mean: Sequence[float], std: Sequence[float]
     ) -> Images:
-        """Return the augmented, normalized view; ``crops`` stay as they were."""
+        """Return the augmented, normalized view; ``crops`` are not changed."""
 
 
 def build_augmenter(device: torch.device, workers: int = 1) -> Augmenter[Any]:
-    """Return the fastest augmenter of a device; ``workers`` are threads on the host.
+    """Return the fastest augmenter of a device; ``workers`` is the number of threads on the host.
 
-    On a GPU: Triton's kernels where Triton and a C compiler are, else PyTorch.
+    On a GPU these are the Triton kernels, or PyTorch if Triton or a C compiler is missing.
     """
     if device.type == "cpu":
         return CpuAugmenter(workers)

@@ -1,11 +1,11 @@
-"""Crops to views on the host: compiled code that takes one image at a time through all of it.
+"""Augmentation on the host: compiled code applies all operations to one image at a time.
 
-The formulas are those of ``pipelines.augment.reference``; there a batch goes through
-memory once an operation, here an image stays in cache. A scanline is held as three planes, so that
-every loop runs over contiguous floats. Contrast needs the mean of the image as the operations
-before it leave it: a first pass runs up to contrast, a second one does the rest. Blur gathers whole
-scanlines down and padded ones across. Results do not depend on the number of workers, since each is
-a function of its row alone.
+The formulas are those of ``pipelines.augment.reference``. There each operation reads and writes the
+whole batch; here an image stays in cache. A scanline is stored as three planes, so that every loop
+runs over contiguous floats. Contrast needs the mean of the image after the operations before it, so
+a first pass applies those and a second pass does the rest. Vertical blur adds whole scanlines,
+horizontal blur padded ones. Each result depends on its row only, so it is the same for any number
+of workers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NEXT, PIXEL = np.uint64(1), np.uint64(3)
 
 @dataclass(frozen=True, slots=True)
 class CpuPlan:
-    """One view's settings and parameters, as they were drawn."""
+    """One view's settings and the parameters drawn for its rows."""
 
     view: View
     params: ViewParams
@@ -55,17 +55,17 @@ class CpuPlan:
 class CpuAugmenter:
     """Augments crops on the host, in threads.
 
-    Within 1e-5 of ``reference.augment``, in units in which black is 0 and white 1, for any number
-    of ``workers``.
+    Values differ by at most 1e-5 from those of ``reference.augment``, where black is 0 and white 1,
+    for any number of ``workers``.
     """
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
-        # the caller is one of them; threads start with the first view
+        # the calling thread is one of the workers; the others start with the first view
         self.pool = ThreadPoolExecutor(max(workers - 1, 1), "augment")
 
     def plan(self, view: View, params: ViewParams) -> CpuPlan:
-        """Return what happens to the rows of a view."""
+        """Return the augmentations of the rows of a view."""
         return CpuPlan(view, params)
 
     def augment(
@@ -75,12 +75,12 @@ class CpuAugmenter:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> Images:
-        """Return the augmented view, float32 in channels_last memory; ``crops`` stay as they were.
+        """Return the augmented view, float32 in channels_last memory; ``crops`` are not changed.
 
         ``mean`` and ``std`` normalize values in [0, 1].
 
         Raises:
-            ValueError: the crops are not those of the plan.
+            ValueError: the number or the size of the crops is not the plan's.
         """
         view, params = plan.view, plan.params
         if crops.shape != (len(params.flip), view.size, view.size, 3):
@@ -150,7 +150,7 @@ def augment_images(
 @jit
 @no_type_check
 def list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amount):
-    """Write row ``i``'s operations and their factors in order; return how many there are."""
+    """Write row ``i``'s operations and their factors in order; return their number."""
     count = 0
     if gray[i] and gray_first:
         ops[count], amount[count] = GRAY, ONE
@@ -188,9 +188,10 @@ def mean_luma(source, flip, ops, amount, count, planes):
 @jit
 @no_type_check
 def load(source, flip, row):
-    """Bytes r, g, b in turn, turned round with ``flip``, into three planes of values in [0, 1].
+    """Read interleaved r, g, b bytes, mirrored with ``flip``, into three planes in [0, 1].
 
-    Unsigned places: a signed one may count from the end, and the turned loop would not vectorise.
+    Indices are unsigned: a signed one may count from the end, which keeps the mirrored loop from
+    being vectorized.
     """
     width = np.uint64(len(row) // 3)
     red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
@@ -211,13 +212,13 @@ def load(source, flip, row):
 @jit
 @no_type_check
 def store(row, inverted, scale, shift, target):
-    """Three planes, solarized if ``inverted``, into normalized r, g, b in turn."""
+    """Write three planes, solarized if ``inverted``, as normalized, interleaved r, g, b."""
     width = len(row) // 3
     red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
     if inverted:
         for x in range(len(row)):
             row[x] = ONE - row[x] if row[x] >= HALF else row[x]
-    by_red, by_green, by_blue = scale[0], scale[1], scale[2]  # else read again for each pixel
+    by_red, by_green, by_blue = scale[0], scale[1], scale[2]  # kept out of the loop
     to_red, to_green, to_blue = shift[0], shift[1], shift[2]
     for x in range(width):
         target[3 * x] = red[x] * by_red + to_red
@@ -228,7 +229,7 @@ def store(row, inverted, scale, shift, target):
 @jit
 @no_type_check
 def apply(op, amount, mean, row):
-    """One operation on one scanline; ``mean`` is that of contrast."""
+    """Apply one operation to one scanline; ``mean`` is the image's mean luma for contrast."""
     if op == BRIGHTNESS:
         blend(row, amount, ZERO)
     elif op == CONTRAST:
@@ -242,7 +243,7 @@ def apply(op, amount, mean, row):
 @jit
 @no_type_check
 def clamp(x):
-    """``x``, but at least 0 and at most 1."""
+    """Clamp ``x`` to [0, 1]."""
     x = x if x > ZERO else ZERO
     return x if x < ONE else ONE
 
@@ -275,8 +276,8 @@ def saturation(row, factor):
 def hue(row, turns):
     """Rotate the hue; ``pipelines.augment.reference.hue`` has the formula.
 
-    The ramp is periodic, so it is taken of the distance to the nearest of its peaks, which are 6
-    apart: no remainder, and no division but that by the chroma.
+    The ramp has period 6, so it is computed from the distance to its nearest peak. This needs no
+    remainder, and no division except by the chroma.
     """
     width = len(row) // 3
     red, green, blue = row[:width], row[width : 2 * width], row[2 * width :]
@@ -302,7 +303,7 @@ def hue(row, turns):
 @jit
 @no_type_check
 def ramp(place):
-    """``clamp(2 - distance)`` of a place from -2 to 9 to the nearest of 0 and 6."""
+    """``clamp(2 - d)``, d the distance of ``place``, -2 to 9, to the nearer of 0 and 6."""
     near, far = abs(place), abs(place - SIX)
     return clamp(TWO - (near if near < far else far))
 
@@ -310,7 +311,7 @@ def ramp(place):
 @jit
 @no_type_check
 def reach_of(kernel):
-    """The distance of the outermost tap that counts."""
+    """Return the distance from the centre of the outermost tap that is not negligible."""
     center = len(kernel) // 2
     reach = center
     while reach > 0 and kernel[center + reach] < NEGLIGIBLE:
@@ -321,7 +322,7 @@ def reach_of(kernel):
 @jit
 @no_type_check
 def blur_line(planes, y, kernel, reach, padded, line):
-    """Blur scanline ``y``: down over whole rows, then across each plane with mirrored ends."""
+    """Blur scanline ``y`` vertically, then each of its planes horizontally, with mirrored ends."""
     last, width, center = len(planes) - 1, len(line) // 3, len(kernel) // 2
     scaled(planes[y], kernel[center], line)
     for k in range(1, reach, 2):
@@ -371,6 +372,6 @@ def add_pair(a, b, weight, out):
 @jit
 @no_type_check
 def add_pairs(a, b, weight, c, d, other, out):
-    """``out += weight (a + b) + other (c + d)``: fewer turns through ``out`` than one by one."""
+    """``out += weight (a + b) + other (c + d)``: one pass over ``out`` instead of two."""
     for x in range(len(out)):
         out[x] += weight * (a[x] + b[x]) + other * (c[x] + d[x])

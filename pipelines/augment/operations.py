@@ -1,4 +1,4 @@
-"""Numbers that all augmenters share: operations, their constants, a row's codes."""
+"""Constants that all augmenters share: operations, their parameters, columns of a row's codes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAY = range(5)
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue: torchvision's ``rgb_to_grayscale``."""
 NEGLIGIBLE = 1e-6
-"""The outermost taps of a Gaussian below this are left out."""
+"""Outer taps of a Gaussian below this are left out."""
 
 MOST = 5
-"""Operations a row has at most."""
+"""Largest number of operations of a row."""
 FLIP, SOLARIZE, COUNT, BEFORE, SLOT, OPS = range(6)
 """Columns of ``FusedPlan.codes``."""
 COLUMNS = OPS + MOST

@@ -1,6 +1,6 @@
 """Random parameters of a view, row by row.
 
-Every decoder and augmenter reads the same numbers from here; none draws its own.
+All decoders and augmenters use these numbers; none draws its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipelines.rng import RowRng
 from pipelines.views import View
 
 ATTEMPTS = 10
-"""Tries of RandomResizedCrop before it falls back to a centre crop, as in torchvision."""
+"""Attempts of RandomResizedCrop before it falls back to a centre crop, as in torchvision."""
 
 _CROP = 2 * ATTEMPTS  # slots 0..19 draw areas and ratios, the next two the place
 _FLIP, _JITTER, _GRAY, _BLUR, _SIGMA, _SOLARIZE = range(_CROP + 2, _CROP + 8)
@@ -25,11 +25,12 @@ _COUNT = _SHUFFLE + 4
 
 @dataclass(frozen=True, slots=True)
 class ViewParams:
-    """What happens to n rows of one view.
+    """Augmentation parameters of n rows of one view.
 
-    ``box`` is ``top, left, height, width`` in source pixels; ``factor`` are those of brightness,
-    contrast, saturation (1: unchanged) and hue (in turns; 0: unchanged) of the rows that
-    ``jitter``, applied in the order of operations ``order``; ``sigma`` is 0 without blur.
+    ``box`` is ``top, left, height, width`` in source pixels. ``factor`` holds the factors of
+    brightness, contrast and saturation (1: unchanged) and the shift of hue (in turns; 0:
+    unchanged). They apply to rows where ``jitter`` is set, in the sequence ``order`` of operations.
+    ``sigma`` is 0 without blur.
     """
 
     box: NDArray[np.int32]  # (n, 4)
@@ -50,7 +51,7 @@ def draw_params(
     height: NDArray[np.int32],
     width: NDArray[np.int32],
 ) -> ViewParams:
-    """Draw view ``number`` of ``rows``, whose images have the given sizes, all (n,)."""
+    """Draw the parameters of view ``number`` for ``rows`` of the given image sizes, all (n,)."""
     u = rng.uniform(rows, number, _COUNT)
     factor = u[:, _FACTORS : _FACTORS + 4] * 2 - 1  # U(-1, 1)
     factor = factor * np.array(view.jitter)
@@ -74,8 +75,8 @@ def random_resized_box(
 ) -> NDArray[np.int32]:
     """Return torchvision's RandomResizedCrop window for each row, (n, 4).
 
-    The first of ten tries that fits the image counts; without one it is the largest centred
-    window whose ratio is in range. ``u`` holds the rows' numbers in [0, 1).
+    The first of ten attempts that fits the image counts; if none does, the window is the largest
+    centred one with a ratio in range. ``u`` holds the rows' uniform numbers in [0, 1).
     """
     tall, wide = height[:, None].astype(np.float64), width[:, None].astype(np.float64)
     low, high = view.scale
@@ -106,7 +107,7 @@ def _center_fallback(
 def center_box(
     height: NDArray[np.int32], width: NDArray[np.int32], size: int, resize: int
 ) -> NDArray[np.int32]:
-    """Return the window of "resize the shorter side, then cut the centre", (n, 4).
+    """Return the window equivalent to resizing the shorter side and a centre crop, (n, 4).
 
     The shorter side is scaled to ``resize`` and the middle ``size`` pixels are kept, so the
     window is a centred square of ``size / resize`` of the shorter side.

@@ -1,8 +1,8 @@
-"""Crops to views: flip, colour, blur, normalize, for a whole batch at once on any device.
+"""Reference augmentation in PyTorch: flip, colour, blur, normalize, for a batch on any device.
 
-``plan`` turns the parameters into a few tensors on the host (which rows, which factors), so that
-``augment`` needs nothing from the device but arithmetic. Values are in [0, 1] throughout and
-are rounded nowhere; each operation equals torchvision's float version at the same parameters.
+``plan`` turns the parameters into a few tensors on the host (rows and factors), so that ``augment``
+never reads a value back from the device. Values stay in [0, 1] and are not rounded. Each operation
+equals torchvision's float version at the same parameters.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Column = Float[Tensor, "n 1 1 1"]
 
 @dataclass(frozen=True, slots=True)
 class AugmentPlan:
-    """What ``augment`` does to one view; every tensor lives where the crops do.
+    """The augmentations of one view, with all tensors on the crops' device.
 
-    ``jitter`` holds up to 4 rounds of 4 (rows, factors); a row takes part once a round.
+    ``jitter`` holds up to 4 rounds of 4 (rows, factors); a row takes part once in each round.
     """
 
     flip: Tensor  # (n, 1, 1, 1) bool
@@ -70,7 +70,7 @@ class AugmentPlan:
 
 
 def plan(view: View, params: ViewParams) -> AugmentPlan:
-    """Sort the parameters of one view by operation."""
+    """Group the parameters of one view by operation."""
     jitter = []
     for turn in range(4):
         for op in range(4):
@@ -91,7 +91,7 @@ def plan(view: View, params: ViewParams) -> AugmentPlan:
 
 
 def gaussian_kernels(sigma: NDArray[np.float32], view: View) -> NDArray[np.float32]:
-    """Return normalized Gaussians, (b, taps), of 4 sigma each side or as the image allows."""
+    """Return normalized Gaussians, (b, taps), of 4 sigma each side, or cut off at the image."""
     reach = min(int(4 * view.blur_sigma[1]), view.size - 1)
     x = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (x / sigma[:, None].astype(np.float64)) ** 2)
@@ -102,7 +102,7 @@ def gaussian_kernels(sigma: NDArray[np.float32], view: View) -> NDArray[np.float
 def augment(
     crops: UInt8[Tensor, "n h w c"], plan: AugmentPlan, mean: Sequence[float], std: Sequence[float]
 ) -> Images:
-    """Return the augmented view, float32 in channels_last memory; ``crops`` is left as it was.
+    """Return the augmented view, float32 in channels_last memory; ``crops`` are not changed.
 
     ``mean`` and ``std`` normalize values in [0, 1].
     """
@@ -122,7 +122,7 @@ def augment(
 
 
 def _by_channel(x: Images, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
-    """One number a channel, filled on the device: to copy it there, the host would wait."""
+    """One number per channel, filled on the device, since the host would wait for a copy."""
     return torch.stack([x.new_full((1, 1), v) for v in values]).unsqueeze(0)
 
 
@@ -138,12 +138,12 @@ def luma(x: Images) -> Float[Tensor, "n 1 h w"]:
 
 
 def grayscale(x: Images) -> Images:
-    """Replace each colour by its luma."""
+    """Replace each pixel's colour by its luma."""
     return luma(x).expand_as(x)
 
 
 def solarize(x: Images) -> Images:
-    """Invert the values from one half up."""
+    """Invert the values of one half and more."""
     return torch.where(x >= 0.5, 1 - x, x)
 
 
@@ -166,7 +166,7 @@ def saturation(x: Images, factor: Column) -> Images:
 def hue(x: Images, turns: Column) -> Images:
     """Rotate the hue by ``turns`` of the HSV circle.
 
-    Written without HSV: with value v, chroma c and the hexagon's hue h, a channel at offset o is
+    No conversion to HSV is needed: with value v, chroma c and hexagonal hue h, a channel is
     ``v - c max(0, min(k, 4 - k, 1))``, ``k = (o + 6 h) mod 6``, o = 5, 3, 1 for red, green, blue.
     """
     r, g, b = x.unbind(1)

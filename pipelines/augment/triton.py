@@ -1,9 +1,9 @@
-"""Crops to views on a GPU: ``pipelines.augment.reference`` in four Triton kernels.
+"""Augmentation on a GPU: ``pipelines.augment.reference`` in four Triton kernels.
 
-A batch of bytes is read once for contrast's mean, only the rows that have contrast, and once for
-everything else; each number of the view is written once. Rows that blur go through memory twice
-more. ``plan`` says on the host what each row needs, so that nothing here waits for the device.
-The kernels are imported when a view is augmented: this module needs no Triton.
+The crops are read once for the mean of contrast (only rows with contrast) and once for all else.
+Each value of the view is written once. Rows with blur are written and read twice more. ``plan``
+works out each row's operations on the host, so that the host never waits for the device.
+The kernels are imported when a view is augmented, so this module can be imported without Triton.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from pipelines.augment.reference import Images, gaussian_kernels
 from pipelines.system.transfer import to_device
 from pipelines.views import View
 
-BLOCK = 1024  # pixels, or numbers, of a program
-SIDE = 32  # of a tile of numbers that is blurred downwards
+BLOCK = 1024  # pixels, or values, of a program
+SIDE = 32  # side of a tile of values in the vertical blur
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 pixels a thread: no register spills
 
 
 @dataclass(frozen=True, slots=True)
 class FusedPlan:
-    """What ``augment`` does to one view; every tensor lives where the crops do.
+    """The augmentations of one view, with all tensors on the crops' device.
 
-    A row of ``codes`` holds: flip, solarize, the number of operations, how many of them come before
-    contrast (without contrast: all), the row's place in ``blur`` or -1, and the operations.
+    A row of ``codes`` holds flip, solarize, the number of operations, how many of them precede
+    contrast (all, if there is no contrast), the row's place in ``blur`` or -1, and the operations.
     """
 
     codes: Int[Tensor, "n columns"]
-    amounts: Float[Tensor, "n operations"]  # factors; of hue, sixths of the circle
+    amounts: Float[Tensor, "n operations"]  # factors; for hue, sixths of the circle
     contrast: Int[Tensor, " c"]  # rows
     blur: Int[Tensor, " b"]  # rows
     kernels: Float[Tensor, "b taps"]
-    reaches: Int[Tensor, " b"]  # distance of the outermost tap that counts
+    reaches: Int[Tensor, " b"]  # distance of the outermost tap that is not negligible
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors of the plan."""
@@ -71,7 +71,7 @@ class FusedPlan:
 
 
 def plan(view: View, params: ViewParams) -> FusedPlan:
-    """Write down what each row of a view needs."""
+    """Encode the augmentations of each row of a view."""
     ops, amounts, count = _operations(view, params)
     has_contrast = (ops == CONTRAST).any(axis=1)
     blur = np.flatnonzero(params.sigma)
@@ -92,7 +92,7 @@ def plan(view: View, params: ViewParams) -> FusedPlan:
 def _operations(
     view: View, params: ViewParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Each row's operations in order, -1 behind the last, (n, 5); their amounts; their number."""
+    """Return each row's operations in order, -1 after the last, (n, 5); amounts; numbers."""
     amount = params.factor.copy()
     amount[:, HUE] = 6 * (amount[:, HUE] - np.floor(amount[:, HUE]))
     gray = np.where(params.gray, GRAY, -1)[:, None]
@@ -100,7 +100,7 @@ def _operations(
     jitter = np.where(params.jitter[:, None] & strong[params.order], params.order, -1)
     ops = np.concatenate((gray, jitter) if view.gray_first else (jitter, gray), axis=1)
     ops = np.take_along_axis(ops, np.argsort(ops < 0, axis=1, kind="stable"), axis=1)
-    padded = np.concatenate((amount, np.zeros((len(ops), 1), np.float32)), axis=1)  # of gray: 0
+    padded = np.concatenate((amount, np.zeros((len(ops), 1), np.float32)), axis=1)  # gray: 0
     return ops, np.take_along_axis(padded, ops % MOST, axis=1), (ops >= 0).sum(axis=1)
 
 
@@ -111,13 +111,14 @@ def augment(
     std: Sequence[float],
     dtype: torch.dtype = torch.float32,
 ) -> Images:
-    """Return the augmented view in channels_last memory; ``crops`` is left as it was.
+    """Return the augmented view in channels_last memory; ``crops`` are not changed.
 
-    Within 1e-5 of ``pipelines.augment.reference.augment``, in units in which black is 0 and white
-    1, and the same bits in every run. ``mean`` and ``std`` normalize values in [0, 1].
+    Values differ by at most 1e-5 from those of ``pipelines.augment.reference.augment``, where black
+    is 0 and white 1, and have the same bits in every run. ``mean`` and ``std`` normalize values in
+    [0, 1].
 
     Raises:
-        ValueError: the crops are not those of the plan, or not squares of memory in one piece.
+        ValueError: the number of crops is not the plan's, or they are not square and contiguous.
     """
     from pipelines.augment import triton_kernels as kernels
 
@@ -154,22 +155,22 @@ def augment(
 
 
 def traffic(view: View, params: ViewParams, dtype: torch.dtype = torch.float32) -> tuple[int, int]:
-    """Return bytes to and from device memory: those that ``augment`` moves, and the least possible.
+    """Return the bytes that ``augment`` moves to and from device memory, and the least possible.
 
-    The least is each crop read and each view written once. What a kernel reads again out of the
-    caches (blur's neighbours, a tile's parameters) is counted once.
+    The least is to read each crop and write each view once. Repeated reads from the caches (the
+    neighbouring pixels of a blur, a tile's parameters) are counted once.
     """
     todo = plan(view, params)
     pixels = view.size**2
     least = len(todo.codes) * pixels * 3 * (1 + dtype.itemsize)
     tiles = -(-pixels // BLOCK)
     means = len(todo.contrast) * (pixels * 3 + 2 * tiles * 4)  # bytes read; sums written and read
-    blurred = len(todo.blur) * pixels * 3 * 4 * 4  # floats, twice written and read
+    blurred = len(todo.blur) * pixels * 3 * 4 * 4  # floats, written and read twice
     return least + means + blurred + sum(t.nbytes for t in todo.tensors()), least
 
 
 def usable() -> bool:
-    """Whether Triton is here, and what it builds its launcher from: a C compiler and Python.h."""
+    """Whether Triton, a C compiler and Python.h, from which it builds its launcher, are present."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_paths()["include"], "Python.h")
     return find_spec("triton") is not None and compiler is not None and headers.is_file()

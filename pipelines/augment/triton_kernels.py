@@ -1,8 +1,8 @@
 """The Triton kernels of ``pipelines.augment.triton``: the one file that imports Triton.
 
-A program works on one tile of one image, so what happens to a row are branches on scalars, which
-cost nothing. Images are uint8 or float (SIZE, SIZE, 3) in rows of memory; pixels are held as three
-vectors r, g, b. ``codes`` (n, COLUMNS) says what happens to a row, ``amounts`` (n, 5) how much.
+A program works on one tile of one image, so a row's operations are branches on scalars, which cost
+nothing. Images are contiguous (SIZE, SIZE, 3), uint8 or float; pixels are held as three vectors r,
+g, b. ``codes`` (n, COLUMNS) holds each row's operations, ``amounts`` (n, 5) their factors.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TINY = tl.constexpr(1e-30)
 @triton.jit
 @no_type_check
 def luma_sums(crops, codes, amounts, rows, parts, SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """``parts[row, tile]``: the sum of the luma as the operations before contrast leave it.
+    """``parts[row, tile]``: the sum of the luma after the operations before contrast.
 
-    One program a tile of each of ``rows``; the sums are added up where they are used, in the order
-    of the tiles, so the mean is the same in every run.
+    One program for each tile of each of ``rows``. The sums are added up where they are used, in the
+    order of the tiles, so the mean is the same in every run.
     """
     tiles: tl.constexpr = (SIZE * SIZE + BLOCK - 1) // BLOCK
     row, tile = tl.load(rows + tl.program_id(0) // tiles), tl.program_id(0) % tiles
@@ -49,9 +49,9 @@ def color(
     crops, codes, amounts, parts, out, unblurred, scale, shift,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Flip and color; a row without blur is written to ``out``, others go to ``unblurred``.
+    """Flip and colour; rows without blur are written to ``out``, others to ``unblurred``.
 
-    One program a tile of each row; TILES is the number of tiles rounded up to a power of two.
+    One program for each tile of each row; TILES is their number rounded up to a power of two.
     """
     tiles: tl.constexpr = (SIZE * SIZE + BLOCK - 1) // BLOCK
     row, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
@@ -80,9 +80,9 @@ def blur_down(
     source, target, kernels, reaches,
     SIZE: tl.constexpr, TAPS: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
-    """Blur images (b, SIZE, SIZE, 3) down the columns, mirrored at the borders.
+    """Blur images (b, SIZE, SIZE, 3) vertically, mirrored at the borders.
 
-    One program a tile of SIDE lines by SIDE numbers, so that lines are read from the cache again.
+    One program for each tile of SIDE lines by SIDE values, so that lines are reread from the cache.
     """
     width: tl.constexpr = 3 * SIZE
     down, across = (SIZE + SIDE - 1) // SIDE, (width + SIDE - 1) // SIDE
@@ -108,9 +108,9 @@ def blur_across(
     source, out, kernels, reaches, rows, codes, scale, shift,
     SIZE: tl.constexpr, TAPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Blur along the lines, then solarize and normalise: image i of ``source`` to ``rows[i]``.
+    """Blur horizontally, then solarize and normalize: image i of ``source`` to ``rows[i]``.
 
-    One program a tile of BLOCK numbers.
+    One program for each tile of BLOCK values.
     """
     width: tl.constexpr = 3 * SIZE
     tiles: tl.constexpr = (SIZE * width + BLOCK - 1) // BLOCK
@@ -119,7 +119,7 @@ def blur_across(
     inside = number < SIZE * width
     x, channel = number % width // 3, number % 3
     image = source + slot.to(tl.int64) * (SIZE * width)
-    line = image + (number - 3 * x)  # of the same channel at x = 0
+    line = image + (number - 3 * x)  # the same channel at x = 0
     weights = kernels + slot * TAPS + TAPS // 2
     total = tl.load(weights) * tl.load(image + number, inside, 0.0)
     for k in range(1, tl.load(reaches + slot) + 1):
@@ -136,7 +136,7 @@ def blur_across(
 @triton.jit
 @no_type_check
 def mirrored(place, distance, SIZE: tl.constexpr):
-    """The places at a distance before and after, reflected at 0 and SIZE - 1."""
+    """Return the places at a distance before and after, reflected at 0 and SIZE - 1."""
     last: tl.constexpr = SIZE - 1
     return tl.abs(place - distance), last - tl.abs(last - place - distance)
 
@@ -144,7 +144,7 @@ def mirrored(place, distance, SIZE: tl.constexpr):
 @triton.jit
 @no_type_check
 def load(crops, row, pixel, flip, SIZE: tl.constexpr):
-    """Red, green and blue of pixels, in [0, 1], out of a line turned round with ``flip``."""
+    """Return red, green and blue of pixels in [0, 1], from lines mirrored with ``flip``."""
     x = pixel % SIZE
     turned = pixel + flip * (SIZE - 1 - 2 * x)
     inside = pixel < SIZE * SIZE
@@ -158,7 +158,7 @@ def load(crops, row, pixel, flip, SIZE: tl.constexpr):
 @triton.jit
 @no_type_check
 def store(images, i, pixel, r, g, b, SIZE: tl.constexpr):
-    """Write pixels of image ``i``, joined to (pixels, 4), so that neighbours go out together."""
+    """Write pixels of image ``i``, joined to (pixels, 4), so that the stores coalesce."""
     channel = tl.arange(0, 4)[None, :]
     values = tl.join(tl.join(r, b), tl.join(g, b)).reshape(pixel.shape[0], 4)
     place = images + i.to(tl.int64) * (3 * SIZE * SIZE) + 3 * pixel[:, None] + channel
@@ -168,7 +168,7 @@ def store(images, i, pixel, r, g, b, SIZE: tl.constexpr):
 @triton.jit
 @no_type_check
 def apply_all(ops, amounts, count, mean, r, g, b):
-    """The first ``count`` operations of a row, in its order; ``mean`` is that of contrast."""
+    """Apply a row's first ``count`` operations; ``mean`` is the mean luma for contrast."""
     for k in range(count):
         op, amount = tl.load(ops + k), tl.load(amounts + k)
         if op == HUE:
@@ -186,21 +186,21 @@ def apply_all(ops, amounts, count, mean, r, g, b):
 @triton.jit
 @no_type_check
 def luma(r, g, b):
-    """The weighted mean of the colours."""
+    """Return the weighted mean of red, green and blue."""
     return RED * r + GREEN * g + BLUE * b
 
 
 @triton.jit
 @no_type_check
 def clamp(x):
-    """``x``, but at least 0 and at most 1."""
+    """Clamp ``x`` to [0, 1]."""
     return tl.minimum(tl.maximum(x, 0.0), 1.0)
 
 
 @triton.jit
 @no_type_check
 def solarize(x, inverted):
-    """Invert the values from one half up, if ``inverted``."""
+    """Invert the values of one half and more, if ``inverted``."""
     return tl.where((inverted != 0) & (x >= 0.5), 1 - x, x)
 
 
@@ -209,7 +209,7 @@ def solarize(x, inverted):
 def hue(r, g, b, sixths):
     """Rotate the hue by ``sixths`` (0 to 6) of the circle; ``reference.hue`` has the formula.
 
-    The ramp is taken of the distance to the nearest of its peaks, which are 6 apart.
+    The ramp has period 6 and is computed from the distance to its nearest peak.
     """
     value = tl.maximum(tl.maximum(r, g), b)
     chroma = value - tl.minimum(tl.minimum(r, g), b)
@@ -226,5 +226,5 @@ def hue(r, g, b, sixths):
 @triton.jit
 @no_type_check
 def ramp(place):
-    """``clamp(2 - distance)`` of a place from -2 to 9 to the nearest of 0 and 6."""
+    """``clamp(2 - d)``, d the distance of ``place``, -2 to 9, to the nearer of 0 and 6."""
     return clamp(2 - tl.minimum(tl.abs(place), tl.abs(place - 6)))

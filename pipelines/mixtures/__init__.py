@@ -1,1 +1,1 @@
-"""Image mixtures behind one contract."""
+"""Image mixtures under one contract."""

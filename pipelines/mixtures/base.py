@@ -1,7 +1,7 @@
 """The contract of every mixture: extra rows in, mixed views out.
 
-``Mixture.plan`` draws on the host everything that is random in a step, so that ``MixPlan.apply``
-needs nothing from the device but arithmetic. A loader knows no more about mixtures than this.
+``Mixture.plan`` draws a step's random parameters on the host, so that ``MixPlan.apply`` never reads
+a value back from the device. The loader depends on this contract only, not on any mixture.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ from pipelines.views import View
 Rows = NDArray[np.int64]
 Views = tuple[Float[Tensor, "_ c _h _w"], ...]
 LossKind = Literal["soft targets", "neighbors", "label-free"]
-"""What a loss must do with a mixture: weigh two targets by ``lam``; take a view's second half as
-the neighbors of its first, too; or nothing, because the targets stay as they are."""
+"""The loss that a mixture needs: two targets weighted by ``lam``; the same, where the second half
+of each view holds the neighbours of its first half; or the usual one, with unchanged targets."""
 
 NO_ROWS: Rows = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class MixStep:
-    """What a mixture may look at in a step of one rank: keys of random numbers, never pixels."""
+    """A mixture's input in a step of one rank: rows, views and random keys, but no pixels."""
 
     seed: int
     step: int
     rng: RowRng
-    """Random numbers of a row in the step's epoch."""
+    """Random numbers of the rows in the step's epoch."""
     rows: Rows
     """This rank's rows of the data set, (n,)."""
     positions: Rows
     """Their places in the global batch, (n,), consecutive."""
     group: int
-    """Rows of a group: those that may be mixed with one another follow each other."""
+    """Rows of a group; a group's rows are consecutive and may be mixed with one another."""
     views: Sequence[View]
-    """Every view at the side it has in this step."""
+    """All views at their sides in this step."""
     mixed: Sequence[int]
     """The views to mix; label-free mixtures change all."""
     copies: Mapping[int, int]
-    """Which views show another one again at another side: copy -> original."""
+    """Copies of a view at another side: copy -> original."""
     table: Table
-    """Sizes of all images."""
+    """The data set, for the image sizes."""
 
     @property
     def first_group(self) -> int:
-        """The number of this rank's first group in the global batch."""
+        """Index of this rank's first group in the global batch."""
         return int(self.positions[0]) // self.group
 
     def draw_params(
         self, view: int, rows: Rows, *, keys: Rows | None = None, number: int | None = None
     ) -> ViewParams:
-        """Draw what happens to ``rows`` in a view, (k,).
+        """Draw the augmentation parameters of ``rows``, (k,), in a view.
 
-        Random numbers are keyed by ``keys`` (default: the rows themselves) and by ``number``
-        (default: the view's own).
+        The random numbers are keyed by ``keys`` (default: the rows) and by ``number`` (default:
+        the view's index).
         """
         return draw_params(
             self.views[view],
@@ -79,15 +79,15 @@ class MixStep:
 
 @runtime_checkable
 class MixPlan(Protocol):
-    """What happens to the views of one step; nothing random is left."""
+    """The mixtures of one step, with all random parameters drawn."""
 
     @property
     def extra(self) -> Rows:
-        """Rows of the data set that every view shows after the batch's own, (k,)."""
+        """Rows of the data set that every view shows after the batch's rows, (k,)."""
 
     @property
     def params(self) -> Sequence[ViewParams]:
-        """How each view shows ``extra``, one a view; empty without extra rows."""
+        """Augmentation parameters of ``extra``, one for each view; empty without extra rows."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""
@@ -96,10 +96,10 @@ class MixPlan(Protocol):
         """Return the plan on ``device``; the host never waits."""
 
     def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
-        """Return the views a batch holds, and the mixtures made of them.
+        """Return the views of the batch and the mixtures made from them.
 
         Args:
-            views: finished, (n + k, c, h, w) each; a label-free plan may overwrite them.
+            views: augmented views, (n + k, c, h, w) each; a label-free plan may overwrite them.
         """
 
 
@@ -109,40 +109,41 @@ class Mixture(Protocol):
 
     @property
     def loss(self) -> LossKind:
-        """What a loss must do with it."""
+        """The kind of loss that the mixture needs."""
 
     @property
     def in_groups(self) -> bool:
-        """Whether a row's result depends on other rows of its group, or its draws on the group."""
+        """Whether a row's result depends on its group: on other rows, or on the group's index."""
 
     @property
     def pairs_rows(self) -> bool:
-        """Whether the rows of a group are paired, so that their number must be even."""
+        """Whether a group's rows are mixed in pairs, so that their number must be even."""
 
     def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
-        """Return extra rows worth reading before the step; empty where too few matter."""
+        """Return the extra rows to read ahead of a step; empty if there are hardly any."""
 
     def plan(self, step: MixStep) -> MixPlan:
         """Draw a step's mixture.
 
         Raises:
-            ValueError: the groups offer no partner.
+            ValueError: the rows of a group cannot be partners.
         """
 
 
 def check_groups(mixture: Mixture | None, batch_size: int, groups: int, world_size: int) -> None:
-    """Refuse groups that do not divide the batch, that ranks would cut, or that leave a row over.
+    """Refuse groups that do not divide the batch, span ranks, or are odd for a paired mixture.
 
     Raises:
-        ValueError: naming the sizes to change.
+        ValueError: the groups are refused; the text names the flags.
     """
     if batch_size % groups or (mixture and mixture.in_groups and groups % world_size):
         raise ValueError(
-            f"batch_size {batch_size}, groups {groups} (--mix-groups or --groups) and "
-            f"{world_size} processes: the groups must divide the batch and the processes the groups"
+            f"batch_size {batch_size} (--batch-size), groups {groups} (--mix-groups or --groups), "
+            f"{world_size} processes: batch_size must be divisible by the number of groups, and "
+            "this by the number of processes"
         )
     if mixture and mixture.pairs_rows and (batch_size // groups) % 2:
         raise ValueError(
-            f"batch_size {batch_size} in groups {groups} (--mix-groups or --groups) makes odd "
-            "groups: rows are mixed in pairs"
+            f"batch_size {batch_size} (--batch-size), groups {groups} (--mix-groups or --groups): "
+            f"a group has {batch_size // groups} rows, but rows are mixed in pairs"
         )

@@ -1,7 +1,7 @@
-"""CLIM: each row mixed with a neighbor of it. Li 2020, arXiv:2011.02697.
+"""CLIM: each row, the anchor, mixed with one of its neighbours. Li 2020, arXiv:2011.02697.
 
-A neighbor comes from a table of eligible rows, by a draw keyed by the anchor's row. There is no
-state, so any loader, world size or resume sees the same neighbors while the table is the same.
+A neighbour is drawn from a table, keyed by the anchor's row. The draw has no state: with the same
+table, any loader, world size or resumed run draws the same neighbours.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from pipelines.settings import Fallback
 from pipelines.system.transfer import to_device
 
 PICK = 1 << 19
-"""The stream, counted like a view, that picks a neighbor; its own views have the numbers after."""
+"""The stream, numbered like a view, that picks a neighbour; its views have the next numbers."""
 
 
 def neighbor_view(view: int) -> int:
-    """Return the number under which an anchor rng view ``view`` of its neighbor."""
+    """Return the number that keys view ``view`` of an anchor's neighbour."""
     return PICK + 1 + view
 
 
 @dataclass(frozen=True, eq=False)
 class NeighborTable:
-    """The rows each anchor may be mixed with, ``rows[i, : count[i]]``, equally likely.
+    """The neighbours of each anchor, ``rows[i, : count[i]]``, with equal probability.
 
-    An anchor without any is its own neighbor.
+    An anchor without neighbours is its own neighbour.
     """
 
     rows: NDArray[np.int32]  # (N, P)
@@ -46,7 +46,7 @@ class NeighborTable:
 
     @classmethod
     def none(cls, num_rows: int) -> NeighborTable:
-        """Return the table in which every anchor is alone."""
+        """Return the table without neighbours."""
         return cls(np.zeros((num_rows, 0), np.int32), np.zeros(num_rows, np.int32))
 
     def draw(self, anchors: NDArray[np.int64], rng: RowRng) -> NDArray[np.int64]:
@@ -60,7 +60,7 @@ class NeighborTable:
 
 @dataclass(frozen=True)
 class RandomNeighbors:
-    """Every other row of the data set is equally likely: the control without neighbors."""
+    """The control: any other row of the data set, with equal probability."""
 
     num_rows: int
 
@@ -81,10 +81,10 @@ def _below(
 def tabulate(
     index: NDArray[np.int32], selection: Selection, fallback: Fallback
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return ``rows`` (n, k) and ``count`` (n,) of a table: the kept of ``index``, nearest first.
+    """Return ``rows`` (n, k) and ``count`` (n,) of a table: the kept rows of ``index`` in order.
 
-    Where nothing is kept, ``nearest`` takes the nearest row; otherwise the count is 0. Places
-    beyond the count hold -1.
+    If nothing is kept for an anchor, the fallback ``nearest`` keeps its nearest row; with the
+    others the count is 0. Places beyond the count hold -1.
     """
     keep = selection.keep.copy()
     if fallback == "nearest":
@@ -98,10 +98,10 @@ def tabulate(
 
 @dataclass(frozen=True)
 class Clim:
-    """Each row, the anchor, with one of its neighbors.
+    """Each row, the anchor, mixed with one of its neighbours.
 
-    Every view holds the n anchors, then their n neighbors. A neighbor's own crop and color are
-    keyed by the anchor, so a row that is the neighbor of two anchors looks different.
+    Every view holds the n anchors, then their n neighbours. A neighbour's augmentation is keyed by
+    the anchor, so a neighbour of two anchors is augmented differently for each.
     """
 
     loss: ClassVar[LossKind] = "neighbors"
@@ -110,16 +110,16 @@ class Clim:
 
     neighbors: NeighborTable | RandomNeighbors
     blend: UnMix = UnMix(0.0, 2.0)
-    """Kind and law of the share; ``per_group`` rng one for each group."""
+    """Kind of mixture and distribution of lam; with ``per_group``, each group draws its own."""
     skip_self_paired: bool = False
-    """Leave an anchor without neighbors as it is, with a share of 1."""
+    """Leave an anchor without neighbours unmixed, with a lam of 1."""
 
     def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
         """Return the rows of the anchors' neighbors."""
         return self.neighbors.draw(rows, rng)
 
     def plan(self, step: MixStep) -> ClimPlan:
-        """Draw a neighbor for each anchor, its views, and the mixtures of the two."""
+        """Draw a neighbour for each anchor, its views, and the mixtures of the two."""
         anchors = step.rows
         rows = self.neighbors.draw(anchors, step.rng)
         params = [
@@ -132,7 +132,7 @@ class Clim:
         return ClimPlan(rows, tuple(params), places, group, self_paired, self.skip_self_paired)
 
     def _places(self, step: MixStep, side: int) -> tuple[Placed, ...]:
-        """Draw the place of a view's mixture, for the whole batch or for each group."""
+        """Draw the box and lam of a view's mixture, for the whole batch or for each group."""
         return tuple(
             Placed.of(*place(side, side, self.blend.draw(rng), rng))
             for rng in generators(step, per_group=self.blend.per_group)
@@ -141,13 +141,13 @@ class Clim:
 
 @dataclass(frozen=True, slots=True)
 class ClimPlan:
-    """A step's neighbors and the mixtures with them, one for each ``group`` of anchors."""
+    """A step's neighbours and the mixtures with them, one for each ``group`` of anchors."""
 
     extra: Rows  # (n,) the neighbors
     params: tuple[ViewParams, ...]
     places: tuple[tuple[int, tuple[Placed, ...]], ...]
     group: int
-    self_paired: Bool[Tensor, " n"]  # anchors that are their own neighbors
+    self_paired: Bool[Tensor, " n"]  # anchors that are their own neighbours
     skip_self_paired: bool
 
     def tensors(self) -> Iterator[Tensor]:
@@ -159,10 +159,10 @@ class ClimPlan:
         return replace(self, self_paired=to_device(self.self_paired, device))
 
     def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
-        """Return the views, (2n, c, h, w) each, untouched, and the mixture of each mixed view.
+        """Return the unchanged views, (2n, c, h, w) each, and the mixture of each mixed view.
 
-        ``partner`` is the neighbor's row in a view, n + i. An anchor that is ``self_paired`` is mixed
-        with another view of itself, and its partner is itself: both shares meet one key.
+        ``partner`` is the neighbour's row in a view, n + i. A ``self_paired`` anchor is mixed with
+        another view of itself, and its partner is its own row, so that both shares have one key.
         """
         return views, tuple(self._mix(views[v], v, placed) for v, placed in self.places)
 

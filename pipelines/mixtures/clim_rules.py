@@ -1,8 +1,8 @@
-"""CLIM's rules: which of an anchor's nearest rows it may be mixed with. Li 2020, arXiv:2011.02697.
+"""CLIM's rules: which of its nearest rows an anchor is mixed with. Li 2020, arXiv:2011.02697.
 
-Pure functions of numbers; who finds the numbers is ``models.clustering``. Similarities are cosines
-of unit rows, so ``1 - similarity`` to a centre is a row's radius there. The paper's text could not
-be read: ``center`` is the literal reading of its abstract, ``ranked`` follows code of the same
+The rules are pure functions; ``models.clustering`` computes their input. Similarities are cosines
+of unit rows, and ``1 - similarity`` to a centre is a row's radius. The text of the paper was not
+available: ``center`` is the literal reading of its abstract, ``ranked`` follows code of the same
 group for a sister paper (docs/mixtures.md).
 """
 
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 RANKED = 5
-"""Neighbours that ``ranked`` keeps unless told otherwise."""
+"""Default number of neighbours that ``ranked`` keeps."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What is known of n anchors and the k rows nearest to each, nearest first, never itself."""
+    """n anchors and the k rows nearest to each, nearest first, without the anchor itself."""
 
     index: NDArray[np.int32]  # (n, k) row numbers
     similarity: NDArray[np.floating]  # (n, k) to the anchor
     to_center: NDArray[np.floating]  # (n, k) to the centre of the anchor's cluster
     cluster: NDArray[np.int32]  # (n, k) the candidate's own cluster
-    to_own_center: NDArray[np.floating]  # (n, k) and its similarity to that one's centre
+    to_own_center: NDArray[np.floating]  # (n, k) to the centre of the candidate's cluster
     anchor_cluster: NDArray[np.int32]  # (n,)
-    anchor_to_center: NDArray[np.floating]  # (n,) of the anchor to its own centre
+    anchor_to_center: NDArray[np.floating]  # (n,) of the anchor to its cluster's centre
 
     @property
     def same_cluster(self) -> NDArray[np.bool_]:
@@ -43,7 +43,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which candidates are kept, and whether the rule found too few of them by itself."""
+    """The kept candidates, and the anchors for which the rule found too few."""
 
     keep: NDArray[np.bool_]  # (n, k)
     short: NDArray[np.bool_]  # (n,)
@@ -55,17 +55,17 @@ def center(candidates: Candidates) -> NDArray[np.bool_]:
 
 
 def center_same(candidates: Candidates) -> NDArray[np.bool_]:
-    """Keep what rule A keeps of the anchor's own cluster."""
+    """Keep the candidates of rule A that are in the anchor's own cluster."""
     return candidates.inside & candidates.same_cluster
 
 
 def knn(candidates: Candidates) -> NDArray[np.bool_]:
-    """Keep all: nearest neighbours alone."""
+    """Keep all candidates: plain nearest neighbours."""
     return np.ones(candidates.index.shape, bool)
 
 
 def cluster(candidates: Candidates) -> NDArray[np.bool_]:
-    """Keep the neighbours of the anchor's own cluster, wherever they are in it."""
+    """Keep all candidates in the anchor's own cluster."""
     return candidates.same_cluster
 
 
@@ -75,16 +75,16 @@ MASKS: dict[str, Callable[[Candidates], NDArray[np.bool_]]] = {
     "knn": knn,
     "cluster": cluster,
 }
-"""Rules that look at one candidate at a time."""
+"""Rules that judge each candidate separately."""
 
 
 def select(candidates: Candidates, rule: str, limit: int | None = None) -> Selection:
-    """Choose among the candidates; at most ``limit`` of each anchor's, the nearest ones.
+    """Keep candidates by a rule, at most the ``limit`` nearest of each anchor.
 
-    An anchor is short when nothing is kept (``ranked``: when the list had to be topped up).
+    An anchor is short if nothing is kept (with ``ranked``: if other rows were added).
 
     Raises:
-        ValueError: no rule of that name looks at candidates.
+        ValueError: there is no rule of that name for candidates.
     """
     if rule == "ranked":
         return ranked(candidates, limit or RANKED)
@@ -99,11 +99,11 @@ def select(candidates: Candidates, rule: str, limit: int | None = None) -> Selec
 def ranked(candidates: Candidates, limit: int) -> Selection:
     """Keep the ``limit`` rows of the anchor's cluster that are nearest to its centre (rule B).
 
-    Too few are topped up with the nearest other rows. The anchor's own radius plays no part.
+    If there are too few, the nearest other rows are added. The anchor's radius is not used.
     """
     same = candidates.same_cluster
     k = same.shape[1]
-    # own radii of the cluster's rows in [0, 2], then the others in the order of their distance
+    # rows of the cluster by their radius, in [0, 2]; then the others, nearest first
     key = np.where(same, 1.0 - candidates.to_own_center, 3.0 + np.arange(k))
     first = np.argsort(key, axis=1, kind="stable")[:, :limit]
     keep = np.zeros(same.shape, bool)
@@ -117,13 +117,13 @@ def purity(
 ) -> float:  # fmt: skip
     """Return the share of kept pairs whose labels agree; for the log only.
 
-    Pairs without a label on either side do not count; NaN if none is left.
+    Pairs in which a label is missing do not count; NaN if none is left.
 
     Args:
-        index: rows beside each anchor, (n, k).
+        index: candidates of each anchor, (n, k).
         keep: which of them count, (n, k).
         anchor: the anchors' rows, (n,).
-        label: of every row of the data set, (N,); -1 is none.
+        label: label of every row of the data set, (N,); -1 is none.
     """
     mine, theirs = label[anchor][:, None], label[index]
     known = keep & (mine >= 0) & (theirs >= 0)

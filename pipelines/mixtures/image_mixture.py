@@ -1,10 +1,10 @@
-"""Mixtures that change the pixels and leave the targets alone: IM, cutout, random erasing.
+"""Label-free mixtures, which change the pixels and not the targets: IM, cutout, random erasing.
 
 Shen 2020, arXiv:2003.05438v1 ("Image Mixture"): each image is mixed with a few others, globally and
-by regions, before any loss sees it; positives stay positives. Cutout (DeVries 2017, 1708.04552) and
-random erasing (Zhong 2017, 1708.04896) are that paper's comparisons. All views of an image share
-partner, share and box. Every number is a draw of the row (``pipelines.rng``), so it is the same
-for any batch or world size; partners come from the row's group, or from the whole data set.
+by regions, before the loss; positives stay positives. Cutout (DeVries 2017, 1708.04552) and random
+erasing (Zhong 2017, 1708.04896) are that paper's comparisons. All views of an image have the same
+partner, share and box. All random numbers are keyed by the row (``pipelines.rng``) and do not
+depend on batch or world size. Partners come from the row's group or from the whole data set.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pipelines.settings import ImConfig, LabelFreeName
 from pipelines.system.transfer import to_device
 
 STREAM = 1 << 21
-"""The first stream, counted like a view, from which rounds draw; see ``pipelines.rng``."""
+"""The first stream, numbered like a view, from which rounds draw; see ``pipelines.rng``."""
 _FIRE, _PARTNER, _DOWN, _ACROSS, _KEY = range(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """``rows`` of a view become ``share`` of themselves and the rest of ``partner``, or of a value.
+    """A blend of ``rows`` with ``partner``, or a box of ``partner`` or of a value pasted into them.
 
-    Only the box (top, bottom, left, right) changes hands; ``share`` counts outside of it where
-    there is one: see ``Edits``.
+    Without a box, a row becomes ``share`` of itself and ``1 - share`` of its partner. With a box
+    (top, bottom, left, right), the inside is replaced and the outside is multiplied by ``share``.
     """
 
     rows: Tensor  # (k,) int64
-    partner: Tensor  # (k,) int64; empty: ``value`` is pasted
+    partner: Tensor  # (k,) int64; empty: paste ``value``
     share: Tensor  # (k, 1, 1, 1)
     box: Tensor  # (k, 4, 1, 1, 1) int64; empty: the whole image
     value: Tensor  # (k, 1, 1, 1)
@@ -56,9 +56,9 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """What happens to one view: first blends, then pastes out of the blended rows.
+    """The edits of one view: blends first, then pastes from the blended rows.
 
-    ``extra`` are rows of the data set that the view must hold after its own, as partners.
+    ``extra`` are the rows of the data set that the view must hold after its own, as partners.
     """
 
     count: int
@@ -91,7 +91,7 @@ class Edits:
 
 
 def _inside(box: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in each box, (k, 1, height, width)."""
+    """Return the mask of each box, (k, 1, height, width)."""
     top, bottom, left, right = box.unbind(1)
     down = torch.arange(height, device=box.device)[:, None]
     across = torch.arange(width, device=box.device)
@@ -105,7 +105,7 @@ class ImagePlan:
     extra: Rows
     params: tuple[ViewParams, ...]
     edits: Mapping[int, Edits]
-    """Side in pixels -> what happens to views of that side."""
+    """Side in pixels -> edits of views of that side."""
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""
@@ -117,13 +117,13 @@ class ImagePlan:
         return replace(self, edits={side: e.to(device) for side, e in self.edits.items()})
 
     def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
-        """Edit the views in place; return their own rows, and no mixture that a loss must know."""
+        """Edit the views in place; return the batch's own rows, and no mixture for the loss."""
         return tuple(self.edits[view.shape[-1]](view) for view in views), ()
 
 
 @dataclass(frozen=True)
 class ImageMixture:
-    """A label-free mixture: it edits finished views before any loss sees them."""
+    """A label-free mixture: edits augmented views before the loss."""
 
     loss: ClassVar[LossKind] = "label-free"
     pairs_rows: ClassVar[bool] = False
@@ -133,18 +133,18 @@ class ImageMixture:
 
     @property
     def in_groups(self) -> bool:
-        """Whether rows depend on others of their group."""
+        """Whether a row depends on other rows of its group."""
         return self.name not in ("cutout", "erasing") and self.config.partner == "group"
 
     def read_ahead(self, rows: Rows, rng: RowRng) -> Rows:
-        """Return no rows: few rows take a partner from outside the batch."""
+        """Return no rows: few partners come from outside the batch."""
         return NO_ROWS
 
     def plan(self, step: MixStep) -> ImagePlan:
         """Draw a step's edits, once for each side.
 
         Raises:
-            ValueError: a group of one row has no partner to offer.
+            ValueError: partners come from the group, and it has one row only.
         """
         sides = {view.size for view in step.views}
         edits = {side: self.edits(step.rng, step.rows, step.group, len(step.table), side)
@@ -157,7 +157,7 @@ class ImageMixture:
         """Draw the edits of a view of ``rows``, whole groups of ``group``, ``side`` pixels square.
 
         Raises:
-            ValueError: a group of one row has no partner to offer.
+            ValueError: partners come from the group, and it has one row only.
         """
         if self.name in ("cutout", "erasing"):
             return self._masks(rng, rows, side)
@@ -173,7 +173,7 @@ class ImageMixture:
                 keep = np.full(len(fired), config.r_pixel_decay if turn == 0 else 1.0)
                 pastes += _edit(fired, partners.of(fired, u[fired, _PARTNER]), keep, box)
         if self.name != "im-region":
-            mixed = partners.rows()  # a region's partner is mixed itself
+            mixed = partners.rows()  # the partners of regions are blended too
             for turn in range(config.g_num):
                 u, fired = _fired(rng, mixed, turn, config.g_prob)
                 lam = _beta(rng, mixed[fired], turn, config.g_alpha)
@@ -197,7 +197,7 @@ class ImageMixture:
 
 
 class _Partners:
-    """Finds partners, and keeps a list of the rows that have to be decoded for it."""
+    """Finds partners, and collects the extra rows that must be decoded for them."""
 
     def __init__(self, rows: Rows, group: int, num_rows: int, dataset: bool) -> None:
         if not dataset and group < 2:
@@ -206,15 +206,15 @@ class _Partners:
         self.more: list[Rows] = []
 
     def rows(self) -> Rows:
-        """The rows so far: the view's own, then those that were added."""
+        """Return the view's own rows, then the extra rows so far."""
         return np.concatenate([self.own, *self.more])
 
     def extra(self) -> Rows:
-        """The rows that were added."""
+        """Return the extra rows."""
         return self.rows()[len(self.own) :]
 
     def of(self, places: Rows, u: NDArray[np.float64]) -> Rows:
-        """The places of partners of the rows at ``places``."""
+        """Return the places of partners for the rows at ``places``."""
         if self.dataset:
             first = len(self.rows())
             self.more.append((u * self.num_rows).astype(np.int64))
@@ -225,13 +225,13 @@ class _Partners:
 
 
 def _fired(rng: RowRng, rows: Rows, turn: int, prob: float) -> tuple[NDArray[np.float64], Rows]:
-    """A round's numbers of each row, and the places of the rows that take part."""
+    """Return a round's random numbers for each row, and the places of the rows that take part."""
     u = rng.uniform(rows, STREAM + turn, _KEY)
     return u, np.flatnonzero(u[:, _FIRE] < prob)
 
 
 def _beta(rng: RowRng, rows: Rows, turn: int, b: float) -> NDArray[np.float64]:
-    """A number of Beta(b, b) for each row."""
+    """Draw from Beta(b, b) for each row."""
     keys = rng.bits(rows, STREAM + turn, _KEY + 1)[:, _KEY]
     return np.array([np.random.default_rng(int(key)).beta(b, b) for key in keys])
 
@@ -243,7 +243,7 @@ def _edit(
     box: Rows | None = None,
     value: NDArray[np.float64] | None = None,
 ) -> list[Edit]:
-    """One edit, or none without rows."""
+    """Return one edit in a list, or an empty list without rows."""
     if len(rows) == 0:
         return []
 
@@ -259,7 +259,7 @@ def _edit(
 def region_boxes(
     side: int, lam: NDArray[np.float64], down: NDArray[np.float64], across: NDArray[np.float64]
 ) -> Rows:
-    """Boxes of relative area ``1 - lam`` round a uniform centre, clipped, (k, 4)."""
+    """Return boxes of relative area ``1 - lam`` around uniform centres, clipped, (k, 4)."""
     half = (side * np.sqrt(1 - lam)).astype(np.int64) // 2
     return _clipped(side, half, half, (down * side).astype(int), (across * side).astype(int))
 
@@ -271,7 +271,7 @@ def cutout_boxes(
     down: NDArray[np.float64],
     across: NDArray[np.float64],
 ) -> Rows:
-    """Squares of ``mask`` pixels round a uniform centre, clipped to the image or inside it."""
+    """Return squares of ``mask`` pixels around uniform centres, clipped to the image or inside."""
     half, end = mask // 2, side + (mask + 1) % 2
     low, high = (half, max(end - half, half + 1)) if inside else (0, end)
     centers = [(low + u * (high - low)).astype(np.int64) for u in (down, across)]
@@ -284,9 +284,10 @@ def _clipped(side: int, before: Rows | int, after: Rows | int, down: Rows, acros
 
 
 def erased(side: int, rng: np.random.Generator) -> tuple[tuple[int, int, int, int], float]:
-    """Draw random erasing's box (empty after twenty tries) and the value that fills it.
+    """Draw random erasing's box (empty after twenty attempts) and the value that fills it.
 
-    2 to 40 % of the area, height over width uniform in [0.3, 1 / 0.3], strictly inside.
+    The box has 2 to 40 % of the area, a ratio of height to width uniform in [0.3, 1 / 0.3], and
+    lies strictly inside the image.
     """
     for _ in range(20):
         area, aspect = rng.uniform(0.02, 0.4) * side * side, rng.uniform(0.3, 1 / 0.3)

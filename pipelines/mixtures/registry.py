@@ -1,4 +1,4 @@
-"""Every mixture by its name, as ``--mix`` and ``build_loader(mixture=...)`` take it."""
+"""The mixtures by name, as in ``--mix`` and ``build_loader(mixture=...)``."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from pipelines.settings import LABEL_FREE, ImConfig, LabelFreeName
 
 @dataclass(frozen=True)
 class MixSettings:
-    """What mixtures are made from; each takes what concerns it. Defaults are the papers'."""
+    """Settings of all mixtures, of which each uses its own. Defaults are the papers'."""
 
     prob: float = 0.5
-    """Share of global steps in ``unmix``."""
+    """Probability of a global mixture in ``unmix``."""
     beta: float = 1.0
     """Beta(beta, beta) draws the share of ``global``, ``region`` and ``unmix``."""
     per_group: bool = False
     """Draw a mixture for each group instead of one for the batch."""
     chained: bool = False
-    """Draw each view's box from the share left by the one before (released SwAV)."""
+    """Draw each view's box from the share measured in the view before (released SwAV)."""
     im: ImConfig = field(default_factory=ImConfig)
-    """Label-free mixtures."""
+    """Settings of label-free mixtures."""
     clim_global: bool = False
     """CLIM blends whole images instead of pasting a box."""
     clim_alpha: float = 2.0
     """Beta(alpha, alpha) draws the share of CLIM's anchors."""
     clim_skip: bool = False
-    """CLIM leaves anchors without neighbors unmixed."""
+    """CLIM leaves anchors without neighbours unmixed."""
     num_rows: int = 0
-    """Rows of the data set, for CLIM's table."""
+    """Rows of the data set, for CLIM's neighbour table."""
 
 
 def _un_mix(name: str, settings: MixSettings) -> Mixture:

@@ -1,7 +1,7 @@
-"""Un-Mix's mixtures: each row with the row mirrored in its group. Shen 2022, arXiv:2003.05438.
+"""Un-Mix: each row mixed with the row mirrored in its group. Shen 2022, arXiv:2003.05438.
 
 Kind and share are drawn once a step, a box for each mixed view. ``lam[i]`` is the share of row i
-measured after clipping, never the one drawn.
+measured after clipping, not the share drawn.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from pipelines.system.transfer import to_device
 Images = Float[Tensor, "n c h w"]
 Box = tuple[int, int, int, int]
 Place = Box | NDArray[np.float32] | None
-"""Where the partner is seen: in a box (top, bottom, left, right); where a mask (h, w), each pixel's
-share of the row itself, is below 1; or everywhere alike."""
+"""Where the partner is mixed in: a box (top, bottom, left, right); a mask (h, w) with each pixel's
+share of the row itself; or None, the whole image at one share."""
 
 
 @dataclass(frozen=True)
 class UnMix:
     """Mixup with probability ``global_prob``, else a pasted box; one draw for all rows of a step.
 
-    Section 3 of the paper: a draw first decides the kind, then the share ~ Beta(beta, beta),
-    which is not folded to its larger half; a box's share is replaced by its pixels'.
+    Section 3 of the paper: first the kind is drawn, then lam ~ Beta(beta, beta), which is not
+    folded to max(lam, 1 - lam). For a box, lam is replaced by the measured share of pixels.
     """
 
     loss: ClassVar[LossKind] = "soft targets"
@@ -48,7 +48,7 @@ class UnMix:
     per_group: bool = False
     """Each group draws its own mixture, keyed by (seed, step, group) instead of (seed, step)."""
     chained: bool = False
-    """Draw each view's box from the share that the box before it left, as the released SwAV did:
+    """Draw each view's box from the share measured in the view before, as the released SwAV does:
     later views are mixed less and less."""
 
     def __post_init__(self) -> None:
@@ -65,9 +65,9 @@ class UnMix:
     def place(
         self, height: int, width: int, share: tuple[bool, float], rng: np.random.Generator
     ) -> tuple[Place, float]:
-        """Draw where a view shows the partner; return it and the share that is left of the row.
+        """Draw where a view shows the partner; return the place and the row's remaining share.
 
-        What is drawn must not depend on the side: views at several sides draw from one state.
+        The draws must not depend on the side: copies at other sides draw from the same state.
         """
         return place(height, width, share, rng)
 
@@ -79,7 +79,8 @@ class UnMix:
         """Draw kind and nominal share, common to all mixed views, and a place for each view.
 
         Raises:
-            ValueError: a group is odd (its middle row would mix with itself) or does not divide.
+            ValueError: a group is odd (its middle row would be mixed with itself), or groups do
+                not divide the rows.
         """
         check_pairs(len(step.rows), step.group)
         drawn = [self._places(step, rng) for rng in generators(step, per_group=self.per_group)]
@@ -87,7 +88,7 @@ class UnMix:
         return UnMixPlan(step.group, tuple(zip(step.mixed, places, strict=True)))
 
     def _places(self, step: MixStep, rng: np.random.Generator) -> list[Placed]:
-        """Draw the place of each mixed view; a copy at another side has its original's, scaled."""
+        """Draw the place of each mixed view; a copy at another side has its original's place."""
         share = self.draw(rng)
         placed = []
         before: dict[int, np.random.Generator] = {}
@@ -114,14 +115,14 @@ def generators(step: MixStep, *, per_group: bool) -> list[np.random.Generator]:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where the partner is seen, a mask as a tensor, and the share that is left of the row."""
+    """Where the partner is mixed in, a mask as a tensor, and the row's remaining share."""
 
     where: Box | Tensor | None
     lam: float
 
     @classmethod
     def of(cls, where: Place, lam: float) -> Placed:
-        """Return a drawn place."""
+        """Convert a drawn place, a mask to a tensor."""
         return cls(torch.from_numpy(where) if isinstance(where, np.ndarray) else where, lam)
 
     def to(self, device: torch.device) -> Placed:
@@ -145,7 +146,7 @@ class UnMixPlan:
 
     @property
     def params(self) -> tuple[ViewParams, ...]:
-        """Nothing, without extra rows."""
+        """Empty: there are no extra rows."""
         return ()
 
     def tensors(self) -> Iterator[Tensor]:
@@ -159,7 +160,7 @@ class UnMixPlan:
         return replace(self, places=tuple(moved))
 
     def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
-        """Return the views untouched, and a mixture of each mixed view."""
+        """Return the unchanged views, and the mixture of each mixed view."""
         return views, tuple(self._mix(views[v], v, placed) for v, placed in self.places)
 
     def _mix(self, view: Images, number: int, placed: tuple[Placed, ...]) -> Mixed:
@@ -178,7 +179,7 @@ class UnMixPlan:
 def place(
     height: int, width: int, share: tuple[bool, float], rng: np.random.Generator
 ) -> tuple[Box | None, float]:
-    """Draw the box of a view, None for a global mixture; return it and the share it leaves."""
+    """Draw a view's box, None for a global mixture; return it and the row's remaining share."""
     is_global, lam = share
     if is_global:
         return None, lam
@@ -187,7 +188,7 @@ def place(
 
 
 def mix_rows(view: Images, number: int, group: int, placed: Placed) -> Mixed:
-    """Mix rows with their partners: in a box, by a mask, or everywhere at one share."""
+    """Mix rows with their partners: in a box, by a mask, or as a whole at one share."""
     partner = mirrored(len(view), group, view.device)
     where, lam = placed.where, placed.lam
     if where is None:
@@ -218,7 +219,7 @@ def mirrored(num_rows: int, group: int, device: torch.device) -> Tensor:
 def region(height: int, width: int, lam: float, rng: np.random.Generator) -> Box:
     """Draw a box of relative area ``1 - lam``: ``top, bottom, left, right``, clipped to the image.
 
-    The center is uniform over the pixels, rows first; the unclipped sides are even.
+    The centre is uniform over the pixels, rows first; the unclipped sides are even.
     """
     edges = []
     for extent in (height, width):
