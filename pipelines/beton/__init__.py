@@ -1,1 +1,1 @@
-"""FFCV's file format: read, checked, written."""
+"""FFCV's file format: reading, checking and writing."""

@@ -1,4 +1,4 @@
-"""Any ``Table`` to a ``.beton``, in order, through worker processes that cannot hang the writer."""
+"""Convert a ``Table`` to a ``.beton``, in order, with worker processes that cannot hang it."""
 
 from __future__ import annotations
 
@@ -37,34 +37,36 @@ log = logging.getLogger(__name__)
 
 OnError = Literal["stop", "skip"]
 CHUNK = 32
-"""Rows a worker gets at a time."""
+"""Rows of a worker's task."""
 FEW = 256
-"""Up to so many rows are not worth starting processes for."""
+"""Up to this many rows are converted without worker processes."""
 ESTIMATE_ROWS = 64
 USUAL_PAGE_SIZE = 1 << 23
 CACHE_LIMIT = 5_000_000_000
-"""Bytes; more is never converted without being asked."""
+"""Largest file in bytes that is converted automatically."""
 CACHE_SETTINGS = Settings(max_size=0, quality=95, keep_jpeg=True)
 
 
 class WorkerDied(ValueError):
-    """The system ended an encoding process; nothing was written."""
+    """An encoding process was killed; nothing was written."""
 
 
 def convert(
     table: Table, out: Path, settings: Settings, on_error: OnError = "stop", source: str = ""
 ) -> dict[str, Any]:
-    """Write ``table`` to ``out`` and return the manifest, which is written beside it.
+    """Write ``table`` to ``out`` and its manifest next to it; return the manifest.
 
     Args:
-        table: rows whose image cannot be read may be among them.
-        out: appears when it is complete, and only then.
+        table: the rows; unreadable images are allowed.
+        out: file that appears when it is complete, and only then.
         settings: how images are stored.
-        on_error: ``stop`` names every bad image and writes nothing; ``skip`` lists them.
-        source: what ``--data`` calls the table; kept in the manifest.
+        on_error: ``stop`` names every bad image and writes nothing; ``skip`` leaves them out and
+            lists them in the manifest.
+        source: the table's name for ``--data``; kept in the manifest.
 
     Raises:
-        ValueError: bad images and ``stop``, nothing but bad images, or too little room.
+        ValueError: there are bad images and ``on_error`` is ``stop``, all images are bad, or the
+            disk is too small.
         OSError: the file system failed.
         WorkerDied: a worker process died.
     """
@@ -97,9 +99,9 @@ def _samples(
     skipped: list[dict[str, str]],
     counts: dict[str, int],
 ) -> Iterator[Sample]:
-    """The good rows in order; ``skipped`` and ``counts`` are filled on the way.
+    """Yield the good rows in order; fill ``skipped`` and ``counts``.
 
-    After a bad image and ``stop`` the rest is still examined, so that one run names them all.
+    With ``stop``, the rows after a bad image are still examined, so that one run names all of them.
     """
     tasks = (Task(part, settings, page_size) for part in split_table(table, CHUNK))
     results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
@@ -135,10 +137,10 @@ def _workers(asked: int, rows: int) -> int:
 def in_order(
     function: Callable[[Task], list[T]], tasks: Iterable[Task], workers: int
 ) -> Iterator[list[T]]:
-    """``map`` over worker processes with a bounded number of tasks under way.
+    """``map`` over worker processes with a bounded number of pending tasks.
 
     Raises:
-        WorkerDied: a worker died, which is noticed at once.
+        WorkerDied: a worker died; this is noticed at once.
     """
     if workers == 1:
         yield from map(function, tasks)
@@ -155,7 +157,7 @@ def in_order(
             yield pending.popleft().result()
     except BrokenProcessPool as error:
         raise WorkerDied(
-            "a worker process died (killed for its memory?); nothing was written. "
+            "a worker process died, possibly for lack of memory; nothing was written. "
             "Fewer --workers need less memory"
         ) from error
     finally:
@@ -163,7 +165,7 @@ def in_order(
 
 
 def _page_size(table: Table, settings: Settings) -> int:
-    """A power of two that holds the largest row: 8 MiB, less for small images, more if need be."""
+    """Return a power of two that holds the largest row: 8 MiB, or less for small images."""
     sides = np.maximum(table.height, table.width)
     area = table.height.astype(np.int64) * table.width
     if settings.max_size:
@@ -175,7 +177,7 @@ def _page_size(table: Table, settings: Settings) -> int:
 
 
 def estimate(table: Table, settings: Settings) -> int:
-    """About how many bytes the file will have, from encoding up to 64 of its rows."""
+    """Estimate the bytes of the file by encoding up to 64 of its rows."""
     if not len(table):
         raise ValueError("there are no images to convert")
     rows = np.unique(np.linspace(0, len(table) - 1, ESTIMATE_ROWS).astype(np.int64))
@@ -187,7 +189,7 @@ def estimate(table: Table, settings: Settings) -> int:
 
 
 def check_room(out: Path, need: int) -> None:
-    """Refuse what the disk of ``out`` cannot hold."""
+    """Raise ``ValueError`` if the disk of ``out`` has less than ``need`` bytes free."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(place).free
     log.info("%s: about %s, %s are free", out, gigabytes(need), gigabytes(free))
@@ -199,12 +201,12 @@ def check_room(out: Path, need: int) -> None:
 
 
 def gigabytes(size: int) -> str:
-    """In units of 10^9 bytes."""
+    """Format a number of bytes in units of 10^9."""
     return f"{size / 1e9:.2f} GB"
 
 
 def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
-    """Decode every row with PIL; the numbers of those that fail, with the reason."""
+    """Decode every row with PIL; return the numbers of those that fail, with the reason."""
     tasks = (Task(part, Settings(), 0) for part in split_table(table, CHUNK))
     results = in_order(decode_rows, tasks, _workers(workers, len(table)))
     rows = (row for part in results for row in part)
@@ -213,13 +215,14 @@ def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
 
 
 def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad = "stop") -> Table:
-    """``table`` as a ``.beton`` in the cache, converted on first use; a ``.beton`` as it is.
+    """Return ``table`` as a ``.beton`` in the cache, converted on first use.
 
-    JPEGs keep their bytes, other lossy images are stored at quality 95, the rest raw.
+    A table that is a ``.beton`` is returned unchanged. JPEGs keep their bytes, other lossy images
+    are stored at quality 95, the rest raw.
 
     Raises:
-        ValueError: it would take over 5 GB or half the free disk; the text has the command
-            that converts it on purpose.
+        ValueError: the file would take over 5 GB or half the free disk; the text has the command
+            that converts the data explicitly.
     """
     if isinstance(table.source, Beton):
         return table
@@ -245,7 +248,7 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
 
 
 def content_key(table: Table) -> str:
-    """Changes with the rows: their labels and sizes, and the files' names, sizes and times."""
+    """Return a digest of labels and sizes, and of pixels or the files' names, sizes and times."""
     digest = hashlib.sha256(repr(CACHE_SETTINGS).encode())
     for column in (table.label, table.height, table.width):
         digest.update(np.ascontiguousarray(column).data)

@@ -1,4 +1,4 @@
-"""One image as it will lie in a ``.beton``: kept, re-encoded, or raw. Runs in worker processes."""
+"""Encode images for a ``.beton``: kept, re-encoded, or raw. Runs in worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.sources.image_file import MAX_PIXELS, reason, to_rgb
 from pipelines.sources.table import Table
 
 BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
-"""JPEG frame markers that every fast decoder reads; arithmetic and lossless ones are others."""
+"""JPEG frame markers that every fast decoder reads; not arithmetic and lossless coding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Settings:
     max_size: int = 500
     """Longest side in pixels; larger images are shrunk. 0: no limit."""
     quality: int = 90
-    """JPEG quality, 1 to 100, of what is encoded again."""
+    """JPEG quality, 1 to 100, of re-encoded images."""
     keep_jpeg: bool = False
     """Store a JPEG's own bytes when it is upright RGB or gray and needs no shrinking."""
     workers: int = 0
@@ -44,7 +44,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A row ready to be written; ``kept`` when its bytes are the source's own."""
+    """A row ready to be written; ``kept`` if its bytes are the source's."""
 
     sample: Sample
     kept: bool
@@ -52,7 +52,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Some rows for a worker; ``room`` is the largest number of bytes a row may take."""
+    """Rows for a worker; a row may take at most ``room`` bytes."""
 
     rows: Table
     settings: Settings
@@ -60,7 +60,7 @@ class Task:
 
 
 def encode_rows(task: Task) -> list[Encoded | str]:
-    """Each row encoded, or why it cannot be; raises nothing an image could cause."""
+    """Return each row encoded, or the reason why it cannot be; a bad image raises nothing."""
     return [_encode_row(task, row) for row in range(len(task.rows))]
 
 
@@ -91,7 +91,7 @@ def _encode(data: bytes, label: int, task: Task) -> Encoded:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels is over the limit")
-            image.load()  # a truncated file is found here, also when its bytes are kept
+            image.load()  # finds truncated files, even if their bytes are kept
             small = not settings.max_size or max(image.size) <= settings.max_size
             if settings.keep_jpeg and small and len(data) <= task.room and _keepable(image, data):
                 return Encoded(Sample(data, image.height, image.width, True, label), kept=True)
@@ -100,7 +100,7 @@ def _encode(data: bytes, label: int, task: Task) -> Encoded:
 
 
 def _keepable(image: Image.Image, data: bytes) -> bool:
-    """Whether every decoder reads these bytes as the same upright picture."""
+    """Whether every decoder decodes these bytes to the same upright image."""
     return (
         image.format == "JPEG"
         and image.mode in ("RGB", "L")
@@ -110,7 +110,7 @@ def _keepable(image: Image.Image, data: bytes) -> bool:
 
 
 def jpeg_frame(data: bytes) -> int:
-    """The marker that begins a JPEG's frame, and says how it is coded; 0 without one."""
+    """Return the frame marker of a JPEG, which names its coding; 0 without one."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -130,7 +130,7 @@ def _is_lossless(image: Image.Image, data: bytes) -> bool:
 
 
 def _store(image: Image.Image, label: int, settings: Settings, lossless: bool) -> Encoded:
-    """Raw when the source was lossless and is not shrunk, else a JPEG."""
+    """Encode an image: raw if its source was lossless and it is not shrunk, else as JPEG."""
     width, height = fitted(image.width, image.height, settings.max_size)
     shrunk = (width, height) != image.size
     if shrunk:
@@ -143,7 +143,7 @@ def _store(image: Image.Image, label: int, settings: Settings, lossless: bool) -
 
 
 def fitted(width: int, height: int, max_size: int) -> tuple[int, int]:
-    """Width and height with the longest side at most ``max_size``, the aspect kept."""
+    """Return width and height with the longest side at most ``max_size`` and the same aspect."""
     longest = max(width, height)
     if not max_size or longest <= max_size:
         return width, height
@@ -152,7 +152,7 @@ def fitted(width: int, height: int, max_size: int) -> tuple[int, int]:
 
 
 def decode_rows(task: Task) -> list[str]:
-    """For each row, why PIL cannot decode it to its recorded size; empty when it can."""
+    """Return for each row why PIL cannot decode it to its recorded size; empty if it can."""
     return [_decode_row(task.rows, row) for row in range(len(task.rows))]
 
 
@@ -167,7 +167,7 @@ def _decode_row(rows: Table, row: int) -> str:
 
 
 def split_table(table: Table, size: int) -> Iterator[Table]:
-    """The table in runs of ``size`` rows, small enough to send to a worker."""
+    """Yield the table in parts of ``size`` rows, small enough to send to a worker."""
     for i in range(0, len(table), size):
         part = table.take(np.arange(i, min(i + size, len(table))))
         yield dataclasses.replace(part, classes=())

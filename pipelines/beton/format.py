@@ -2,12 +2,11 @@
 
 ::
 
-    header | field descriptors | one metadata record a row | (gap) | pages of data | allocations
+    header | field descriptors | a metadata record per row | (gap) | pages of data | allocations
 
-Reading trusts nothing: every pointer, size and shape is checked on open, so a damaged file is a
-``ValueError`` and never a segmentation fault later. Writing is sequential and needs no worker
-processes; stock FFCV 1.0.2 reads the result, with its page cache as well, because no row crosses
-a page.
+Every pointer, size and shape is checked on open, so a damaged file raises ``ValueError`` and never
+causes a segmentation fault later. Writing is sequential and needs no worker processes. Stock FFCV
+1.0.2 reads the result, also with its page cache, because no row crosses a page.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ MAX_PAGE_SIZE = 1 << 31
 MAX_SIDE = 65_535
 """Sides are stored in 16 bits."""
 MAX_LABEL = 1 << 24
-"""Greater integers are no class numbers: whoever counts classes would run out of memory."""
+"""Largest class number; with larger ones, counting the classes would run out of memory."""
 
 JPG, RAW = 0, 1
 FLOAT_FIELD, INT_FIELD, IMAGE_FIELD = 0, 1, 2
 
-# Little-endian whatever the machine; the gaps are those a C compiler leaves.
+# Little-endian on every machine, with the padding of a C compiler.
 HEADER = np.dtype(
     {
         "names": ["version", "num_fields", "page_size", "num_samples", "alloc_table_ptr"],
@@ -52,7 +51,7 @@ FIELD = np.dtype([("type_id", "u1"), ("name", "u1", (16,)), ("arguments", "u1", 
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 IMAGE = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 BLOB = np.dtype([("ptr", "<u8"), ("size", "<u8")])
-# How one row of each field type lies in the metadata (3 bytes, 4 array, 5 JSON, 6 tensor).
+# Layout of a row of each field type in the metadata (3 bytes, 4 array, 5 JSON, 6 tensor).
 RECORDS: dict[int, np.dtype[Any]] = {
     FLOAT_FIELD: np.dtype("<f8"),
     INT_FIELD: np.dtype("<i8"),
@@ -76,7 +75,7 @@ class Sample:
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the description of a ``.beton`` lies: ``FILE.beton.json``."""
+    """Return the path of the manifest of a ``.beton``: ``FILE.beton.json``."""
     return path.with_name(path.name + ".json")
 
 
@@ -84,7 +83,7 @@ def open_beton(path: Path) -> Table:
     """Open and check a ``.beton``; the label is its first integer field, -1 without one.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds no images; the text says where.
+        ValueError: the file is missing or damaged, or holds no images; the text has the place.
     """
     try:
         with path.open("rb") as file:
@@ -131,7 +130,7 @@ def _array(
     count: int,
     what: str,
 ) -> NDArray[Any]:
-    """``count`` records at ``begin``; never asks for more bytes than the file has."""
+    """Read ``count`` records at ``begin``; never read more bytes than the file has."""
     end = begin + count * dtype.itemsize
     if end > length:
         raise ValueError(f"{path}: cut off: {what} would end at byte {end} of {length}")
@@ -143,7 +142,7 @@ def _array(
 
 
 def _record_type(path: Path, types: list[int]) -> np.dtype[Any]:
-    """The dtype of one row's metadata: fields f0, f1, ... aligned as C would."""
+    """Return the dtype of one row's metadata: fields f0, f1, ... with C's alignment."""
     if unknown := sorted(set(types) - set(RECORDS)):
         raise ValueError(f"{path}: field types {unknown} are not FFCV's own")
     if IMAGE_FIELD not in types:
@@ -154,7 +153,7 @@ def _record_type(path: Path, types: list[int]) -> np.dtype[Any]:
 def _sizes(
     path: Path, pointer: NDArray[np.uint64], allocations: NDArray[Any]
 ) -> NDArray[np.uint64]:
-    """Each row's number of bytes, looked up by where they begin."""
+    """Return each row's number of bytes, found by their offset."""
     if not len(allocations):
         raise ValueError(f"{path}: its allocation table is empty")
     order = np.argsort(allocations["ptr"], kind="stable")
@@ -167,7 +166,7 @@ def _sizes(
 def _check_rows(
     path: Path, image: NDArray[Any], size: NDArray[np.uint64], begin: int, end: int
 ) -> None:
-    """Every row lies between metadata and allocation table and has a possible shape."""
+    """Check that every row lies between metadata and allocation table and has a valid shape."""
     pointer = image["data_ptr"]
     height, width = image["height"].astype(np.uint64), image["width"].astype(np.uint64)
     pixels = height * width
@@ -196,7 +195,7 @@ def _labels(path: Path, metadata: NDArray[Any], types: list[int]) -> NDArray[np.
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What was written beside a ``.beton``; empty when absent, damaged, or another file's."""
+    """Return the manifest of a ``.beton``; empty if absent, damaged, or of another file."""
     file = manifest_path(path)
     try:
         manifest = json.loads(file.read_bytes())
@@ -211,7 +210,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _classes(path: Path, label: NDArray[np.int64]) -> tuple[str, ...]:
-    """The manifest's class names, if they cover the labels."""
+    """Return the manifest's class names, if they cover the labels."""
     names = read_manifest(path).get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         log.warning("%s: the classes are not a list of names: ignored", manifest_path(path))

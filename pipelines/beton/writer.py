@@ -1,4 +1,4 @@
-"""The writing half of ``beton.py``: one process, one pass, whole or not at all."""
+"""Write a ``.beton`` in one process and one pass; the file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_beton(path: Path, samples: Iterable[Sample], num_samples: int, page_size: int) -> int:
-    """Write at most ``num_samples`` rows and return how many came.
+    """Write at most ``num_samples`` rows and return their number.
 
-    The file appears under ``path`` when it is complete; whatever goes wrong, nothing is left.
+    The file appears under ``path`` when it is complete. After an error no partial file is left.
 
     Args:
         path: the file to make or replace.
         samples: the rows in order; each fits a page.
-        num_samples: for how many rows to reserve metadata; fewer may come.
+        num_samples: number of rows for which to reserve metadata; fewer may come.
         page_size: a power of two, 2 MiB to 2 GiB; rows do not cross multiples of it.
 
     Raises:
-        ValueError: no row came, or one that the format cannot hold.
-        OSError: the disk is full, or another fault of the file system.
+        ValueError: there is no row, or one that the format cannot hold.
+        OSError: the disk is full, or the file system failed otherwise.
     """
     if page_size & (page_size - 1) or not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE:
         raise ValueError(f"page size {page_size} is not a power of two from 2 MiB to 2 GiB")
@@ -72,7 +72,7 @@ def _write(file: IO[bytes], samples: Iterable[Sample], capacity: int, page_size:
         size = len(sample.data)
         if position // page_size != (position + size - 1) // page_size:
             position = _next_page(position, page_size)
-        file.seek(position)  # the gap before a page is a hole that reads as zeros
+        file.seek(position)  # the gap before a page is a hole, which reads as zeros
         file.write(sample.data)
         mode = JPG if sample.jpg else RAW
         metadata[rows - 1] = ((mode, sample.width, sample.height, position), sample.label)

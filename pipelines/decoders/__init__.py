@@ -1,7 +1,7 @@
-"""Bytes and boxes to uint8 crops: ``memory``, ``ffcv`` and ``dali`` under one contract.
+"""Decoders: encoded images and boxes to uint8 crops, by ``memory``, ``ffcv`` or ``dali``.
 
-All three give the same crops (within 2 grey levels on average) for the same rows and boxes,
-decode each distinct image once per call, and fall back to PIL for a row they cannot read.
+All three return the same crops (within 2 grey levels on average) for the same rows and boxes,
+decode each distinct image once per call, and fall back to PIL for a row that they cannot read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class MissingPackage(ValueError):
-    """A loader's package is not installed; the text says which, and the fix."""
+    """A loader's package is not installed; the text names it and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +34,16 @@ class Crops:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """A loader's first half. ``decodes`` and ``replaced`` count images since it was made."""
+    """Decodes and crops rows. ``decodes`` and ``replaced`` count images since its creation."""
 
     decodes: int
     replaced: int
 
     def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
-        """Decode each of the distinct ``rows`` once; one uint8 (k, size, size, 3) tensor a view.
+        """Decode each of the distinct ``rows`` once; return uint8 (k, size, size, 3) for each view.
 
         Raises:
-            BadImage: not even PIL reads an image and the decoder was told to stop.
+            BadImage: PIL cannot read an image either, and ``on_bad`` is "stop".
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which loader reads a table, and the decoder of that name."""
+"""The choice of a loader for a table, and its decoder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LOADERS = ("memory", "ffcv", "dali")
 def choose_loader(
     table: Table, device: torch.device, budget: int, *, data_is_beton: bool
 ) -> tuple[str, str]:
-    """What ``--loader auto`` means here, and why.
+    """Return the loader that ``--loader auto`` selects, and the reason.
 
     Args:
         table: the data.
-        device: where training runs.
-        budget: bytes that decoded images may take on it.
+        device: device of training.
+        budget: bytes that decoded images may take on the device.
         data_is_beton: whether the data is a .beton file.
     """
     if fits(table, budget):
@@ -50,10 +50,10 @@ def build_decoder(
     on_bad: OnBadImage,
     gpu: GpuDecoder = BY_DALI,
 ) -> MemoryDecoder | FFCVDecoder | DaliDecoder:
-    """Make the decoder called ``loader``.
+    """Build the decoder of a loader.
 
-    ``ffcv`` and host ``dali`` leave the crops in host memory, page-locked when ``device`` is a
-    GPU; the others on the device. ``gpu`` is for ``dali`` on a GPU alone.
+    ``ffcv`` and ``dali`` on the host return crops in host memory, page-locked if ``device`` is a
+    GPU; the others on the device. ``gpu`` applies to ``dali`` on a GPU only.
 
     Raises:
         ValueError: there is no such loader, or it cannot read this table.

@@ -1,4 +1,4 @@
-"""One call's work, image by image: which windows of it go where in the output."""
+"""The windows of a decoder's call, grouped by image, with their places in the output."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipelines.system.jit import jit
 
 @dataclass(frozen=True, slots=True)
 class CropPlan:
-    """Windows ``first[i]`` to ``first[i + 1]`` are those of the image in row ``rows[i]``.
+    """The windows of a call: those of the image in row ``rows[i]`` are ``first[i] : first[i + 1]``.
 
     Window ``c`` is ``box[c]``, resized to ``side[c]`` pixels and written from byte ``at[c]`` of
-    ``out``, which holds the views one after the other.
+    ``out``, which holds all views consecutively.
     """
 
     rows: NDArray[np.int64]  # (d,) distinct
@@ -39,10 +39,11 @@ class CropPlan:
 def make_plan(
     table: Table, rows: NDArray[np.int64], crops: Sequence[Crops], *, pin: bool = False
 ) -> CropPlan:
-    """Sort the windows by image and make room for the crops (page-locked with ``pin``).
+    """Sort the windows by image and allocate the crops (page-locked with ``pin``).
 
     Raises:
-        ValueError: a row not in the table, a ``take`` not in ``rows``, a box not in its image.
+        ValueError: a row is not in the table, a ``take`` not in ``rows``, or a box not inside its
+            image.
     """
     check_windows(table, rows, crops)
     distinct, inverse = np.unique(rows, return_inverse=True)
@@ -58,7 +59,7 @@ def make_plan(
 
 
 def check_windows(table: Table, rows: NDArray[np.int64], crops: Sequence[Crops]) -> None:
-    """Refuse whatever compiled code must not meet; see ``make_plan``."""
+    """Refuse windows that would let compiled code read out of bounds; see ``make_plan``."""
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(table)):
         raise ValueError(f"rows must be in 0..{len(table) - 1}, got {rows.min()}..{rows.max()}")
     for view in crops:
@@ -96,9 +97,9 @@ def cut_image(
     *,
     box: NDArray[np.int64] | None = None,
 ) -> None:
-    """Cut the windows of the plan's image ``i`` out of its pixels, (h, w, 3).
+    """Cut the windows of the plan's image ``i`` from its pixels, (h, w, 3).
 
-    ``box`` stands in for the plan's boxes of this image.
+    ``box`` replaces the plan's boxes of this image.
     """
     own = slice(int(plan.first[i]), int(plan.first[i + 1]))
     box = plan.box[own] if box is None else box
@@ -109,7 +110,7 @@ def cut_image(
 @jit
 @no_type_check
 def cut_windows(pixels, begin, end, box, side, at, filter_id, out):
-    """Cut windows ``begin`` to ``end`` of a plan out of their image, (h, w, 3) uint8."""
+    """Cut windows ``begin`` to ``end`` of a plan from their image, (h, w, 3) uint8."""
     for c in range(begin, end):
         target = out[at[c] : at[c] + 3 * side[c] * side[c]].reshape((side[c], side[c], 3))
         cut(pixels, box[c, 0], box[c, 1], box[c, 2], box[c, 3], filter_id, target)

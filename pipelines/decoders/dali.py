@@ -1,17 +1,17 @@
-"""The ``dali`` loader: encoded bytes and windows fed per step to DALI's dynamic mode.
+"""The ``dali`` loader: DALI's dynamic mode decodes the encoded bytes of each step.
 
-Dynamic mode runs operators as they are called: nothing is prefetched that could fall out of step
-after an error. A thread pool reads the bytes, one ``decoders.image`` decodes each image once, and
-the windows are cut out of it:
+Dynamic mode runs operators when they are called, so nothing is prefetched that could be out of step
+after an error. A thread pool reads the bytes, ``decoders.image`` decodes each image once, and the
+windows are cut from it:
 
-- on the host by our own compiled code, from DALI's memory: the same law in a fifth of the time;
-- on a GPU by one ``slice`` and one ``resize`` per view. A slice first, because ``resize`` with a
-  region of interest reads pixels beyond the box.
+- on the host by our compiled code, from DALI's memory: the same filter in a fifth of the time;
+- on a GPU by one ``slice`` and one ``resize`` per view. The slice is first, because ``resize`` with
+  a region of interest reads pixels beyond the box.
 
-PIL decodes what DALI would decode differently (EXIF orientation, CMYK, PNG under a JPEG's name,
-a JPEG that does not end in its end marker), and raw rows of a .beton need no decoder; the windows
-of both are cut on the host. DALI raises for the whole batch when one image is bad: the batch is
-then halved until the bad ones are alone, and those are PIL's.
+PIL decodes images that DALI would decode differently (EXIF orientation, CMYK, PNG under a JPEG's
+name, a JPEG without its end marker). Raw rows of a .beton need no decoder. The windows of both are
+cut on the host. If one image is bad, DALI raises for the whole batch: the batch is then halved
+until the bad images are found, and PIL decodes those.
 
 On the host DALI decodes bit for bit like PIL (slow DCT, smooth chroma).
 """
@@ -43,18 +43,18 @@ log = logging.getLogger(__name__)
 
 MISSING = (
     "--loader dali needs the Python package nvidia-dali, which cannot be imported ({error}). "
-    "`pip install nvidia-dali-cuda130` or `make install` brings it."
+    "`pip install nvidia-dali-cuda130` or `make install` installs it."
 )
 
 
 @dataclass(frozen=True)
 class GpuDecoder:
-    """What DALI's decoder on a GPU may take; None leaves a number to DALI.
+    """Settings of DALI's decoder on a GPU; None is DALI's default, given in brackets.
 
-    ``device_memory_padding`` and ``host_memory_padding`` are MiB that each decoding thread takes
-    ahead (16 on the device, 8 page-locked ones on the host, twice), so that a large image need
-    not stop to allocate; ``hw_decoder_load`` is the share, 0 to 1, of the images given to the
-    hardware's JPEG decoder, where there is one (0.65).
+    ``device_memory_padding`` and ``host_memory_padding`` are MiB that each decoding thread
+    allocates in advance (16 on the device; 8 page-locked ones on the host, twice), so that a large
+    image need not wait for an allocation. ``hw_decoder_load`` is the share, 0 to 1, of images
+    decoded by the hardware's JPEG decoder, if there is one (0.65).
 
     Source: the documentation of DALI 2.4, ``decoders.image``.
     """
@@ -64,7 +64,7 @@ class GpuDecoder:
     hw_decoder_load: float | None = None
 
     def arguments(self) -> dict[str, int | float]:
-        """Those given, in DALI's units."""
+        """Return the settings that are not None, in DALI's units."""
         found: dict[str, int | float] = {}
         for name in ("device_memory_padding", "host_memory_padding"):
             mib = getattr(self, name)
@@ -79,19 +79,19 @@ BY_DALI = GpuDecoder()
 
 
 def _some(view: Crops, chosen: NDArray[np.bool_]) -> Crops:
-    """The crops of a view where ``chosen``, (k,), holds."""
+    """Return the crops of a view where ``chosen``, (k,), is true."""
     return Crops(view.size, view.take[chosen], view.box[chosen])
 
 
 class DaliDecoder:
     """Crops of a folder's or a .beton's rows; see ``pipelines.decoders.Decoder``.
 
-    ``cut_on_host=False`` takes the GPU's way of cutting windows on the host too; ``gpu`` means
-    nothing to DALI on the host.
+    With ``cut_on_host=False`` DALI cuts the windows on the host too. ``gpu`` has no effect on the
+    host.
 
     Raises:
         MissingPackage: DALI is not installed.
-        ValueError: nothing here is encoded, or DALI has no such filter.
+        ValueError: the rows are not encoded images, or DALI has no such filter.
     """
 
     def __init__(
@@ -139,19 +139,19 @@ class DaliDecoder:
             return self._cut_by_dali(images, rows, crops)
 
     def _images(self, rows: list[int]) -> dict[int, Any]:
-        """DALI's tensors (h, w, 3) of the rows that it can decode like PIL."""
+        """Return DALI's tensors (h, w, 3) of the rows that it decodes like PIL."""
         data = {row: found for row, found in zip(rows, self.pool.map(self._read, rows), strict=True)
                 if found is not None}  # fmt: skip
-        self.decodes += len(rows) - len(data)  # by PIL, or out of stored pixels
+        self.decodes += len(rows) - len(data)  # by PIL, or from stored pixels
         images = dict(zip(data, self._decode(list(data.values())), strict=True))
         bad = [row for row, image in images.items() if image is None]
         if bad:
             name = self.table.source.name(bad[0])
-            log.warning("PIL takes %d of %d images from DALI: %s", len(bad), len(images), name)
+            log.warning("PIL decodes %d of %d images for DALI: %s", len(bad), len(images), name)
         return {row: image for row, image in images.items() if image is not None}
 
     def _read(self, row: int) -> NDArray[np.uint8] | None:
-        """The row's bytes, or None when they are not for DALI."""
+        """Return the row's bytes, or None if DALI must not decode them."""
         try:
             data = self.table.source.encoded(row)
         except OSError:
@@ -162,7 +162,7 @@ class DaliDecoder:
         return data if is_plain_jpeg(data, *size) else None
 
     def _decode(self, data: list[Any]) -> list[Any]:
-        """One tensor for each image, None in place of those DALI cannot decode."""
+        """Return a tensor for each image, or None if DALI cannot decode it."""
         if not data:
             return []
         self.decodes += len(data)
@@ -182,7 +182,7 @@ class DaliDecoder:
             return self._decode(data[:half]) + self._decode(data[half:])
 
     def _cut_on_host(self, images: dict[int, Any], plan: CropPlan) -> list[Tensor]:
-        """All windows by compiled code, image by image on the pool's threads."""
+        """Cut all windows with compiled code, image by image on the pool's threads."""
 
         def cut(i: int) -> bool:
             image = images.get(int(plan.rows[i]))
@@ -197,7 +197,7 @@ class DaliDecoder:
     def _cut_by_dali(
         self, images: dict[int, Any], rows: NDArray[np.int64], crops: Sequence[Crops]
     ) -> list[Tensor]:
-        """Windows of DALI's images by DALI, view by view; the others on the host."""
+        """Cut the windows of DALI's images with DALI, view by view; the others on the host."""
         decoded = np.array([int(row) in images for row in rows], np.bool_)
         rest = [_some(view, ~decoded[view.take]) for view in crops]
         plan = make_plan(self.table, rows, rest, pin=self.pin)
@@ -216,7 +216,7 @@ class DaliDecoder:
         return made
 
     def _merge(self, first: Tensor, second: Tensor, is_first: NDArray[np.bool_]) -> Tensor:
-        """The crops of both, in the order that ``is_first``, (k,), says."""
+        """Merge two sets of crops: crop i is from ``first`` where ``is_first[i]``."""
         places = torch.from_numpy(np.argsort(np.argsort(~is_first, kind="stable")))
         return torch.cat([first, second])[to_device(places, self.device)]
 
@@ -229,19 +229,19 @@ class DaliDecoder:
         )
         resized = dali.as_tensor(dali.resize(windows, size=[size, size], **self._filter()))
         out: Tensor = resized.torch(copy=True)
-        if out.is_cuda:  # DALI may take its memory back only when the copy has read it
+        if out.is_cuda:  # DALI's memory must not be reused before the copy has read it
             stream = torch.cuda.current_stream(out.device)
             self.copying.append((resized, stream.record_event()))
         return out
 
     def _give_back(self) -> None:
-        """Let DALI have the memory of the last call's crops; by now they are copied."""
+        """Return the memory of the last call's crops to DALI, after their copies."""
         for _, copied in self.copying:
             copied.synchronize()
         self.copying.clear()
 
     def _filter(self) -> dict[str, Any]:
-        """DALI's name for the filter; each agrees with PIL's within a grey level."""
+        """Return DALI's arguments of the filter; each agrees with PIL's within a grey level."""
         from nvidia.dali.types import DALIInterpType
 
         cubic = self.interpolation == "bicubic"

@@ -1,19 +1,19 @@
-"""The ``ffcv`` loader: a .beton's rows through FFCV's JPEG codec and one compiled function of ours.
+"""The ``ffcv`` loader: FFCV's JPEG codec and our compiled cropping decode the rows of a .beton.
 
 Stock FFCV decodes an image once for each view. Here each JPEG is decoded once into a scratch
-buffer, and all its windows of all sizes are cut while it is in cache; raw rows are cut straight
+buffer, and all its windows of all sizes are cut while it is in cache; raw rows are cut directly
 from the memory map.
 
-Each worker thread makes one call of the compiled function a batch, without the interpreter's lock,
-and takes the next image from a shared counter until none is left: no static split to wait for, no
-lock to fight over with the training thread. (numba's ``prange`` would need tbb: its default layer
-aborts when two Python threads call it, and the training thread and the prefetcher do.) Images are
-taken largest first, so that no long one comes last. Each output byte depends on its row only, so
-any number of workers gives the same bits.
+Each worker thread calls the compiled function once a batch, without the interpreter's lock, and
+takes the next image from a shared counter until none is left. No thread waits for a static split or
+competes with the training thread for the lock. (numba's ``prange`` would need tbb: its default
+layer aborts when two Python threads call it, as the training thread and the prefetcher do.) Images
+are taken largest first, so that no long one comes last. Each output byte depends on its row only,
+so any number of workers gives the same bits.
 
-libffcv decodes with the fast DCT: 1 to 2 grey levels from PIL's, on average over an image. It
-returns -1 for an error and for a warning alike; such rows, and JPEGs whose header disagrees with
-the table, are PIL's.
+libffcv decodes with the fast DCT: 1 to 2 grey levels from PIL, on average over an image. It returns
+-1 both for an error and for a warning. PIL decodes such rows, and JPEGs whose header disagrees with
+the table.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class FFCVDecoder:
         self.on_bad: OnBadImage = on_bad
         self.workers, self.pin = workers, pin
         self.decodes = self.replaced = 0
-        self.pool = ThreadPoolExecutor(max(workers - 1, 1), "ffcv")  # the caller is one of them
+        # the calling thread is one of the workers
+        self.pool = ThreadPoolExecutor(max(workers - 1, 1), "ffcv")
 
     def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
         """Decode the distinct ``rows`` once each and cut the crops; without crops, decode only."""
@@ -74,7 +75,7 @@ class FFCVDecoder:
         return plan.views
 
     def _decode(self, plan: CropPlan) -> NDArray[np.bool_]:
-        """Fill the plan's output; return which of its images are left to PIL."""
+        """Fill the plan's output; return the mask of images that PIL must decode."""
         source, rows = self.source, plan.rows
         height, width = source.height[rows].astype(np.int64), source.width[rows].astype(np.int64)
         failed, decoded = np.zeros(len(rows), np.bool_), np.zeros(1, np.int64)
@@ -98,7 +99,7 @@ class FFCVDecoder:
 
 
 class Codec(types.WrapperAddressProtocol):
-    """libffcv's ``imdecode`` as an argument of compiled code, which can then be kept on disk."""
+    """libffcv's ``imdecode`` as an argument of compiled code, which can then be cached on disk."""
 
     def __init__(self) -> None:
         try:
@@ -113,7 +114,7 @@ class Codec(types.WrapperAddressProtocol):
         return int(ctypes.cast(self.function, ctypes.c_void_p).value or 0)
 
     def signature(self) -> Any:
-        """Its C arguments; see ``decode_jpeg``. The two flags at the end are C's bool."""
+        """Return the C signature; see ``decode_jpeg``. The last two arguments are C's bool."""
         u4, u8 = types.uint32, types.uint64
         return types.int32(u8, u8, u4, u4, u8, u4, u4, u4, u4, u4, u4, u4, u4)
 
@@ -124,9 +125,9 @@ def decode_images(
     codec, file, offset, size, jpg, height, width, order, counter,
     first, box, side, at, filter_id, out, failed, decoded,
 ):  # fmt: skip
-    """Decode and cut images until the counter runs out; mark those left to PIL in ``failed``.
+    """Decode and cut images until none is left; mark those that PIL must decode in ``failed``.
 
-    ``decoded`` counts the images that were decoded, or cut out of their stored pixels.
+    ``decoded`` counts the images that were decoded, or cut from their stored pixels.
     """
     scratch = np.empty(max_pixels(jpg, height, width) * 3, np.uint8)
     while True:
@@ -151,7 +152,7 @@ def decode_images(
 @jit
 @no_type_check
 def max_pixels(jpg, height, width):
-    """The pixels of the largest JPEG."""
+    """Return the number of pixels of the largest JPEG."""
     most = 0
     for i in range(len(jpg)):
         if jpg[i]:
@@ -162,10 +163,10 @@ def max_pixels(jpg, height, width):
 @jit
 @no_type_check
 def decode_jpeg(codec, data, height, width, scratch):
-    """Decode into ``scratch``; False when it is not the JPEG the table says or libffcv complains.
+    """Decode into ``scratch``; return False if the JPEG does not match the table or libffcv fails.
 
-    libffcv gives the size to turbojpeg as a bound and would scale a smaller image up to it: it
-    never writes past the scratch buffer, but a size that differs is a wrong picture, so it is
+    libffcv passes the size to turbojpeg as a bound and would scale a smaller image up to it. It
+    never writes past the scratch buffer, but another size gives a wrong image, so the size is
     compared first.
     """
     if not is_plain_jpeg(data, height, width):

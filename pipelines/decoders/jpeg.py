@@ -1,4 +1,4 @@
-"""What the head of a JPEG says: enough to tell whether a fast decoder gives PIL's picture."""
+"""JPEG headers: whether a fast decoder returns the same image as PIL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.system.jit import jit
 
 
 def ends_as_jpeg(data: NDArray[np.uint8]) -> bool:
-    """Whether the last two bytes are the end marker: nothing is cut off, nothing appended."""
+    """Whether the last two bytes are the end marker, so that nothing is cut off or appended."""
     return bool(data[-2:].tolist() == [0xFF, 0xD9])
 
 
@@ -20,8 +20,8 @@ def ends_as_jpeg(data: NDArray[np.uint8]) -> bool:
 def is_plain_jpeg(data, height, width):
     """Whether ``data`` (bytes,) is an upright 8-bit gray or YCbCr JPEG of ``height x width``.
 
-    Anything else (another format under the name, CMYK, RGB stored as such, 12 bits, an EXIF or
-    XMP orientation, another size) is left to PIL. Reads the markers up to the frame header only.
+    PIL decodes all others (another format under this name, CMYK, stored as RGB, 12 bits, an EXIF
+    or XMP orientation, another size). Only the markers up to the frame header are read.
     """
     if len(data) < 4 or data[0] != 0xFF or data[1] != 0xD8:
         return False
@@ -85,7 +85,7 @@ def is_turned(segment):
 @jit
 @no_type_check
 def find_orientation(segment):
-    """Whether an XMP packet speaks of an orientation at all; PIL reads which."""
+    """Whether an XMP packet mentions an orientation; PIL reads its value."""
     needle = b"tiff:Orientation"
     for i in range(len(segment) - len(needle) + 1):
         k = 0

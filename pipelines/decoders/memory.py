@@ -1,7 +1,7 @@
-"""The ``memory`` loader: the decoded set as one tensor on the device.
+"""The ``memory`` loader: the decoded data set as one tensor on the device.
 
-On a GPU the crops are batched matrix products, without a loop over rows; on the host the compiled
-code of the other loaders cuts them, in a tenth of the products' time.
+On a GPU the crops are batched matrix products, without a loop over rows. On the host the compiled
+code of the other loaders cuts them, in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.system.jit import jit
 from pipelines.system.transfer import to_device
 
 CHUNK_BYTES = 256 * 2**20
-"""Crops are made in pieces whose intermediate results stay below this."""
+"""Crops are made in chunks whose intermediate results take less than this."""
 
 
 def fits(table: Table, budget_bytes: int) -> bool:
@@ -36,7 +36,7 @@ def fits(table: Table, budget_bytes: int) -> bool:
 
 
 def decoded_bytes(table: Table) -> int:
-    """The bytes of all images as pixels."""
+    """Return the bytes of all images as pixels."""
     return int((3 * table.height.astype(np.int64) * table.width).sum())
 
 
@@ -46,10 +46,10 @@ def _one_size(table: Table) -> bool:
 
 
 class MemoryDecoder:
-    """Crops of images that are decoded already; see ``pipelines.decoders.Decoder``.
+    """Crops of images that are already decoded; see ``pipelines.decoders.Decoder``.
 
-    ``decodes`` counts the images decoded when it was made; a call decodes none.
-    ``cut_on_host=False`` takes the GPU's way on the host too.
+    ``decodes`` counts the images decoded by the constructor; a call decodes none. With
+    ``cut_on_host=False`` the crops are matrix products on the host too.
 
     Raises:
         ValueError: the images differ in size.
@@ -100,7 +100,7 @@ class MemoryDecoder:
         return torch.cat(made)
 
     def _chunk(self, size: int) -> int:
-        """Crops to make at once."""
+        """Return the number of crops to make at once."""
         height, width = self.images.shape[1:3]
         floats = 3 * height * width + 6 * size * width + 6 * size * size + size * (height + width)
         return int(max(CHUNK_BYTES // (4 * floats), 1))
@@ -113,7 +113,7 @@ class MemoryDecoder:
 def decode_all(
     table: Table, workers: int, on_bad: OnBadImage
 ) -> tuple[UInt8[Tensor, "n h w 3"], int]:
-    """Decode every row by PIL in threads; return the images and how many were replaced."""
+    """Decode every row with PIL in threads; return the images and the number replaced."""
     if isinstance(table.source, Arrays):
         images = table.source.images
         return torch.from_numpy(images if images.flags.writeable else images.copy()), 0
@@ -131,7 +131,7 @@ def decode_all(
 @jit
 @no_type_check
 def cut_rows(images, rows, box, filter_id, out):
-    """Window ``box[j]`` of ``images[rows[j]]`` into ``out[j]``."""
+    """Cut window ``box[j]`` of ``images[rows[j]]`` into ``out[j]``."""
     for j in range(len(rows)):
         cut(images[rows[j]], box[j, 0], box[j, 1], box[j, 2], box[j, 3], filter_id, out[j])
 
@@ -144,7 +144,7 @@ def cut_by_matrices(
 ) -> UInt8[Tensor, "k {size} {size} 3"]:
     """Crop and resize image by image as two batched matrix products.
 
-    ``out[j] = Wy[j] @ images[j] @ Wx[j].T`` for each colour, rounded.
+    ``out[j] = Wy[j] @ images[j] @ Wx[j].T`` for each channel, rounded.
     """
     k, height, width, _ = images.shape
     top, left, tall, wide = box.unbind(1)

@@ -1,4 +1,4 @@
-"""PIL: what every decoder is measured by, and who decodes what a fast one cannot."""
+"""PIL: the reference for all decoders, and the fallback for images that they cannot read."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def crops_with_pil(
     sizes: Sequence[int],
     interpolation: Interpolation,
 ) -> list[NDArray[np.uint8]]:
-    """Crop, then resize, with nothing but PIL: the oracle of the contract test.
+    """Crop, then resize, with PIL only: the oracle of the contract test.
 
-    ``area`` is PIL's BOX, which takes a pixel whole or not at all where ours takes the part that
-    is covered; the two agree on average only.
+    ``area`` is PIL's BOX, which counts a pixel fully or not at all, while ours weights it by the
+    covered part; the two agree on average only.
 
     Args:
         pixels: the image, (h, w, 3).
@@ -41,7 +41,7 @@ def crops_with_pil(
     crops = []
     for (top, left, height, width), size in zip(boxes.tolist(), sizes, strict=True):
         window = image.crop((left, top, left + width, top + height))
-        if interpolation == "bilinear":  # PIL's resize always widens the filter; this does not
+        if interpolation == "bilinear":  # unlike resize, transform does not widen the filter
             whole = (0, 0, width, height)
             bilinear = Image.Resampling.BILINEAR
             resized = window.transform((size, size), Image.Transform.EXTENT, whole, bilinear)
@@ -54,16 +54,16 @@ def crops_with_pil(
 def pixels_or_replacement(
     table: Table, row: int, on_bad: OnBadImage
 ) -> tuple[NDArray[np.uint8], bool]:
-    """Decode a row by PIL, or, with ``on_bad="replace"``, the first good row after it.
+    """Decode a row with PIL; with ``on_bad="replace"``, the first readable row from it on.
 
-    The replacement depends on the row alone, so it is the same in every batch and on every rank.
+    The replacement depends on the row only: it is the same in every batch and on every rank.
 
     Returns:
         The pixels, (h, w, 3), and whether they are another row's.
 
     Raises:
-        BadImage: the image cannot be read, or its size is not the table's; with ``replace``,
-            only when no row of the table can be read.
+        BadImage: the image cannot be read, or its size is not the table's; with ``replace``, no
+            row of the table can be read.
     """
     for step in range(len(table)):
         try:
@@ -75,7 +75,7 @@ def pixels_or_replacement(
 
 
 def bad_image(table: Table, row: int, error: Exception) -> BadImage:
-    """The error itself if it already names the row, else one that does."""
+    """Return the error if it names the row, else one that does."""
     if isinstance(error, BadImage):
         return error
     return BadImage(f"{table.source.name(row)}: {error}")
@@ -97,7 +97,7 @@ def fill_by_pil(
 ) -> bool:
     """Make all crops of the plan's image ``i`` from PIL's pixels; return whether it was replaced.
 
-    In a replacement each box keeps its place and share relative to the image.
+    In a replacement, each box has the same place and size relative to the image.
 
     Raises:
         BadImage: see ``pixels_or_replacement``.
@@ -114,7 +114,7 @@ def fill_by_pil(
 def scale_boxes(
     box: NDArray[np.int64], old: tuple[int, int], new: tuple[int, ...]
 ) -> NDArray[np.int64]:
-    """Boxes (k, 4) of an ``old`` (height, width) image in the same relative place of a ``new``."""
+    """Scale boxes (k, 4) of an image of size ``old`` (height, width) to one of size ``new``."""
     factor = np.array(new) / np.array(old)
     extent = np.clip(np.rint(box[:, 2:] * factor).astype(np.int64), 1, new)
     begin = np.minimum((box[:, :2] * factor).astype(np.int64), np.array(new) - extent)

@@ -1,4 +1,4 @@
-"""The filter law: crop first, resize second, as compiled code and as weight matrices.
+"""Crop, then resize, with one of four filters: as compiled code and as weight matrices.
 
 An axis of ``length`` pixels becomes ``size`` pixels: output ``i`` has its centre at
 ``c = (i + 0.5) * s`` with ``s = length / size``, and takes pixel ``k`` of the box with the weight
@@ -9,14 +9,14 @@ An axis of ``length`` pixels becomes ``size`` pixels: output ``i`` has its centr
     area        overlap of [k, k + 1] with         OpenCV's INTER_AREA
                 [i * s, (i + 1) * s]
 
-where ``u = |k + 0.5 - c|``, divided by the sum of the weights. Pixels outside the box are never
-used, as when PIL crops before it resizes. Both passes run in float32 with one rounding at the end.
+where ``u = |k + 0.5 - c|``, divided by the sum of the weights. Pixels outside the box are not used,
+as if PIL crops before it resizes. Both passes run in float32 with one rounding at the end.
 
-The compiled form goes down first: a row of the output gathers its source rows in contiguous loops
-over ``3 * width`` bytes, and the slower pass across reads that one row from the first-level cache.
-It runs on ``size`` rows whatever the box, so enlarging costs no more than shrinking. The pass
-across takes a pixel's red, green, blue and the next pixel's red as one vector of four, and has a
-loop of its own for each usual number of taps, without a branch that depends on the pixel.
+The compiled form does the vertical pass first: a row of the output adds up its source rows in
+contiguous loops over ``3 * width`` bytes, and the slower horizontal pass reads that row from the
+first-level cache. It runs on ``size`` rows for any box, so enlarging costs no more than shrinking.
+The horizontal pass reads a pixel's red, green and blue and the next pixel's red as one vector of
+four. It has a loop for each usual number of taps, without a branch that depends on the pixel.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ FILTER_IDS: Final[dict[Interpolation, int]] = {
     "bilinear": 2,
     "area": 3,
 }
-"""The number by which compiled code knows a filter."""
+"""The number of each filter in compiled code."""
 
 
 @jit
 @no_type_check
 def support(filter_id, scale):
-    """Half the width of the filter, in pixels of the box."""
+    """Return half the width of the filter, in pixels of the box."""
     if filter_id == 2:
         return 1.0
     if filter_id == 3:
@@ -58,7 +58,7 @@ def support(filter_id, scale):
 @jit
 @no_type_check
 def weight(filter_id, u, scale):
-    """The weight, before normalisation, of a pixel whose centre is ``u`` pixels away."""
+    """Return the unnormalized weight of a pixel whose centre is ``u`` pixels away."""
     if filter_id == 3:
         return min(max((scale + 1) / 2 - u, 0.0), min(scale, 1.0))
     if filter_id != 2:
@@ -73,7 +73,7 @@ def weight(filter_id, u, scale):
 @jit
 @no_type_check
 def filter_weights(length, size, filter_id):
-    """Where each output's pixels begin and end, and their weights.
+    """Return where the source pixels of each output begin and end, and their weights.
 
     Returns:
         ``begin`` and ``end`` (size,) into the box; ``weights`` (size, 2 or more) float32, 0 beyond
@@ -118,8 +118,8 @@ def gather_down(pixels, top, left, begin, end, weights, row):
 def gather_across(row, begin, taps, weights, line):
     """Blend ``taps`` pixels of ``row`` from ``begin[x]`` on into pixel ``x`` of ``line``.
 
-    Both hold r, g, b in turn; ``row`` goes on for ``taps`` finite pixels that no box holds,
-    ``line`` for one float.
+    Both hold interleaved r, g, b. ``row`` is padded by ``taps`` finite pixels, ``line`` by one
+    float.
     """
     if taps <= 2:
         for x in range(len(begin)):
@@ -143,8 +143,8 @@ def gather_across(row, begin, taps, weights, line):
 def blend_pixel(typingctx, row, first, weights, x, taps, line):
     """``line[x] = sum_t weights[x, t] * row[first + t]`` for pixels of three floats.
 
-    Four floats are read, blended and written at once; the fourth is the next pixel's, which is
-    written after it.
+    Four floats are read, blended and written at once. The fourth belongs to the next pixel, which
+    is written later.
     """
 
     def generate(context, builder, signature, arguments):
@@ -204,7 +204,7 @@ def weight_matrix(
     size: int,
     interpolation: Interpolation,
 ) -> Float[Tensor, "n {size} {extent}"]:
-    """The law as matrices: ``matrix[j] @ axis`` resizes the ``length[j]`` pixels from ``start[j]``.
+    """Return filter matrices: ``matrix[j] @ axis`` resizes ``length[j]`` pixels from ``start[j]``.
 
     Args:
         start: first pixel of each box along the axis.
