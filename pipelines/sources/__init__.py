@@ -1,1 +1,1 @@
-"""Where the rows of a data set come from."""
+"""Sources: where the bytes of a data set's rows are."""

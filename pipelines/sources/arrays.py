@@ -16,27 +16,27 @@ class Arrays:
     images: NDArray[np.uint8]  # (N, h, w, 3)
 
     def name(self, row: int) -> str:
-        """Data set and row."""
+        """Return the data set's name and the row."""
         return f"{self.title} row {row}"
 
     def encoded(self, row: int) -> None:
-        """Nothing is encoded here."""
+        """Return None: the rows are stored as pixels."""
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The stored image."""
+        """Return the stored image."""
         pixels: NDArray[np.uint8] = self.images[row]
         return pixels
 
     def file_order(self) -> NDArray[np.int64]:
-        """The images as stored."""
+        """Return the rows in the order of the array."""
         return np.arange(len(self.images))
 
     def take(self, rows: NDArray[np.int64]) -> Arrays:
-        """These images alone, copied."""
+        """Return these images only, copied."""
         return Arrays(self.title, self.images[rows])
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Nothing: they are in memory."""
+        """Do nothing: the images are in memory."""
 
     def forget(self, rows: NDArray[np.int64]) -> None:
-        """Nothing: there is no file to read them from again."""
+        """Do nothing: there is no file from which to read the images again."""

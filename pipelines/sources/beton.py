@@ -16,11 +16,11 @@ from pipelines.system import page_cache
 
 @dataclass(frozen=True)
 class Beton:
-    """Rows of an FFCV file: ``jpg`` ones hold encoded bytes, the others raw pixels."""
+    """Rows of an FFCV file: encoded bytes where ``jpg`` is set, raw pixels elsewhere."""
 
     path: Path
-    offset: NDArray[np.uint64]  # (N,) of the row's bytes in the file
-    size: NDArray[np.uint64]  # (N,) their number
+    offset: NDArray[np.uint64]  # (N,) offset of the row's bytes in the file
+    size: NDArray[np.uint64]  # (N,) number of bytes
     jpg: NDArray[np.bool_]  # (N,)
     height: NDArray[np.int32] = field(repr=False)
     width: NDArray[np.int32] = field(repr=False)
@@ -40,26 +40,26 @@ class Beton:
         return np.asarray(self.bytes[begin : begin + int(self.size[row])])
 
     def name(self, row: int) -> str:
-        """File and row."""
+        """Return the file and the row."""
         return f"{self.path} row {row}"
 
     def encoded(self, row: int) -> NDArray[np.uint8] | None:
-        """The JPEG's bytes, or None for a raw row."""
+        """Return the JPEG's bytes, or None for a raw row."""
         return self._row(row) if self.jpg[row] else None
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The row's pixels, decoded by PIL if need be."""
+        """Return the row's pixels, decoded by PIL if they are encoded."""
         data = self._row(row)
         if self.jpg[row]:
             return decode_with_pil(data.tobytes(), self.name(row))
         return data.reshape(int(self.height[row]), int(self.width[row]), 3)
 
     def file_order(self) -> NDArray[np.int64]:
-        """The rows by their place in the file."""
+        """Return the rows in the order of their offsets."""
         return np.argsort(self.offset, kind="stable")
 
     def take(self, rows: NDArray[np.int64]) -> Beton:
-        """These rows of the same file."""
+        """Return these rows of the same file."""
         return Beton(
             self.path,
             self.offset[rows],
@@ -70,17 +70,18 @@ class Beton:
         )
 
     def ranges(self, rows: NDArray[np.int64]) -> page_cache.Ranges:
-        """Where the rows' bytes are in the file, neighbours joined."""
+        """Return the byte ranges of the rows in the file, adjacent ones joined."""
         return page_cache.joined(self.offset[rows], self.size[rows])
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Ask for the rows' bytes, neighbours in the file at once."""
+        """Request the rows' bytes, adjacent ones together."""
         page_cache.will_need(self.path, self.ranges(rows))
 
     def forget(self, rows: NDArray[np.int64]) -> None:
-        """Give up the pages that hold the rows, here and in the system.
+        """Drop the pages that hold the rows, from this mapping and from the page cache.
 
-        The system keeps what is mapped: by this table, where it is let go first, or by another.
+        The system keeps mapped pages, so this mapping drops them first; another mapping of the file
+        still holds them.
         """
         ranges = self.ranges(rows)
         for begin, end in page_cache.whole_pages(ranges).tolist():

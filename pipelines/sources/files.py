@@ -21,31 +21,31 @@ class Files:
     names: Sequence[str]
 
     def name(self, row: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return str(self.root / self.names[row])
 
     def encoded(self, row: int) -> NDArray[np.uint8]:
-        """The file's bytes."""
+        """Return the file's bytes."""
         return np.fromfile(self.root / self.names[row], np.uint8)
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The file decoded by PIL."""
+        """Decode the file with PIL."""
         return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
 
     def file_order(self) -> NDArray[np.int64]:
-        """The files as listed."""
+        """Return the rows in the order of the list."""
         return np.arange(len(self.names))
 
     def take(self, rows: NDArray[np.int64]) -> Files:
-        """These files alone."""
+        """Return these files only."""
         return Files(self.root, [self.names[row] for row in rows])
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Ask for the files' bytes."""
+        """Request the files' bytes."""
         for row in rows:
             page_cache.will_need(self.root / self.names[row])
 
     def forget(self, rows: NDArray[np.int64]) -> None:
-        """Give up the files' bytes."""
+        """Drop the files' bytes from the page cache."""
         for row in rows:
             page_cache.forget(self.root / self.names[row])

@@ -1,4 +1,4 @@
-"""A folder of images as a ``Table``: found, measured from its headers once, and remembered."""
+"""A folder of images as a ``Table``; sizes are read from the headers once and cached."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 )
 ORIENTATION = 0x0112
-"""EXIF's tag for how the camera was held; 5 to 8 exchange height and width."""
+"""EXIF's orientation tag; 5 to 8 exchange height and width."""
 CHUNK = 512
 MANY_CHUNKS = 40
 """More files than this times 512 are measured by worker processes."""
 LISTED = 20
-"""So many bad files are named in a message; the others are counted."""
+"""Number of bad files that a message names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The image files below a folder, sorted by path; ``stamp`` changes when any of them does."""
+    """The image files below a folder, sorted by path; ``stamp`` changes if any of them does."""
 
     names: list[str]
     stamp: str
@@ -63,17 +63,18 @@ def scan(
 ) -> Table:
     """Return the images below ``path``, labelled by their first-level folder.
 
-    An image directly below ``path`` means that the folder has no classes: all labels are -1.
+    If an image lies directly below ``path``, the folder has no classes and all labels are -1.
 
     Args:
-        path: any depth; links are followed.
-        cache_dir: sizes are kept below it, until a file's name, size or time changes.
-        on_bad: ``stop`` raises when a header cannot be read, ``replace`` leaves the file out,
-            ``keep`` lists it with height and width 0, for the writer to name.
-        keep_classes: only these first-level folders, labelled in this order.
+        path: folder of any depth; links are followed.
+        cache_dir: folder of the cached sizes, which hold until a file's name, size or time changes.
+        on_bad: ``stop`` raises if a header cannot be read, ``replace`` leaves the file out,
+            ``keep`` lists it with height and width 0, so that the writer can name it.
+        keep_classes: use only these first-level folders, labelled in this order.
 
     Raises:
-        ValueError: no folder, no images, unknown classes, or unreadable files and ``stop``.
+        ValueError: there is no folder or no image, a class is unknown, or files cannot be read and
+            ``on_bad`` is ``stop``.
     """
     root = path.expanduser().absolute()
     if not root.is_dir():
@@ -123,7 +124,7 @@ def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
 
 
 def _walk(folder: str, root: str, above: frozenset[str]) -> Iterator[tuple[str, int, int]]:
-    """Relative path, size and time of each image; a link back to a parent is not followed."""
+    """Yield relative path, size and time of each image; a link to a parent is not followed."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -137,7 +138,7 @@ def _walk(folder: str, root: str, above: frozenset[str]) -> Iterator[tuple[str, 
 
 
 def is_image(name: str) -> bool:
-    """By its extension; macOS's ``._*`` companions are not."""
+    """Whether the extension is an image's; macOS's ``._*`` companion files are no images."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._")
 
 
@@ -156,7 +157,7 @@ def _label(
 
 
 def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Refuse classes that ``where`` does not have, with the nearest name it has."""
+    """Raise ``ValueError`` for a class that ``where`` does not have; suggest the nearest name."""
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -165,7 +166,7 @@ def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> No
 
 
 def _remembered(root: Path, listing: Listing, cache_dir: Path) -> Measured:
-    """The sizes from the cache when its stamp is the listing's, else measured and kept."""
+    """Return the cached sizes if their stamp is the listing's; else measure and cache them."""
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     file = cache_dir / "tables" / f"{root.name}-{key}.npz"
     known = _load(file, listing)
@@ -192,7 +193,7 @@ def _load(file: Path, listing: Listing) -> Measured | None:
 
 
 def measure(root: Path, names: Sequence[str]) -> Measured:
-    """Read every header: in this process, or in many when there are many."""
+    """Read every header: in this process, or in worker processes if there are many files."""
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
     sizes = list(tracked(_sizes(root, chunks), len(names), f"reading headers below {root}"))
     bad = {
@@ -228,10 +229,10 @@ def _measure_file(path: Path) -> tuple[int, int] | str:
 
 
 def upright_size(file: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
-    """Height and width after EXIF orientation, from an image's header.
+    """Return height and width after EXIF orientation, from an image's header.
 
     Raises:
-        ValueError: more than ``MAX_PIXELS`` pixels; Pillow raises many others.
+        ValueError: the image has more than ``MAX_PIXELS`` pixels. Pillow raises many other errors.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large images and odd EXIF; the limit below decides
@@ -244,7 +245,7 @@ def upright_size(file: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
 
 
 def _turned(image: Image.Image, file: io.BytesIO | io.BufferedReader) -> bool:
-    """Whether showing the image upright exchanges its sides."""
+    """Whether the upright image has height and width exchanged."""
     if image.format == "TIFF":
         return False  # Pillow has already exchanged them
     if image.format == "PNG" and not _metadata_after_pixels(file):
@@ -255,7 +256,7 @@ def _turned(image: Image.Image, file: io.BytesIO | io.BufferedReader) -> bool:
 
 
 def _metadata_after_pixels(file: io.BytesIO | io.BufferedReader) -> bool:
-    """Whether a PNG has chunks behind its pixels that may hold an orientation."""
+    """Whether a PNG has chunks after its pixels that may hold an orientation."""
     before = file.tell()
     file.seek(8)
     seen_pixels = found = False

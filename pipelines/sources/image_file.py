@@ -1,4 +1,4 @@
-"""What an image file becomes: upright RGB of eight bits, decoded by Pillow."""
+"""Image files decoded by Pillow to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_PIXELS = 178_956_970
 
 
 class BadImage(Exception):
-    """No decoder can read the image; the text names it and says why."""
+    """No decoder can read the image; the text has its name and the reason."""
 
 
 def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
@@ -36,7 +36,7 @@ def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
 
 
 def reason(error: Exception, size: int) -> str:
-    """Why Pillow could not read ``size`` bytes, in words a person can use."""
+    """Return a readable reason why Pillow could not read ``size`` bytes."""
     if size == 0:
         return "empty file"
     if isinstance(error, UnidentifiedImageError):

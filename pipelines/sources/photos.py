@@ -1,14 +1,13 @@
-"""The embedded data set ``photos``: nothing to download, and something to learn.
+"""The embedded data set ``photos``, which needs no download.
 
 Seventeen real photographs and scans come with scikit-image and scikit-learn. Each is a class; its
-images are square patches, cut for training from the left three quarters and for
-validation from the rest, so that no pixel of a validation patch was trained on.
+images are square patches, cut for training from the left three quarters and for validation from the
+rest, so that no pixel of a validation patch was trained on.
 
-Every patch is cut at its own scale and angle and seen under its own light: white balance,
-exposure and contrast are drawn at random, grey photographs included. Without that, mean colour
-alone would tell the photographs apart, and an untrained network would score nearly as well as a
-trained one. What remains to tell them apart is texture and structure, which is what the trained
-representation is meant to hold; the views of training are drawn on top, as for any data set.
+Every patch has a random scale, angle, white balance, exposure and contrast, also from grey
+photographs. Without these, the mean colour would identify the photograph, and an untrained network
+would score nearly as well as a trained one. With them, classes differ in texture and structure. The
+augmentations of training are applied on top, as for any data set.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ SIZE = 48
 PATCHES = {"train": 300, "val": 60}
 """Patches cut from each photograph."""
 TRAIN_SHARE = 0.75
-"""Training patches come from this share of the width, from the left."""
+"""Share of the width, from the left, from which training patches are cut."""
 QUALITY = 95
 
 SCALES = (0.75, 1.5)
-"""Pixels of the photograph for one of the patch, drawn log-uniformly."""
+"""Pixels of the photograph per pixel of the patch, drawn log-uniformly."""
 DEGREES = 10.0
 EXPOSURE = 0.3
-"""Standard deviation of the log gain of a whole patch."""
+"""Standard deviation of the log gain of a patch."""
 WHITE_BALANCE = 0.12
-"""Standard deviation of the log gain of each channel on top."""
+"""Standard deviation of the additional log gain of each channel."""
 CONTRAST = (0.75, 1.25)
 
 PHOTOGRAPHS = {
@@ -58,7 +57,7 @@ PHOTOGRAPHS = {
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How one patch is taken: centre and scale in the photograph's pixels, angle, and light."""
+    """Parameters of a patch: centre and scale in the photograph's pixels, angle, gain, contrast."""
 
     x: float
     y: float
@@ -70,7 +69,7 @@ class Cut:
 
 
 def prepare_photos(cache_dir: Path) -> Path:
-    """The data set's folder, with ``train/NAME/00000.jpg`` and ``val/...``; made on first use."""
+    """Return the folder, with ``train/NAME/00000.jpg`` and ``val/...``; make it on first use."""
     folder = cache_dir / f"photos-v{VERSION}"
     if folder.is_dir():
         return folder
@@ -89,7 +88,7 @@ def prepare_photos(cache_dir: Path) -> Path:
 
 
 def find_photographs() -> dict[str, Path]:
-    """Name -> file of the photographs in the installed packages.
+    """Return name -> file of the photographs in the installed packages.
 
     Raises:
         ValueError: a package or one of its files is missing.
@@ -109,7 +108,7 @@ def find_photographs() -> dict[str, Path]:
 
 
 def cut_photograph(path: Path, number: int) -> dict[str, list[Image.Image]]:
-    """The patches of one photograph; ``number`` selects its random stream."""
+    """Return the patches of one photograph; ``number`` selects its random stream."""
     with Image.open(path) as file:
         photograph = file.convert("RGB")
     edge = round(photograph.width * TRAIN_SHARE)
@@ -126,7 +125,7 @@ def cut_photograph(path: Path, number: int) -> dict[str, list[Image.Image]]:
 
 
 def draw_cut(width: int, height: int, rng: np.random.Generator) -> Cut:
-    """Draw a patch that lies wholly inside a region of this size."""
+    """Draw the parameters of a patch that lies inside a region of this size."""
     radians = math.radians(rng.uniform(-DEGREES, DEGREES))
     reach = SIZE * (abs(math.cos(radians)) + abs(math.sin(radians)))  # of its bounding box
     largest = min(SCALES[1], (min(width, height) - 2) / reach)
@@ -147,7 +146,7 @@ def draw_cut(width: int, height: int, rng: np.random.Generator) -> Cut:
 
 
 def cut_patch(region: Image.Image, cut: Cut) -> Image.Image:
-    """Cut, turn and light one patch; drawn at twice its size first, so that it is antialiased."""
+    """Cut a patch; it is resampled at twice its size first, so that it is antialiased."""
     fine = 2 * SIZE
     step = cut.scale * SIZE / fine
     cos, sin = step * math.cos(cut.radians), step * math.sin(cut.radians)
@@ -169,7 +168,7 @@ def cut_patch(region: Image.Image, cut: Cut) -> Image.Image:
 
 
 def _light(patch: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
-    """Contrast about the patch's mean, then a gain for each channel."""
+    """Apply contrast around the patch's mean, then a gain for each channel."""
     pixels = patch.astype(np.float64)
     mean = pixels.mean()
     lit = ((pixels - mean) * cut.contrast + mean) * np.array(cut.gain)

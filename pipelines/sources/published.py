@@ -43,12 +43,12 @@ STL10_CLASSES = [
 
 
 class NotDownloaded(ValueError):
-    """A published data set is not there and was not to be downloaded; the text says the fix."""
+    """A published data set is missing and must not be downloaded; the text has the fix."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """The training split of a published data set, as it is known before it is fetched."""
+    """Size of the training split of a published data set, known before the download."""
 
     images: int
     side: int
@@ -65,7 +65,7 @@ PUBLISHED = {
 
 
 def stand_in(name: str) -> Table:
-    """Return a table with the rows of a published training split, and no images worth seeing."""
+    """Return a table with the rows of a published training split and blank images."""
     known = PUBLISHED[name]
     label = np.arange(known.images) % known.classes
     label[known.labelled :] = -1
@@ -74,7 +74,7 @@ def stand_in(name: str) -> Table:
 
 
 def open_cifar(name: str, data_dir: Path, split: Split, download: bool = True) -> Table:
-    """CIFAR in its "python version": 50,000 training and 10,000 validation images of 32 px."""
+    """Open CIFAR's "python version": 50,000 training and 10,000 validation images of 32 px."""
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
@@ -83,7 +83,7 @@ def open_cifar(name: str, data_dir: Path, split: Split, download: bool = True) -
 
 
 def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
-    """STL-10, 96 px: 5,000 labelled and 100,000 unlabelled (-1) for training, 8,000 to validate."""
+    """Open STL-10, 96 px: 5,000 labelled, 100,000 unlabelled (-1), 8,000 for validation."""
     from torchvision.datasets import STL10
 
     parts = "train+unlabeled" if split == "train" else "test"
@@ -96,14 +96,14 @@ def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
 def _table(
     name: str, images: NDArray[np.uint8], label: NDArray[np.int64], classes: tuple[str, ...]
 ) -> Table:
-    """A table of images of one size, (n, h, w, 3)."""
+    """Return a table of images of one size, (n, h, w, 3)."""
     height = np.full(len(images), images.shape[1], np.int32)
     width = np.full(len(images), images.shape[2], np.int32)
     return Table(label, height, width, Arrays(name, np.ascontiguousarray(images)), classes)
 
 
 def _published(kind: Any, root: Path, download: bool, **options: Any) -> Any:
-    """Torchvision's reader on the files below ``root``, downloaded when they are not there."""
+    """Return torchvision's reader of the files below ``root``; download them if missing."""
     root = root.expanduser()
     try:
         return kind(root, download=False, **options)
@@ -127,7 +127,7 @@ def _published(kind: Any, root: Path, download: bool, **options: Any) -> Any:
 
 @contextmanager
 def _patience(seconds: float) -> Iterator[None]:
-    """Torchvision opens its connections without a time limit; give them one."""
+    """Set a timeout for torchvision's connections, which have none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -137,7 +137,7 @@ def _patience(seconds: float) -> Iterator[None]:
 
 
 def open_tiny_imagenet(data_dir: Path, split: Split, on_bad: OnBad) -> Table:
-    """Tiny ImageNet as published: ``train/WNID/images``, ``val/images`` and its annotations."""
+    """Open Tiny ImageNet as published: ``train/WNID/images``, ``val/images``, annotations."""
     root = _tiny_folder(data_dir.expanduser())
     train = root / "train"
     if split == "train":
@@ -153,7 +153,7 @@ def open_tiny_imagenet(data_dir: Path, split: Split, on_bad: OnBad) -> Table:
 
 
 def _tiny_annotations(file: Path, classes: list[str]) -> dict[str, int]:
-    """Image name -> label, from lines of ``name wnid x y x y``."""
+    """Return image name -> label, from lines of ``name wnid x y x y``."""
     if not file.is_file():
         raise ValueError(f"{file} is missing: it holds the validation labels")
     number = {name: i for i, name in enumerate(classes)}
@@ -186,7 +186,7 @@ def _tiny_folder(data_dir: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip inside ``target`` and nowhere else, if it is sound and fits the disk."""
+    """Unpack a zip into ``target``; refuse paths outside of it, damage, and a disk too small."""
     try:
         with zipfile.ZipFile(archive) as packed:
             members = packed.infolist()

@@ -1,7 +1,7 @@
 """WebDataset shards as a ``Table``: plain tar files, read in place.
 
-A sample is the run of members whose names agree up to the first dot of the last path part: its
-image (``jpg jpeg png webp``) and, if it has one, its class number (``cls``).
+A sample is all members with the same name up to the first dot of the last path part: its image
+(``jpg jpeg png webp``) and, if it has one, its class number (``cls``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IMAGE_KEYS = frozenset(("jpg", "jpeg", "png", "webp"))
 
 @dataclass(frozen=True)
 class Shards:
-    """Images inside tar files: which shard, where in it, how many bytes, under what name."""
+    """Images inside tar files: shard, offset, size and member name of each row."""
 
     paths: tuple[Path, ...]
     shard: NDArray[np.int64]  # (N,)
@@ -38,34 +38,34 @@ class Shards:
     members: tuple[str, ...]
 
     def name(self, row: int) -> str:
-        """Shard and member."""
+        """Return the shard and the member."""
         return f"{self.paths[self.shard[row]]}:{self.members[row]}"
 
     def encoded(self, row: int) -> NDArray[np.uint8]:
-        """The member's bytes."""
+        """Return the member's bytes."""
         path, offset = self.paths[self.shard[row]], int(self.offset[row])
         return np.fromfile(path, np.uint8, int(self.size[row]), offset=offset)
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """The member decoded by PIL."""
+        """Decode the member with PIL."""
         return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
 
     def file_order(self) -> NDArray[np.int64]:
-        """The members as listed: shard after shard."""
+        """Return the rows in the order of the shards and their members."""
         return np.arange(len(self.members))
 
     def take(self, rows: NDArray[np.int64]) -> Shards:
-        """These members alone."""
+        """Return these members only."""
         members = tuple(self.members[row] for row in rows)
         return Shards(self.paths, self.shard[rows], self.offset[rows], self.size[rows], members)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Ask for the members' bytes."""
+        """Request the members' bytes."""
         for path, ranges in self._ranges(rows):
             page_cache.will_need(path, ranges)
 
     def forget(self, rows: NDArray[np.int64]) -> None:
-        """Give up the pages that hold the members."""
+        """Drop the members' pages from the page cache."""
         for path, ranges in self._ranges(rows):
             page_cache.forget(path, ranges)
 
@@ -87,11 +87,11 @@ class _Row:
 
 
 def open_shards(pattern: str, on_bad: OnBad) -> Table:
-    """Index the shards that ``pattern`` names: globs and ``{000..146}`` or ``{a,b}`` braces.
+    """Index the shards of ``pattern``, with globs and braces as ``{000..146}`` or ``{a,b}``.
 
     Raises:
-        ValueError: no shard, no image, an unreadable header and ``stop``, or a class that is
-            no number.
+        ValueError: there is no shard or no image, a class is no number, or headers cannot be read
+            and ``on_bad`` is ``stop``.
     """
     paths = _expand(pattern)
     rows: list[_Row] = []
@@ -136,7 +136,7 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _index(number: int, path: Path, rows: list[_Row], bad: dict[str, str]) -> None:
-    """Append the shard's samples to ``rows``; unreadable ones have no size and are in ``bad``."""
+    """Append the shard's samples to ``rows``; unreadable ones get size 0 and are in ``bad``."""
     try:
         with tarfile.open(path, "r:") as tar:
             labels: dict[str, int] = {}
@@ -164,7 +164,7 @@ def _index(number: int, path: Path, rows: list[_Row], bad: dict[str, str]) -> No
 
 
 def _check_end(path: Path, end: int) -> None:
-    """A whole tar file ends with zeros; ``tarfile`` itself is content without them."""
+    """Check for the zeros that end a complete tar file, which ``tarfile`` does not require."""
     with path.open("rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):

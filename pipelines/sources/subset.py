@@ -1,4 +1,4 @@
-"""Fixed subsets of a data set: which rows, a pure function of the labels and a seed."""
+"""Fixed subsets of a data set; the rows are a pure function of the labels and a seed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _SUBSET = ORDER + 3
 def take_subset(table: Table, amount: float, seed: int) -> Table:
     """Take a share or a number of the images of each class, in the table's order.
 
-    Images without a label count as one more class, of which only a share can be taken. The
-    choice for a smaller amount is part of that for a larger one.
+    Images without a label count as one more class, of which only a share can be taken. The subset
+    of a smaller amount is contained in that of a larger one.
 
     Args:
         table: the images; the choice depends on the order of its rows.
         amount: up to 1 a share (1: all), above 1 a whole number of images.
-        seed: another seed is another subset.
+        seed: seed of the choice.
 
     Raises:
-        ValueError: a class has fewer images, or a number is asked of images without labels.
+        ValueError: a class has fewer images, or a number is given for images without labels.
     """
     if amount > 1:
         _refuse_too_many(table, int(amount))
@@ -50,7 +50,7 @@ def _refuse_too_many(table: Table, number: int) -> None:
 
 
 def share_of(count: int, share: float) -> int:
-    """Return a share of a number of images: halves rounded up, at least one."""
+    """Return a share of a number of images, rounded half up, at least one."""
     return max(math.floor(count * share + 0.5), 1)
 
 
@@ -60,9 +60,9 @@ def rows_of_each(
     """Choose rows of each label by a hash of (seed, row); ascending.
 
     Args:
-        label: (rows,) of the whole table; -1 is a label like any other.
-        count: how many of a label's n rows are chosen.
-        seed: another seed is another choice.
+        label: labels of the whole table, (rows,); -1 is a label like any other.
+        count: returns the number of chosen rows of a label with n rows.
+        seed: seed of the choice.
         stream: the stream of ``RowRng``.
     """
     late = RowRng(seed, 0).bits(np.arange(len(label)), stream, 1)[:, 0]

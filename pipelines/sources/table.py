@@ -1,4 +1,4 @@
-"""The rows of a data set: label, size, and where the bytes are."""
+"""The rows of a data set: label, size and source."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Table:
         return len(self.label)
 
     def class_name(self, label: int) -> str:
-        """The name of the class with this number; where classes have no names, the number."""
+        """Return the name of a class, or its number if classes have no names."""
         return self.classes[label] if label < len(self.classes) else f"class {label}"
 
     def in_file_order(self) -> NDArray[np.int64]:
-        """The rows in the order of their bytes, (N,); files follow one another as listed."""
+        """Return the rows in the order of their bytes, (N,); files are in the order of the list."""
         return self.source.file_order()
 
     def take(self, rows: NDArray[np.int64]) -> Table:
-        """These rows alone, renumbered from 0; the classes stay."""
+        """Return these rows only, renumbered from 0; the classes stay."""
         return Table(
             self.label[rows],
             self.height[rows],

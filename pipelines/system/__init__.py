@@ -1,1 +1,1 @@
-"""Files, memory, threads: what is not about images."""
+"""Files, memory and threads."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes: files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name next to ``path``: renamed to it after the block, removed if it raises.
+    """Yield a temporary path, renamed to ``path`` after the block and removed if it raises.
 
     The file is fsynced before the rename and its folder after it, so that a crash leaves the
     old file or the new one, never half of one.
@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file, UTF-8, whole or not at all."""
+    """Replace a UTF-8 text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, "utf-8")
 
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 def building(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder next to ``folder``, renamed to it after the block.
 
-    If another process was faster, its folder stays and this one is dropped.
+    If another process has made the folder meanwhile, that one stays and this one is removed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))

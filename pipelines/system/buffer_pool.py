@@ -1,7 +1,8 @@
-"""A pool of host memory: a block is used again once its last tensor is gone.
+"""A pool of host memory: a block is reused once its last tensor is gone.
 
-A batch of augmented views is tens of megabytes. The system takes such a block back when it is freed
-and clears each page of the next one, which costs as much as cutting a crop.
+A batch of augmented views is tens of megabytes. Without the pool, such a block goes back to the
+operating system when it is freed, which clears each page of the next block. That costs as much as
+cutting a crop.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_free: deque[NDArray[np.uint8]] = deque(maxlen=32)  # blocks to use again; the oldest makes way
+_free: deque[NDArray[np.uint8]] = deque(maxlen=32)  # blocks to reuse; the oldest is dropped
 
 
 def pooled_empty(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False) -> Tensor:
     """Return a host tensor with undefined values; its memory is reused after its last view.
 
-    With ``pin`` it is page-locked, and PyTorch keeps the blocks.
+    With ``pin`` it is page-locked, and PyTorch's allocator reuses the memory.
     """
     if pin:
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
@@ -33,7 +34,7 @@ def pooled_empty(shape: Sequence[int], dtype: torch.dtype, *, pin: bool = False)
 
 
 def _block(size: int) -> NDArray[np.uint8]:
-    """A block of just so many bytes: a free one, else a new one."""
+    """Return a block of exactly ``size`` bytes: a free one, else a new one."""
     for _ in range(len(_free)):
         block = _free.popleft()
         if len(block) == size:

@@ -1,4 +1,4 @@
-"""Where prepared data is kept."""
+"""The folder of prepared data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_root() -> Path:
-    """``$UNMIX_CACHE``, else ``unmix`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return ``$UNMIX_CACHE``, else ``unmix`` below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if named := os.environ.get("UNMIX_CACHE"):
         return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

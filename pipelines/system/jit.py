@@ -1,10 +1,10 @@
-"""``jit``: numba's ``njit`` without the interpreter's lock, kept on disk between runs.
+"""``jit``: numba's ``njit`` without the interpreter's lock, cached on disk.
 
-numba's own cache notices a change of the file a function stands in, but not of the files whose
-functions it calls, and would run old machine code. Here the folder's name is a digest of all
-files of ``pipelines`` that hold compiled functions.
+numba's own cache notices a change in the file of a function, but not in the files of the functions
+that it calls, and would run outdated machine code. Here the name of the cache folder is a digest of
+all files of ``pipelines`` that hold compiled functions.
 
-``take_next`` is how threads share the rows of a batch without a static split.
+With ``take_next``, threads share the rows of a batch without a static split.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 
 def _cache_folder() -> Path:
-    """Where the machine code of exactly these sources is kept."""
+    """Return the cache folder of these sources' machine code."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -38,8 +38,8 @@ FOLDER = _cache_folder()
 def jit(function: Callable[..., Any]) -> Any:
     """Compile on first use; floats may be reassociated, but NaN and infinity keep their meaning.
 
-    Put ``typing.no_type_check`` below it: the run-time checker of the tests would otherwise hand
-    numba its wrapper.
+    Put ``typing.no_type_check`` below this decorator. Otherwise the run-time type checker of the
+    tests would wrap the function that numba compiles.
     """
     flags = {"nsz", "arcp", "contract", "afn", "reassoc"}
     before = vars(config)["CACHE_DIR"]
@@ -53,7 +53,7 @@ def jit(function: Callable[..., Any]) -> Any:
 @intrinsic
 @no_type_check
 def take_next(typingctx, counter):
-    """``counter[0]++`` as one atomic step; returns the value before."""
+    """Increment ``counter[0]`` atomically; return its value before."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])

@@ -1,6 +1,6 @@
-"""What the system keeps of files in memory: bytes asked for ahead of their use, or given up.
+"""The system's page cache: advise it to read bytes of a file ahead, or to drop them.
 
-Both are advice: a file that cannot be opened is no error here, whoever reads it will say so.
+A file that cannot be opened is no error here; reading it raises one.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 GAP = 1 << 16
-"""Bytes between two ranges that are read too, rather than asking twice."""
+"""Ranges with a gap of at most this many bytes between them are requested as one."""
 REQUEST = 1 << 17
-"""Bytes of a request: Linux silently cuts greater ones to a device's read-ahead, usually this."""
+"""Bytes of a request: Linux cuts larger ones silently to a device's read-ahead, usually this."""
 
 Ranges = NDArray[np.int64]
-"""The bytes of a file from a begin up to an end, (k, 2)."""
+"""Byte ranges of a file, begin and end, (k, 2)."""
 
 
 def joined(begin: NDArray[np.integer], size: NDArray[np.integer]) -> Ranges:
-    """Return the ranges, at least one, in ascending order, those with a small gap as one."""
+    """Return the ranges, at least one, in ascending order; those with small gaps are joined."""
     turn = np.argsort(begin, kind="stable")
     first = begin[turn].astype(np.int64)
     last = np.maximum.accumulate(first + size[turn].astype(np.int64))
@@ -33,13 +33,13 @@ def joined(begin: NDArray[np.integer], size: NDArray[np.integer]) -> Ranges:
 
 
 def whole_pages(ranges: Ranges) -> Ranges:
-    """Return the ranges with their ends moved out to the ends of pages."""
+    """Return the ranges extended to whole pages."""
     page = mmap.PAGESIZE
     return np.stack((ranges[:, 0] // page * page, -(-ranges[:, 1] // page) * page), axis=1)
 
 
 def will_need(path: Path, ranges: Ranges | None = None) -> None:
-    """Let the system begin to read these bytes, or all; returns when the requests are queued."""
+    """Request these bytes, or the whole file; return when the requests are queued."""
     with _opened(path) as file:
         if file is not None:
             for begin, end in _of(file, ranges).tolist():
@@ -49,9 +49,9 @@ def will_need(path: Path, ranges: Ranges | None = None) -> None:
 
 
 def forget(path: Path, ranges: Ranges | None = None) -> None:
-    """Let the system drop the pages that hold these bytes, or all: their next read is cold.
+    """Drop the pages of these bytes, or of the whole file, so that their next read is cold.
 
-    Pages that are not yet on the disk stay, and so do those that a process has mapped.
+    Pages that are not yet written to the disk stay, as do pages that a process has mapped.
     """
     with _opened(path) as file:
         if file is not None:

@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 LINE_SECONDS = 30.0
-"""Without a terminal, progress is one log line in so many seconds."""
+"""Seconds between log lines without a terminal."""
 
 
 def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield ``items`` under a progress bar with ETA; without a terminal, under log lines."""
+    """Yield ``items`` and show a progress bar with ETA; without a terminal, log lines."""
     if not sys.stderr.isatty():
         yield from _logged(items, total, what)
         return

@@ -1,4 +1,4 @@
-"""From the host to a device without waiting for it; the function belongs to the batch contract."""
+"""Copies from the host to a device; ``to_device`` is defined with the batch contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many workers fit this process, and processes that import what they run and nothing else."""
+"""The number of workers of this process, and worker processes that import only what they run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def cores_per_process() -> int:
 
 
 def worker_pool(workers: int | None = None) -> ProcessPoolExecutor:
-    """A pool whose processes are not copies of this one, whose threads must not be forked."""
+    """Return a process pool that does not fork this process, because it has threads."""
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver"))
 
 
 @contextmanager
 def main_hidden() -> Iterator[None]:
-    """While tasks are submitted: start workers without the program's main module.
+    """Hide the main module while tasks are submitted, so that workers do not import it.
 
-    They would import it first, ``train.py`` and torch with it (ten seconds each), or fail where
-    it is no file (a shell, a notebook).
+    Importing it would load ``train.py`` and torch (ten seconds for each worker), or fail if it is
+    no file (in a shell or a notebook).
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
