@@ -174,7 +174,7 @@ def test_a_plan_needs_no_data(
     words = ("--data", data, "--data-dir", str(tmp_path), "--backbone", "test_resnet", "--dry-run")
     assert run_train("--method", "simsiam", *words) == 0
     said = capsys.readouterr().out
-    assert f"steps: {steps:,} an epoch" in said and "not there yet: " in said
+    assert f"steps: {steps:,} an epoch" in said and "missing data: " in said
     assert str(tmp_path) in said and not list(tmp_path.iterdir())
 
 

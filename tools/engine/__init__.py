@@ -1,1 +1,1 @@
-"""A run: built, trained, saved, watched."""
+"""The training engine: builds, trains, saves and logs a run."""

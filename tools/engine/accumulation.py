@@ -1,4 +1,4 @@
-"""The gradient of a batch, taken in micro-batches one after the other."""
+"""Gradient accumulation: the gradient of a batch, computed in micro-batches."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pipelines.batch import Batch
 def backward(
     accelerator: Accelerator, model: nn.Module, method: Method, batch: Batch, count: int
 ) -> dict[str, Tensor]:
-    """Add the gradient of the whole batch to the parameters'; return the terms of its loss.
+    """Add the gradient of the whole batch to the parameters' gradients; return the loss terms.
 
-    ``model`` is ``method``, wrapped. The processes exchange gradients in the last of the ``count``
-    micro-batches.
+    ``model`` is ``method`` as wrapped by Accelerate. The processes exchange gradients in the last
+    of the ``count`` micro-batches.
     """
     if count == 1:
         terms = model(batch)

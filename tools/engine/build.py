@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: tables, views, method, loaders."""
+"""Build the parts of a run from its settings: tables, views, method, loaders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a run, and what is known of them."""
+    """The images of a run, and their constants."""
 
     train: Table
     val: Table | None
@@ -63,7 +63,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
     """Open the training and validation tables; one process of each machine fills the caches first.
 
     Raises:
-        NotDownloaded: a published data set is not there, and ``download`` is off.
+        NotDownloaded: a published data set is missing, and ``download`` is off.
         ValueError: a data set is missing or damaged, or the two have different classes.
     """
     options: dict[str, Any] = {
@@ -110,7 +110,7 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
 
 
 def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
-    """Return which rows each step holds."""
+    """Return the sampler of this process's rows in each step."""
     blocks = None
     if config.order == "blocks":
         sequence = data.train.in_file_order()
@@ -121,9 +121,9 @@ def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -
 def create_method(
     config: ResolvedConfig, steps_per_epoch: int, facts: DataFacts, num_rows: int
 ) -> Method:
-    """Build the method of resolved settings, weights drawn from the seed.
+    """Build the method of resolved settings, with weights drawn from the seed.
 
-    ``facts`` and ``num_rows`` are those of the images it is, or was, trained on.
+    ``facts`` and ``num_rows`` are those of the training images.
     """
     torch.manual_seed(config.seed)
     create = partial(
@@ -157,22 +157,22 @@ def create_method(
 def assemble(
     config: Config, data: Data, accelerator: Accelerator
 ) -> tuple[ResolvedConfig, Sampler, Method]:
-    """Return the resolved settings, which rows each step holds, and the method, if all fit.
+    """Return the resolved settings, the sampler and the method.
 
     Raises:
-        ValueError: they do not, before any work; the text names the flags.
+        ValueError: they do not fit each other; the text names the flags.
     """
     config = resolve(config, data.facts, accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check_sharing(config, accelerator.num_processes)
     check_mixture(config, len(data.train))
-    views_of(config)  # refuses sides that contradict one another, before the model is built
+    views_of(config)  # refuses contradictory sides before the model is built
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
     return config, sampler, method
 
 
 def gpu_decoder(config: Config) -> GpuDecoder:
-    """Return what the settings say about DALI's decoder on a GPU."""
+    """Return the settings of DALI's decoder on a GPU."""
     return GpuDecoder(
         config.dali_device_memory_padding,
         config.dali_host_memory_padding,
@@ -181,7 +181,7 @@ def gpu_decoder(config: Config) -> GpuDecoder:
 
 
 class Decoders:
-    """Makes a decoder for a table when it is first asked for, and keeps it."""
+    """Builds the decoder of a table on first use, and keeps it."""
 
     def __init__(
         self, config: Config, accelerator: Accelerator, print_fn: Callable[[str], None] = log.info
@@ -192,7 +192,7 @@ class Decoders:
         self._made: dict[int, Decoder] = {}
 
     def of(self, table: Table) -> Decoder:
-        """Return the table's decoder; ``--loader auto`` says what it chose, and why."""
+        """Return the table's decoder; on first use, print the chosen loader and the reason."""
         if id(table) not in self._made:
             self._made[id(table)] = self._make(table)
         return self._made[id(table)]
@@ -204,7 +204,7 @@ class Decoders:
         gpu = gpu_decoder(config)
         if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
             flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
-            self._print(f"{flags}: no effect, only --loader dali on a GPU decodes there")
+            self._print(f"{flags}: no effect, since only --loader dali decodes on a GPU")
         return build_decoder(
             loader,
             table,
@@ -257,7 +257,7 @@ def evaluation_batches_of(
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Yield this process's share of a table's rows (default: all) as evaluation views.
 
-    Without ``shared`` the rows are this process's own, all of them.
+    Without ``shared``, this process gets all of the rows.
     """
     rank, world_size = 0, 1
     if shared:
@@ -277,10 +277,10 @@ def evaluation_batches_of(
 
 
 def load_run(run: Path, named: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
-    """Return the settings and the state of a run's last checkpoint, or of the one named.
+    """Return the settings and the state of a run's last checkpoint, or of the checkpoint ``named``.
 
     Raises:
-        ValueError: there is no such run or no checkpoint in it.
+        ValueError: there is no such run, or no checkpoint in it.
     """
     path = checkpoint.first_whole(checkpoint.find(named or run))
     state = checkpoint.load(path)

@@ -1,4 +1,4 @@
-"""CLIM's table of neighbours: when a run renews it, and how it is made from the method as it is."""
+"""CLIM's neighbour table: when a run refreshes it, and how it is made from the current weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KMEANS = 1 << 22
 
 @dataclass(frozen=True)
 class Neighborhood:
-    """Each row's candidates, and which of them the rule keeps."""
+    """Each row's candidates, and those that the rule keeps."""
 
     candidates: Candidates
     selection: Selection
@@ -44,7 +44,7 @@ class Neighborhood:
 def find(
     features: Features, config: ClimConfig, seed: int, step: int, watch: Watch = unwatched
 ) -> Neighborhood:
-    """Search, cluster and select for every row, with the same result on every rank."""
+    """Find, cluster and select the neighbours of every row, the same on every rank."""
     rng = np.random.default_rng([seed, step, _KMEANS])
     clusters = spherical_kmeans(features, num_clusters(config, features.total), rng, watch=watch)
     near = nearest(features, clusters, config.neighbours, watch)
@@ -68,7 +68,7 @@ def find(
 
 
 def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float]:
-    """Return what is logged of a search; labels (N,) are for these numbers alone."""
+    """Return the numbers that are logged for a table; only they use the labels, (N,)."""
     keep, index = found.selection.keep, found.candidates.index
     everyone = np.arange(len(index))
     return {
@@ -87,12 +87,12 @@ def encode_all(
     accelerator: Accelerator,
     watch: Watch = unwatched,
 ) -> Features:
-    """Return unit features of centre crops of all training images, shared out over the ranks.
+    """Return unit features of centre crops of all training images, divided over the ranks.
 
-    Blocks are whole batches, so each batch is the same for any number of ranks.
+    A rank's rows are whole batches, so each batch is the same for any number of ranks.
 
     Raises:
-        ValueError: the method has no such encoder.
+        ValueError: the method has no momentum encoder, and the settings choose it.
     """
     total = len(data.train)
     own = own_range(total)
@@ -125,7 +125,7 @@ def encode_all(
 
 
 class ClimRefresh:
-    """The table of a run with ``--mix clim``; ``off`` for all others."""
+    """The neighbour table of a run with ``--mix clim``; ``off`` in all other runs."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class ClimRefresh:
         return step + self._period - (step - self._start) % self._period
 
     def at(self, step: int) -> NeighborTable | RandomNeighbors | None:
-        """Return the table of steps from ``step`` on, renewed if it is time; all ranks call it."""
+        """Return the table for steps from ``step`` on, refreshed if due; all ranks call it."""
         num_rows = len(self._data.train)
         if self.off:
             return None
@@ -168,13 +168,13 @@ class ClimRefresh:
         return NeighborTable(held["rows"].numpy(), held["count"].numpy())
 
     def update(self, loader: Loader, step: int) -> None:
-        """Give the loader the table of steps from ``step`` on; all ranks call it."""
+        """Set the loader's table for steps from ``step`` on; all ranks call it."""
         table, mixture = self.at(step), loader.maker.mixture
         if table is not None and isinstance(mixture, Clim):
             loader.maker.mixture = dataclasses.replace(mixture, neighbors=table)
 
     def news(self) -> dict[str, float]:
-        """Return the numbers of a search, once."""
+        """Return the numbers of the last refresh, once."""
         held = self._state.neighbors
         return {} if held is None else held.pop("news", {})
 
@@ -197,7 +197,7 @@ class ClimRefresh:
 
 
 def describe(numbers: dict[str, float]) -> str:
-    """Put the numbers of a search into a line."""
+    """Format the numbers of a table as a line of text."""
     text = (
         f"{numbers['clim_set_size']:.1f} neighbours an image, "
         f"none or too few for {numbers['clim_fallback']:.1%}"

@@ -1,4 +1,4 @@
-"""Gradients kept to a length before the optimiser takes them, and their norm for the log."""
+"""Gradient clipping, and the gradient norm for the log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 def clip(
     accelerator: Accelerator, weights: Sequence[nn.Parameter], limit: float, each: bool
 ) -> Tensor:
-    """Shorten gradients longer than ``limit``, unless it is 0; return the norm of all before that.
+    """Clip gradients to the norm ``limit``, unless it is 0; return their norm before clipping.
 
-    Call it once a step, after the last backward: the loss scale of fp16 is divided out first. The
-    norm is a scalar on the device, and nothing here waits for it.
+    Call this once a step, after the last backward pass: it first divides by fp16's loss scale. The
+    norm is a scalar on the device, and the host does not wait for it.
 
     Args:
-        accelerator: holds the scaler.
-        weights: the parameters; those without a gradient are passed over.
-        limit: largest 2-norm, of all gradients as one vector; 0: only the norm is computed.
-        each: whether the limit is for each parameter's gradient by itself.
+        accelerator: holds the loss scaler.
+        weights: the parameters; those without a gradient are skipped.
+        limit: largest 2-norm of all gradients as one vector; 0: only the norm is computed.
+        each: whether the limit applies to each parameter's gradient separately.
     """
     accelerator.unscale_gradients()
     gradients = [weight.grad for weight in weights if weight.grad is not None]

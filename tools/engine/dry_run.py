@@ -1,4 +1,4 @@
-"""What a run will do, before it does it: settings, steps, and an estimate of its memory."""
+"""``--dry-run``: settings, steps and estimated memory of a run, without training."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from tools.engine.build import Data
 
 
 def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Data, list[str]]:
-    """Open the data; a published set that is absent is stood in for by its known sizes.
+    """Open the data; a missing published set is replaced by a table of its known sizes.
 
     Returns:
-        The data, and a line for each set that is absent: what to fetch, and where to.
+        The data, and a line for each missing set: what to fetch, and where to put it.
 
     Raises:
-        ValueError: as ``build.open_data_of``; or the plan depends on the absent images.
+        ValueError: as ``build.open_data_of``; or the settings depend on the missing images.
     """
     missing: list[str] = []
     without_val = dataclasses.replace(config, val_data="none")
     try:
         return build.open_data_of(config, accelerator, download=False), missing
     except NotDownloaded as error:
-        missing.append(f"not there yet: {error}")
+        missing.append(f"missing data: {error}")
     try:
         return build.open_data_of(without_val, accelerator, download=False), missing
     except NotDownloaded:
-        pass  # it is the training images that are absent
+        pass  # the training images are missing
     if config.classes is not None:
         raise ValueError(f"--classes {config.classes} needs the images of --data: {missing[0]}")
     table = stand_in(config.data)
@@ -51,9 +51,9 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:
-    """Return the resolved settings, the steps and the device memory, as text.
+    """Return the resolved settings, the steps and the estimated device memory, as text.
 
-    ``steps`` is the length of an epoch, ``rows`` this process's share of a batch.
+    ``steps`` is the number of steps of an epoch, ``rows`` this process's share of a batch.
     """
     weights, activations = memory(config, method, plan, rows // config.accumulate)
     lines = [
@@ -70,7 +70,7 @@ def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int,
 def memory(config: ResolvedConfig, method: Method, plan: ViewPlan, rows: int) -> tuple[int, int]:
     """Return the bytes of persistent state and of a step's saved activations.
 
-    The step runs on the meta device: shapes only, no arithmetic.
+    The step runs on the meta device, which computes shapes only.
     """
     trained = size_of(p for p in method.parameters() if p.requires_grad)
     persistent = size_of(method.state_dict().values())

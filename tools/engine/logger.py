@@ -1,8 +1,8 @@
-"""What a run writes down while it trains: metrics.jsonl, summary.csv, trackers, progress.
+"""The log of a run: metrics.jsonl, summary.csv, trackers and progress.
 
-``metrics.jsonl`` holds one object a line: ``step`` (finished steps), ``epoch`` (finished epochs,
-a fraction), ``world_size`` and whatever was logged; NaN and infinity are null.
-``summary.csv`` holds one line an epoch, made of the lines of that epoch.
+``metrics.jsonl`` holds one object a line: ``step`` (finished steps), ``epoch`` (finished epochs, a
+fraction), ``world_size`` and the logged values; NaN and infinity are null. ``summary.csv`` holds
+one line for each epoch, a summary of the epoch's lines.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class RunLogger:
-    """The record of one run; every method does nothing on other processes than the first.
+    """The log of one run; its methods do nothing except in the first process.
 
-    ``start_step`` is the number of steps already done: later lines of an earlier attempt are cut
-    off, so that the stream continues exactly (with 0, all of them). ``console`` is for tests.
+    ``start_step`` is the number of finished steps. Later lines of an earlier attempt are cut off
+    (with 0, all lines), so that the log continues exactly. ``console`` is for tests.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class RunLogger:
         self._bar = self._start_bar() if self._console.is_terminal else None
 
     def _open(self, step: int, last: int) -> None:
-        """Cut off the lines after step ``last``; the next ones come after ``step``."""
+        """Cut off the lines after step ``last``; the next lines continue after ``step``."""
         path = self._folder / "metrics.jsonl"
         cut_metrics(path, last)
         cut_summary(self._summary, last)
-        begin = step - step % self._steps_per_epoch  # of the epoch under way
+        begin = step - step % self._steps_per_epoch  # of the current epoch
         self._epoch_lines = [line for line in read_metrics(path) if line["step"] > begin]
         self._metrics = path.open("a", encoding="utf-8")
 
     def rewind(self, step: int) -> None:
-        """Cut off what came after ``step`` finished steps: the run goes on from there."""
+        """Cut off the lines after ``step`` finished steps, from which the run continues."""
         if self._active:
             self._metrics.close()
             self._open(step, step)
@@ -121,7 +121,7 @@ class RunLogger:
     def epoch(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """Write summary.csv's line of the epoch that ended at ``step``, after its evaluation.
 
-        ``values`` (a column's name to its number) go before what the log lines say.
+        ``values`` (column -> number) override those of the log lines.
         """
         if not self._active:
             return
@@ -143,7 +143,7 @@ class RunLogger:
             self._print(text)
 
     def watch(self, items: Sequence[T], what: str) -> Iterator[T]:
-        """Go through the items; a bar of their own below the run's shows how far."""
+        """Yield the items and show their progress in a bar below the run's."""
         bar = self._bar if self._active else None
         if bar is None:
             yield from items
@@ -174,7 +174,7 @@ class RunLogger:
         return f"{min(step // self._steps_per_epoch + 1, epochs)}/{epochs}"
 
     def _eta(self, step: int) -> str:
-        """Remaining time at the pace since the start, evaluations and all."""
+        """Return the remaining time at the mean speed since the start, evaluations included."""
         done = step - self._start
         if done <= 0:
             return "-"
@@ -183,7 +183,7 @@ class RunLogger:
 
 
 def finite(value: float) -> float | None:
-    """Return the number, or None for NaN and infinity, which JSON does not have."""
+    """Return the number, or None for NaN and infinity, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
@@ -194,10 +194,10 @@ FORMATS = {
     "data_wait": "wait {:.0%}",
     "knn_top1": "kNN top-1 {:.1%}",
 }
-"""What a person watches; data_wait is the share of time in which the step waits for data."""
+"""Formats of the values on the console; data_wait is the share of time spent waiting for data."""
 
 
 def describe(values: Mapping[str, float], names: Iterable[str] = tuple(FORMATS)) -> str:
-    """Put the named values that were measured into words."""
+    """Format the named values, where they are finite, as a line of text."""
     known = [name for name in names if math.isfinite(values.get(name, math.nan))]
     return "  ".join(FORMATS[name].format(values[name]) for name in known)

@@ -1,4 +1,4 @@
-"""Loss terms kept on the device between two log lines, where the host finally reads them."""
+"""Loss terms, kept on the device until the host reads them for a log line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class NotFinite(ValueError):
-    """The loss of ``step``, or a weight after it, was NaN or infinite."""
+    """The loss of ``step``, or a weight after it, is NaN or infinite."""
 
     def __init__(self, text: str, step: int) -> None:
         super().__init__(text)
@@ -21,8 +21,8 @@ class NotFinite(ValueError):
 class StepMetrics:
     """Means of the loss and its terms, and the first step that was not finite.
 
-    That is one whose loss was NaN or infinite, or that left such a number in ``weights``. ``add``
-    never waits for the device; ``read`` and ``first_bad`` do.
+    A step is not finite if its loss, or a value of ``weights`` after it, is NaN or infinite.
+    ``add`` never waits for the device; ``read`` and ``first_bad`` do.
     """
 
     def __init__(self, accelerator: Accelerator, weights: Sequence[Tensor] = ()) -> None:
@@ -32,12 +32,12 @@ class StepMetrics:
         self.forget()
 
     def forget(self) -> None:
-        """Start anew."""
+        """Discard all steps."""
         self._rows = []
         self._first_bad = torch.full((1,), math.inf, device=self._accelerator.device)
 
     def add(self, step: int, values: dict[str, Tensor]) -> None:
-        """Take the scalars of a finished ``step``; the one called "loss" must be finite."""
+        """Add the scalars of a finished ``step``; the scalar "loss" must be finite."""
         self._names = list(values)
         self._rows.append(torch.stack([v.detach().float() for v in values.values()]))
         fine = values["loss"].detach().isfinite()
@@ -48,7 +48,7 @@ class StepMetrics:
         self._first_bad = torch.minimum(self._first_bad, here)
 
     def read(self) -> dict[str, float]:
-        """Return the means over the steps since the last call and over all processes, if any."""
+        """Return the means over all processes and the steps since the last call; {} if none."""
         if not self._rows:
             return {}
         means = self._accelerator.reduce(torch.stack(self._rows).mean(0), "mean")
@@ -56,6 +56,6 @@ class StepMetrics:
         return dict(zip(self._names, means.tolist(), strict=True))
 
     def first_bad(self) -> int | None:
-        """Return the first step, on any process, that was not finite; all must ask."""
+        """Return the first step, on any process, that was not finite; all processes call it."""
         step = self._accelerator.gather(self._first_bad).min().item()
         return None if math.isinf(step) else int(step)

@@ -1,4 +1,4 @@
-"""The score a run watches: weighted kNN of the backbone's features (k 200, T 0.1)."""
+"""The score during training: weighted kNN of the backbone's features (k 200, T 0.1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BATCH = 256
 
 
 class OnlineKnn:
-    """Scores the method on the validation images; ``off`` says why it cannot, if so."""
+    """Scores the method on the validation images; ``off`` is the reason if it cannot, or None."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class OnlineKnn:
         return (step // period + 1) * period
 
     def score(self) -> dict[str, float]:
-        """Return ``knn_top1`` and ``knn_top5`` of the method as it is; all processes call it."""
+        """Return the current ``knn_top1`` and ``knn_top5``; all processes call it."""
         assert self._data.val is not None
         average_buffers(self._method)
         train, val = self._data.train, self._data.val

@@ -1,4 +1,4 @@
-"""A run's method with the weights of a checkpoint, and which of its encoders is scored."""
+"""A run's method with the weights of a checkpoint, and the choice of its encoder."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def restore(
 ) -> Method:
     """Build a run's method on the host with the weights of a checkpoint.
 
-    Whatever scores or exports a run takes ``features`` or ``scored_encoder`` of what this returns.
+    To score or export a run, use ``features`` or ``scored_encoder`` of the returned method.
 
     Args:
         config: the run's settings.
         state: the checkpoint.
-        facts: those of the images it was trained on.
-        encoder: which one is scored; None: the one that the method's paper scores.
+        facts: constants of the training images.
+        encoder: the encoder to score; None: the one that the method's paper scores.
 
     Raises:
-        ValueError: the weights do not fit, or there is no such encoder; the text says how.
+        ValueError: the weights do not fit, or there is no such encoder; the text has the details.
     """
     method = build.create_method(config, 1, facts, state["data"]["images"])
     own, saved = method.state_dict(), state["method"]
@@ -42,19 +42,19 @@ def restore(
         width = num_features(method.backbone)
         raise ValueError(
             f"the checkpoint does not fit --backbone {config.backbone}, whose features have "
-            f"{width} numbers here: it has {differing[0]} ({len(differing)} such differences). "
+            f"{width} dimensions here: it has {differing[0]} ({len(differing)} such differences). "
             "Was it made with another version of timm?"
         )
     method.load_state_dict(saved)
     if encoder == "momentum" and len(method.encoders()) < 2:
         raise ValueError(
             f"--encoder momentum: --method {config.method} keeps no momentum copy of its encoder; "
-            "leave it out"
+            "leave the flag out"
         )
     method.scored = encoder or method.scored
     return method
 
 
 def with_encoder(text: str, encoder: Which | None) -> str:
-    """Add the encoder's name to a text for people, where there are two."""
+    """Append the encoder's name to a text, if one was chosen."""
     return f"{text}, {encoder} encoder" if encoder else text

@@ -1,4 +1,4 @@
-"""``--on-nan rollback``: back to the last good checkpoint, and on without the step that broke."""
+"""``--on-nan rollback``: continue from the last good checkpoint without the failed step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.engine.train_state import TrainState
 from tools.runs import checkpoint
 
 LIMIT, NEAR = 3, 100
-"""At most 3 of 100 steps in a row are left out; with more, it is no single batch's fault."""
+"""At most 3 of 100 consecutive steps are left out; with more, single batches are not the cause."""
 
 
 def batches(
@@ -33,7 +33,7 @@ def batches(
 
 
 def crowd(steps: Collection[int]) -> list[int]:
-    """Return the first ``LIMIT + 1`` steps that lie within ``NEAR`` in a row, if any do."""
+    """Return the first ``LIMIT + 1`` steps within ``NEAR`` consecutive ones, or an empty list."""
     found = sorted(steps)
     for first in range(len(found) - LIMIT):
         if found[first + LIMIT] - found[first] < NEAR:
@@ -42,14 +42,14 @@ def crowd(steps: Collection[int]) -> list[int]:
 
 
 def whole(good: Path) -> Path:
-    """Return a checkpoint, or the newest before it that is not damaged; damage is logged."""
+    """Return the checkpoint, or the newest undamaged one before it; damage is logged."""
     before = checkpoint.available(good.parent)
     older = [path for path in before if checkpoint.step_of(path) < checkpoint.step_of(good)]
     return checkpoint.first_whole([good, *older])
 
 
 class Rollback:
-    """Takes a run back to its last good checkpoint; every process does it at the same line."""
+    """Takes a run back to its last good checkpoint, in all processes at the same step."""
 
     def __init__(
         self, config: Config, state: TrainState, logger: RunLogger, accelerator: Accelerator
@@ -58,10 +58,10 @@ class Rollback:
         self._state, self._logger, self._accelerator = state, logger, accelerator
 
     def after(self, error: NotFinite) -> int:
-        """Restore the last good checkpoint; return its step, from which to go on.
+        """Restore the last good checkpoint; return its step, from which the run continues.
 
-        The run leaves out the step that broke, and those that it left out before. A checkpoint
-        that was damaged meanwhile gives way to the one before.
+        The run leaves out the failed step and those that it left out before. If the checkpoint
+        has been damaged meanwhile, the one before is restored.
 
         Raises:
             NotFinite: ``--on-nan stop``, or more than ``LIMIT`` of ``NEAR`` steps are left out.

@@ -1,4 +1,4 @@
-"""How fast a run is: images a second and the share of time spent waiting for data."""
+"""Throughput: images per second, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 class ThroughputMeter:
     """Throughput between two readings, over all processes.
 
-    ``batch_size`` counts the images of a step over all processes; ``waited`` returns this
-    process's total seconds of waiting for data (``lambda: loader.waited``). The first
-    ``warmup`` steps, which compile and fill caches, and whatever runs inside ``paused()`` are
-    left out. A clock is only ever read twice and subtracted.
+    ``batch_size`` is the number of images of a step over all processes. ``waited`` returns this
+    process's total seconds of waiting for data (``lambda: loader.waited``). The first ``warmup``
+    steps, which compile and fill caches, and all work inside ``paused()`` are left out. Only
+    differences of clock readings are used.
 
-    The device is waited for when the warm-up ends and when a pause begins, so that its backlog
-    is not counted in the wrong place; readings are meant for the log line, where the host has
+    The host waits for the device when the warm-up ends and when a pause begins and ends, so that
+    queued work is counted in the right interval. Call ``read`` at log lines, where the host has
     just waited.
     """
 
@@ -56,7 +56,7 @@ class ThroughputMeter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out what happens inside: evaluations, checkpoints, pictures."""
+        """Leave out the time of the block: evaluations, checkpoints, pictures."""
         self._synchronize()
         began, waited = self._clock(), self._waited()
         try:

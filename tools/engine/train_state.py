@@ -1,4 +1,4 @@
-"""Everything that changes while a run trains, saved to and restored from one file."""
+"""The state of training, saved to and restored from one checkpoint file."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tools.runs import checkpoint
 class TrainState:
     """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
 
-    ``neighbors`` holds what CLIM found last (``tools.engine.clim_refresh``), if anything;
-    ``left_out`` the steps that are not trained on (``tools.engine.rollback``); ``last_good`` is the
+    ``neighbors`` holds CLIM's last neighbour table (``tools.engine.clim_refresh``), or None;
+    ``left_out`` the steps that are skipped (``tools.engine.rollback``); ``last_good`` the
     checkpoint that this process loaded or wrote last.
     """
 
@@ -50,14 +50,14 @@ class TrainState:
         self.left_out: set[int] = set()
         self.last_good: Path | None = None
         self._data = {"images": len(data), "key": key_of(data)}
-        if config.order == "blocks":  # the rows of a step depend on where their bytes are
+        if config.order == "blocks":  # the rows of a step depend on the places of their bytes
             self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
         self.folder, self._config, self._accelerator = folder, config, accelerator
 
     def is_due(self, step: int, at_log: bool) -> bool:
-        """Whether to save after ``step`` steps; all processes ask, and get the same answer.
+        """Whether to save after ``step`` steps; all processes call it and get the same answer.
 
-        The minutes since the last time are the first process's, asked for at log lines alone.
+        The minutes since the last checkpoint are the first process's, compared at log lines only.
         """
         config = self._config
         if step % config.checkpoint_every == 0 or (self._keep_each and step % self._keep_each == 0):
@@ -68,7 +68,7 @@ class TrainState:
         return bool(broadcast(torch.tensor(late, device=self._accelerator.device)).item())
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of ``step`` finished steps; all processes call it together.
+        """Write the checkpoint of ``step`` finished steps; all processes call it.
 
         Raises:
             OSError: it could not be written; the text names the file.
@@ -94,7 +94,7 @@ class TrainState:
         return checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
 
     def _load(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint; if one machine has no whole one the first process sends it to all."""
+        """Read a checkpoint; if a machine lacks a complete copy, the first process sends it."""
         process = self._accelerator
         wanted = main_process_first(process, partial(checkpoint.signature, path))
         lacks = not process.is_main_process and not checkpoint.is_copy(path, wanted)
@@ -122,7 +122,7 @@ class TrainState:
         if state["data"] != self._data:
             raise ValueError(
                 f"{path} was trained on other images ({state['data']['images']} then, "
-                f"{self._data['images']} now): the rows would not be the same"
+                f"{self._data['images']} now): the rows of a step would differ"
             )
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])

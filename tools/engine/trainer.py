@@ -1,4 +1,4 @@
-"""The steps of a run, and what happens between them."""
+"""The training loop: steps, and logs, scores and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tools.engine.throughput import ThroughputMeter
 from tools.engine.train_state import TrainState
 
 STOPPED = 75
-"""Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto goes on."""
+"""Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto continues."""
 
 
 def prepare(
     config: ResolvedConfig, method: Method, accelerator: Accelerator
 ) -> tuple[nn.Module, Optimizer]:
-    """Put the method on its device, laid out and compiled as asked; wrap it and its optimiser."""
+    """Move the method to its device, compile it if configured, wrap it and its optimiser."""
     method.to(accelerator.device)
     if config.channels_last:
         method.to(memory_format=torch.channels_last)
@@ -63,7 +63,7 @@ def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
 def rate(config: ResolvedConfig, step: int, steps_per_epoch: int, scheduled: bool = True) -> float:
     """Return the learning rate of a step: a pure function of the settings and the step.
 
-    Where it is not ``scheduled`` it keeps to the peak after the warm-up.
+    If it is not ``scheduled``, it stays at the peak after the warm-up.
     """
     total = config.epochs * steps_per_epoch
     return learning_rate(
@@ -87,7 +87,7 @@ def mean_share(batch: Batch) -> dict[str, Tensor]:
 
 @dataclass
 class Learner:
-    """What makes the steps of a run: a method, its optimiser and its batches; it writes nothing."""
+    """Makes optimization steps: a method, its optimiser and its batches. It writes no files."""
 
     config: ResolvedConfig
     accelerator: Accelerator
@@ -105,7 +105,7 @@ class Learner:
         self.throughput = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
 
     def train_on(self, batch: Batch) -> None:
-        """Make one optimisation step. Nothing here waits for the device."""
+        """Make one optimization step; the host does not wait for the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
         config = self.config
@@ -126,7 +126,7 @@ class Learner:
 
 @dataclass
 class Run(Learner):
-    """The steps of a run and what happens between them."""
+    """The training loop of a run, with logs, scores and checkpoints."""
 
     knn: OnlineKnn
     clim_refresh: ClimRefresh
@@ -146,7 +146,7 @@ class Run(Learner):
         rollback = Rollback(self.config, self.state, self.logger, self.accelerator)
         if rollback.on and self.state.last_good is None:
             self.save(step)
-        patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # half the timeout at most
+        patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
         with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
             self.steps_done = step
             while step < last and not self.stopped:
@@ -156,7 +156,7 @@ class Run(Learner):
                     with self.throughput.paused():
                         step = rollback.after(error)
                     self.metrics.forget()
-                    if self.stopped:  # a signal came in that very step
+                    if self.stopped:  # a signal came in the same step
                         self.save(step)
         return STOPPED if self.stopped else 0
 
@@ -172,7 +172,7 @@ class Run(Learner):
                     assert batch.step == step, f"expected step {step}, not {batch.step}"
                     self.train_on(batch)
                 step += 1
-                self.steps_done += 1  # stop goes by what is done, which a rollback does not undo
+                self.steps_done += 1  # for stop; a rollback does not lower it
                 self.logger.tick(step)
                 if self.config.check_ranks and step % self.config.check_ranks == 0:
                     self.compare_ranks(step)
@@ -191,10 +191,10 @@ class Run(Learner):
         return step
 
     def log(self, step: int, *, scored: bool) -> None:
-        """Write the line of ``step`` finished steps: here the host waits for the device."""
+        """Write the log line of ``step`` finished steps; the host waits for the device here."""
         values = self.metrics.read()
         self.refuse_if_not_finite()
-        trained = bool(values)  # unless all steps since the last line were left out
+        trained = bool(values)  # false if all steps since the last line were left out
         values |= {"lr": self.lr(step - 1)} | self.throughput.read()
         if self.config.on_nan == "rollback":
             values["steps_left_out"] = len(self.state.left_out)
@@ -209,21 +209,21 @@ class Run(Learner):
             self.logger.log(step, values)
 
     def save(self, step: int) -> None:
-        """Write a checkpoint, unless the losses since the last one were not all finite."""
+        """Write a checkpoint if all losses since the last one were finite."""
         with self.throughput.paused():
             self.refuse_if_not_finite()
             self.state.save(step)
 
     def compare_ranks(self, step: int) -> None:
-        """Stop if the processes do not hold the same."""
+        """Stop if the processes do not hold the same state."""
         with self.throughput.paused():
             check_ranks(self.accelerator, self.method, self.state.neighbors, step)
 
     def refuse_if_not_finite(self) -> None:
-        """Stop if a loss or weight was NaN or infinite, naming the step and its images.
+        """Stop if a loss or weight was NaN or infinite.
 
         Raises:
-            NotFinite: the first such step.
+            NotFinite: it has the first such step; the text names its images.
         """
         step = self.metrics.first_bad()
         if step is None:
