@@ -150,4 +150,4 @@ def test_a_machine_s_first_goes_first_and_all_leave_together(
         assert left == {rank: rank for rank in range(4)}
     else:
         assert left.pop(fails) == "no data"
-        assert set(left.values()) == {f"process {fails} could not open the data; it says why"}
+        assert set(left.values()) == {f"process {fails} could not open the data; see its message"}

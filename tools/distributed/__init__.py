@@ -1,1 +1,1 @@
-"""Processes: start, agree, stop, watch, compare."""
+"""The processes of a run: launch, coordination, preemption, watchdog, consistency."""

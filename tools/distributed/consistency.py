@@ -1,4 +1,4 @@
-"""``--check-ranks``: whether all processes hold the same weights, buffers and neighbours."""
+"""``--check-ranks``: check that all processes hold the same weights, buffers and neighbours."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from models.methods import Method
 from models.modules.batchnorm import BatchNorm
 
 NAMED = 8
-"""Tensors that an error names."""
+"""Largest number of tensors that an error names."""
 
 
 class RanksDiffer(ValueError):
-    """Processes of a run hold different numbers where they must hold the same."""
+    """The processes of a run hold different values of replicated tensors."""
 
 
 def check_ranks(
     accelerator: Accelerator, method: Method, neighbors: Mapping[str, Any] | None, step: int
 ) -> None:
-    """Compare what the processes hold after ``step`` finished steps; all of them call it.
+    """Compare the replicated tensors of all processes after ``step`` finished steps; all call it.
 
-    The host waits for the device, and copies all of it.
+    The host waits for the device and copies all of them.
 
     Raises:
-        RanksDiffer: it names the tensors, and the processes that differ from most, or of two from
-            the first.
+        RanksDiffer: tensors differ; the text names them and the processes that differ from the
+            majority (of two, from the first).
     """
     if accelerator.num_processes == 1:
         return
@@ -48,16 +48,16 @@ def check_ranks(
         more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
         raise RanksDiffer(
             f"--check-ranks: after step {step:,} the processes do not hold the same "
-            f"{', '.join(found[:NAMED])}{more}. Nothing trained since the last check can be "
-            "trusted: go on from an older checkpoint"
+            f"{', '.join(found[:NAMED])}{more}. Do not trust the training since the last check: "
+            "resume from an older checkpoint"
         )
 
 
 def common(method: Method, neighbors: Mapping[str, Any] | None) -> Iterator[tuple[str, Tensor]]:
-    """Yield by name what all ranks must hold alike.
+    """Yield the names and tensors that must be equal on all ranks.
 
-    Running statistics of group batch norm are left out: each rank's are of its own groups, until a
-    checkpoint or an evaluation averages them.
+    Running statistics of group batch norm are left out: each rank has those of its own groups until
+    a checkpoint or an evaluation averages them.
     """
     own = {
         f"{name}.{buffer}"
@@ -73,7 +73,7 @@ def common(method: Method, neighbors: Mapping[str, Any] | None) -> Iterator[tupl
 
 
 def digest(tensor: Tensor) -> Tensor:
-    """Return 64 bits that change with any bit of a tensor, or with its shape; a host scalar."""
+    """Return a 64-bit digest of a tensor's bits, dtype and shape, as a scalar on the host."""
     values = tensor.detach().cpu().contiguous()
     found = hashlib.sha256(str((values.dtype, values.shape)).encode())
     found.update(values.reshape(-1).view(torch.uint8).numpy().data)
@@ -81,7 +81,7 @@ def digest(tensor: Tensor) -> Tensor:
 
 
 def unlike(column: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the ranks whose number is not the most frequent one, or, of equals, the first's."""
+    """Return the ranks whose value is not the most frequent one; ties go to the first rank."""
     _, first, inverse, count = np.unique(
         column, return_index=True, return_inverse=True, return_counts=True
     )

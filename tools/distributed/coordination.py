@@ -1,4 +1,4 @@
-"""What one process does for all, and what the others learn of it."""
+"""Work that one process does first, or for all."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ POLL_SECONDS = 0.2
 
 
 def main_process_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """Return what ``make()`` returns in the first process, in all; its errors reach all as well.
+    """Call ``make`` in the first process; return its result, or raise its error, in all.
 
     Raises:
-        ValueError, OSError: ``make`` did.
+        ValueError, OSError: ``make`` raised it.
     """
     answer: list[object] = [None, None]
     if accelerator.is_main_process:
@@ -34,23 +34,23 @@ def main_process_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
 
 
 def shared_store(name: str) -> Store:
-    """Return the process group's notice store, under a name, by a connection of its own."""
+    """Return the process group's key-value store, with a prefix and a separate connection."""
     return PrefixStore(f"unmix/{name}", _get_default_store().clone())
 
 
 def local_main_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
-    """Call ``make`` in the first process of each machine, then in its others, and return it.
+    """Call ``make`` in the first process of each machine, then in its others; return the result.
 
-    All leave together. They wait on the notice store, however long it takes: the process group's
-    timeout is for steps, not for converting a data set.
+    All processes return together. They wait on the store without a limit, because the process
+    group's timeout is for steps and not for converting a data set.
 
     Raises:
-        ValueError: ``make`` failed in another process, which says why.
+        ValueError: ``make`` failed in another process, whose message has the reason.
     """
     if accelerator.num_processes == 1:
         return make()
     store, world = shared_store("first"), accelerator.num_processes
-    turn = (store.add("arrived", 1) - 1) // world  # nobody comes again before all have left
+    turn = (store.add("arrived", 1) - 1) // world  # none arrives again before all have left
     rank = accelerator.process_index
     first = rank - accelerator.local_process_index
     if rank != first:
@@ -70,4 +70,4 @@ def _wait(store: Store, turn: int, ranks: range | list[int]) -> None:
         while not store.check([f"{turn}/{rank}"]):
             time.sleep(POLL_SECONDS)
         if store.get(f"{turn}/{rank}") != b"done":
-            raise ValueError(f"process {rank} could not open the data; it says why")
+            raise ValueError(f"process {rank} could not open the data; see its message")

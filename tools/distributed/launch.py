@@ -27,13 +27,13 @@ SUPPORTED = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULT
 
 
 def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> Accelerator:
-    """Join the process group, if a launcher made one, and take this process's device.
+    """Join the process group, if a launcher made one, and select this process's device.
 
-    Processes that wait for one another longer than ``timeout`` end.
+    A process that waits for another one longer than ``timeout`` ends.
 
     Raises:
-        ValueError: the launcher asks for something this trainer does not do, or its processes
-            did not find each other.
+        ValueError: the launcher requests a feature that is not supported, or its processes did not
+            find each other.
     """
     on_host = not torch.cuda.is_available()
     if precision == "fp16" and on_host:
@@ -48,7 +48,7 @@ def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> 
             )
     if "WORLD_SIZE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # end with the launcher
-    # Its replacement would still overwrite the ranks' buffers once, at the start.
+    # The option that replaces broadcast_buffers still overwrites the ranks' buffers at the start.
     warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
     accelerator = Accelerator(
         cpu=on_host,
@@ -80,12 +80,12 @@ def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> 
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether an error says that another process of the group is gone, or waited for too long."""
+    """Whether an error means that another process of the group is gone or did not answer."""
     return isinstance(error, (LostProcess, DistError)) or "gloo" in str(error)
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that are not there.
+    """Check that the trackers' packages are installed.
 
     Raises:
         ValueError: a tracker's package is not installed.
@@ -96,7 +96,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str]) -> None:
-    """Let ``accelerator.log`` write to Accelerate's trackers, for the run in ``folder``."""
+    """Start Accelerate's trackers for the run in ``folder``; ``accelerator.log`` writes to them."""
     makers: dict[str, Callable[[], GeneralTracker]] = {
         "tensorboard": lambda: TensorBoardTracker("tensorboard", folder),
         "wandb": lambda: WandBTracker(folder.name, dir=str(folder)),
@@ -107,10 +107,10 @@ def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str])
 
 
 def check_workers(workers: int) -> None:
-    """Refuse more threads or processes than there are cores; 0 stands for one on each.
+    """Refuse more threads or processes than cores; 0 means one on each core.
 
     Raises:
-        ValueError: naming the flag.
+        ValueError: the number is out of range; the text names the flag.
     """
     if not 0 <= workers <= (cores := cores_per_process()):
-        raise ValueError(f"--workers is 0 to {cores}, the cores here, not {workers}")
+        raise ValueError(f"--workers must be 0 to {cores}, the number of cores, not {workers}")

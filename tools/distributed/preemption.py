@@ -15,24 +15,25 @@ from tools.distributed.watchdog import PATIENCE, Watchdog
 
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 2.0
-"""A launcher passes on what its processes got as well; later, a signal is a second one."""
+"""A launcher forwards a signal that its processes got already; only later signals are new ones."""
 ANSWER_SECONDS = 20.0
-"""Then whoever has not agreed to stop is lost; who sends signals often kills after 25 or 30."""
+"""A process that has not agreed to stop by then is lost; schedulers often kill after 25 or 30."""
 
 
 class LostProcess(RuntimeError):
-    """The launcher or another process of the run does not answer any more."""
+    """The launcher or another process of the run no longer answers."""
 
 
 class StopSignal:
     """Turns a signal to any process into the same last step for all of them.
 
-    Several processes agree through the launcher's TCPStore, on the host alone: whoever gets the
-    signal leaves a note; a thread in each process sees it and promises the step its process is
-    in; the largest promise is the last step. No process waits before its own promise is kept, so
-    none holds up a collective that another one is in. A second signal ends a process at once.
+    The processes agree through the launcher's TCPStore, on the host only. The process that gets the
+    signal writes a request to the store. A thread in each process sees it and promises to finish
+    the process's current step. The largest promised step is the last one. No process waits before
+    it has kept its own promise, so none blocks a collective of another one. A second signal ends a
+    process at once.
 
-    The same thread keeps the ``Watchdog``, with ``patience`` seconds.
+    The same thread runs the ``Watchdog``, with ``patience`` seconds.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -82,7 +83,7 @@ class StopSignal:
             signal.raise_signal(number)
 
     def after(self, step: int) -> bool:
-        """Whether to stop now that ``step`` steps are finished, the same answer everywhere.
+        """Whether to stop after ``step`` finished steps; the answer is the same in all processes.
 
         Raises:
             LostProcess: the launcher is gone, or another process did not agree in time.
@@ -97,11 +98,13 @@ class StopSignal:
                 return False
         self._agreed.wait()
         if self._last is None:
-            raise LostProcess(f"after {self.received} not all agreed to stop at step {step:,}")
+            raise LostProcess(
+                f"after {self.received} not all processes agreed to stop at step {step:,}"
+            )
         return step >= self._last
 
     def _listen(self, store: Store) -> None:
-        """Answer a request to stop; runs in a thread of its own."""
+        """Answer a request to stop; runs in a separate thread."""
         watchdog = Watchdog(store, self._rank, self._ranks, self._patience)
         try:
             while not store.check(["request"]) and not self._closed.wait(POLL_SECONDS):
@@ -111,11 +114,11 @@ class StopSignal:
             with self._lock:
                 self._promised = True
                 store.set(str(self._rank), str(self._finished + 1))
-            if self._closed.is_set():  # whoever is asked to stop just now goes on to the end
+            if self._closed.is_set():  # the run has just ended: there is nothing to stop
                 return
             self.received = self.received or store.get("request").decode() + " to another process"
             self._last = self._largest_promise(store)
-        except RuntimeError:  # the board ended with the launcher, or whoever kept it
+        except RuntimeError:  # the store ended with the process that hosts it
             self._store_lost = True
         finally:
             self._agreed.set()

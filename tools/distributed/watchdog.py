@@ -1,4 +1,4 @@
-"""Who keeps the others waiting: each process says where it is, and one of them reads it."""
+"""Watchdog: report where the processes of a run are when no step finishes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.distributed import Store
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {"pipelines", "models", "tools", "train.py", "eval.py"}
 PATIENCE = 60.0
-"""Seconds without a step after which it is said where everybody is."""
+"""Seconds without a step after which the places of all processes are reported."""
 NOTES_A_MINUTE = 12
 
 
 @dataclass
 class _Seen:
-    """What a process said last, and when something in it changed."""
+    """The last note of a process, and when it changed."""
 
     note: str = ""
     answered: float = 0.0
@@ -31,13 +31,14 @@ class _Seen:
 
 
 class Watchdog:
-    """Watches over the processes of a run, from a thread of each that has nothing else to do.
+    """Watches the processes of a run, from the thread of each that waits for signals.
 
-    Every five seconds each process notes its number of finished steps and the line that its main
-    thread is at. The first process reads the notes of all, the second those of the first. When no
-    step was finished for ``patience`` seconds, and not all are in the same function (as in a
-    long evaluation), it says once where each is, and who does not answer: a process that was
-    stopped, or whose machine is gone, notes nothing any more.
+    Every ``patience / 12`` seconds (five by default) each process writes a note to the store: its
+    number of finished steps and the line of its main thread. The first process reads the notes of
+    all, the second those of the first. If no step finishes for ``patience`` seconds, and not all
+    processes are in the same function (as in a long evaluation), it prints once the place of each
+    and the processes that do not answer. A process that was stopped, or whose machine is gone,
+    writes no more notes.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Watchdog:
         self._reported: int | None = None
 
     def beat(self, finished: int) -> None:
-        """Note where this process is after ``finished`` steps, and look at the others' notes."""
+        """Write this process's note after ``finished`` steps, and check the others' notes."""
         if self._clock() < self._next:
             return
         self._next = self._clock() + self._period
@@ -96,7 +97,7 @@ class Watchdog:
         self._print("\n".join([text, *lines]))
 
     def _noteworthy(self) -> list[tuple[int, _Seen]]:
-        """All when they are few; else those that are elsewhere than most."""
+        """Return all processes if they are few; else those at another place than most."""
         everyone = list(self._seen.items())
         if len(everyone) <= 8:
             return everyone
@@ -113,7 +114,7 @@ class Watchdog:
 
 
 def place_of(thread: int | None) -> str:
-    """Return the innermost line of ours that a thread is at: ``FILE FUNCTION line N``."""
+    """Return a thread's innermost line in this project: ``FILE FUNCTION line N``."""
     frame = sys._current_frames().get(thread or 0)
     while frame is not None:
         path = Path(frame.f_code.co_filename)

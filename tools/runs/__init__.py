@@ -1,1 +1,1 @@
-"""A run's folder and what is in it."""
+"""A run's folder and its files."""

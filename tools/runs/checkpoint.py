@@ -1,7 +1,8 @@
-"""One file a checkpoint: written aside, flushed to disk, renamed; loading cannot run code.
+"""Checkpoint files: written to a temporary file, flushed, renamed; loading runs no code.
 
-A file is what ``torch.save`` makes, followed by ``TRAILER`` and the SHA-256 of all before it. (The
-check sums of torch's zip format are read by nobody, and do not cover its table of contents.)
+A file is the output of ``torch.save``, followed by ``TRAILER`` and the SHA-256 of all before it.
+(torch does not verify the checksums of its zip format, and they do not cover its table of
+contents.)
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class _Hashed(io.BufferedWriter):
         self.digest = hashlib.sha256()
 
     def write(self, data: Buffer, /) -> int:
-        """Write and count in."""
+        """Write, and update the digest."""
         self.digest.update(data)
         return super().write(data)
 
@@ -46,16 +47,16 @@ def save(
 ) -> Path:
     """Write ``folder/step-N.pt`` and point ``folder/last`` at it; drop old files.
 
-    The newest ``keep`` up to this step stay, and those of multiples of ``keep_each`` steps.
-    Whatever happens while writing, the checkpoints before stay whole.
+    The newest ``keep`` up to this step stay, and those at multiples of ``keep_each`` steps. A
+    failed write leaves the earlier checkpoints complete.
 
     Raises:
-        OSError: the disk is full or not writable; the half-written file is removed.
+        OSError: the disk is full or not writable; the partial file is removed.
     """
     path = folder / f"step-{step}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        for leftover in folder.glob(".*.tmp"):  # of a process that was killed while writing
             leftover.unlink()
         with replacing(path) as aside, _Hashed(aside) as file:
             torch.save({"format": FORMAT, "step": step, **state}, file)
@@ -71,8 +72,8 @@ def save(
         if not isinstance(cause, OSError):  # torch hides the system's error behind its own
             raise
         raise OSError(
-            f"{path} could not be written: {cause.strerror or cause}. The checkpoints before are "
-            "whole; make room, then --resume auto"
+            f"{path} could not be written: {cause.strerror or cause}. The earlier checkpoints are "
+            "complete: make room, then --resume auto"
         ) from error
     return path
 
@@ -98,9 +99,9 @@ def _named(folder: Path) -> Path | None:
 
 
 def available(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder to go on from, best first: ``last``'s, then older ones.
+    """Return the checkpoints in a folder to resume from, best first: ``last``, then older ones.
 
-    Later ones than ``last`` says are of an attempt that was given up; without it all count.
+    Checkpoints after ``last`` belong to an abandoned attempt; without ``last`` all count.
     """
     files = sorted((p for p in folder.glob("step-*.pt") if step_of(p) >= 0), key=step_of)
     named = _named(folder)
@@ -108,7 +109,7 @@ def available(folder: Path) -> list[Path]:
 
 
 def find(path: Path) -> list[Path]:
-    """Return the checkpoints meant by a path, best first: itself, or those of a run's folder.
+    """Return the checkpoints of a path, best first: the file itself, or those of a run's folder.
 
     Raises:
         ValueError: there is none.
@@ -123,10 +124,10 @@ def find(path: Path) -> list[Path]:
 
 
 def first_whole(paths: Sequence[Path]) -> Path:
-    """Return the first checkpoint that is not damaged, and warn of those before it.
+    """Return the first undamaged checkpoint; warn about the damaged ones before it.
 
     Raises:
-        ValueError: all are damaged; each is named with the reason.
+        ValueError: all are damaged; the text has each with the reason.
     """
     damaged: list[str] = []
     for path in paths:
@@ -142,10 +143,10 @@ def first_whole(paths: Sequence[Path]) -> Path:
 
 
 def check(path: Path) -> None:
-    """Read a checkpoint and compare its digest.
+    """Read a checkpoint and verify its digest.
 
     Raises:
-        ValueError: it cannot be read, or is not what was written; the text names it.
+        ValueError: the file cannot be read, or is damaged; the text names it.
     """
     digest, tail = hashlib.sha256(), b""
     length = len(TRAILER) + digest.digest_size
@@ -164,7 +165,7 @@ def check(path: Path) -> None:
 
 
 def signature(path: Path) -> bytes:
-    """Return a checkpoint's digest as it stands at its end, nothing if there is no such file."""
+    """Return the digest stored at a checkpoint's end; empty if there is no such file."""
     try:
         with path.open("rb") as file:
             file.seek(-hashlib.sha256().digest_size, os.SEEK_END)
@@ -174,7 +175,7 @@ def signature(path: Path) -> bytes:
 
 
 def is_copy(path: Path, end: bytes) -> bool:
-    """Whether ``path`` is a whole checkpoint with this ``signature``."""
+    """Whether ``path`` is an undamaged checkpoint with the signature ``end``."""
     if signature(path) != end:
         return False
     try:

@@ -1,4 +1,4 @@
-"""How every command ends: one line and an exit status instead of a traceback."""
+"""The end of every command: one line and an exit status instead of a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.sources.image_file import BadImage
 
 
 def command(name: str, body: Callable[[], int | None]) -> int:
-    """Run the body of the command ``name``, as "tools/report.py"; return the exit status.
+    """Run the body of the command ``name``, such as "tools/report.py"; return the exit status.
 
     ======================================  ======  ==========================
     The body                                status  on stderr
@@ -23,7 +23,7 @@ def command(name: str, body: Callable[[], int | None]) -> int:
     BrokenPipeError (``| head``)            1
     ======================================  ======  ==========================
 
-    Flags that do not parse end with 2 too: tyro and argparse raise ``SystemExit``, which passes.
+    Flags that do not parse also give 2: tyro and argparse raise ``SystemExit``, which propagates.
     """
     try:
         status = body() or 0
@@ -41,15 +41,15 @@ def command(name: str, body: Callable[[], int | None]) -> int:
 
 
 def discard_output() -> None:
-    """Send the rest of stdout nowhere: Python flushes it at exit, into the closed pipe."""
-    with contextlib.suppress(OSError):  # stdout need not be a file
+    """Discard the rest of stdout, which Python would flush into the closed pipe at exit."""
+    with contextlib.suppress(OSError):  # stdout may not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def by_position(words: Sequence[str]) -> list[str]:
-    """Return a command line in which ``--run RUN`` and ``--output OUTPUT`` are RUN and OUTPUT.
+    """Replace ``--run RUN`` and ``--output OUTPUT`` in a command line by positional arguments.
 
-    RUN becomes the first argument and OUTPUT the last, for commands that take both by position.
+    RUN becomes the first argument and OUTPUT the last.
     """
     rest: list[str] = []
     named: dict[str, list[str]] = {"--run": [], "--output": []}

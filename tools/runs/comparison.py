@@ -1,7 +1,7 @@
-"""Compare groups of runs that differ in the seed alone: what does a mixture add?
+"""Compare groups of runs that differ only in the seed, to measure the effect of a mixture.
 
 The base of a group has the same method, data and budget, without the mixture. The standard error
-of their difference is that of the paired differences where both groups have the same seeds, else
+of their difference is that of the paired differences if both groups have the same seeds, else
 Welch's. The difference is resolved if Student's 95 % interval does not contain 0.
 """
 
@@ -23,13 +23,13 @@ MIXING = ("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "clim", "im")
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed alone, in the order of their seeds."""
+    """Runs that differ only in the seed, in the order of their seeds."""
 
     runs: tuple[Scored, ...]
 
     @property
     def settings(self) -> Settings:
-        """What the runs share."""
+        """The settings that the runs share."""
         return self.runs[0].settings
 
     @property
@@ -44,7 +44,7 @@ class Group:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds, of n - 1; None for one seed."""
+        """Standard deviation over the seeds, with n - 1; None for one seed."""
         return statistics.stdev(self.values) if len(self.runs) > 1 else None
 
 
@@ -54,7 +54,7 @@ class Difference:
 
     value: float
     error: float | None
-    """Standard error over the seeds; None: unknown, one of the groups has one seed."""
+    """Standard error over the seeds; None (unknown) if one of the groups has one seed."""
     kind: Literal["paired", "welch", "unknown"]
     freedom: float | None = None
     """Degrees of freedom of the standard error."""
@@ -92,7 +92,7 @@ def _error_of_mean(values: Sequence[float]) -> float:
 
 
 def group(runs: Iterable[Scored]) -> list[Group]:
-    """Group the runs that differ in the seed alone, in the order of their first runs.
+    """Group the runs that differ only in the seed, in the order of their first runs.
 
     Raises:
         ValueError: two runs have the same settings and seed.
@@ -112,9 +112,10 @@ def group(runs: Iterable[Scored]) -> list[Group]:
 
 
 def base_of(one: Group, groups: Sequence[Group], base: Settings) -> Group | None:
-    """Return the group with the settings ``base`` that differs least from this one otherwise.
+    """Return the group with the settings ``base`` that otherwise differs least from this one.
 
-    It has the same method, data and epochs. None if there is no such group, or two differ equally.
+    It has the same method, data and epochs. None if there is no such group, or if two groups differ
+    equally.
     """
     if _has(one, base):
         return None
@@ -135,7 +136,7 @@ def beyond(one: Group, base: Group) -> list[str]:
 
 
 def name_of(one: Group, groups: Sequence[Group]) -> str:
-    """Return a group's name: method, mixture, and what differs from groups with the same two."""
+    """Return a group's name: method, mixture, and settings that differ between similar groups."""
     method, mix = one.settings["method"], one.settings["mix"]
     same_method = [g.settings for g in groups if g.settings["method"] == method]
     same_mix = [s for s in same_method if s["mix"] == mix]

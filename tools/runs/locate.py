@@ -1,4 +1,4 @@
-"""How commands name runs: by the path of a folder, or by a name below ./runs."""
+"""Run arguments of commands: the path of a folder, or a name below ./runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments:
-    """The runs that a command is about: positional, or by --run."""
+    """The runs of a command, positional or with --run."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
     """Runs: folders, as runs/NAME, or names below ./runs."""
     run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """A run, as RUN; once for each run."""
+    """A run, as RUN; repeat the flag for more runs."""
 
     @property
     def folders(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a measurement depends on beside its command: the machine, and the state of the code."""
+"""The machine and the commit of a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's metrics.jsonl and summary.csv: read, summarise, cut back to a step."""
+"""A run's metrics.jsonl and summary.csv: read, summarize, cut back to a step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUMMARY = ("epoch", "step", "loss", "lr", "images_per_second", "knn_top1")
 
 
 def summarize(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Return an epoch's mean loss and speed, last learning rate and last score, where known."""
+    """Return an epoch's mean loss and speed, last learning rate and last score, if logged."""
     known: dict[str, list[float]] = {}
     for line in lines:
         for name in SUMMARY[2:]:
@@ -26,12 +26,12 @@ def summarize(lines: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl; none if there is no file, torn lines are left out."""
+    """Return the lines of a metrics.jsonl without incomplete ones; empty if there is no file."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:  # the process was killed while it wrote
+        except json.JSONDecodeError:  # the process was killed while writing
             continue
         if isinstance(line, dict) and "step" in line:
             lines.append(line)

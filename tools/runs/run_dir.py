@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its settings on disk, and what it resumes from."""
+"""The folder of a run: its name, its lock, its settings, and the checkpoint it resumes from."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from tools.distributed.coordination import main_process_first
 from tools.runs import checkpoint
 
 RESUME = "RESUME"
-"""File that a stopped run leaves in its folder: there is something to continue."""
+"""File that a stopped run leaves in its folder, as a sign that it can be resumed."""
 LOCK = ".lock"
-"""File that a running run holds locked; the system lets go of it however the run ends."""
+"""File that a run keeps locked; the operating system releases the lock when the run ends."""
 
 RECIPE = "# --recipe "
-"""How the config.yaml of a run that began with a recipe begins; the recipe's path follows."""
+"""First words of the config.yaml of a run with a recipe; the recipe's path follows."""
 
 log = logging.getLogger(__name__)
 
 
 def refuse_unwritable(config: Config, accelerator: Accelerator) -> None:
-    """Find out before any work whether the run can be written down.
+    """Check before any work that the run's folder can be written.
 
     Raises:
-        ValueError: nothing can be written where the run's folder is, or would be made.
+        ValueError: the run's folder, or the folder it would be made in, is not writable.
     """
 
     def attempt() -> None:
@@ -55,11 +55,11 @@ def refuse_unwritable(config: Config, accelerator: Accelerator) -> None:
 
 
 def choose(config: Config, accelerator: Accelerator) -> tuple[Path, Path | None]:
-    """Return this run's folder, and the checkpoint it continues from, the same on all processes.
+    """Return this run's folder and the checkpoint it resumes from, the same on all processes.
 
     Raises:
-        ValueError: the folder named holds a run already, there is nothing to resume, or nothing
-            but damaged checkpoints.
+        ValueError: the named folder already holds a run, there is nothing to resume, or all
+            checkpoints are damaged.
     """
     return main_process_first(accelerator, lambda: _choose(config))
 
@@ -81,7 +81,7 @@ def _choose(config: Config) -> tuple[Path, Path | None]:
 
 
 def _named(folder: Path, resume: bool) -> tuple[Path, Path | None]:
-    """Return the folder named; resumed before its first checkpoint, a run starts over in it."""
+    """Return the named folder; a run resumed before its first checkpoint starts over in it."""
     if resume:
         saved = checkpoint.available(folder / "checkpoints")
         return folder, checkpoint.first_whole(saved) if saved else None
@@ -95,10 +95,10 @@ def _named(folder: Path, resume: bool) -> tuple[Path, Path | None]:
 
 @contextmanager
 def claimed(folder: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it until the block ends, or this process does.
+    """Make the folder and lock it against other runs until the block or this process ends.
 
     Raises:
-        ValueError: another run is in it, or it cannot be made.
+        ValueError: another run holds the lock, or the folder cannot be made.
     """
     held: list[IO[str]] = []
     main_process_first(accelerator, lambda: held.append(_lock(folder)))
@@ -133,7 +133,7 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def default_name(config: Config) -> str:
-    """Return METHOD-MIX-DATA."""
+    """Return the default name, METHOD-MIX-DATA."""
     data = Path(config.data.removeprefix("folder:").removesuffix(".beton")).name
     return f"{config.method}-{config.mix}-{data}"
 
@@ -155,7 +155,7 @@ def _number(name: str) -> int:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Save the resolved settings, below the recipe's name; ``--recipe`` reads them back."""
+    """Save the resolved settings below the recipe's path; ``--recipe`` can read the file."""
     folder.mkdir(parents=True, exist_ok=True)
     head = f"{RECIPE}{config.recipe}\n" if config.recipe else ""
     (folder / "config.yaml").write_text(head + yaml.safe_dump(to_dict(config), sort_keys=False))

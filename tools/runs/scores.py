@@ -1,4 +1,4 @@
-"""The scores of a run, read from its folder, and which scores of several runs are comparable."""
+"""The scores of runs, read from their folders, and the choice of comparable ones."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tools.config.config import Config
 from tools.runs.metrics import read_metrics
 
 Settings = dict[str, Any]
-"""Settings by their dotted names, as 'lr' and 'clim.rule'."""
+"""Settings by their dotted names, such as 'lr' and 'clim.rule'."""
 
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
 NOT_THE_PROTOCOL |= {"origin", "loss"}
-"""Parts of a line of eval.jsonl that may differ between runs scored alike."""
+"""Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
-"""How the names of scores end; higher is better, in [0, 1]."""
+"""Endings of the names of scores, which are in [0, 1]; higher is better."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Scored:
 
     run: Path
     settings: Settings
-    """What the result depends on, except for the seed."""
+    """The settings that the result depends on, without the seed."""
     seed: int
     protocol: Settings
-    """How and on what data it was scored."""
+    """The protocol's name, its settings and the data."""
     step: int
     value: float
     """In [0, 1]."""
 
 
 def read_config(run: Path) -> Config:
-    """Return the settings in a run's folder; a run older than a setting has its old default.
+    """Return the settings in a run's folder; a setting newer than the run has its old default.
 
     Raises:
-        ValueError: there is no such run, or its config.yaml is not one.
+        ValueError: there is no such run, or its config.yaml is not valid.
     """
     path = run / "config.yaml"
     try:
@@ -60,7 +60,7 @@ def read_config(run: Path) -> Config:
 
 
 def settings_of(config: Config) -> Settings:
-    """Return the settings that a result depends on, except for the seed."""
+    """Return the settings that a result depends on, without the seed."""
     leave_out = {f.name for f in fields(Config) if f.metadata.get("free")} - {"data", "epochs"}
     leave_out |= {"seed"} | _without_effect(config.mix)
     return {
@@ -72,7 +72,7 @@ def settings_of(config: Config) -> Settings:
 
 
 def _without_effect(mix: str) -> set[str]:
-    """Return the mixture settings that this mixture does not read."""
+    """Return the mixture settings that this mixture does not use."""
     if mix == "none":
         return {"mix_prob", "mix_beta", "mix_draw", "mix_groups"}
     if mix not in UN_MIX:
@@ -81,15 +81,15 @@ def _without_effect(mix: str) -> set[str]:
 
 
 def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scored]:
-    """Return a run's scores by a protocol, the newest first; empty if there are none.
+    """Return a run's scores of a protocol, the newest first; empty if there are none.
 
-    Scores of a network that eval.py trained from other weights than the run's are left out.
+    Scores of networks that eval.py trained from other weights than the run's are left out.
 
-    ``protocol`` is ``online``, whose last score counts, or one of eval.jsonl; ``score`` is the
-    name of the number (default: the first that ends as in ``SCORES``).
+    ``protocol`` is ``online``, whose last score counts, or one of eval.jsonl; ``score`` is the name
+    of the score (default: the first with an ending of ``SCORES``).
 
     Raises:
-        ValueError: no such run, or no such number.
+        ValueError: there is no such run, or no such score.
     """
     config = read_config(run)
     if protocol == ONLINE:
@@ -106,7 +106,7 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
         apart = NOT_THE_PROTOCOL.union(numbers)
         how = {"score": name} | {key: value for key, value in line.items() if key not in apart}
         if encoder_of(line) == METHODS[config.method].method.scored:
-            how.pop("encoder", None)  # every method by its own paper's encoder counts as the same
+            how.pop("encoder", None)  # scores of the encoders that the papers score are comparable
         else:
             how["encoder"] = encoder_of(line)
         settings = settings_of(config)
@@ -115,12 +115,12 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
 
 
 def encoder_of(line: Mapping[str, Any]) -> str:
-    """Return the encoder that a line of eval.jsonl scored; older lines scored the online one."""
+    """Return the scored encoder of a line of eval.jsonl; in older lines, the online one."""
     return line.get("encoder", "online")
 
 
 def _online(run: Path, config: Config) -> list[dict[str, Any]]:
-    """Return the scores in metrics.jsonl in the form of lines of eval.jsonl."""
+    """Return the scores in metrics.jsonl, as lines of eval.jsonl."""
     how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
     if config.subset is not None:
         how |= {"subset": config.subset, "subset_seed": config.subset_seed}
@@ -132,13 +132,13 @@ def _online(run: Path, config: Config) -> list[dict[str, Any]]:
 
 
 def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
-    """Return one score of each run: by one protocol, at the last step that runs of a budget share.
+    """Return one score of each run: by one protocol, at the last common step of each budget.
 
     ``candidates`` holds each run's scores, the newest first.
 
     Raises:
         ValueError: the runs differ in the protocol, the data, or the number of steps within the
-            same budget; the message names two runs and what differs.
+            same budget; the message names two runs and the difference.
     """
     for wanted in candidates[0]:
         same = [[s for s in scores if s.protocol == wanted.protocol] for scores in candidates]
@@ -160,7 +160,7 @@ def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
 
 
 def _at_common_steps(candidates: Sequence[Sequence[Scored]]) -> list[Scored] | None:
-    """Return the scores at the last step common to the runs of each budget; None without one."""
+    """Return the scores at the last common step of each budget's runs; None without one."""
     if not all(candidates):
         return None
     common: dict[tuple[Any, ...], set[int]] = {}
@@ -180,7 +180,7 @@ def _budget(scored: Scored) -> tuple[Any, ...]:
 
 
 def differing(many: Iterable[Settings]) -> list[str]:
-    """Return the names of settings that are not the same in all."""
+    """Return the names of settings that differ."""
     many = list(many)
     names = dict.fromkeys(name for settings in many for name in settings)
     return [n for n in names if any(s.get(n) != many[0].get(n) for s in many)]
