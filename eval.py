@@ -47,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def score(argv: Sequence[str]) -> None:
-    """Score as the flags say."""
+    """Score runs by the protocol of the flags."""
     protocol: Protocol = tyro.cli(Arguments, args=runs_first(argv), description=__doc__)
     protocol.evaluate(shlex.join(["eval.py", *argv]))
 
 
 def runs_first(argv: Sequence[str]) -> list[str]:
-    """Move the values of ``--run`` and ``--runs``, the old flags, behind the protocol's name."""
+    """Move the values of the old flags ``--run`` and ``--runs`` after the protocol's name."""
     rest = [part for word in argv for part in (word.split("=", 1) if _names_run(word) else [word])]
     runs: list[str] = []
     while (flag := next((word for word in rest if _names_run(word)), None)) is not None:

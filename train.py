@@ -1,4 +1,4 @@
-"""Learn an image representation: one run, in the order things happen.
+"""Train an image representation without labels.
 
 accelerate launch train.py --method swav --mix region
 """
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the flags say; return the exit status."""
+    """Train with the settings of the flags; return the exit status."""
     logging.basicConfig(format="%(message)s")
     return command("train.py", lambda: parse_and_run(argv))
 
 
 def parse_and_run(argv: Sequence[str] | None) -> int:
-    """Train as the flags say; a process that lost contact with the others returns 2.
+    """Train with the settings of the flags; return 2 if contact with other processes is lost.
 
-    What needs torch is imported after the flags are known to be right: they are answered at once.
+    torch is imported after the flags have been checked, so that a wrong flag is reported at once.
     """
     config = parse(argv)
     preflight(config)
@@ -58,7 +58,7 @@ def parse_and_run(argv: Sequence[str] | None) -> int:
 
 
 def plan(config: Config, accelerator: Accelerator) -> int:
-    """Print what the run would do; nothing is downloaded or written."""
+    """Print the settings, steps and memory of the run; download and write nothing."""
     from tools.config.view_plan import view_plan
     from tools.engine import build, dry_run
 
@@ -73,7 +73,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
 
 
 def train(given: Config, accelerator: Accelerator) -> int:
-    """Put the parts together and run from the first step, or the one resumed at, to the last."""
+    """Build the parts of a run and train from the first or the resumed step to the last."""
     from tools.distributed.launch import check_trackers
     from tools.engine import build
     from tools.engine.clim_refresh import ClimRefresh
@@ -135,7 +135,7 @@ def start_logger(
     step: int,
     last: int,
 ) -> RunLogger:
-    """Open the run's folder: settings, trackers, and the logger cut back to ``step``."""
+    """Write the run's settings, and start its trackers and its log, cut back to ``step``."""
     from tools.config.resolve import changes
     from tools.distributed.launch import start_trackers
     from tools.engine.logger import RunLogger

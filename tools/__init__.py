@@ -1,1 +1,1 @@
-"""Commands around a run, and (in ``tools.run``) the parts a run is made of."""
+"""Commands (``tools/*.py``), and packages for configuring, running and evaluating training."""

@@ -1,4 +1,4 @@
-"""Keep the scores of a finished run in one small file, to be committed.
+"""Collect the scores of a finished run in one small file to commit.
 
 python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
 
@@ -32,10 +32,10 @@ COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Keep the scores of a finished run in one small file, to be committed."""
+    """Collect the scores of a finished run in one small file to commit."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run; beside it NAME.commands, if any: commit, tab, command on each line."""
+    """Folder of the run. NAME.commands next to it, if any, has commit, tab, command a line."""
     output: Annotated[Path, tyro.conf.Positional]
     """Folder for NAME.json."""
 
@@ -66,7 +66,7 @@ def write(run: Path, output: Path) -> Path:
 
 
 def collected(run: Path) -> dict[str, Any]:
-    """Return what is kept of a run.
+    """Return the content of the file of a run.
 
     Raises:
         ValueError: the folder holds no run.

@@ -40,17 +40,17 @@ from tools.runs.scores import ONLINE, Scored, alike, read_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(RunArguments):
-    """Compare runs that were scored alike; runs that differ in the seed alone share a row."""
+    """Compare runs scored by the same protocol; runs that differ only in the seed share a row."""
 
     protocol: str | None = None
-    """A protocol of eval.py, as knn or linear; or online: train.py's last kNN score (default: knn
-    where all runs have it, else online)."""
+    """Protocol of eval.py, such as knn or linear; or online: train.py's last kNN score (default:
+    knn if all runs have it, else online)."""
     score: str | None = None
-    """Name of the score, as knn_top5 (default: the protocol's first, top-1)."""
+    """Name of the score, such as knn_top5 (default: the protocol's first, top-1)."""
     base: tuple[str, ...] = ("mix=none",)
-    """Settings of the rows that the others are compared with, as clim.rule=random."""
+    """Settings of the rows with which the others are compared, such as clim.rule=random."""
     output: Path | None = None
-    """Also draw the scores into this .png, .pdf or .svg."""
+    """Also draw the scores as this .png, .pdf or .svg."""
     json: bool = False
     """Print JSON instead of a table."""
     markdown: bool = False
@@ -59,7 +59,7 @@ class Arguments(RunArguments):
 
 @dataclass(frozen=True)
 class Row:
-    """A group with its name and, where there is one, its base and the difference from it."""
+    """A group with its name and, if there is one, its base and the difference from it."""
 
     name: str
     group: Group
@@ -101,10 +101,10 @@ def compare(args: Arguments) -> None:
 
 
 def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[Scored]:
-    """Return one score of each run, all measured alike.
+    """Return one score of each run, all by the same protocol.
 
     Raises:
-        ValueError: a run has none, they were not measured alike, or a run is named twice.
+        ValueError: a run has none, the protocols differ, or a run is named twice.
     """
     places = [run.resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
@@ -221,9 +221,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
             "same seeds, else Welch's; 95 %: Student's interval; unresolved: it contains 0"
         )
     if "unknown" in kinds:
-        found.append("std. error unknown: one seed is no measure of chance, so it is unresolved")
+        found.append("std. error unknown: one seed has no spread; the difference is unresolved")
     if any(row.difference is None and not row.is_base for row in rows):
-        found.append("no base: no run of the same method, data and epochs as --base says, or two")
+        found.append("no base: no run, or two, of the same method, data and epochs match --base")
     return found
 
 
@@ -231,7 +231,7 @@ def show(rows: Sequence[Row], how: str) -> None:
     """Print a table."""
     table = Table(caption=how, caption_justify="left", header_style="bold")
     for place, heading in enumerate(HEADINGS):
-        name = place == 0  # the only one that may take several lines
+        name = place == 0  # the only column that may wrap
         justify: Literal["left", "right"] = "left" if place in (0, 7) else "right"
         table.add_column(heading, justify=justify, no_wrap=not name, overflow="fold")
     for row in rows:

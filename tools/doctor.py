@@ -2,7 +2,7 @@
 
     python tools/doctor.py [--json]
 
-Exits with 0 when ``make train`` would work. Needs nothing but Python itself.
+Exits with 0 if ``make train`` would work. Needs only Python itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # run as a script: nothing need be installed
+if not __package__:  # run as a script: the project may not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.diagnostics.checks import ROOT, Check, is_installed, run_checks
@@ -42,7 +42,7 @@ def print_plain(checks: list[Check]) -> None:
 
 
 def print_table(checks: list[Check]) -> None:
-    """Print a coloured table; the fixes below it, whole, to be copied."""
+    """Print a coloured table, and below it the fixes, unwrapped so that they can be copied."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
         print(textwrap.dedent(__doc__ or "").strip())
         return 0 if set(argv) <= {"-h", "--help"} else 2
     if VENV_PYTHON.exists() and Path(sys.prefix) != ROOT / ".venv" and not is_installed("torch"):
-        # Started with the system's Python: 'make train' uses .venv's, so look at that one.
+        # Started with the system's Python: check that of .venv, which 'make train' uses.
         os.execv(VENV_PYTHON, [str(VENV_PYTHON), __file__, *argv])
     checks = run_checks()
     if "--json" in argv:

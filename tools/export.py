@@ -1,4 +1,4 @@
-"""Write the backbone of a run for other people's tools, with a model card, and check it there.
+"""Export the backbone of a run for another library, with a model card, and verify it there.
 
 python tools/export.py runs/NAME --to timm backbone.safetensors
 python tools/export.py runs/NAME --to torchvision backbone.pth
@@ -40,16 +40,16 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Target:
-    """What is done for one tool."""
+    """The functions that export to one library."""
 
     suffixes: tuple[str, ...]
-    """How OUTPUT may end; none: it is a folder."""
+    """Allowed endings of OUTPUT; empty: it is a folder."""
     check: Callable[[Source], None]
     write: Callable[[Source, Path], list[str]]
     example: Callable[[Source, Path], str]
     verify: Callable[[Source, Path], float]
     packages: tuple[str, ...] = ()
-    """Packages that it needs and this project does not."""
+    """Packages that the export needs in addition to this project's."""
 
 
 def _target(module: Any, *packages: str) -> Target:
@@ -70,18 +70,18 @@ TARGETS: dict[TargetName, Target] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Write the backbone of a run for another tool."""
+    """Export the backbone of a run for another library."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, as runs/NAME; also --run RUN."""
+    """Folder of the run, such as runs/NAME; also --run RUN."""
     output: tyro.conf.Positional[Path]
-    """File to write, with the tool's ending; for huggingface a folder. Also --output OUTPUT."""
+    """File to write, with the library's ending; for huggingface a folder. Also --output OUTPUT."""
     to: TargetName
-    """Tool that is to load it."""
+    """Library that loads the export."""
     checkpoint: Path | None = None
     """Checkpoint to export (default: the run's last)."""
     encoder: Which | None = None
-    """The one that learns, or its momentum (EMA) copy (default: the one that eval.py scores)."""
+    """Online encoder, or its momentum (EMA) copy (default: the one that eval.py scores)."""
     overwrite: bool = False
     """Replace an earlier export."""
 
@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(args: Arguments) -> None:
-    """Write next to OUTPUT, load the export from there, and only then move it to its place.
+    """Export to a temporary folder, load and verify the export, then move it to OUTPUT.
 
     Raises:
-        ValueError: the tool cannot have this backbone, OUTPUT exists, or the features differ.
+        ValueError: the library lacks this backbone, OUTPUT exists, or the features differ.
     """
     target = TARGETS[args.to]
     readme = check_place(args, target)
@@ -135,7 +135,7 @@ def check_place(args: Arguments, target: Target) -> Path:
     """Return where the model card goes: into the folder, or next to the file.
 
     Raises:
-        ValueError: OUTPUT does not fit the tool, exists, or a package is missing.
+        ValueError: OUTPUT does not fit the library or exists, or a package is missing.
     """
     missing = [name for name in target.packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -162,7 +162,7 @@ def check_place(args: Arguments, target: Target) -> Path:
 
 
 def command_of(args: Arguments, source: Source) -> str:
-    """Return the command line for the model card, without the folders of a machine."""
+    """Return the command line for the model card, without paths of this machine."""
     words = ["python", "tools/export.py", f"runs/{args.run.absolute().name}"]
     words += ["--checkpoint", f"step-{source.step}.pt"] if args.checkpoint else []
     words += ["--encoder", source.which, "--to", args.to, args.output.absolute().name]
@@ -170,7 +170,7 @@ def command_of(args: Arguments, source: Source) -> str:
 
 
 def place(staged: Path, final: Path) -> None:
-    """Move a file or folder to its place; of a folder that exists, its files alone."""
+    """Move a file or folder to its place; if the folder exists, move its files into it."""
     if not staged.is_dir():
         with replacing(final) as aside:
             staged.replace(aside)

@@ -1,4 +1,4 @@
-"""The figures of the papers, one command each, from the folders of runs.
+"""Draw a figure of the papers from the folders of runs.
 
 python tools/figures.py flatness   runs/A runs/B
 python tools/figures.py weights    runs/A runs/B
@@ -51,7 +51,7 @@ from tools.runs.locate import RunArguments
 
 @dataclass(frozen=True, kw_only=True)
 class Common(RunArguments):
-    """What all figures take."""
+    """Arguments of all figures."""
 
     figure: ClassVar[str]
     """Name of the subcommand and of the default output."""
@@ -61,21 +61,21 @@ class Common(RunArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class OfImages(Common):
-    """What the figures of a split's images take."""
+    """Arguments of the figures of images."""
 
     images: int = 1000
-    """Images of the split, at most, spread evenly."""
+    """Largest number of images of the split, spread evenly."""
     split: Split | None = None
-    """Split of the images (default: val, where there is one)."""
+    """Split of the images (default: val, if there is one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flatness(OfImages):
-    """How flat predictions are: sorted raw features, as published, and normalised measures."""
+    """Flatness of predictions: sorted raw features, as published, and normalized measures."""
 
     figure = "flatness"
     num: int = 6
-    """Images drawn one by one."""
+    """Images drawn individually."""
 
     def draw(self) -> Figure:
         """Draw; print the means."""
@@ -97,15 +97,15 @@ class Flatness(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Common):
-    """Histograms of chosen layers' weights, run against run."""
+    """Histograms of chosen layers' weights, compared between runs."""
 
     figure = "weights"
     layers: tuple[str, ...] = ()
-    """Layers by name (default: --num of them, spread evenly over the network)."""
+    """Names of layers (default: --num of them, spread evenly over the network)."""
     num: int = 6
-    """Layers drawn."""
+    """Number of layers."""
     untrained: bool = False
-    """Draw the first run's network before its first step as well."""
+    """Also draw the first run's network before its first step."""
 
     def draw(self) -> Figure:
         """Draw; print each layer's deviation."""
@@ -137,12 +137,12 @@ class Tsne(OfImages):
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
     perplexity: float = embedding.PERPLEXITY
-    """About how many neighbours each point keeps near."""
+    """Effective number of neighbours of each point."""
     seed: int = 0
     """Seed of t-SNE's random numbers."""
 
     def draw(self) -> Figure:
-        """Draw; print a note where classes cannot all be told apart."""
+        """Draw; print a note if there are more classes than colours."""
         at_least(self, images=4, perplexity=1)
         runs = open_runs(self.folders)
         rows, split = rows_of(self, runs[0])
@@ -162,7 +162,7 @@ class Tsne(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Curves(Common):
-    """Loss and kNN accuracy of runs while they train."""
+    """Loss and kNN accuracy of runs during training."""
 
     figure = "curves"
     x: histories.Budget = "epochs"
@@ -177,15 +177,15 @@ class Curves(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget(Common):
-    """Accuracy of whole runs against their cost; a line joins the runs of a method and mixture."""
+    """Accuracy of finished runs against their cost; a line joins runs of a method and mixture."""
 
     figure = "budget"
     x: histories.Budget = "epochs"
-    """The cost. Hours count the steps alone, at the speed that the run logged."""
+    """The cost. Hours count the steps only, at the logged speed."""
     protocol: str = histories.ONLINE
-    """online: train.py's last kNN score; or a protocol of eval.py, as linear."""
+    """online: train.py's last kNN score; or a protocol of eval.py, such as linear."""
     score: str | None = None
-    """Name of the score, as knn_top5 (default: the protocol's first, top-1)."""
+    """Name of the score, such as knn_top5 (default: the protocol's first, top-1)."""
 
     def draw(self) -> Figure:
         """Draw; print a line for each run."""
@@ -198,33 +198,33 @@ class Budget(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbors(Common):
-    """Nearest neighbours of chosen images, right and wrong ones marked."""
+    """Nearest neighbours of chosen images, marked as right or wrong by their class."""
 
     figure = "neighbours"
     rows: tuple[int, ...] = ()
-    """Rows of the queries in their split (default: --num, spread evenly)."""
+    """Rows of the queries in their split (default: --num of them, spread evenly)."""
     num: int = 6
-    """Queries."""
+    """Number of queries."""
     k: int = 8
-    """Neighbours of each."""
+    """Number of neighbours of each query."""
     split: Split | None = None
-    """Split of the queries (default: val, where there is one)."""
+    """Split of the queries (default: val, if there is one)."""
     among: Split = "train"
     """Split that is searched for neighbours."""
     images: int = 5000
-    """How many of its images are searched, at most, spread evenly."""
+    """Largest number of images that are searched, spread evenly."""
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
 
     def draw(self) -> Figure:
-        """Draw; print how many neighbours are of their query's class."""
+        """Draw; print the share of neighbours of their query's class."""
         at_least(self, num=1, k=1, images=2)
         runs = open_runs(self.folders)
         split = self.split or split_of(runs[0].data)
         rows = self._queries(len(table_of(runs[0].data, split)))
         bank_rows = spread(len(table_of(runs[0].data, self.among)), self.images)
         own = None
-        if split == self.among:  # an image is not its own neighbor
+        if split == self.among:  # an image is not its own neighbour
             bank_rows = np.union1d(bank_rows, rows)
             own = np.searchsorted(bank_rows, rows)
         queries = [encode(run, split, rows, self.features) for run in runs]
@@ -259,10 +259,10 @@ Figures = (
 
 
 def at_least(arguments: Common, **least: int) -> None:
-    """Check that numbers are not below their least value.
+    """Check that numbers are not below their minimum.
 
     Raises:
-        ValueError: one is; the message names the flag.
+        ValueError: a number is too small; the message names the flag.
     """
     for name, low in least.items():
         if getattr(arguments, name) < low:
@@ -283,7 +283,7 @@ def names_of(runs: Sequence[LoadedRun]) -> list[str]:
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Return the names, numbered where one comes twice."""
+    """Return the names, with numbers where one is repeated."""
     names = list(names)
     return [
         f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name
@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str] | None) -> None:
-    """Draw the figure that the flags ask for."""
+    """Draw the figure of the flags."""
     arguments: Any = tyro.cli(Figures, args=argv, description=__doc__)
     path = arguments.output or arguments.folders[0] / f"{arguments.figure}.png"
     style.check_output(path)

@@ -2,8 +2,8 @@
 
 python tools/gallery.py --output docs/mixtures.jpg
 
-Each row is an image and each column a --mix. The views are cropped, without other augmentations.
-Mixtures that change only some of the images are drawn changing all of them, once.
+Each row is an image and each column a --mix. The views are cropped and not augmented otherwise.
+Mixtures that change some of the images at random are applied once to every image.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class Arguments:
     picture: Annotated[Path | None, tyro.conf.Positional] = None
     """The same as --output."""
     data: str = "photos"
-    """Images, as for train.py."""
+    """Data set, as for train.py."""
     data_dir: Path = Path("data")
-    """Where published data sets lie."""
+    """Folder of published data sets."""
     rows: int = 4
-    """Images, an even number."""
+    """Number of images, even."""
     size: int = 144
     """Side of the views in pixels."""
     step: int = 0
-    """Step that is drawn, of a run with seed --seed."""
+    """Step to draw, of a run with seed --seed."""
     seed: int = 0
-    """Seed of every random number."""
+    """Seed of all random numbers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def draw(arguments: Arguments) -> None:
     """Write the picture.
 
     Raises:
-        ValueError: no picture is named, the rows are no pairs, or there are too few images.
+        ValueError: no picture is named, the number of rows is odd, or there are too few images.
     """
     path = arguments.output or arguments.picture
     if path is None:
@@ -88,7 +88,7 @@ def draw(arguments: Arguments) -> None:
 
 
 def title(mix: MixName, batch: Batch) -> str:
-    """Return a column's name, with λ where the loss uses it."""
+    """Return a column's name, with λ if the loss uses it."""
     if mix == "none":
         return "no mixture"
     return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if mix in UN_MIX else mix

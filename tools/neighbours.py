@@ -44,7 +44,7 @@ KEPT, REJECTED = style.COLORS[2], style.COLORS[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(RunArguments):
-    """Search neighbours with a run's last checkpoint, as training does when CLIM refreshes them."""
+    """Find neighbours with a run's last checkpoint, as training does when CLIM refreshes them."""
 
     checkpoint: Path | None = None
     """Checkpoint of the network (default: the run's last)."""
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(args: Arguments) -> None:
-    """Search with the checkpoint, print what each rule keeps, write the picture.
+    """Find neighbours with the checkpoint, print what each rule keeps, write the picture.
 
     Raises:
         ValueError: there is no such run, or a number is out of range.
@@ -116,13 +116,13 @@ def clim_of(args: Arguments, clim: ClimConfig) -> ClimConfig:
     names = ("rule", "neighbours", "clusters", "features")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     clim = dataclasses.replace(clim, **given)
-    if clim.rule == "random":  # this rule searches no neighbors
+    if clim.rule == "random":  # this rule needs no search
         clim = dataclasses.replace(clim, rule="knn")
     return clim
 
 
 def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64]) -> None:
-    """Print for every rule the neighbors of an image, the images with too few, and the purity."""
+    """Print for every rule the neighbours of an image, the images with too few, and the purity."""
     everyone = np.arange(len(label))
     print(f"{'rule':12} {'kept':>6} {'short':>7} {'same class':>11}")
     for rule in (*MASKS, "ranked"):
@@ -136,7 +136,8 @@ def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64])
 def draw(found: Neighborhood, table: Table, anchors: NDArray[np.int64]) -> Figure:
     """Draw a row for each anchor: its image, then its nearest ones, framed as kept or rejected.
 
-    Below each: similarity to the anchor s, and radius r, the distance to the anchor's center.
+    The text below each is s, the similarity to the anchor, and r, the distance to the centre of the
+    anchor's cluster.
     """
     c, keep = found.candidates, found.selection.keep
     rows = []

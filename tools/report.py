@@ -27,15 +27,15 @@ from tools.runs.locate import RunArguments
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(RunArguments):
-    """Write report.html into the folders of runs, for example after an evaluation."""
+    """Write report.html to the folders of runs, for example after an evaluation."""
 
     encoder: Which | None = None
     """Encoder of the features: the online one or its momentum (EMA) copy (default: the one that
     the paper scores)."""
     map: MapMethod = "tsne"
-    """How the images are laid out in the plane; pca is fastest."""
+    """Projection of the features for the map of images; pca is fastest."""
     look: bool = True
-    """Load the network and the images, for neighbours and the map."""
+    """Load the network and the images, for the neighbours and the map."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(argv: Sequence[str] | None) -> None:
-    """Write the pages that the flags ask for.
+    """Write the pages of the runs.
 
     Raises:
         ValueError: there is no such run, or it cannot be loaded.
@@ -59,7 +59,7 @@ def report(argv: Sequence[str] | None) -> None:
         try:
             run = open_runs([folder], arguments.encoder)[0] if arguments.look else None
         except (ValueError, OSError) as error:
-            hint = "--no-look writes what needs no network"
+            hint = "--no-look writes a report without the parts that need the network"
             raise ValueError(f"{error}\n{hint}") from error
         print(write(folder, run, arguments.map))
 

@@ -44,26 +44,27 @@ class Arguments:
     """photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or wds:PATTERN of
     tar shards."""
     out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
-    """The file to write; it appears when it is complete."""
+    """File to write; it appears when it is complete."""
     max_size: int = 500
     """Longest side in pixels; larger images are shrunk. 0: no limit."""
     quality: int = 90
-    """JPEG quality, 1 to 100, of what is encoded again."""
+    """JPEG quality, 1 to 100, of re-encoded images."""
     keep_jpeg: bool = False
     """Store a JPEG's own bytes when it is upright RGB or gray and needs no shrinking."""
     workers: int = 0
     """Encoding processes; 0: one for each core."""
     on_error: Literal["stop", "skip"] = "stop"
-    """At an image that cannot be decoded: name all such and write nothing, or leave them out."""
+    """For images that cannot be decoded: stop names all of them and writes nothing, skip leaves
+    them out."""
     shuffle: int | None = None
-    """Write the rows in the random order of this seed: --order blocks of train.py mixes neighbours,
-    and a folder's are of one class. None: in the order of SOURCE."""
+    """Write the rows in the random order of this seed: train.py's --order blocks reads adjacent
+    rows together, and those of a folder have one class. None: in the order of SOURCE."""
     split: Literal["train", "val"] = "train"
-    """Which part of a named set, or of a folder with train/ and val/."""
+    """Split of a named set, or of a folder with train/ and val/."""
     data_dir: Path = Path("data")
-    """Where the published files of the named sets lie."""
+    """Folder of the published files of the named sets."""
     verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Decode every row of this file instead; the exit status is 1 when one fails."""
+    """Decode every row of this file instead; the exit status is 1 if one fails."""
 
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
@@ -77,13 +78,13 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write or verify a .beton; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
     return command("tools/write_ffcv.py", lambda: run(tyro.cli(Arguments, args=argv)))
 
 
 def run(arguments: Arguments) -> int:
-    """Write or verify a file; return 1 when rows of a verified file do not decode."""
+    """Write or verify a file; return 1 if rows of a verified file do not decode."""
     if arguments.verify is not None:
         return _verify(arguments.verify, arguments.workers)
     return _write(arguments)
@@ -104,7 +105,7 @@ def _write(arguments: Arguments) -> int:
 
 
 def _open_source(arguments: Arguments) -> Table:
-    """The rows, unreadable ones among them: the writer names those itself."""
+    """Open the rows, including unreadable ones, which the writer names."""
     spec = arguments.source or ""
     if spec.startswith("wds:"):
         return open_shards(spec.removeprefix("wds:"), "keep")

@@ -1,1 +1,1 @@
-"""What is installed: standard library only, so that it runs before anything is."""
+"""Checks of the installation; standard library only, so that they run before it is complete."""

@@ -1,6 +1,6 @@
-"""What works on this machine, what is missing, and the exact fix.
+"""Checks of this machine: what works, what is missing, and the exact fix.
 
-Standard library alone at the top: every package is imported by the check that is about it.
+Module-level imports are standard library only: each check imports the package that it checks.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ OTHERS = (
     *("numpy", "PIL", "tyro", "yaml", "jaxtyping", "torchmetrics", "tensorboard", "matplotlib"),
     *("psutil", "skimage", "sklearn"),
 )
-"""The rest of pyproject.toml's dependencies, as they are imported."""
+"""Import names of the remaining dependencies in pyproject.toml."""
 
 SYSTEM = {"opencv4": "libopencv-dev", "libturbojpeg": "libturbojpeg0-dev"}
-"""What building FFCV needs: pkg-config's name to Debian's."""
+"""Libraries needed to build FFCV: pkg-config's name -> Debian's package."""
 LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
-"""What opencv-python, which FFCV imports, is linked to: the file to Debian's package."""
+"""Libraries of opencv-python, which FFCV imports: file -> Debian's package."""
 
 JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAFA3PEY8MlBGQUZaVVBfeMiCeG5uePWvuZHI/////////////////////////"
@@ -46,20 +46,20 @@ COLOR = (202, 105, 54)
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the table."""
+    """The result of a check, one line of the table."""
 
     name: str
     ok: bool
     found: str
-    """What is there, or what is wrong."""
+    """The version or value found, or the problem."""
     needed: bool = True
-    """Whether ``make train`` needs it by itself."""
+    """Whether ``make train`` cannot do without it."""
     fix: str = ""
-    """The command that brings it, where ``ok`` is false."""
+    """The command that fixes it, if ``ok`` is false."""
 
 
 def run_checks() -> list[Check]:
-    """Look at everything, in the order a repair would go."""
+    """Run all checks, in the order of a repair."""
     checks = [check_python()]
     checks += [check_package(name) for name in ("torch", "torchvision", "timm", "accelerate")]
     checks += [check_package(name) for name in ("numba", "rich")]
@@ -79,14 +79,14 @@ def gpu_is_seen() -> bool:
 
 
 def check_python() -> Check:
-    """Python 3.11 to 3.14, for which requirements.txt pins wheels."""
+    """Check for Python 3.11 to 3.14, for which requirements.txt pins wheels."""
     ok = (3, 11) <= sys.version_info[:2] <= (3, 14)
     fix = f"{apt('python3.11 python3.11-venv')} && make install PYTHON=python3.11"
     return Check("Python", ok, f"{platform.python_version()} ({sys.executable})", fix=fix)
 
 
 def check_package(name: str) -> Check:
-    """Whether ``name`` can be imported; its version."""
+    """Check that ``name`` can be imported, and find its version."""
     try:
         module = importlib.import_module(name)
     except Exception as error:  # a broken package may raise anything
@@ -95,14 +95,14 @@ def check_package(name: str) -> Check:
 
 
 def check_others() -> Check:
-    """Whether the remaining Python packages are there; they are not imported."""
+    """Check that the remaining Python packages are installed, without importing them."""
     absent = [name for name in OTHERS if not is_installed(name)]
     found = f"not installed: {' '.join(absent)}" if absent else f"{len(OTHERS)} packages"
     return Check("other packages", not absent, found, fix=INSTALL)
 
 
 def check_cuda() -> Check:
-    """Whether torch sees a GPU. None is needed."""
+    """Check whether torch can use a GPU, which is optional."""
     driver = shutil.which("nvidia-smi") is not None
     try:
         import torch
@@ -121,7 +121,7 @@ def check_cuda() -> Check:
 
 
 def check_dali(device: str) -> Check:
-    """Whether DALI decodes a JPEG on ``device``, "cpu" or "gpu"."""
+    """Check that DALI decodes a JPEG on ``device``, "cpu" or "gpu"."""
     name = f"DALI {device.upper()}"
     try:
         import numpy as np
@@ -139,7 +139,7 @@ def check_dali(device: str) -> Check:
 
 
 def check_ffcv() -> Check:
-    """Whether FFCV's compiled library loads and decodes a JPEG."""
+    """Check that FFCV's compiled library loads and decodes a JPEG."""
     if not is_installed("ffcv"):
         return Check("FFCV", False, "not installed", needed=False, fix=ffcv_fix())
     try:
@@ -155,13 +155,13 @@ def check_ffcv() -> Check:
 
 
 def check_decoder(decoders: list[Check]) -> Check:
-    """At least one way to decode JPEGs."""
+    """Check that at least one JPEG decoder works."""
     able = [check.name for check in decoders if check.ok]
     return Check("JPEG decoder", bool(able), " ".join(able) or "none works", fix=INSTALL)
 
 
 def check_system() -> list[Check]:
-    """What FFCV is built from and linked to."""
+    """Check the system packages that FFCV needs."""
     return [
         Check(name, bool(found), found or "not found", False, apt(package))
         for name, found, package in system_parts()
@@ -169,7 +169,7 @@ def check_system() -> list[Check]:
 
 
 def system_parts() -> list[tuple[str, str, str]]:
-    """Return each part's name, what was found of it (or nothing), and Debian's package."""
+    """Return each part's name, its version or path (empty if missing), and Debian's package."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
     found = str(header) if header.exists() else ""
     return [
@@ -181,12 +181,12 @@ def system_parts() -> list[tuple[str, str, str]]:
 
 
 def missing_system_packages() -> list[str]:
-    """Return the Debian packages that building or importing FFCV still lacks."""
+    """Return the missing Debian packages for building or importing FFCV."""
     return [package for _, found, package in system_parts() if not found]
 
 
 def check_machine() -> list[Check]:
-    """Cores, memory, disk and GPUs."""
+    """Check cores, memory, disks and GPUs."""
     cores = len(os.sched_getaffinity(0))
     limit = cgroup("cpu.max").split()
     quota = (
@@ -232,7 +232,7 @@ def release(name: str) -> str:
 
 
 def check_pixels(image: object) -> None:
-    """Raise unless ``image`` is the decoded JPEG, give or take a few grey levels."""
+    """Raise ``RuntimeError`` unless ``image`` is the decoded JPEG, within 4 grey levels."""
     import numpy as np
 
     pixels = np.asarray(image)
@@ -247,7 +247,7 @@ def ffcv_fix() -> str:
 
 
 def loads(library: str) -> bool:
-    """Whether the linker finds a shared library."""
+    """Whether a shared library can be loaded."""
     try:
         ctypes.CDLL(library)
     except OSError:
@@ -263,7 +263,7 @@ def apt(package: str) -> str:
 
 
 def output(*command: str) -> str:
-    """Return what a command prints, or nothing if it is not there or fails."""
+    """Return the output of a command; empty if it is missing or fails."""
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
@@ -272,7 +272,7 @@ def output(*command: str) -> str:
 
 
 def cgroup(name: str) -> str:
-    """Return a limit of the container, or nothing."""
+    """Return a limit of the container; empty if there is none."""
     try:
         return (Path("/sys/fs/cgroup") / name).read_text().strip()
     except OSError:
@@ -280,7 +280,7 @@ def cgroup(name: str) -> str:
 
 
 def memory() -> float:
-    """Return the GiB of memory that this process may still take."""
+    """Return the GiB of memory that are available to this process."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     limit, used = cgroup("memory.max"), cgroup("memory.current")

@@ -1,4 +1,4 @@
-"""What a command checks first when it runs as a script: whether its packages are there."""
+"""The first check of a command that runs as a script: are its packages installed?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NEEDED = ("numpy", "torch", "accelerate", "tyro", "PIL")
 def check() -> None:
     """Put the root of the checkout first on the path; exit with status 2 if a package is missing.
 
-    Python puts the script's own folder there, which for tools/*.py is ``tools``: its rooms would
-    hide other packages, and the project's would be found only where it is installed.
+    Python puts the script's folder there, which is ``tools`` for tools/*.py. Its subpackages would
+    hide other packages, and the project would be found only if it is installed.
     """
     sys.path[0] = str(ROOT)
     reason = missing_package(sys.argv[0])
@@ -24,7 +24,7 @@ def check() -> None:
 
 
 def missing_package(script: str) -> str | None:
-    """Return why ``script`` cannot start and what to do about it, or None."""
+    """Return why ``script`` cannot start, with the fix, or None."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if not missing:
         return None

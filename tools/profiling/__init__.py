@@ -1,1 +1,1 @@
-"""Where the time of a run goes."""
+"""Profiling: stages, rates and the bottleneck of a run."""

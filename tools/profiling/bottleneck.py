@@ -1,4 +1,4 @@
-"""The part of a run that bounds its speed, with the arithmetic."""
+"""The bottleneck of a run, from its measured rates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Compares end to end with what the loader's and the step's own rates allow.
+    """The end-to-end rate, compared with the bound from the rates of loader and step alone.
 
-    Rates are source images/s over all processes, ``stages`` seconds of a step of ``batch_size``
-    images. ``shared``: loader and step work on the same cores, or both on the GPU.
+    Rates are source images/s over all processes; ``stages`` are seconds of a step of ``batch_size``
+    images. ``shared``: loader and step use the same cores, or both use the GPU.
     """
 
     loader: float
@@ -25,14 +25,14 @@ class Bottleneck:
 
     @property
     def expected(self) -> float:
-        """The rate end to end if nothing but loader and step took time."""
+        """The end-to-end rate if only loader and step took time."""
         if self.shared:
             return 1 / (1 / self.loader + 1 / self.step)
         return min(self.loader, self.step)
 
     @property
     def formula(self) -> str:
-        """How ``expected`` follows from the rates."""
+        """The formula of ``expected``."""
         return "1/(1/loader + 1/step)" if self.shared else "min(loader, step)"
 
     @property
@@ -41,20 +41,20 @@ class Bottleneck:
         return "the network" if self.step <= self.loader else self.slowest_data_stage()
 
     def slowest_data_stage(self) -> str:
-        """Return what the loader spends most on."""
+        """Return the loader's slowest stage."""
         s = self.stages
         read, decode = s.get("read", 0.0), s.get("decode", 0.0)
         shares = {
             "reading": read,
             "decode": decode - read,
             "crop": s["decode_crop"] - decode,
-            "the finisher": s["finish"] + s.get("mixture", 0.0),
+            "augmentation": s["finish"] + s.get("mixture", 0.0),
             "the copy to the device": s.get("host_to_device", 0.0),
         }
         return max(shares, key=lambda name: shares[name])
 
     def sentence(self) -> str:
-        """Return the verdict: what bounds the run, how close it comes, what would help."""
+        """Return the bottleneck, the share of the bound that is reached, and advice, as text."""
         return (
             f"bound by {self.part}: {self._why()}. End to end {number(self.end_to_end)} images/s, "
             f"{self.end_to_end / self.expected:.0%} of {self.formula} = {number(self.expected)}. "
@@ -72,7 +72,7 @@ class Bottleneck:
         return f"the {fast} alone is {ratio:.2g} times as fast as the {slow} alone"
 
     def _cold(self) -> str:
-        """What a set that is larger than the memory would be bound by."""
+        """Return whether reading would bound a data set larger than the memory."""
         if not self.stages.get("read_cold"):
             return ""
         rate = self.batch_size / self.stages["read_cold"]
@@ -103,5 +103,5 @@ def count(workers: int, more: str = "") -> str:
 
 
 def number(rate: float) -> str:
-    """Return a rate with three figures or all before the point."""
+    """Format a rate with three significant figures, or as a whole number from 100 on."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

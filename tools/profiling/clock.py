@@ -1,4 +1,4 @@
-"""Seconds of named stages."""
+"""Timing of work on the host and on the device."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 import torch
 
 LONG_ENOUGH, MOST_CALLS = 0.1, 20
-"""Seconds that a stage is repeated for in one measurement, and how often at most."""
+"""Seconds for which a stage is repeated in one measurement, and the largest number of calls."""
 
 
 Seconds = list[float]
-"""One value a repetition."""
+"""One value for each repetition."""
 
 
 class Clock:
-    """Moments on a device's time line: CUDA events, or readings of the host's monotonic clock."""
+    """A device's clock: CUDA events, or readings of the host's monotonic clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.on_gpu = device.type == "cuda"
 
     def mark(self) -> Any:
-        """Return this moment; on a GPU, when the work queued so far is done."""
+        """Return the current time; on a GPU, the time at which the queued work is done."""
         if not self.on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -32,19 +32,19 @@ class Clock:
         return event
 
     def between(self, begin: Any, end: Any) -> float:
-        """Return the seconds between two moments, both in the past."""
+        """Return the seconds between two marks, both in the past."""
         return begin.elapsed_time(end) / 1000 if self.on_gpu else end - begin
 
     def wait(self) -> None:
-        """Let the device finish."""
+        """Wait for the device."""
         if self.on_gpu:
             torch.cuda.synchronize(self._device)
 
     def seconds(self, work: Callable[[], object], repeats: int, *, host: bool = False) -> Seconds:
-        """Return the seconds of a call, ``repeats`` times, after one that is left out.
+        """Return the seconds of a call, ``repeats`` times, after a warm-up call.
 
-        A short call is made several times in a row. With ``host`` the host's clock runs until
-        the device has finished, for work that is the host's in part.
+        A short call is made several times in a row. With ``host``, for work that is partly the
+        host's, the host's clock runs until the device has finished.
         """
         clock = Clock(torch.device("cpu")) if host else self
 

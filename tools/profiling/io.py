@@ -1,4 +1,4 @@
-"""How long the bytes of a batch take to read: out of the system's page cache, and without it."""
+"""Time to read the bytes of a batch, with and without the system's page cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Reads:
-    """Seconds of reading some batches' rows, each cold and then warm, and their bytes."""
+    """Seconds to read the rows of some batches, each cold and then warm, and their bytes."""
 
     cold: list[float]
     warm: list[float]
@@ -25,17 +25,17 @@ class Reads:
 
     @property
     def was_cold(self) -> bool:
-        """Whether the system gave the pages up: it need not, and another machine may hold them."""
+        """Whether the reads were cold: the system or a file server may keep the pages."""
         return statistics.median(self.cold) > max(self.warm)
 
     @property
     def bytes_per_second(self) -> float:
-        """Of the cold reads."""
+        """Rate of the cold reads."""
         return sum(self.num_bytes) / sum(self.cold)
 
 
 def measure_reads(table: Table, batches: Sequence[NDArray[np.int64]]) -> Reads:
-    """Read each batch's rows in one thread after the page cache dropped them, and again."""
+    """Read each batch's rows in one thread after the page cache has dropped them, and again."""
     reads = Reads([], [], [])
     for rows in batches:
         table.source.forget(rows)
@@ -54,7 +54,7 @@ def stored(table: Table, row: int) -> NDArray[np.uint8]:
 
 
 def read(table: Table, rows: NDArray[np.int64]) -> int:
-    """Bring the bytes of the rows into memory, one touch a page; return those touched' sum."""
+    """Read the bytes of the rows by touching each page; return the sum of the touched bytes."""
     return sum(int(stored(table, row)[::PAGE].sum()) for row in rows.tolist())
 
 

@@ -1,4 +1,4 @@
-"""A profile: the stages, the three rates in turns, and the bottleneck they show."""
+"""The profile of a run: its stages, its three rates, and the bottleneck."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def profile(
     workers: Sequence[int] = (),
     trace: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure everything; return what the JSON holds, without the command.
+    """Measure stages and rates; return the content of the JSON file, without the command.
 
     Args:
-        config: what to measure, as given to train.py.
+        config: settings of the run, as for train.py.
         accelerator: the processes that measure together.
         steps: steps of each measurement of a rate.
         repeats: measurements of each number.
-        workers: numbers of workers that the loader alone is measured with as well.
-        trace: file to write a few steps to, or None.
+        workers: numbers of workers with which the loader alone is also measured.
+        trace: file for the trace of a few steps, or None.
     """
     if accelerator.is_main_process:
         log.setLevel(logging.INFO)
@@ -91,7 +91,7 @@ def loader_with(workers: int, learner: Learner, data: build.Data, stack: ExitSta
 def measure_rates(
     rates: Rates, repeats: int, seconds: dict[str, Seconds]
 ) -> tuple[dict[str, list[float]], list[float]]:
-    """Return the three rates, taken in turn, and the waits; add the step's parts to ``seconds``."""
+    """Return the three rates, measured in turn, and the waits; add step parts to ``seconds``."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     found: dict[str, list[float]] = {name: [] for name in RATES}
@@ -123,7 +123,7 @@ def summary(
     waits: list[float],
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Return medians, spreads, the verdict, and what they depend on."""
+    """Return medians, spreads and the bottleneck, with the settings and the machine."""
     rates = {f"{name}_images_per_second": values for name, values in rounds.items()}
     ceiling = [config.batch_size / value for value in seconds.get("decode", [])]
     if ceiling:
@@ -162,12 +162,12 @@ def summary(
 
 
 def cold_rate(reads: Reads | None) -> float | None:
-    """Return the bytes/s of cold reads; None if there are no reads, or none that were cold."""
+    """Return the bytes/s of cold reads; None if there were none."""
     return reads.bytes_per_second if reads and reads.was_cold else None
 
 
 def augment_bytes(counted: tuple[int, int] | None, seconds: float) -> dict[str, float] | None:
-    """Return what the finisher moves, the least possible, their ratio, and bytes/s."""
+    """Return the bytes that augmentation moves, the least possible, their ratio, and bytes/s."""
     if counted is None:
         return None
     moved, least = counted

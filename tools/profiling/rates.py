@@ -34,7 +34,7 @@ TRACED = 3
 def create_learner(
     config: Config, data: build.Data, decoders: build.Decoders, accelerator: Accelerator
 ) -> Learner:
-    """Put together, as ``train.train`` does, what makes steps and leaves no files."""
+    """Build the parts of ``train.train`` that make steps, without those that write files."""
     config, sampler, method = build.assemble(config, data, accelerator)
     model, optimizer = prepare(config, method, accelerator)
     loader = build.training_loader(config, data, decoders, method, accelerator)
@@ -43,7 +43,7 @@ def create_learner(
 
 
 def synthetic(loader: Loader, batch: Batch) -> Batch:
-    """Return a loader's batch with noise for images, mixed as in step 0."""
+    """Return the batch with noise as images, mixed as in step 0."""
     views = tuple(torch.randn_like(view) for view in batch.views)
     mixed = loader.maker.mix(views, 0)[1] if batch.mixed else ()
     return dataclasses.replace(batch, views=views, mixed=mixed)
@@ -51,9 +51,9 @@ def synthetic(loader: Loader, batch: Batch) -> Batch:
 
 @dataclass
 class Rates:
-    """Measures a learner. ``steps`` are those of each rate, after ``WARMUP`` more.
+    """Measures the rates of a learner, each over ``steps`` steps after ``WARMUP`` others.
 
-    ``batch`` is one of the loader's.
+    ``batch`` is a batch of the loader.
     """
 
     learner: Learner
@@ -65,7 +65,7 @@ class Rates:
         self.clock = Clock(self.loader.maker.device)
 
     def loader_alone(self, loader: Loader | None = None) -> float:
-        """Return source images/s over all processes when batches are taken and dropped."""
+        """Return source images/s over all processes if batches are only taken and dropped."""
         loader = loader or self.loader
         return self._measure(
             loader, self._batches(loader), lambda _: self.learner.throughput.step()
@@ -79,7 +79,7 @@ class Rates:
             rate = self._measure(self.loader, batches, self._train_on_marked(marks))[0]
         self.learner.metrics.read()
         last = 2 * self.learner.config.accumulate  # where the optimiser begins
-        whole = [step for step in marks[WARMUP:] if len(step) == last + 2]  # fp16 may skip it
+        whole = [step for step in marks[WARMUP:] if len(step) == last + 2]  # fp16 may skip a step
         between = self.clock.between
         return rate, {
             "forward": [sum(between(s[i], s[i + 1]) for i in range(0, last, 2)) for s in whole],
@@ -88,13 +88,13 @@ class Rates:
         }
 
     def end_to_end(self) -> tuple[float, float]:
-        """Return images/s of loader and step together, and the share of time waiting for data."""
+        """Return images/s of loader and step together, and the share of time spent waiting."""
         found = self._measure(self.loader, self._batches(self.loader), self.learner.train_on)
         self.learner.metrics.read()
         return found
 
     def trace(self, path: Path) -> None:
-        """Write a few steps, end to end, as a trace that chrome://tracing and Perfetto open."""
+        """Write a trace of a few end-to-end steps for chrome://tracing or Perfetto."""
         kinds = [ProfilerActivity.CPU]
         kinds += [ProfilerActivity.CUDA] if self.clock.on_gpu else []
         every_thread = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
@@ -111,7 +111,7 @@ class Rates:
             profiler.export_chrome_trace(str(path))
 
     def _batches(self, loader: Loader) -> Batches:
-        """More batches than are taken, so that the last are made while others still are."""
+        """Yield more batches than are taken, so that prefetching goes on until the last one."""
         yield from loader.batches(0, WARMUP + max(self.steps, TRACED) + loader.prefetch + 1)
 
     def _measure(
@@ -144,7 +144,7 @@ class Rates:
 
     @contextlib.contextmanager
     def _marks(self) -> Iterator[Marks]:
-        """Collect moments of each step: before forward, after it, and before the optimiser."""
+        """Collect marks of each step: before and after forward, and before the optimiser."""
         marks: Marks = []
 
         def mark(*_: object) -> None:

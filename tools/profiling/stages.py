@@ -1,4 +1,4 @@
-"""Where the time of a step goes on the way to the network: each of the loader's stages by itself.
+"""The time of each of the loader's stages, measured separately.
 
 A stage is measured ``repeats`` times; its first call, which compiles and fills caches, is left out.
 """
@@ -27,7 +27,7 @@ OPERATIONS = (*JITTER, "gray", "blur", "solarize")
 
 
 class Tap:
-    """A decoder that keeps what it was asked for and what it answered."""
+    """A decoder that keeps the arguments and the result of its last call."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
@@ -43,23 +43,23 @@ class Tap:
         return self.crops
 
     def close(self) -> None:
-        """Leave the decoder open: it is another's."""
+        """Leave the wrapped decoder open."""
 
 
 class Canned(Tap):
-    """A decoder that gives the last answer of a ``Tap`` again, at no cost."""
+    """A decoder that returns the last result of a ``Tap`` again, at no cost."""
 
     def __init__(self, tap: Tap) -> None:
         super().__init__(tap.decoder)
         self.crops = tap.crops
 
     def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
-        """Give the crops."""
+        """Return the crops."""
         return self.crops
 
 
 def only(view: View, operation: str | None) -> View:
-    """Return the view with flips and, at its own strength, one or none of the OPERATIONS."""
+    """Return the view with flips and at most one of the OPERATIONS, at the view's strength."""
     off = dataclasses.replace(view, jitter_prob=0.0, gray=0.0, blur=0.0, solarize=0.0)
     if operation in JITTER:
         strength = [0.0] * 4
@@ -71,7 +71,7 @@ def only(view: View, operation: str | None) -> View:
 
 
 def has(view: View, operation: str) -> bool:
-    """Whether the view ever does this."""
+    """Whether the view ever applies the operation."""
     if operation in JITTER:
         return view.jitter_prob * view.jitter[JITTER.index(operation)] > 0
     return getattr(view, operation) > 0
@@ -90,12 +90,12 @@ class Stages:
         self.reads: Reads | None = None
 
     def measure(self) -> dict[str, Seconds]:
-        """Return the seconds that this process's share of a batch takes in each of the loader's.
+        """Return the seconds of each stage for this process's share of a batch.
 
-        ``decode_crop`` includes ``decode``, and that ``read``. What a loader does not do is left
-        out: ``memory`` neither reads nor decodes, and on the host nothing is copied to a device.
-        ``read`` and ``read_cold`` are of one thread; the latter is left out where the system keeps
-        pages that it was asked to drop.
+        ``decode_crop`` includes ``decode``, which includes ``read``. Stages that a loader does not
+        have are left out: ``memory`` neither reads nor decodes, and on the host nothing is copied
+        to a device. ``read`` and ``read_cold`` use one thread; the latter is left out if the system
+        keeps pages that it was asked to drop.
         """
         maker, rows, windows = self.maker, self.tap.rows, self.tap.windows
         found = {"draw": self._host(lambda: maker.draw(0))}
@@ -117,9 +117,9 @@ class Stages:
         return self.clock.seconds(work, self.repeats)
 
     def augment_bytes(self) -> tuple[int, int] | None:
-        """Return bytes to and from the GPU's memory: those its finisher moves, and the least.
+        """Return the bytes that augmentation moves to and from GPU memory, and the least possible.
 
-        None on the host: what its caches move is not to be counted from here.
+        None on the host, where the traffic of the caches cannot be counted.
         """
         if not (self.clock.on_gpu and fused.usable()):
             return None
@@ -133,9 +133,9 @@ class Stages:
             crops.to(self.maker.device, non_blocking=True)
 
     def _augment(self) -> dict[str, Seconds]:
-        """The loader's own finisher: all of it, then operation by operation.
+        """Measure augmentation as a whole, then operation by operation.
 
-        An operation's time is what it adds to conversion, flip and normalization, in each
+        An operation's time is the time it adds to conversion, flip and normalization, in each
         repetition.
         """
         views = self.maker.views.views
