@@ -1,4 +1,4 @@
-"""A toy data set, and a cache of the tests' own."""
+"""Fixtures: a toy data set, and a cache folder for the tests."""
 
 import os
 import tarfile

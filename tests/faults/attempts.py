@@ -1,6 +1,6 @@
-"""Attempts at a run, each in a process that can be killed, and what each attempt consumed.
+"""Attempts at a run, each in a process that can be killed, and the rows each attempt consumed.
 
-Processes are forked from a server that has imported the trainer already, in a second each.
+Processes are forked from a server that has already imported the trainer, within a second each.
 """
 
 from __future__ import annotations

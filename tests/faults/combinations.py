@@ -1,4 +1,4 @@
-"""Any flags: two steps, or a refusal before any work that names a flag."""
+"""Any combination of flags either trains two steps or is refused at once by the name of a flag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that is damaged, deleted or changed before a run and under it."""
+"""Data that is damaged, deleted or changed before or during a run."""
 
 from __future__ import annotations
 

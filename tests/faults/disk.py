@@ -1,4 +1,4 @@
-"""Disks that are full or cannot be written, and two runs in one folder."""
+"""Full or read-only disks, and two runs in one folder."""
 
 from __future__ import annotations
 

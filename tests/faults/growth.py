@@ -1,4 +1,4 @@
-"""Memory and descriptors of a run of 2,000 steps, on each loader: the slope must be nothing.
+"""Memory and file descriptors do not grow over a run of 2,000 steps, for each loader.
 
 ``python tests/faults/growth.py memory ffcv dali`` prints them.
 """

@@ -1,7 +1,7 @@
-"""Two machines made of namespaces on this one: one run on both; one of them dies, the run goes on.
+"""Two machines made of namespaces on this one: a run on both continues after one of them dies.
 
-A machine here has processes, a network card and, if asked, a disk of its own; a virtual cable with
-private addresses joins the two, and leads nowhere else. It takes root.
+Each machine has its own processes, network card and, optionally, disk. A virtual cable with private
+addresses joins the two and leads nowhere else. Root is required.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``train.py`` for launchers, noting the rows of each step: ``noted.py ROWS FLAGS``.
+"""``train.py`` for launchers, which records the rows of each step: ``noted.py ROWS FLAGS``.
 
 Process R appends to the file ``ROWS-R``, as ``attempts.note_rows`` does.
 """

@@ -1,4 +1,4 @@
-"""Two processes under a launcher: one dies, one hangs, signals come; nobody stays behind."""
+"""Two processes under a launcher: one dies, one hangs, signals arrive; none is left running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law 4 in full: every method and mixture by itself and in whole runs, two and four processes."""
+"""Law 4 in full: every method and mixture, in steps and in runs, on two and four processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``--accumulate``: a batch in micro-batches has the loss, gradient and state of the batch."""
+"""``--accumulate``: micro-batches give the loss, gradient and state of the whole batch."""
 
 from __future__ import annotations
 

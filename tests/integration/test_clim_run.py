@@ -1,4 +1,4 @@
-"""Whole runs with --mix clim: what a step is given, refusals, resume, the tool's picture."""
+"""Runs with --mix clim: the batch of a step, refused flags, resuming, the picture of neighbours."""
 
 from __future__ import annotations
 

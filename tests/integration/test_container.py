@@ -1,4 +1,4 @@
-"""The Dockerfile copies what exists, installs what tools/install.sh would, and lints clean."""
+"""The Dockerfile copies existing files, installs what tools/install.sh does, and lints clean."""
 
 from __future__ import annotations
 

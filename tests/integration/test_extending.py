@@ -1,4 +1,4 @@
-"""docs/extending.md is true: its code, put into a copy of the checkout, passes the laws."""
+"""The code of docs/extending.md, put into a copy of the checkout, passes the laws."""
 
 import os
 import re

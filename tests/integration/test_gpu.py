@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: the same pixels as on the host, and steps without a wait."""
+"""Tests on a CUDA device: the same pixels as on the host, and steps without synchronization."""
 
 from __future__ import annotations
 

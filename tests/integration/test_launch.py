@@ -1,4 +1,4 @@
-"""Runs of several processes, launchers, signals and sudden deaths."""
+"""Runs of several processes: launchers, signals and sudden deaths."""
 
 from __future__ import annotations
 

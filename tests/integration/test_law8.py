@@ -1,6 +1,6 @@
-"""Law 8 without a device: nothing in a step asks a tensor for its value, or copies numbers in.
+"""Law 8 without a device: no step reads a tensor's value or copies numbers to the device.
 
-On CUDA each of these makes the host wait. ``test_gpu.py`` asks the device itself.
+On CUDA both make the host wait. ``test_gpu.py`` checks this on a device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/loader.md is true: each of its examples runs as it is, and the loader keeps its promises."""
+"""The examples of docs/loader.md run unchanged, and the loader has the documented properties."""
 
 import os
 import re

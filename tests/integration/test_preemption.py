@@ -1,4 +1,4 @@
-"""A second signal, and the watch over processes that keep the others waiting; no process group."""
+"""A second signal, and the watchdog of processes that block the others, without a process group."""
 
 from __future__ import annotations
 

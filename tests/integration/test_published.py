@@ -1,7 +1,7 @@
-"""The published numbers, typed from the papers' tables and code and not from what is tested.
+"""The published numbers, copied from the papers' tables and code, not from the code under test.
 
-Recipes, presets of views and methods' defaults rest on them: one that changes by accident would
-still train, and reproduce something else. Sources: docs/methods.md and each recipe's header.
+Recipes, view presets and method defaults depend on them. A number changed by accident would still
+train, but would reproduce another experiment. Sources: docs/methods.md and each recipe's header.
 """
 
 from __future__ import annotations

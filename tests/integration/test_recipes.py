@@ -1,4 +1,4 @@
-"""Each recipe: its header, name and line in docs/recipes.md; its real size; two small steps."""
+"""Each recipe: its header, name and line in docs/recipes.md; its full size; two small steps."""
 
 import dataclasses
 import math

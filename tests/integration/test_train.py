@@ -1,4 +1,4 @@
-"""Whole runs, in this process: every method, mixture and loader; resume; what a run leaves."""
+"""Whole runs in this process: every method, mixture and loader; resuming; the files of a run."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The tree keeps its rules: rooms, sizes, tests' places, and walls that stop what they should."""
+"""The rules of the tree: packages, file sizes, places of tests, and import contracts that hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Law 4 with CLIM: one process with B anchors equals two and four; so do neighbor tables."""
+"""Law 4 with CLIM: one process with B anchors equals two and four, and so do neighbour tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact neighbours and spherical k-means: brute force, FAISS, and 1 = 4 processes."""
+"""Exact neighbours and spherical k-means against brute force, FAISS, and four processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CMC's color spaces against scikit-image."""
+"""CMC's colour spaces against scikit-image."""
 
 from __future__ import annotations
 

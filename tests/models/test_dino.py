@@ -1,4 +1,4 @@
-"""DINO against a NumPy float64 loop; its center, temperature and frozen prototypes."""
+"""DINO against a NumPy float64 loop; its centre, temperature and frozen prototypes."""
 
 from __future__ import annotations
 

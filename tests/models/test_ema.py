@@ -1,4 +1,4 @@
-"""Momentum encoders start equal to the online network and follow it."""
+"""Momentum encoders start equal to the online network and follow it as an EMA."""
 
 from __future__ import annotations
 

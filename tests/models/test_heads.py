@@ -1,4 +1,4 @@
-"""The heads of the methods are those of their papers."""
+"""The methods' heads are those of their papers."""
 
 from __future__ import annotations
 

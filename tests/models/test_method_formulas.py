@@ -1,6 +1,7 @@
 """Law 6 for SimSiam, MoCo v3, Barlow Twins and VICReg: NumPy float64 loops from the formulas.
 
-Each method is checked from embeddings to terms, values and gradients, with a mixture and without.
+Each method is checked from embeddings to loss terms, values and gradients, with and without a
+mixture.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Laws of all methods in one process (more processes: test_distributed.py)."""
+"""Laws of all methods in one process (several processes: test_distributed.py)."""
 
 from __future__ import annotations
 

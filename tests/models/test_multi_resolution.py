@@ -1,4 +1,4 @@
-"""Multi-resolution: each side's terms are those of a batch of that side; keys come once."""
+"""Multi-resolution: each side's terms equal those of a batch of that side; keys come once."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The one nearest-neighbour search: against brute force, whatever the blocks."""
+"""Nearest-neighbour search against brute force, for any block size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers by timm's names, the schedule, and the rates of single parameters."""
+"""Optimizers by timm's names, the learning-rate schedule, and rates of single parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SwAV with Un-Mix's mixtures as the released code has it: NumPy float64 loops."""
+"""SwAV with Un-Mix as in the released code: NumPy float64 loops."""
 
 from __future__ import annotations
 

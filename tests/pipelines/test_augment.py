@@ -1,4 +1,4 @@
-"""The draws of a view against torchvision's laws; each operation against torchvision's own."""
+"""Random parameters against torchvision's distributions, operations against its functions."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The host's finisher against the device's, which test_augment.py holds to torchvision."""
+"""Augmentation on the host against the reference (test_augment.py: against torchvision)."""
 
 from collections.abc import Iterator
 from dataclasses import replace

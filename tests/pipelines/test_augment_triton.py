@@ -1,4 +1,4 @@
-"""The device's finisher without a device: Triton's interpreter, and its compiler for two GPUs."""
+"""Augmentation by Triton without a GPU: Triton's interpreter, and its compiler for two GPUs."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""FFCV files: stock FFCV reads what we write, we read what it writes, damage is a ValueError."""
+"""FFCV files: stock FFCV reads ours, we read those of stock FFCV, damage is a ValueError."""
 
 import importlib.util
 import json

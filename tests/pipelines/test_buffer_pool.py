@@ -1,4 +1,4 @@
-"""Lent memory: never lent twice at once, used again when the last view is gone."""
+"""Pooled memory: a block has one user at a time and is reused when its last view is gone."""
 
 import gc
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The writer: every good image arrives, every bad one is named, nothing hangs, nothing half."""
+"""The writer: every good image is written, every bad one named; no hang and no partial file."""
 
 import io
 import json

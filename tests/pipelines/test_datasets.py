@@ -1,4 +1,4 @@
-"""The grammar of ``--data``: what each word opens, what belongs to it, and what errors say."""
+"""The grammar of ``--data``: the data set of each name, its constants, and the errors."""
 
 import os
 import pickle

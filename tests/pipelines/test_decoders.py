@@ -1,4 +1,4 @@
-"""One contract for all decoders: PIL's crops, each image decoded once, no batch dropped."""
+"""The contract of all decoders: PIL's crops, each image decoded once, no batch dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder becomes a table: which files count, how large they are, what is remembered."""
+"""A folder as a table: the files that count, their sizes, and the cache."""
 
 import logging
 import os

@@ -1,6 +1,6 @@
-"""Files from elsewhere are read safely: bad bytes give an error that names the file, no crash.
+"""Damaged files give an error that names the file, and never a crash.
 
-``beton_cases.py`` does the same for the parts of a ``.beton`` that lead to memory.
+``beton_cases.py`` covers the pointers and sizes inside a ``.beton``.
 """
 
 from __future__ import annotations

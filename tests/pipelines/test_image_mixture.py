@@ -1,4 +1,4 @@
-"""Label-free mixtures against loops over single images, and their laws."""
+"""Label-free mixtures against loops over single images, and their distributions."""
 
 from pathlib import Path
 from typing import Any, get_args

@@ -1,4 +1,4 @@
-"""Laws 1, 2, 7 and 10 on the assembled loader, and its promise to be neither early nor late."""
+"""Laws 1, 2, 7 and 10 on the assembled loader, and its prefetching: neither early nor late."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

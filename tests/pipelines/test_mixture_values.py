@@ -1,7 +1,7 @@
 """Mixtures give the values they gave at b0b6bbd, before they had one contract.
 
-The digest covers rows, labels, partners, shares and shapes; the sums stand for the pixels, which
-compilers may round otherwise.
+The digest covers rows, labels, partners, shares and shapes. Sums stand for the pixels, which
+compilers may round differently.
 """
 
 import hashlib

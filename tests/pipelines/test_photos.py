@@ -1,4 +1,4 @@
-"""The embedded data set: always the same, whole or absent, and split without overlap."""
+"""The embedded data set: always the same, complete or absent, and split without overlap."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Bytes of coming steps: asked for before they are needed, once, and never beyond the range."""
+"""Read-ahead: bytes are requested before they are needed, once, and never beyond the range."""
 
 import ctypes
 import mmap

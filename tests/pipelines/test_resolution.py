@@ -1,4 +1,4 @@
-"""The side of the largest views: which it is in a step, what follows it, and what is refused."""
+"""The side of the largest views in each step, the settings it changes, and refused values."""
 
 from pathlib import Path
 

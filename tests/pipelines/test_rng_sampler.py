@@ -1,4 +1,4 @@
-"""Laws 1 and 2: draws depend on (seed, epoch, row, view, slot) alone; an epoch is exact."""
+"""Laws 1 and 2: draws depend on (seed, epoch, row, view, slot) only; an epoch is exact."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""--subset: which images, the same for every seed of a run, in training and in scores."""
+"""--subset: the chosen images, the same for every seed of a run, in training and in scores."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Mixtures: measured shares, partners inside groups, purity, and the spec's numeric facts."""
+"""Un-Mix: measured shares, partners inside groups, purity, and the numbers of its specification."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Draws and crops that the tests of both fast finishers share."""
+"""Random parameters and crops that the tests of both fast augmenters share."""
 
 from dataclasses import replace
 

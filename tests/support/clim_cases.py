@@ -1,4 +1,4 @@
-"""CLIM batches, in which every view holds anchors, then neighbours; and law 4's worker for them."""
+"""CLIM batches, in which every view holds anchors, then neighbours, and a worker for law 4."""
 
 from __future__ import annotations
 

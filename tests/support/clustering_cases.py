@@ -1,4 +1,4 @@
-"""Clumps of unit rows, and what every process must find in them."""
+"""Clusters of unit rows, and the results that every process must find."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs to compare, written by hand."""
+"""Hand-written runs to compare."""
 
 from __future__ import annotations
 

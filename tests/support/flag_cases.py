@@ -1,4 +1,4 @@
-"""Combinations of flags as a person in a hurry might type them, right and wrong."""
+"""Combinations of flags, valid and invalid."""
 
 from __future__ import annotations
 

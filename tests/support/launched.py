@@ -1,4 +1,4 @@
-"""Runs started through launchers, waited for and ended."""
+"""Runs started through launchers: wait for them, and end them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A mixture of given views, without a loader."""
+"""Apply a mixture to given views, without a loader."""
 
 from collections.abc import Mapping, Sequence
 

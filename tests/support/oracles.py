@@ -1,4 +1,4 @@
-"""Comparison of losses with NumPy float64 loops, values and gradients."""
+"""Compare losses with NumPy float64 loops, values and gradients."""
 
 from __future__ import annotations
 

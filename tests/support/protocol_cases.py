@@ -1,4 +1,4 @@
-"""What one process of a spawned group runs for test_protocols.py, and what is compared."""
+"""The work of one process of a spawned group for test_protocols.py, and the values compared."""
 
 from __future__ import annotations
 

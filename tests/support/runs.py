@@ -1,4 +1,4 @@
-"""Run ``train.py`` in this process, small."""
+"""Small runs of ``train.py`` in this process."""
 
 import json
 import os

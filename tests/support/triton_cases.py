@@ -1,6 +1,6 @@
-"""The Triton finisher against PyTorch's, run by test_augment_triton.py in Triton's interpreter.
+"""Augmentation by Triton against PyTorch, run by test_augment_triton.py in Triton's interpreter.
 
-It takes ``TRITON_INTERPRET=1`` before Triton is imported:
+It needs ``TRITON_INTERPRET=1`` before Triton is imported:
 ``TRITON_INTERPRET=1 pytest tests/support/triton_cases.py``.
 """
 

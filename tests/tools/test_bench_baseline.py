@@ -1,4 +1,4 @@
-"""The baseline's plain loop takes the very step of ours, and the two are measured in turns."""
+"""The plain loop of the baseline makes the same step as ours, and both are measured in turn."""
 
 import json
 import pickle

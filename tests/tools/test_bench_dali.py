@@ -1,4 +1,4 @@
-"""The two ways of driving DALI cut the same windows, and the benchmark says how fast each is."""
+"""Both ways of driving DALI cut the same windows, and the benchmark prints the speed of each."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What decoding less could save: the arithmetic of the table."""
+"""The possible savings from decoding less: the arithmetic of the table."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The loader benchmark on a few tiny images: its keys, its arithmetic, and who may be left out."""
+"""The loader benchmark on a few tiny images: its keys, its arithmetic, optional contenders."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A mixture's price is counted from what the encoders are given, and measured for every method."""
+"""The cost of a mixture is counted from the encoders' inputs, and measured for every method."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read; what was damaged is noticed, wherever the damage is."""
+"""Checkpoints: written state is read back, and damage is detected anywhere in the file."""
 
 from __future__ import annotations
 

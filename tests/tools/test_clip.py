@@ -1,4 +1,4 @@
-"""``--clip-grad``: the norm that is logged, and gradients held to a length, whole or each."""
+"""``--clip-grad``: the logged norm, and gradients clipped as a whole or each."""
 
 from __future__ import annotations
 

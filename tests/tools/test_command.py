@@ -1,4 +1,4 @@
-"""Every command ends with one line and a status: never with a traceback."""
+"""Every command ends with one line and a status, never with a traceback."""
 
 from __future__ import annotations
 

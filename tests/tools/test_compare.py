@@ -1,4 +1,4 @@
-"""tools/compare.py: groups, differences and their errors by hand, what it refuses, what it says."""
+"""tools/compare.py: groups, differences and errors computed by hand, refusals, and output."""
 
 import json
 from pathlib import Path

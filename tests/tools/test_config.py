@@ -1,4 +1,4 @@
-"""The settings: flags and saved runs of earlier versions, ranges of all numbers, quick answers."""
+"""The settings: flags and saved runs of earlier versions, ranges of all numbers, fast errors."""
 
 from __future__ import annotations
 

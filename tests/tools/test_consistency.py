@@ -1,4 +1,4 @@
-"""``--check-ranks``: processes that drift apart are noticed, and what differs is named."""
+"""``--check-ranks``: processes that diverge are detected, and the differing tensors named."""
 
 from __future__ import annotations
 

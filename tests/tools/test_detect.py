@@ -1,4 +1,4 @@
-"""Detection: readers, the demo's boxes, what a detector is made of, its training, its score."""
+"""Detection: readers, the demo's boxes, the detector's parts, its training, its score."""
 
 import dataclasses
 import json

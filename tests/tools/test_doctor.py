@@ -1,4 +1,4 @@
-"""What is missing is said by name, with the fix; and importing anything never needs it (law 9)."""
+"""A missing package is named with its fix, and importing any module never needs it (law 9)."""
 
 import json
 import os

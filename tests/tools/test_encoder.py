@@ -1,4 +1,4 @@
-"""Which of a method's encoders is scored and exported: its paper's, or the one that is named."""
+"""The encoder that is scored and exported: that of the method's paper, or the one named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each export is loaded back by the other library itself and gives the run's features."""
+"""Each export is loaded by its library and gives the run's features."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The papers' figures: what they show follows from the numbers, and each is one command."""
+"""The papers' figures: each shows the right numbers, and each is one command."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The gallery of mixtures: it draws every one of them, and refuses what it cannot pair."""
+"""The gallery of mixtures draws every mixture, and refuses an odd number of images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run writes down, and how fast it says it was."""
+"""The log of a run, and its throughput."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""tools/bench.py peer without its peer: what it refuses, and how a turn is timed."""
+"""tools/bench.py peer without its peer: refusals, and the timing of a turn."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The profiler measures a small run, says what bounds it, and refuses flags that make no sense."""
+"""The profiler measures a small run, names its bottleneck, and refuses flags that make no sense."""
 
 import dataclasses
 import json

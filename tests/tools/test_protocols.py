@@ -1,4 +1,4 @@
-"""Protocols that train on labels: which labels, how, and by how many processes."""
+"""Protocols that train on labels: the labels used, the training, and several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a run: what it says follows from the record, it loads nothing, and it opens."""
+"""The report of a run: its text follows from the log, it loads nothing from elsewhere, it opens."""
 
 import dataclasses
 import json

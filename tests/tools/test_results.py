@@ -1,4 +1,4 @@
-"""tools/results*.sh: commands parse, runs go on where they stopped, and what is done is scored."""
+"""tools/results*.sh: commands parse, interrupted runs continue, and finished ones are scored."""
 
 import json
 import os

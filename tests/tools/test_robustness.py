@@ -1,4 +1,4 @@
-"""eval.py robustness: every kept checkpoint, in the order of epochs, beside the other runs."""
+"""eval.py robustness: every kept checkpoint, in the order of epochs, next to the other runs."""
 
 import json
 from pathlib import Path

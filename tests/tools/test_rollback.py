@@ -1,4 +1,4 @@
-"""``--on-nan rollback``: back to the last good checkpoint, and on without the step that broke."""
+"""``--on-nan rollback``: continue from the last good checkpoint without the failed step."""
 
 from __future__ import annotations
 
