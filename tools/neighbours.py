@@ -123,11 +123,11 @@ def clim_of(args: Arguments, clim: ClimConfig) -> ClimConfig:
 
 def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64]) -> None:
     """Print for every rule the neighbours of an image, the images with too few, and the purity."""
-    everyone = np.arange(len(label))
+    anchors = np.arange(len(label))
     print(f"{'rule':12} {'kept':>6} {'short':>7} {'same class':>11}")
     for rule in (*MASKS, "ranked"):
         selection = select(found.candidates, rule, clim.limit)
-        pure = purity(found.candidates.index, selection.keep, everyone, label)
+        pure = purity(found.candidates.index, selection.keep, anchors, label)
         known = f"{pure:11.1%}" if np.isfinite(pure) else f"{'no labels':>11}"
         kept, short = selection.keep.sum(axis=1).mean(), selection.short.mean()
         print(f"{rule:12} {kept:6.2f} {short:7.1%} {known}")

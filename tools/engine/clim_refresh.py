@@ -70,12 +70,12 @@ def find(
 def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float]:
     """Return the numbers that are logged for a table; only they use the labels, (N,)."""
     keep, index = found.selection.keep, found.candidates.index
-    everyone = np.arange(len(index))
+    anchors = np.arange(len(index))
     return {
         "clim_fallback": float(found.selection.short.mean()),
         "clim_set_size": float(keep.sum(axis=1).mean()),
-        "clim_purity": purity(index, keep, everyone, label),
-        "clim_candidate_purity": purity(index, np.ones_like(keep), everyone, label),
+        "clim_purity": purity(index, keep, anchors, label),
+        "clim_candidate_purity": purity(index, np.ones_like(keep), anchors, label),
     }
 
 
