@@ -3,7 +3,7 @@
 The place and the photograph of each patch are drawn, so both are known exactly. A picture is a
 pure function of (split, index). Patches and backgrounds come from the left three quarters of the
 photographs for training and from the rest for validation, as in ``pipelines/sources/photos.py``.
-So no pixel of a validation picture was used in training, by this detector or by a run on ``photos``.
+No pixel of a validation picture was used in training, by this detector or by a run on ``photos``.
 """
 
 from __future__ import annotations
