@@ -1,7 +1,7 @@
 """Compare speeds: ``python tools/bench.py BENCHMARK --help``.
 
 ``loaders`` (against stock FFCV and torchvision), ``decode``, ``augment``, ``dali``, ``mixture``
-(the price of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training on lightly).
+(the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BENCHMARKS = ("augment", "baseline", "dali", "decode", "loaders", "mixture", "pe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark named first with the flags after it; return the exit status."""
+    """Run the benchmark that the first argument names; return the exit status."""
     name, *words = [*(sys.argv[1:] if argv is None else argv), ""]
     if name in ("-h", "--help"):
         print(__doc__)
@@ -36,5 +36,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else worker processes outlive it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that worker processes end too
     sys.exit(main())

@@ -1,9 +1,9 @@
-"""Keep the scores of a finished run in one small file, to be committed.
+"""Collect the scores of a finished run in one small file, to be committed.
 
 python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
 
-The file holds the kNN scores and losses of the epochs that were scored, the lines of eval.jsonl,
-the settings with their digest, and the commit and command of each start of the training.
+The file holds the kNN scores and losses of the scored epochs, the lines of eval.jsonl, the settings
+with their digest, and the commit and command of each start of the training.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Keep the scores of a finished run in one small file, to be committed."""
+    """Collect the scores of a finished run in one small file, to be committed."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run; beside it NAME.commands, if any: commit, tab, command on each line."""
+    """Folder of the run. An optional file NAME.commands next to it holds a commit, a tab and a
+    command on each line."""
     output: Annotated[Path, tyro.conf.Positional]
     """Folder for NAME.json."""
 
@@ -66,7 +67,7 @@ def write(run: Path, output: Path) -> Path:
 
 
 def collected(run: Path) -> dict[str, Any]:
-    """Return what is kept of a run.
+    """Return the content of a run's file.
 
     Raises:
         ValueError: the folder holds no run.

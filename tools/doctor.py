@@ -1,8 +1,8 @@
-"""Print what is installed here, what is missing, and the exact fix.
+"""Print which requirements are installed or missing, and the exact fixes.
 
     python tools/doctor.py [--json]
 
-Exits with 0 when ``make train`` would work. Needs nothing but Python itself.
+The exit status is 0 if ``make train`` would work. Only Python itself is needed.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def print_plain(checks: list[Check]) -> None:
 
 
 def print_table(checks: list[Check]) -> None:
-    """Print a coloured table; the fixes below it, whole, to be copied."""
+    """Print a colored table, with the complete fixes below it, to be copied."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    colours = {"ok": "green", "MISSING": "bold red", "absent": "yellow"}
+    colors = {"ok": "green", "MISSING": "bold red", "absent": "yellow"}
     table = Table("", "what", "found")
     for check in checks:
         word = state(check)
-        table.add_row(f"[{colours[word]}]{word}[/]", escape(check.name), escape(check.found))
+        table.add_row(f"[{colors[word]}]{word}[/]", escape(check.name), escape(check.found))
     console = Console()
     console.print(table)
     for check in checks:
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
         print(textwrap.dedent(__doc__ or "").strip())
         return 0 if set(argv) <= {"-h", "--help"} else 2
     if VENV_PYTHON.exists() and Path(sys.prefix) != ROOT / ".venv" and not is_installed("torch"):
-        # Started with the system's Python: 'make train' uses .venv's, so look at that one.
+        # Started with the system's Python: check .venv's, which 'make train' uses.
         os.execv(VENV_PYTHON, [str(VENV_PYTHON), __file__, *argv])
     checks = run_checks()
     if "--json" in argv:

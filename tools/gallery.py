@@ -1,9 +1,9 @@
-"""Draw what each mixture does to real images.
+"""Draw each mixture of real images.
 
 python tools/gallery.py --output docs/mixtures.jpg
 
-Each row is an image and each column a --mix. The views are cropped, without other augmentations.
-Mixtures that change only some of the images are drawn changing all of them, once.
+Each row is an image, and each column a value of --mix. The views are cropped, without other
+augmentations. Mixtures that change only some of the images are drawn as changing each image once.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ SIDE = 144
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Draw what each mixture does to real images."""
+    """Draw each mixture of real images."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=("--out",))] = None
     """Picture to write: .png or .jpg."""
     picture: Annotated[Path | None, tyro.conf.Positional] = None
-    """The same as --output."""
+    """The same as --output, by position."""
     data: str = "photos"
-    """Images, as for train.py."""
+    """Images, as --data of train.py."""
     data_dir: Path = Path("data")
-    """Where published data sets lie."""
+    """Folder of the published data sets."""
     rows: int = 4
-    """Images, an even number."""
+    """Number of images; must be even."""
     size: int = 144
     """Side of the views in pixels."""
     step: int = 0
-    """Step that is drawn, of a run with seed --seed."""
+    """Step of a run with seed --seed whose batch is drawn."""
     seed: int = 0
     """Seed of every random number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw; return the exit status."""
+    """Draw the picture; return the exit status."""
     return command(
         "tools/gallery.py", lambda: draw(tyro.cli(Arguments, args=argv, description=__doc__))
     )
@@ -69,7 +69,7 @@ def draw(arguments: Arguments) -> None:
     """Write the picture.
 
     Raises:
-        ValueError: no picture is named, the rows are no pairs, or there are too few images.
+        ValueError: the picture is not named or cannot be written, or a number is out of range.
     """
     path = arguments.output or arguments.picture
     if path is None:
@@ -88,7 +88,7 @@ def draw(arguments: Arguments) -> None:
 
 
 def title(mix: MixName, batch: Batch) -> str:
-    """Return a column's name, with λ where the loss uses it."""
+    """Return a column's title, with λ if the loss uses it."""
     if mix == "none":
         return "no mixture"
     return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if mix in UN_MIX else mix

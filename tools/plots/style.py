@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 NO_DATES = {".png": {"Software": ""}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 styled = rc_context(STYLE)
-"""Decorator of every function that draws: it draws in this style."""
+"""Decorator of the drawing functions, which applies this style."""
 
 
 def look(number: int) -> tuple[str, str]:
