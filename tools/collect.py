@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import tyro
 
 from pipelines.system.atomic import replacing
+from tools.runs.command import command
 from tools.runs.metrics import read_metrics
 from tools.runs.scores import read_config, settings_of
 
@@ -43,13 +44,18 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file; return the exit status."""
-    args = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
-        print(write(args.run, args.output))
-    except (ValueError, OSError) as error:
-        print(f"tools/collect.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(
+        "tools/collect.py", lambda: collect(tyro.cli(Arguments, args=argv, description=__doc__))
+    )
+
+
+def collect(args: Arguments) -> None:
+    """Write the file and print its path.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    print(write(args.run, args.output))
 
 
 def write(run: Path, output: Path) -> Path:

@@ -226,7 +226,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if "unknown" in kinds:
         found.append("std. error unknown: one seed gives no estimate of chance, hence unresolved")
     if any(row.difference is None and not row.is_base for row in rows):
-        found.append("no base: no run of the same method, data and epochs as --base says, or two")
+        found.append("no base: --base must match one row of the same method, data and epochs")
     return found
 
 

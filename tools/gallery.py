@@ -28,12 +28,14 @@ from pipelines.mixtures.unmix import UN_MIX
 from pipelines.public import LoaderOptions, build_loader, open_data
 from pipelines.settings import ImConfig, MixName
 from pipelines.views import View
+from tools.plots import style
 from tools.plots.views import enlarge, grid, to_pixels
 from tools.runs.command import command
 
 SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
 SIDE = 144
+SUFFIXES = (*style.SUFFIXES, ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,12 @@ def draw(arguments: Arguments) -> None:
     path = arguments.output or arguments.picture
     if path is None:
         raise ValueError("--output is missing: name the picture to write, .png or .jpg")
+    style.check_output(path, SUFFIXES)
     if arguments.rows < 2 or arguments.rows % 2:
         raise ValueError(f"--rows {arguments.rows} must be even: mixtures pair the images")
+    for name, low in (("size", 1), ("step", 0), ("seed", 0)):
+        if getattr(arguments, name) < low:
+            raise ValueError(f"--{name} {getattr(arguments, name)} must be at least {low}")
     facts = data_facts(arguments.data)
     batches = {mix: show(mix, arguments) for mix in SHOWN}
     columns, scale = [], max(round(SIDE / arguments.size), 1)

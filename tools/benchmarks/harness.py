@@ -95,6 +95,7 @@ def run_benchmark(
     train.py's parser. In the main process ``measure`` prints its tables and returns the content of
     ``--json``; in the others it returns None.
     """
+    prog = f"tools/bench.py {name}"
     words = list(sys.argv[1:] if argv is None else argv)
 
     def body() -> None:
@@ -102,9 +103,9 @@ def run_benchmark(
         logging.getLogger("tools.benchmarks").setLevel(logging.INFO)
         rest: list[str] = []
         if train_flags:
-            chosen, rest = tyro.cli(options, args=words, return_unknown_args=True)
+            chosen, rest = tyro.cli(options, prog=prog, args=words, return_unknown_args=True)
         else:
-            chosen = tyro.cli(options, args=words)
+            chosen = tyro.cli(options, prog=prog, args=words)
         results = measure(chosen, rest)
         if chosen.json is not None and results is not None:
             line = shlex.join(["python", "tools/bench.py", name, *words])
@@ -112,7 +113,7 @@ def run_benchmark(
             with replacing(chosen.json) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
-    return command(f"tools/bench.py {name}", body)
+    return command(prog, body)
 
 
 # ------------------------------------------------------------------------------------- measuring

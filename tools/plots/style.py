@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,14 @@ def legend(figure: Figure, axes: Axes, **options: Any) -> None:
         )
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Check that a picture can be written to ``path``, before any work.
 
     Raises:
-        ValueError: the suffix is not that of a picture, or the folder does not exist.
+        ValueError: the suffix is not one of ``suffixes``, or the folder does not exist.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--output {path} must end in {', '.join(SUFFIXES)}")
+    if path.suffix not in suffixes:
+        raise ValueError(f"--output {path} must end in {', '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.absolute().parent}")
 
