@@ -22,19 +22,26 @@ BENCHMARKS = ("augment", "baseline", "dali", "decode", "loaders", "mixture", "pe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark named first with the flags after it; return the exit status."""
-    name, *words = [*(sys.argv[1:] if argv is None else argv), ""]
+    """Run the benchmark that the first argument names; return the exit status."""
+    return command("tools/bench.py", lambda: run(sys.argv[1:] if argv is None else argv))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the benchmark that the first word names, with the other words as its flags.
+
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    name = words[0] if words else ""
     if name in ("-h", "--help"):
         print(__doc__)
         return 0
     if name not in BENCHMARKS:
-        reason = f"choose one of {', '.join(BENCHMARKS)}, not {name!r}"
-        print(f"tools/bench.py: {reason}", file=sys.stderr)
-        return 2
-    module = f"tools.benchmarks.{name}"
-    return command("tools/bench.py", lambda: importlib.import_module(module).main(words[:-1]))
+        raise ValueError(f"choose one of {', '.join(BENCHMARKS)}, not {name!r}")
+    status: int = importlib.import_module(f"tools.benchmarks.{name}").main(words[1:])
+    return status
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else worker processes survive
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that worker processes end too
     sys.exit(main())

@@ -1,9 +1,9 @@
-"""Collect the scores of a finished run in one small file to commit.
+"""Collect the scores of a finished run in one small file, to be committed.
 
 python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
 
-The file holds the kNN scores and losses of the epochs that were scored, the lines of eval.jsonl,
-the settings with their digest, and the commit and command of each start of the training.
+The file holds the kNN scores and losses of the scored epochs, the lines of eval.jsonl, the settings
+with their digest, and the commit and command of each start of the training.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import tyro
 
 from pipelines.system.atomic import replacing
+from tools.runs.command import command
 from tools.runs.metrics import read_metrics
 from tools.runs.scores import read_config, settings_of
 
@@ -32,23 +33,29 @@ COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 
 @dataclass(frozen=True)
 class Arguments:
-    """Collect the scores of a finished run in one small file to commit."""
+    """Collect the scores of a finished run in one small file, to be committed."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run. NAME.commands next to it, if any, has commit, tab, command a line."""
+    """Folder of the run. An optional file NAME.commands next to it holds a commit, a tab and a
+    command on each line."""
     output: Annotated[Path, tyro.conf.Positional]
     """Folder for NAME.json."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the file; return the exit status."""
-    args = tyro.cli(Arguments, args=argv, description=__doc__)
-    try:
-        print(write(args.run, args.output))
-    except (ValueError, OSError) as error:
-        print(f"tools/collect.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(
+        "tools/collect.py", lambda: collect(tyro.cli(Arguments, args=argv, description=__doc__))
+    )
+
+
+def collect(args: Arguments) -> None:
+    """Write the file and print its path.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    print(write(args.run, args.output))
 
 
 def write(run: Path, output: Path) -> Path:
@@ -66,7 +73,7 @@ def write(run: Path, output: Path) -> Path:
 
 
 def collected(run: Path) -> dict[str, Any]:
-    """Return the content of the file of a run.
+    """Return the content of a run's file.
 
     Raises:
         ValueError: the folder holds no run.

@@ -40,15 +40,15 @@ from tools.runs.scores import ONLINE, Scored, alike, read_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(RunArguments):
-    """Compare runs scored by the same protocol; runs that differ only in the seed share a row."""
+    """Compare runs by scores of one protocol; runs that differ only in the seed share a row."""
 
     protocol: str | None = None
-    """Protocol of eval.py, such as knn or linear; or online: train.py's last kNN score (default:
-    knn if all runs have it, else online)."""
+    """A protocol of eval.py, as knn or linear; or online, train.py's last kNN score (default: knn
+    if all runs have it, else online)."""
     score: str | None = None
     """Name of the score, such as knn_top5 (default: the protocol's first, top-1)."""
     base: tuple[str, ...] = ("mix=none",)
-    """Settings of the rows with which the others are compared, such as clim.rule=random."""
+    """Settings of the base, with which the other rows are compared, as clim.rule=random."""
     output: Path | None = None
     """Also draw the scores as this .png, .pdf or .svg."""
     json: bool = False
@@ -59,7 +59,7 @@ class Arguments(RunArguments):
 
 @dataclass(frozen=True)
 class Row:
-    """A group with its name and, if there is one, its base and the difference from it."""
+    """A group with its name and, if it has a base, the base and the difference from it."""
 
     name: str
     group: Group
@@ -69,7 +69,7 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, draw the picture; return the exit status."""
+    """Print the table and draw the picture; return the exit status."""
     return command(
         "tools/compare.py", lambda: compare(tyro.cli(Arguments, args=argv, description=__doc__))
     )
@@ -104,7 +104,7 @@ def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[
     """Return one score of each run, all by the same protocol.
 
     Raises:
-        ValueError: a run has none, the protocols differ, or a run is named twice.
+        ValueError: a run has no score, the protocols differ, or a run is named twice.
     """
     places = [run.resolve() for run in runs]
     for run, place in zip(runs, places, strict=True):
@@ -133,7 +133,7 @@ def parse_base(words: Sequence[str]) -> dict[str, Any]:
 
 
 def rows_of(groups: Sequence[Group], base: dict[str, Any]) -> list[Row]:
-    """Return a row for each group, next to its base's."""
+    """Return a row for each group, after its base's row."""
     rows = []
     for one in groups:
         its_base = base_of(one, groups, base)
@@ -145,7 +145,7 @@ def rows_of(groups: Sequence[Group], base: dict[str, Any]) -> list[Row]:
 
 
 def drawn(rows: Sequence[Row]) -> list[ScoreRow]:
-    """Return the rows as they are drawn, scores and differences in percent."""
+    """Return the rows for the picture, with scores and differences in percent."""
     places = {id(row.group): place for place, row in enumerate(rows)}
     return [
         ScoreRow(
@@ -213,17 +213,20 @@ def notes(rows: Sequence[Row]) -> list[str]:
             continue
         for name in beyond(row.group, row.base):
             before, now = (g.settings.get(name) for g in (row.base, row.group))
-            found.append(f"{row.name} is not its base plus a mixture: {name} {before} -> {now}")
+            found.append(
+                f"{row.name} differs from its base in more than the mixture: "
+                f"{name} {before} -> {now}"
+            )
     kinds = {row.difference.kind for row in rows if row.difference}
     if kinds & {"paired", "welch"}:
         found.append(
-            "std. error: over seeds, of the differences seed by seed where both rows have the "
-            "same seeds, else Welch's; 95 %: Student's interval; unresolved: it contains 0"
+            "std. error: over seeds, of the paired differences if both rows have the same seeds, "
+            "else Welch's; 95 %: Student's interval; unresolved: it contains 0"
         )
     if "unknown" in kinds:
-        found.append("std. error unknown: one seed has no spread; the difference is unresolved")
+        found.append("std. error unknown: one seed gives no estimate of chance, hence unresolved")
     if any(row.difference is None and not row.is_base for row in rows):
-        found.append("no base: no run, or two, of the same method, data and epochs match --base")
+        found.append("no base: --base must match one row of the same method, data and epochs")
     return found
 
 

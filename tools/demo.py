@@ -1,11 +1,11 @@
-"""Train on the embedded photographs and score the result: the command of ``make train``.
+"""Train on the embedded photographs and score the result, as ``make train`` does.
 
-Each step is a separate command, printed before it runs. Options are ``train.py``'s::
+Each step is a separate command, which is printed before it runs. Options are ``train.py``'s::
 
     python tools/demo.py --method byol --mix unmix
 
-The run folder is named after them. When the command is repeated, an unfinished run continues and a
-finished one is only scored; remove its folder to start again.
+The run folder is named after the options. With the same options an unfinished run is resumed and a
+finished one is only scored; remove the folder to start again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the steps in order; the first that fails ends the command."""
+    """Run the steps one after the other; the first that fails ends the command."""
     args, rest = read(argv)
     os.chdir(ROOT)
     # Ctrl-C reaches every process of the terminal; train.py saves before it ends, so wait for it.
@@ -78,7 +78,7 @@ def read(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if args.data:
         words = [*("--method", args.method, "--mix", args.mix, "--data", args.data), *rest]
         sys.exit(
-            "the demonstration has its own data; for yours run\n"
+            "the demo has its own data; to train on yours, run\n"
             f"  .venv/bin/accelerate launch train.py {shlex.join(words)}"
         )
     if args.loader is None:
@@ -90,7 +90,7 @@ def read(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def run_name(args: argparse.Namespace, rest: Sequence[str]) -> str:
-    """Return the run's name, made of its options, so that other options make another run."""
+    """Name the run after its options, so that other options give another run."""
     words = ["photos", args.method, args.mix, *rest]
     if args.loader != "ffcv":
         words.append(args.loader)
@@ -98,7 +98,7 @@ def run_name(args: argparse.Namespace, rest: Sequence[str]) -> str:
 
 
 def launch_options() -> list[object]:
-    """Return options of ``accelerate launch``, which warns without them: one process, all cores."""
+    """Return the flags without which ``accelerate launch`` warns: one process, all cores."""
     cores = len(os.sched_getaffinity(0))
     return [
         *("--num_processes", 1, "--num_machines", 1),
@@ -108,7 +108,7 @@ def launch_options() -> list[object]:
 
 
 def convert(split: str) -> Path:
-    """Write a split of the photographs as a ``.beton``, unless it exists; return its path."""
+    """Write a split of the photographs as a ``.beton`` unless it exists; return its path."""
     file = cache_root() / f"photos-v{VERSION}-{split}.beton"
     if not file.exists():
         call(PYTHON, "tools/write_ffcv.py", "photos", file, "--split", split, "--keep-jpeg")
@@ -125,14 +125,14 @@ def call(*words: object) -> None:
 
 
 def shown(word: object) -> str:
-    """Return a word as text; paths inside the checkout are relative to it."""
+    """Return a word as text; paths inside the checkout become relative to it."""
     if isinstance(word, Path) and word.is_relative_to(ROOT):
         return str(word.relative_to(ROOT))
     return str(word)
 
 
 def report(run: Path) -> None:
-    """Print the kNN score of the untrained and the trained network, and the pictures' paths."""
+    """Print the kNN scores of the untrained and the trained network, and the pictures' paths."""
     before = [row for row in scores(run / "metrics.jsonl") if row.get("step") == 0]
     after = scores(run / "eval.jsonl")
     print(f"\nkNN top-1 before training  {percent(before[:1])}")
@@ -150,7 +150,7 @@ def scores(file: Path) -> list[dict[str, Any]]:
 
 
 def percent(rows: Sequence[dict[str, Any]]) -> str:
-    """Format the score of at most one row."""
+    """Return the score of the first row, if any, as text."""
     return f"{rows[0]['knn_top1']:.1%}" if rows else "not measured"
 
 

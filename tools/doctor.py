@@ -1,8 +1,8 @@
-"""Print what is installed here, what is missing, and the exact fix.
+"""Print which requirements are installed or missing, and the exact fixes.
 
     python tools/doctor.py [--json]
 
-Exits with 0 if ``make train`` would work. Needs only Python itself.
+The exit status is 0 if ``make train`` would work. Only Python itself is needed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if not __package__:  # run as a script: the project may not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.diagnostics.checks import ROOT, Check, is_installed, run_checks
+from tools.runs.command import command
 
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
 
@@ -42,7 +43,7 @@ def print_plain(checks: list[Check]) -> None:
 
 
 def print_table(checks: list[Check]) -> None:
-    """Print a coloured table, and below it the fixes, unwrapped so that they can be copied."""
+    """Print a colored table, with the complete fixes below it, to be copied."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -70,12 +71,24 @@ def verdict(checks: list[Check]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Check, print, and return the exit code."""
-    if set(argv) - {"--json"}:
+    """Check, print, and return the exit status."""
+    return command("tools/doctor.py", lambda: run(argv))
+
+
+def run(argv: list[str]) -> int:
+    """Check and print; return 1 if ``make train`` would not work.
+
+    Raises:
+        ValueError: there is an unknown argument.
+    """
+    if set(argv) & {"-h", "--help"}:
         print(textwrap.dedent(__doc__ or "").strip())
-        return 0 if set(argv) <= {"-h", "--help"} else 2
+        return 0
+    unknown = [word for word in argv if word != "--json"]
+    if unknown:
+        raise ValueError(f"{unknown[0]}: no such argument; --json is the only one")
     if VENV_PYTHON.exists() and Path(sys.prefix) != ROOT / ".venv" and not is_installed("torch"):
-        # Started with the system's Python: check that of .venv, which 'make train' uses.
+        # Started with the system's Python: check .venv's, which 'make train' uses.
         os.execv(VENV_PYTHON, [str(VENV_PYTHON), __file__, *argv])
     checks = run_checks()
     if "--json" in argv:

@@ -1,4 +1,4 @@
-"""Export the backbone of a run for another library, with a model card, and verify it there.
+"""Export the backbone of a run for another tool, with a model card, and verify the export.
 
 python tools/export.py runs/NAME --to timm backbone.safetensors
 python tools/export.py runs/NAME --to torchvision backbone.pth
@@ -34,22 +34,22 @@ from tools.exporting.source import Source, load
 from tools.runs.command import by_position, command
 
 TOLERANCE = 1e-4
-"""Largest difference of an export's features, as a share of the largest feature."""
+"""Largest accepted difference of an export's features, as a share of the largest feature."""
 CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class Target:
-    """The functions that export to one library."""
+    """The functions that export for one tool."""
 
     suffixes: tuple[str, ...]
-    """Allowed endings of OUTPUT; empty: it is a folder."""
+    """Allowed suffixes of OUTPUT; empty if OUTPUT is a folder."""
     check: Callable[[Source], None]
     write: Callable[[Source, Path], list[str]]
     example: Callable[[Source, Path], str]
     verify: Callable[[Source, Path], float]
     packages: tuple[str, ...] = ()
-    """Packages that the export needs in addition to this project's."""
+    """Additional packages that it needs."""
 
 
 def _target(module: Any, *packages: str) -> Target:
@@ -70,18 +70,18 @@ TARGETS: dict[TargetName, Target] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Export the backbone of a run for another library."""
+    """Export the backbone of a run for another tool."""
 
     run: tyro.conf.Positional[Path]
     """Folder of the run, such as runs/NAME; also --run RUN."""
     output: tyro.conf.Positional[Path]
-    """File to write, with the library's ending; for huggingface a folder. Also --output OUTPUT."""
+    """File to write, with the tool's suffix, or a folder for huggingface; also --output OUTPUT."""
     to: TargetName
-    """Library that loads the export."""
+    """Tool to export for."""
     checkpoint: Path | None = None
     """Checkpoint to export (default: the run's last)."""
     encoder: Which | None = None
-    """Online encoder, or its momentum (EMA) copy (default: the one that eval.py scores)."""
+    """The trained encoder or its momentum (EMA) copy (default: the one that eval.py scores)."""
     overwrite: bool = False
     """Replace an earlier export."""
 
@@ -95,10 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export(args: Arguments) -> None:
-    """Export to a temporary folder, load and verify the export, then move it to OUTPUT.
+    """Write the export next to OUTPUT, verify it there, and only then move it to OUTPUT.
 
     Raises:
-        ValueError: the library lacks this backbone, OUTPUT exists, or the features differ.
+        ValueError: the tool does not support this backbone, OUTPUT exists, or the features differ.
     """
     target = TARGETS[args.to]
     readme = check_place(args, target)
@@ -113,10 +113,10 @@ def export(args: Arguments) -> None:
         difference = target.verify(source, staged)
         if not difference <= TOLERANCE:
             raise ValueError(
-                f"--to {args.to}: loaded back, its features differ by {difference:.1e} of the "
-                f"largest (at most {TOLERANCE:.0e}); nothing was written"
+                f"--to {args.to}: the export's features differ by {difference:.1e} of the largest "
+                f"feature (at most {TOLERANCE:.0e}); nothing was written"
             )
-        code = target.example(source, Path(out.name))  # the card lies there too
+        code = target.example(source, Path(out.name))  # relative: the card is in the same folder
         text = card(source, args.run, args.to, code, notes, command_of(args, source))
         described = (Path(folder) if target.suffixes else staged) / readme.name
         described.write_text(text, encoding="utf-8")
@@ -132,10 +132,10 @@ def export(args: Arguments) -> None:
 
 
 def check_place(args: Arguments, target: Target) -> Path:
-    """Return where the model card goes: into the folder, or next to the file.
+    """Return the model card's path, which is in the folder or next to the file.
 
     Raises:
-        ValueError: OUTPUT does not fit the library or exists, or a package is missing.
+        ValueError: OUTPUT does not suit the tool or exists, or a package is missing.
     """
     missing = [name for name in target.packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -162,7 +162,7 @@ def check_place(args: Arguments, target: Target) -> Path:
 
 
 def command_of(args: Arguments, source: Source) -> str:
-    """Return the command line for the model card, without paths of this machine."""
+    """Return the command line for the model card, without a machine's folders."""
     words = ["python", "tools/export.py", f"runs/{args.run.absolute().name}"]
     words += ["--checkpoint", f"step-{source.step}.pt"] if args.checkpoint else []
     words += ["--encoder", source.which, "--to", args.to, args.output.absolute().name]
@@ -170,7 +170,7 @@ def command_of(args: Arguments, source: Source) -> str:
 
 
 def place(staged: Path, final: Path) -> None:
-    """Move a file or folder to its place; if the folder exists, move its files into it."""
+    """Move a file or folder to its place; into an existing folder, move file by file."""
     if not staged.is_dir():
         with replacing(final) as aside:
             staged.replace(aside)

@@ -1,4 +1,4 @@
-"""Draw a figure of the papers from the folders of runs.
+"""Draw the figures of the papers from the folders of runs, with one subcommand each.
 
 python tools/figures.py flatness   runs/A runs/B
 python tools/figures.py weights    runs/A runs/B
@@ -51,7 +51,7 @@ from tools.runs.locate import RunArguments
 
 @dataclass(frozen=True, kw_only=True)
 class Common(RunArguments):
-    """Arguments of all figures."""
+    """The flags of all figures."""
 
     figure: ClassVar[str]
     """Name of the subcommand and of the default output."""
@@ -61,24 +61,24 @@ class Common(RunArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class OfImages(Common):
-    """Arguments of the figures of images."""
+    """The flags of the figures that show images of a split."""
 
     images: int = 1000
-    """Largest number of images of the split, spread evenly."""
+    """Largest number of images, spread evenly over the split."""
     split: Split | None = None
-    """Split of the images (default: val, if there is one)."""
+    """Split of the images (default: val if there is one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flatness(OfImages):
-    """Flatness of predictions: sorted raw features, as published, and normalized measures."""
+    """Flatness of predictions: sorted raw features, as published, and normalised measures."""
 
     figure = "flatness"
     num: int = 6
-    """Images drawn individually."""
+    """Number of images drawn individually."""
 
     def draw(self) -> Figure:
-        """Draw; print the means."""
+        """Draw the figure and print the means."""
         at_least(self, num=1, images=self.num)
         runs = open_runs(self.folders)
         rows, split = rows_of(self, runs[0])
@@ -97,18 +97,18 @@ class Flatness(OfImages):
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Common):
-    """Histograms of chosen layers' weights, compared between runs."""
+    """Histograms of chosen layers' weights, to compare runs."""
 
     figure = "weights"
     layers: tuple[str, ...] = ()
     """Names of layers (default: --num of them, spread evenly over the network)."""
     num: int = 6
-    """Number of layers."""
+    """Number of layers to draw."""
     untrained: bool = False
     """Also draw the first run's network before its first step."""
 
     def draw(self) -> Figure:
-        """Draw; print each layer's deviation."""
+        """Draw the figure and print each layer's standard deviation."""
         at_least(self, num=1)
         folders = self.folders
         opened = [open_weights(folder) for folder in folders]
@@ -137,12 +137,12 @@ class Tsne(OfImages):
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
     perplexity: float = embedding.PERPLEXITY
-    """Effective number of neighbours of each point."""
+    """Perplexity of t-SNE: about the number of neighbours that each point is kept close to."""
     seed: int = 0
     """Seed of t-SNE's random numbers."""
 
     def draw(self) -> Figure:
-        """Draw; print a note if there are more classes than colours."""
+        """Draw the figure; print a note if there are more classes than colors."""
         at_least(self, images=4, perplexity=1)
         runs = open_runs(self.folders)
         rows, split = rows_of(self, runs[0])
@@ -169,7 +169,7 @@ class Curves(Common):
     """Horizontal axis."""
 
     def draw(self) -> Figure:
-        """Draw."""
+        """Draw the figure."""
         runs = [histories.read(folder) for folder in self.folders]
         panels = histories.curve_panels(runs, self.x)
         return draw_panels(panels, size=(3.7, 3.3), shared_legend=True)
@@ -181,14 +181,14 @@ class Budget(Common):
 
     figure = "budget"
     x: histories.Budget = "epochs"
-    """The cost. Hours count the steps only, at the logged speed."""
+    """Unit of the cost. Hours include only training steps, at the speed that the run logged."""
     protocol: str = histories.ONLINE
-    """online: train.py's last kNN score; or a protocol of eval.py, such as linear."""
+    """online, train.py's last kNN score; or a protocol of eval.py, as linear."""
     score: str | None = None
     """Name of the score, such as knn_top5 (default: the protocol's first, top-1)."""
 
     def draw(self) -> Figure:
-        """Draw; print a line for each run."""
+        """Draw the figure and print a line for each run."""
         runs = [histories.read(folder) for folder in self.folders]
         scores = histories.scores_of(runs, self.protocol, self.score)
         print(histories.table_of_budget(runs, scores, self.x))
@@ -198,7 +198,7 @@ class Budget(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbors(Common):
-    """Nearest neighbours of chosen images, marked as right or wrong by their class."""
+    """Nearest neighbours of chosen images, marked by whether they are of the same class."""
 
     figure = "neighbours"
     rows: tuple[int, ...] = ()
@@ -208,16 +208,16 @@ class Neighbors(Common):
     k: int = 8
     """Number of neighbours of each query."""
     split: Split | None = None
-    """Split of the queries (default: val, if there is one)."""
+    """Split of the queries (default: val if there is one)."""
     among: Split = "train"
     """Split that is searched for neighbours."""
     images: int = 5000
-    """Largest number of images that are searched, spread evenly."""
+    """Largest number of images that are searched, spread evenly over --among."""
     features: Features = "backbone"
     """The backbone's pooled features, or the projection head's output."""
 
     def draw(self) -> Figure:
-        """Draw; print the share of neighbours of their query's class."""
+        """Draw the figure; print the share of neighbours that are of their query's class."""
         at_least(self, num=1, k=1, images=2)
         runs = open_runs(self.folders)
         split = self.split or split_of(runs[0].data)
@@ -259,10 +259,10 @@ Figures = (
 
 
 def at_least(arguments: Common, **least: int) -> None:
-    """Check that numbers are not below their minimum.
+    """Check that arguments are at least their least values.
 
     Raises:
-        ValueError: a number is too small; the message names the flag.
+        ValueError: one is below; the message names the flag.
     """
     for name, low in least.items():
         if getattr(arguments, name) < low:
@@ -283,7 +283,7 @@ def names_of(runs: Sequence[LoadedRun]) -> list[str]:
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """Return the names, with numbers where one is repeated."""
+    """Return the names, with numbers added to repeated ones."""
     names = list(names)
     return [
         f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name

@@ -1,9 +1,9 @@
-"""Draw what each mixture does to real images.
+"""Draw each mixture of real images.
 
 python tools/gallery.py --output docs/mixtures.jpg
 
-Each row is an image and each column a --mix. The views are cropped and not augmented otherwise.
-Mixtures that change some of the images at random are applied once to every image.
+Each row is an image, and each column a value of --mix. The views are cropped, without other
+augmentations. Mixtures that change only some of the images are drawn as changing each image once.
 """
 
 from __future__ import annotations
@@ -28,38 +28,40 @@ from pipelines.mixtures.unmix import UN_MIX
 from pipelines.public import LoaderOptions, build_loader, open_data
 from pipelines.settings import ImConfig, MixName
 from pipelines.views import View
+from tools.plots import style
 from tools.plots.views import enlarge, grid, to_pixels
 from tools.runs.command import command
 
 SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
 SIDE = 144
+SUFFIXES = (*style.SUFFIXES, ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Draw what each mixture does to real images."""
+    """Draw each mixture of real images."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=("--out",))] = None
     """Picture to write: .png or .jpg."""
     picture: Annotated[Path | None, tyro.conf.Positional] = None
-    """The same as --output."""
+    """The same as --output, by position."""
     data: str = "photos"
-    """Data set, as for train.py."""
+    """Images, as --data of train.py."""
     data_dir: Path = Path("data")
-    """Folder of published data sets."""
+    """Folder of the published data sets."""
     rows: int = 4
-    """Number of images, even."""
+    """Number of images; must be even."""
     size: int = 144
     """Side of the views in pixels."""
     step: int = 0
-    """Step to draw, of a run with seed --seed."""
+    """Step of a run with seed --seed whose batch is drawn."""
     seed: int = 0
     """Seed of all random numbers."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw; return the exit status."""
+    """Draw the picture; return the exit status."""
     return command(
         "tools/gallery.py", lambda: draw(tyro.cli(Arguments, args=argv, description=__doc__))
     )
@@ -69,13 +71,17 @@ def draw(arguments: Arguments) -> None:
     """Write the picture.
 
     Raises:
-        ValueError: no picture is named, the number of rows is odd, or there are too few images.
+        ValueError: the picture is not named or cannot be written, or a number is out of range.
     """
     path = arguments.output or arguments.picture
     if path is None:
         raise ValueError("--output is missing: name the picture to write, .png or .jpg")
+    style.check_output(path, SUFFIXES)
     if arguments.rows < 2 or arguments.rows % 2:
         raise ValueError(f"--rows {arguments.rows} must be even: mixtures pair the images")
+    for name, low in (("size", 1), ("step", 0), ("seed", 0)):
+        if getattr(arguments, name) < low:
+            raise ValueError(f"--{name} {getattr(arguments, name)} must be at least {low}")
     facts = data_facts(arguments.data)
     batches = {mix: show(mix, arguments) for mix in SHOWN}
     columns, scale = [], max(round(SIDE / arguments.size), 1)
@@ -88,7 +94,7 @@ def draw(arguments: Arguments) -> None:
 
 
 def title(mix: MixName, batch: Batch) -> str:
-    """Return a column's name, with λ if the loss uses it."""
+    """Return a column's title, with λ if the loss uses it."""
     if mix == "none":
         return "no mixture"
     return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if mix in UN_MIX else mix

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install everything below .venv, and the system libraries of FFCV; only what is not there yet.
+# Install the environment in .venv, and the system libraries of FFCV, as far as they are missing.
 #
-# A file below .venv/.unmix holds the checksum of what each step last installed. Nothing is asked
-# of the network when they are current. PYTHON names the interpreter to build the environment from.
+# A file in .venv/.unmix holds the checksum of the requirements that each step last installed. If
+# all are current, the network is not used. PYTHON names the interpreter of the environment.
 
 set -eu
 cd "$(dirname "$0")/.."
@@ -20,7 +20,7 @@ mark_done() { printf '%s\n' "$2" >"$DONE/$1"; }
 
 # ---------------------------------------------------------------------------- system packages
 
-# Say how this user installs system packages: "", "sudo -n", or fail if not at all.
+# Print the prefix of commands that need root ("" or "sudo -n"); fail if this user cannot be root.
 as_root() {
     command -v apt-get >/dev/null 2>&1 || return 1
     [ "$(id -u)" -ne 0 ] || return 0
@@ -30,12 +30,12 @@ as_root() {
 
 apt_line() { printf 'sudo apt-get update && sudo apt-get install -y --no-install-recommends %s' "$*"; }
 
-# Install the named packages; refresh the lists only if they turn out to be missing or old.
+# Install the named packages; refresh the package lists only if that fails.
 apt_install() {
     prefix=$(as_root) || return 1
     apt="${prefix}env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq"
     say "apt-get install $*"
-    # $apt is a command line, to be split.
+    # $apt is a command line, which must be split.
     $apt install -y --no-install-recommends "$@" >/dev/null 2>&1 && return 0
     $apt update && $apt install -y --no-install-recommends "$@" >/dev/null
 }
@@ -62,7 +62,7 @@ find_python() {
 }
 
 make_venv() {
-    # An environment made by hand is taken over; one that has moved holds paths that are gone.
+    # Use an existing environment, unless it was moved: then the paths in it are wrong.
     if suits "$PY" && "$PY" -c 'import pip' 2>/dev/null; then
         mkdir -p "$DONE"
         [ -f "$DONE/place" ] || mark_done place "$PWD"
@@ -113,7 +113,7 @@ install_checkout() {
 
 # ---------------------------------------------------------------------------------------- FFCV
 
-# Print the Debian packages that building or importing FFCV still lacks.
+# Print the missing Debian packages that FFCV needs to be built or imported.
 missing_for_ffcv() {
     "$PY" -c 'from tools.diagnostics.checks import missing_system_packages as m; print(*m())'
 }
@@ -139,13 +139,13 @@ install_ffcv() {
     is_done ffcv "$key" && return
     missing=$(missing_for_ffcv)
     log=$DONE/ffcv.log
-    # After a failure, wait until something has changed; 'make ffcv' does not wait.
+    # After a failure, retry only if something has changed; 'make ffcv' always retries.
     if is_done ffcv-failed "$key $missing"; then
         without_ffcv "the last attempt failed${missing:+ to install $missing} (see $log)" 'make ffcv'
         return
     fi
     if [ -n "$missing" ]; then
-        # $missing is a list of packages, to be split.
+        # $missing is a list of packages, which must be split.
         if ! as_root >/dev/null; then
             without_ffcv "system packages are missing, and installing them needs root" \
                 "$(apt_line $missing)"
@@ -160,7 +160,7 @@ install_ffcv() {
     fi
     say "building FFCV (about a minute)"
     build="--require-hashes --no-deps --no-build-isolation -r requirements-ffcv.txt"
-    # uv may hold a build against libraries that have changed since: then build anew.
+    # uv's cached build may be linked to libraries that have changed since: then rebuild.
     if { uv $build && ffcv_loads || uv --no-cache --reinstall $build && ffcv_loads; } >"$log" 2>&1
     then
         mark_done ffcv "$key"

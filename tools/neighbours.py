@@ -1,4 +1,4 @@
-"""Draw CLIM's neighbours: those that its rule keeps and those that it rejects.
+"""Draw CLIM's neighbours, and mark which ones its rule keeps or rejects.
 
 python tools/neighbours.py runs/NAME
 """
@@ -44,20 +44,20 @@ KEPT, REJECTED = style.COLORS[2], style.COLORS[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(RunArguments):
-    """Find neighbours with a run's last checkpoint, as training does when CLIM refreshes them."""
+    """Search neighbours with a run's last checkpoint, as CLIM's refresh does in training."""
 
     checkpoint: Path | None = None
     """Checkpoint of the network (default: the run's last)."""
     num: int = 12
-    """Images to draw, spread evenly over the data set."""
+    """Number of images to draw, spread evenly over the data set."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=("--out",))] = None
     """Picture to write, .png, .pdf or .svg (default: neighbours.png in the run's folder)."""
     rule: RuleName | None = None
-    """Rule that keeps or rejects (default: the run's)."""
+    """Rule that keeps or rejects neighbours (default: the run's)."""
     neighbours: int | None = None
-    """Nearest images that the rule chooses from (default: the run's)."""
+    """Number of nearest images that the rule chooses from (default: the run's)."""
     clusters: int | None = None
-    """Clusters of the k-means (default: the run's)."""
+    """Number of k-means clusters (default: the run's)."""
     features: Literal["momentum", "online"] | None = None
     """Encoder of the features (default: the run's)."""
 
@@ -70,16 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(args: Arguments) -> None:
-    """Find neighbours with the checkpoint, print what each rule keeps, write the picture.
+    """Search with the checkpoint, print statistics of each rule, write the picture.
 
     Raises:
-        ValueError: there is no such run, or a number is out of range.
+        ValueError: the run does not exist, or a number is out of range.
     """
     if args.num < 1:
         raise ValueError(f"--num {args.num} must be at least 1")
     folder, *others = args.folders
     if others:
-        raise ValueError("name one run: it has one table of neighbours")
+        raise ValueError("name a single run: neighbours are searched with one network")
     path = args.output or folder / "neighbours.png"
     style.check_output(path)
     config, state = build.load_run(folder, args.checkpoint)
@@ -112,7 +112,7 @@ def show(args: Arguments) -> None:
 
 
 def clim_of(args: Arguments, clim: ClimConfig) -> ClimConfig:
-    """Return the run's settings of CLIM with those that the flags change."""
+    """Return the run's CLIM settings with the flags' changes."""
     names = ("rule", "neighbours", "clusters", "features")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     clim = dataclasses.replace(clim, **given)
@@ -122,8 +122,8 @@ def clim_of(args: Arguments, clim: ClimConfig) -> ClimConfig:
 
 
 def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64]) -> None:
-    """Print for every rule the neighbours of an image, the images with too few, and the purity."""
-    anchors = np.arange(len(label))
+    """Print each rule's mean number of neighbors, share of images with too few, and purity."""
+    everyone = np.arange(len(label))
     print(f"{'rule':12} {'kept':>6} {'short':>7} {'same class':>11}")
     for rule in (*MASKS, "ranked"):
         selection = select(found.candidates, rule, clim.limit)
@@ -134,10 +134,9 @@ def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64])
 
 
 def draw(found: Neighborhood, table: Table, anchors: NDArray[np.int64]) -> Figure:
-    """Draw a row for each anchor: its image, then its nearest ones, framed as kept or rejected.
+    """Draw a row for each anchor: its image, then its nearest images, framed as kept or rejected.
 
-    The text below each is s, the similarity to the anchor, and r, the distance to the centre of the
-    anchor's cluster.
+    The text below gives the similarity s to the anchor, and the distance r to the anchor's center.
     """
     c, keep = found.candidates, found.selection.keep
     rows = []

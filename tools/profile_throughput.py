@@ -1,11 +1,11 @@
-"""Measure the stages and rates of a configuration, and find its bottleneck.
+"""Profile the throughput of a configuration, and name its bottleneck.
 
 python tools/profile_throughput.py --method moco --mix region --json profile.json --plot profile.png
 accelerate launch tools/profile_throughput.py --data ~/imagenet --sweep-workers 4,8,16
 
-Takes train.py's flags as well. The stages of a batch are timed separately. The loader alone, the
-step alone on a synthetic batch, and both together, as in a run, are timed in turn. Only the files
-named by flags are written.
+Takes train.py's flags as well. The stages of a batch are timed one by one. Then the loader alone,
+the step alone on a synthetic batch, and both together, as in a run, are measured in turn. Only the
+files that the flags name are written.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from tools.runs.command import command
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the stages and rates of a configuration.
+    """Profile the throughput of a configuration, and name its bottleneck.
 
     Takes all of train.py's flags as well: python train.py --help lists them.
     """
 
     json: Annotated[Path | None, tyro.conf.arg(metavar="OUT")] = None
-    """Write the numbers to this file."""
+    """Write the results to this JSON file."""
     plot: Annotated[Path | None, tyro.conf.arg(metavar="OUT.png")] = None
-    """Draw the numbers to this file."""
+    """Draw the results into this picture."""
     trace: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Write a trace of a few steps to DIR/trace.json, for Perfetto or chrome://tracing."""
     sweep_workers: Annotated[str | None, tyro.conf.arg(metavar="N,N,...")] = None
     """Measure the loader alone with each of these numbers of workers, such as 1,2,4."""
     steps: int = 8
-    """Steps of each measurement of a rate, after two warm-up steps."""
+    """Steps in each measurement of throughput, after two steps of warm-up."""
     repeats: int = 3
-    """Measurements of each number; the median, the lowest and the highest are printed."""
+    """Number of measurements of each value; median, lowest and highest are printed."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "repeats"):
@@ -68,7 +68,7 @@ class Options:
 
     @property
     def workers(self) -> list[int]:
-        """The numbers of workers to try.
+        """The numbers of workers of --sweep-workers.
 
         Raises:
             ValueError: they are not numbers above 0.
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(words: list[str]) -> None:
-    """Profile, print the result, and write the files named by flags."""
+    """Profile, print the result, and write the files that the flags name."""
     options, rest = tyro.cli(Options, args=words, return_unknown_args=True)
     config = parse(rest)
     accelerator = start(config.precision)
@@ -113,17 +113,17 @@ def run(words: list[str]) -> None:
 
 
 def traffic(result: dict[str, Any]) -> list[str]:
-    """Return lines of text on the bytes read from disk and moved by augmentation."""
+    """Return lines on the bytes read off the disk and moved by the augmentation."""
     lines = []
     if "read" in result["stages"]:
         rate = result["read_cold_bytes_per_second"]
-        what = "not measurable here, because the system keeps the pages in its cache"
+        what = "not measurable here: the system does not drop its page cache on request"
         lines = [f"read off the disk: {what if rate is None else f'{rate / 1e6:,.0f} MB/s'}"]
     moved = result["finisher_bytes"]
     if moved:
         lines.append(
-            f"augmentation moves {moved['moved'] / 1e6:,.1f} MB a step, {moved['ratio']:.2f} times "
-            f"the least possible, at {moved['bytes_per_second'] / 1e9:,.0f} GB/s"
+            f"the augmentation moves {moved['moved'] / 1e6:,.1f} MB a step, {moved['ratio']:.2f} "
+            f"times the least possible, at {moved['bytes_per_second'] / 1e9:,.0f} GB/s"
         )
     return lines
 

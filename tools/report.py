@@ -1,4 +1,4 @@
-"""Write the report of runs: one self-contained page each, readable on a phone.
+"""Write the reports of runs: one self-contained page each, readable on a phone.
 
 python tools/report.py runs/NAME
 """
@@ -30,10 +30,9 @@ class Arguments(RunArguments):
     """Write report.html to the folders of runs, for example after an evaluation."""
 
     encoder: Which | None = None
-    """Encoder of the features: the online one or its momentum (EMA) copy (default: the one that
-    the paper scores)."""
+    """Encoder of the features: the trained or the momentum (EMA) one (default: the paper's)."""
     map: MapMethod = "tsne"
-    """Projection of the features for the map of images; pca is fastest."""
+    """Method of the embedding map; pca is the fastest."""
     look: bool = True
     """Load the network and the images, for the neighbours and the map."""
 
@@ -48,18 +47,18 @@ def report(argv: Sequence[str] | None) -> None:
     """Write the pages of the runs.
 
     Raises:
-        ValueError: there is no such run, or it cannot be loaded.
+        ValueError: a run does not exist or cannot be loaded.
     """
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     if arguments.encoder and not arguments.look:
-        raise ValueError("--encoder chooses the features' encoder: --no-look has no features")
+        raise ValueError("--encoder chooses the features' encoder: --no-look computes no features")
     for folder in arguments.folders:
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"{folder} is not the folder of a run: it has no config.yaml")
         try:
             run = open_runs([folder], arguments.encoder)[0] if arguments.look else None
         except (ValueError, OSError) as error:
-            hint = "--no-look writes a report without the parts that need the network"
+            hint = "--no-look writes the report without the network and the images"
             raise ValueError(f"{error}\n{hint}") from error
         print(write(folder, run, arguments.map))
 

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The GPU part of docs/results.md: one pair of runs at a time, in slices joined by --resume.
+# The GPU runs of docs/results.md: one comparison at a time, in time slices joined by --resume.
 #
 #   tools/results.sh moco|simclr|byol|swav|clim EPOCHS SEED...
 #   tools/results.sh moco 60 0 1 2        # three seeds of 60 epochs
 #   tools/results.sh swav 200 0           # one of 200
 #
-# A slice ends after MINUTES (no score begins later, but one may end later); the same command goes on
-# where it stopped, and runs that are done are left alone. When all are done they are scored and
-# compared.
+# A slice ends after MINUTES; no scoring starts later, but one may end later. The same command
+# continues where the slice stopped and skips finished runs. When all runs are finished, they are
+# scored and compared.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-.venv/bin/python}
-data=${DATA:-data}             # cifar-10-batches-py lies there, or is downloaded to it
+data=${DATA:-data}             # folder of cifar-10-batches-py, which is downloaded if missing
 output=${OUTPUT:-runs/results}
 minutes=${MINUTES:-25}
 read -ra flags <<<"${FLAGS:---precision bf16}"
@@ -40,7 +40,7 @@ case $pair in
 esac
 
 end=$((SECONDS + 60 * minutes))
-over() { echo "tools/results.sh: this slice is over in $1; the same command goes on" >&2; }
+over() { echo "tools/results.sh: the slice ended in $1; the same command continues" >&2; }
 runs=()
 for seed in "$@"; do
     for variant in "${variants[@]}"; do
@@ -50,7 +50,7 @@ for seed in "$@"; do
         [ -e "$output/$name/report.html" ] && continue # written when a run is done
         left=$((end - SECONDS))
         status=75
-        if ((left > 20)); then # or the signal would come before it can be answered
+        if ((left > 20)); then # in less time train.py could not yet handle the signal
             status=0
             timeout --preserve-status --signal TERM "$left" "$python" train.py \
                 --recipe "recipes/$recipe.yaml" --data-dir "$data" --epochs "$epochs" \

@@ -5,15 +5,15 @@
 #   STAGES=simclr tools/results_host.sh    # the primary comparison and SimCLR's equal units
 #   make results                           # one seed of one pair at 30 epochs (minutes)
 #
-# The same command goes on where it stopped: finished runs are skipped, unfinished ones resumed.
-# From the environment: DATA (folder of cifar-10-batches-py, or where it is downloaded to), OUTPUT,
-# COLLECT (folder of the small files that are committed), PYTHON, EPOCHS, SEEDS, STAGES, FLAGS.
-# A stage: simclr, moco, byol, swav (none against unmix), more (global, region), or pair (SimCLR at
-# equal epochs alone).
+# The same command continues where it stopped: finished runs are skipped, unfinished ones resumed.
+# Environment variables: DATA (folder of cifar-10-batches-py, which is downloaded if missing),
+# OUTPUT, COLLECT (folder of the small files that are committed), PYTHON, EPOCHS, SEEDS, STAGES,
+# FLAGS. Stages: simclr, moco, byol, swav (none against unmix), more (global, region), and pair (only
+# SimCLR, at equal epochs).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PYTHONPATH=$PWD # this checkout's modules, wherever the environment's own come from
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # or idle threads spin, on cores others may use
+export PYTHONPATH=$PWD # use this checkout's modules, not those of an installed one
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # else idle threads spin on shared cores
 
 python=${PYTHON:-.venv/bin/python}
 data=${DATA:-data}
@@ -55,7 +55,7 @@ run() { # METHOD MIX EPOCHS SEED: train, score, collect
     "$python" tools/collect.py "$path" "$collect"
 }
 
-compare() { # METHOD BASE-EPOCHS MIX...: the base against mixtures, where all seeds are done
+compare() { # METHOD BASE-EPOCHS MIX...: the base against mixtures, after all seeds are finished
     local method=$1 base=$2 runs=() mix seed protocol
     shift 2
     for seed in "${seeds[@]}"; do

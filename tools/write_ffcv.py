@@ -41,30 +41,30 @@ class Arguments:
     """Write SOURCE to OUT, a .beton that any FFCV reads, and its description OUT.json."""
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
-    """photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or wds:PATTERN of
-    tar shards."""
+    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or
+    wds:PATTERN of tar shards."""
     out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
-    """File to write; it appears when it is complete."""
+    """File to write; it appears only when it is complete."""
     max_size: int = 500
-    """Longest side in pixels; larger images are shrunk. 0: no limit."""
+    """Longest side in pixels; larger images are shrunk (0: no limit)."""
     quality: int = 90
-    """JPEG quality, 1 to 100, of re-encoded images."""
+    """JPEG quality of re-encoded images, 1 to 100."""
     keep_jpeg: bool = False
-    """Store a JPEG's own bytes when it is upright RGB or gray and needs no shrinking."""
+    """Store a JPEG's bytes unchanged if it is upright, RGB or gray, and needs no shrinking."""
     workers: int = 0
-    """Encoding processes; 0: one for each core."""
+    """Number of encoding processes (0: one for each core)."""
     on_error: Literal["stop", "skip"] = "stop"
-    """For images that cannot be decoded: stop names all of them and writes nothing, skip leaves
-    them out."""
+    """If images cannot be decoded: list them and write nothing, or leave them out."""
     shuffle: int | None = None
-    """Write the rows in the random order of this seed: train.py's --order blocks reads adjacent
-    rows together, and those of a folder have one class. None: in the order of SOURCE."""
+    """Write the rows in the random order of this seed (default: in the order of SOURCE). This helps
+    --order blocks of train.py, which shuffles only within blocks, because neighbouring rows of a
+    folder are of one class."""
     split: Literal["train", "val"] = "train"
-    """Split of a named set, or of a folder with train/ and val/."""
+    """Split of a named data set, or of a folder with train/ and val/."""
     data_dir: Path = Path("data")
-    """Folder of the published files of the named sets."""
+    """Folder of the published data sets."""
     verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Decode every row of this file instead; the exit status is 1 if one fails."""
+    """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
 
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
@@ -105,7 +105,7 @@ def _write(arguments: Arguments) -> int:
 
 
 def _open_source(arguments: Arguments) -> Table:
-    """Open the rows, including unreadable ones, which the writer names."""
+    """Open the source, including unreadable rows, which the writer reports."""
     spec = arguments.source or ""
     if spec.startswith("wds:"):
         return open_shards(spec.removeprefix("wds:"), "keep")

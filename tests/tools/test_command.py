@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,20 @@ from tools.runs.command import by_position, command
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["train.py", "eval.py", "tools/bench.py", "tools/export.py", "tools/write_ffcv.py"]
 COMMANDS += ["tools/profile_throughput.py", "tools/demo.py"]
+MISSING = {
+    "bench": "loaders --data nowhere",
+    "collect": "nowhere nowhere",
+    "compare": "nowhere",
+    "export": "nowhere nowhere.pth --to timm",
+    "figures": "curves nowhere",
+    "gallery": "--output g.png --data nowhere",
+    "neighbours": "nowhere",
+    "profile_throughput": "--data nowhere",
+    "report": "nowhere",
+    "write_ffcv": "--verify nowhere.beton",
+}
+"""Arguments that name something that does not exist."""
+TOOLS = [*MISSING, "doctor"]
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, BadImage])
@@ -57,19 +74,67 @@ def test_a_closed_pipe_ends_quietly_with_1() -> None:
         "from tools.runs.command import command; import sys; "
         "sys.exit(command('x', lambda: print('y\\n' * 100_000)))"
     )
-    run = subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert run.stdout is not None
-    assert run.stderr is not None
-    run.stdout.readline()
-    run.stdout.close()
-    assert run.stderr.read() == ""
-    assert run.wait(60) == 1
+    words = [sys.executable, "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=ROOT, text=True, **pipes) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.readline()
+        run.stdout.close()
+        assert run.stderr.read() == ""
+        assert run.wait(60) == 1
+
+
+def status_and_error(
+    name: str, words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str]:
+    """The exit status of a command and its stderr; a traceback fails the test."""
+    module = importlib.import_module(f"tools.{name}")
+    try:
+        status = module.main(list(words))
+    except SystemExit as exit_:
+        status = exit_.code
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_mistyped_flag_ends_with_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*MISSING.get(name, "").split(), "--nosuch"]
+    status, error = status_and_error(name, words, capsys)
+    assert status == 2
+    assert "--nosuch" in error
+
+
+@pytest.mark.parametrize("name", [*MISSING])
+def test_what_does_not_exist_ends_with_its_name_and_2(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = status_and_error(name, MISSING[name].split(), capsys)
+    assert status == 2
+    assert error.startswith(f"tools/{name}.py") and "nowhere" in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", sorted({*TOOLS} - {"doctor", "profile_throughput"}))
+def test_without_arguments_a_command_asks_for_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """doctor and profile_throughput need none."""
+    status, error = status_and_error(name, [], capsys)
+    assert status == 2 and error
+
+
+class ClosedPipe(io.StringIO):
+    def write(self, text: str, /) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_help_into_a_closed_pipe_ends_quietly_with_1(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    assert status_and_error(name, ["--help"], capsys) == (1, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

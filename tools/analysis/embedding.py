@@ -1,7 +1,7 @@
-"""Features laid out in the plane.
+"""Two-dimensional maps of features, by t-SNE and by PCA.
 
 Source: Shen 2022, arXiv:2003.05438, the figure of CIFAR-10's embeddings. The settings of its t-SNE
-are not published; ours are scikit-learn's defaults on unit rows.
+are not published; these are scikit-learn's defaults on unit rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PERPLEXITY = 30.0
 
 
 def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the rows divided by their lengths, (n, d); rows of zeros stay."""
+    """Return the rows divided by their lengths, (n, d); rows of zeros are left unchanged."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return (features / np.where(length > 0, length, 1)).astype(np.float32)
 
@@ -21,15 +21,15 @@ def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def tsne(
     features: NDArray[np.float32], perplexity: float = PERPLEXITY, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Return t-SNE's map of the unit rows, (n, d) to (n, 2); few rows take a smaller perplexity.
+    """Map the unit rows by t-SNE, (n, d) to (n, 2); the perplexity is reduced for few rows.
 
     Raises:
         ValueError: fewer than four rows.
     """
-    from sklearn.manifold import TSNE  # takes two seconds to import
+    from sklearn.manifold import TSNE  # the import takes two seconds
 
     if len(features) < 4:
-        raise ValueError(f"{len(features)} images are too few for a map: t-SNE takes four")
+        raise ValueError(f"{len(features)} images are too few for a map: t-SNE needs four")
     rows = unit(features)
     perplexity = min(perplexity, (len(rows) - 1) / 3)
     start = "pca" if np.ptp(rows, axis=0).any() else "random"
@@ -37,7 +37,7 @@ def tsne(
 
 
 def principal(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Return the unit rows on their two principal axes, (n, 2), and the share of variance there."""
+    """Project the unit rows on two principal axes, (n, 2); also return their share of variance."""
     rows = unit(features).astype(np.float64)
     rows -= rows.mean(axis=0)
     values, axes = np.linalg.eigh(rows.T @ rows)

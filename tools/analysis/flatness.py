@@ -1,6 +1,6 @@
-"""How flat predictions are: how evenly a feature's values share its sum.
+"""Flatness of predictions: how evenly a feature's sum is distributed over its values.
 
-The paper shows the raw feature, sorted, which mixes the feature's scale with its flatness. The
+The paper shows the sorted raw feature, which depends on its scale as well as on its flatness. The
 entropy and the maximum of the feature divided by its sum do not depend on the scale.
 
 Source: Shen 2022, arXiv:2003.05438, the figure of 2048 sorted predictions of six ImageNet images.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 
 def as_shares(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Divide each row's absolute values by their sum, (n, d); a row of zeros becomes even."""
+    """Divide each row's absolute values by their sum, (n, d); a row of zeros becomes uniform."""
     size = np.abs(features.astype(np.float64))
     total = size.sum(axis=1, keepdims=True)
     even = np.full_like(size, 1 / size.shape[1])
@@ -23,13 +23,13 @@ def as_shares(features: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each row's entropy divided by ln d: 1 for d equal shares, 0 for a single one; (n,)."""
+    """Return each row's entropy over ln d, (n,): 1 for d equal shares, 0 for a single one."""
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     return -(shares * logs).sum(axis=1) / np.log(shares.shape[1])
 
 
 def table(features: Mapping[str, NDArray[np.float32]]) -> str:
-    """Return the means over the images as text, a line for each run's features (n, d)."""
+    """Return a text table of means over the images, with a line for each run's features (n, d)."""
     head = f"{'run':28} {'raw max':>9} {'raw sum':>9} {'entropy/ln d':>13} {'largest share':>14}"
     lines = [head]
     for name, rows in features.items():

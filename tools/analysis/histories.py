@@ -1,4 +1,4 @@
-"""What runs have logged: their training curves, and their accuracy against their budget.
+"""Training curves of runs, and their accuracy against their training budget.
 
 Source: Shen 2022, arXiv:2003.05438, the figures of losses and accuracies over 1000 epochs and of
 the accuracy against the epochs of whole runs.
@@ -34,7 +34,7 @@ class History:
     lines: list[dict[str, Any]]
 
     def spent(self, budget: Budget, steps: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return what so many finished steps have cost, (n,)."""
+        """Return the cost of so many finished steps, (n,), in the units of ``budget``."""
         if budget == "steps":
             return steps.astype(np.float64)
         if budget == "images":
@@ -48,10 +48,10 @@ class History:
 
 
 def hours(lines: Sequence[dict[str, Any]], batch_size: int) -> list[float]:
-    """Return the hours of training until each line: its images over the speed measured there.
+    """Return the hours of training up to each line: its images over the speed that it logged.
 
     Evaluations, checkpoints and pauses are left out. A line without a speed takes that of the next
-    line that has one, else that of the last.
+    line that has one; if none follows, that of the last line that has one.
     """
     speeds = [line.get("images_per_second") or math.nan for line in lines]
     for place in range(len(speeds) - 2, -1, -1):
@@ -70,17 +70,17 @@ def read(folder: Path) -> History:
     """Read a run's settings and metrics.
 
     Raises:
-        ValueError: there is no run, or it has logged nothing.
+        ValueError: the folder holds no run, or the run has logged nothing.
     """
     config = read_config(folder)
     lines = read_metrics(folder / "metrics.jsonl")
     if not lines:
-        raise ValueError(f"{folder}: its metrics.jsonl holds nothing yet")
+        raise ValueError(f"{folder}: metrics.jsonl is empty")
     return History(folder, config, lines)
 
 
 def names_of(runs: Sequence[History]) -> list[str]:
-    """Return the folders' names, with the data where these differ."""
+    """Return the folders' names, with the data if the runs' data differ."""
     differ = len({run.config.data for run in runs}) > 1
     return [
         run.folder.resolve().name + (f" ({Path(run.config.data).name})" if differ else "")
@@ -89,7 +89,7 @@ def names_of(runs: Sequence[History]) -> list[str]:
 
 
 def curve_panels(runs: Sequence[History], budget: Budget = "epochs") -> list[Panel]:
-    """Return the loss and, where measured, the kNN accuracy of each run against what it cost."""
+    """Return panels of each run's loss and, if measured, kNN accuracy against its cost."""
     losses, accuracies = [], []
     for look, (name, run) in enumerate(zip(names_of(runs), runs, strict=True)):
         steps, values = column(run.lines, "loss")
@@ -112,10 +112,10 @@ def curve_panels(runs: Sequence[History], budget: Budget = "epochs") -> list[Pan
 
 
 def scores_of(runs: Sequence[History], protocol: str, score: str | None) -> list[Scored]:
-    """Return one score of each run, all measured alike.
+    """Return one score of each run, all by the same protocol.
 
     Raises:
-        ValueError: a run has none, or they were not measured alike.
+        ValueError: a run has no score, or the protocols differ.
     """
     candidates = [read_scores(run.folder, protocol, score) for run in runs]
     for run, some in zip(runs, candidates, strict=True):
@@ -126,9 +126,9 @@ def scores_of(runs: Sequence[History], protocol: str, score: str | None) -> list
 
 
 def budget_panel(runs: Sequence[History], scores: Sequence[Scored], budget: Budget) -> Panel:
-    """Return each run's score against what the whole run cost, a line for a method and mixture.
+    """Return a panel of scores against the cost of whole runs, a line for each method and mixture.
 
-    Runs of other seeds at the same cost are points of their own; the line goes through the means.
+    Each seed is a point; the line joins the means over the seeds of equal cost.
     """
     families: dict[str, list[tuple[float, float]]] = {}
     for run, score in zip(runs, scores, strict=True):
@@ -150,7 +150,7 @@ def budget_panel(runs: Sequence[History], scores: Sequence[Scored], budget: Budg
 
 
 def table_of_budget(runs: Sequence[History], scores: Sequence[Scored], budget: Budget) -> str:
-    """Return the cost and the score of each run as text."""
+    """Return a text table of the cost and the score of each run."""
     lines = [f"{'run':32} {LABELS[budget]:>14} {'step':>9} {'score':>8}"]
     for run, score in zip(runs, scores, strict=True):
         spent = float(run.spent(budget, np.array([score.step]))[0])

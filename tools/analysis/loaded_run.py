@@ -30,7 +30,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Weights:
-    """A run's network as a checkpoint holds it."""
+    """The network of a run's checkpoint."""
 
     config: ResolvedConfig
     method: Method
@@ -48,15 +48,15 @@ class LoadedRun:
     accelerator: Accelerator
     folder: Path
     left_out: tuple[int, ...] = ()
-    """Steps left out because their loss was not finite."""
+    """Steps that were skipped because their loss was not finite."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some images of a table with their features."""
+    """Some images of a table, with their features."""
 
     table: Table
-    """The encoded images alone."""
+    """Table of only the encoded images."""
     rows: NDArray[np.int64]
     """Their rows in the whole table, (n,)."""
     features: NDArray[np.float32]
@@ -89,18 +89,18 @@ def open_weights(folder: Path) -> Weights:
 
 
 def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[LoadedRun]:
-    """Load runs of the same data, with an encoder (None: the one that each paper scores).
+    """Load runs of the same data, with an encoder (None: the one that the method's paper scores).
 
     Raises:
-        ValueError: a run, its data or encoder are missing, or the runs' data differ.
+        ValueError: a run, its data or its encoder do not exist, or the runs' data differ.
     """
     loaded = [load(folder) for folder in folders]
     first = loaded[0][0]
     for folder, (config, _) in zip(folders, loaded, strict=True):
         if (config.data, config.val_data) != (first.data, first.val_data):
             raise ValueError(
-                f"{folders[0]} is of --data {first.data}, {folder} of {config.data}: "
-                "this figure shows the same images to all of them"
+                f"{folders[0]} was trained on --data {first.data}, {folder} on {config.data}: "
+                "this figure needs runs of the same data"
             )
     accelerator = start("no")
     data = build.open_data_of(first, accelerator)
@@ -113,7 +113,7 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Loa
 
 
 def split_of(data: build.Data) -> Split:
-    """Return the default split: validation where there is one, else training."""
+    """Return the default split: validation if there is one, else training."""
     return "train" if data.val is None else "val"
 
 
@@ -139,7 +139,7 @@ def encode(
 ) -> Encoded:
     """Return the features of the center crops of some rows of a split.
 
-    One process of several may call it alone.
+    A single process may call it without the others.
     """
     table = table_of(run.data, split).take(rows)
     encoder = run.method.features if features == "backbone" else run.method.project

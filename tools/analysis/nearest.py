@@ -47,9 +47,9 @@ def nearest(
 def same_class(
     found: Neighbors, queries: NDArray[np.int64], bank: NDArray[np.int64]
 ) -> NDArray[np.int8]:
-    """Return 1 where a neighbor has the query's label, 0 where another, -1 where unknown; (n, k).
+    """Return 1 where a neighbor has the query's label, 0 where it has another, else -1; (n, k).
 
-    ``queries`` (n,) and ``bank`` (m,) are labels, -1 where there is none.
+    ``queries`` (n,) and ``bank`` (m,) are labels; -1 means no label.
     """
     theirs, own = bank[found.index], queries[:, None]
     same = (theirs == own).astype(np.int8)
@@ -57,7 +57,7 @@ def same_class(
 
 
 def describe(marks: NDArray[np.int8]) -> str:
-    """Return in words which share of the neighbors is of the query's class."""
+    """Return the share of neighbors that are of the query's class, in words."""
     known = marks[marks >= 0]
     if not len(known):
         return "no labels"

@@ -1,4 +1,4 @@
-"""How a network's weights are distributed: histograms of chosen layers, run against run.
+"""Histograms of the weights of chosen layers, to compare runs.
 
 Source: Shen 2022, arXiv:2003.05438, the figure of six convolutions of a ResNet-50.
 """
@@ -16,7 +16,7 @@ from tools.plots.weights import LayerHistogram
 
 BINS = 50
 OUTSIDE = 0.001
-"""Share of the weights beyond the axis at either end: a few far ones would hide the others."""
+"""Share of the weights beyond the axis at each end; a few outliers would hide the rest."""
 
 Layers = Mapping[str, NDArray[np.float32]]
 """The weights of each layer, flat, by the layer's name."""
@@ -35,7 +35,7 @@ def choose(names: Sequence[str], wanted: Sequence[str], num: int) -> list[str]:
     """Return the ``wanted`` layers, or ``num`` spread evenly from the first to the last.
 
     Raises:
-        ValueError: there is no such layer; the nearest names are given.
+        ValueError: there is no such layer; the message gives the nearest names.
     """
     for name in wanted:
         if name not in names:
@@ -48,9 +48,9 @@ def choose(names: Sequence[str], wanted: Sequence[str], num: int) -> list[str]:
 
 
 def edges_of(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Return the edges of the bins around almost all of the weights, the same for all runs.
+    """Return the edges of bins that cover almost all of the weights, the same for all runs.
 
-    There are ``BINS`` bins, or fewer where a layer has few weights.
+    There are ``BINS`` bins, or fewer if a layer has few weights.
     """
     together = np.concatenate(weights).astype(np.float64)
     low, high = np.quantile(together, [OUTSIDE, 1 - OUTSIDE])
@@ -62,9 +62,9 @@ def edges_of(weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
 def histogram(
     weights: NDArray[np.float32], edges: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the counts and the density (counts over number and width) between the edges.
+    """Return the counts and the density (counts over number and width) in the bins.
 
-    The first and the last bin also hold the weights beyond them: the counts add up to all weights.
+    The first and the last bin include the weights beyond them, so the counts add up to all weights.
     """
     counts, _ = np.histogram(weights.clip(edges[0], edges[-1]), edges)
     return counts, counts / len(weights) / np.diff(edges)
@@ -81,7 +81,7 @@ def histograms(runs: Mapping[str, Layers], layers: Sequence[str]) -> list[LayerH
 
 
 def table(runs: Mapping[str, Layers], layers: Sequence[str]) -> str:
-    """Return each layer's number of weights and their standard deviation in each run, as text."""
+    """Return a text table of each layer's number of weights and standard deviation in each run."""
     lines = [f"{'layer':32} {'weights':>10}" + "".join(f" {name[:20]:>20}" for name in runs)]
     for layer in layers:
         first = next(iter(runs.values()))[layer]

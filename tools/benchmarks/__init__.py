@@ -1,1 +1,1 @@
-"""Comparisons of speed: one harness, many contenders."""
+"""Speed benchmarks, which share one harness."""

@@ -1,9 +1,9 @@
-"""``python tools/bench.py augment``: what it costs to finish a view, on the host and on a GPU.
+"""``python tools/bench.py augment``: the cost of augmenting a view, on the host and on a GPU.
 
-On the host: CPU time of one thread, compiled code against PyTorch; not of the clock, the least of
-15 repetitions. With a GPU a second table: the time between CUDA events, Triton against PyTorch, the
-median of 30 repetitions of a whole batch; the bytes that Triton's kernels move in a second; and
-these bytes over the least possible. Images are smooth.
+The host's table compares compiled code with PyTorch by the CPU time of one thread, not by the
+clock; the least of 15 repetitions counts. With a GPU a second table compares Triton with PyTorch by
+the time between CUDA events, the median of 30 repetitions of a whole batch. It also gives the bytes
+that Triton's kernels move in a second, and these bytes over the least possible. Images are smooth.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def smooth(num_rows: int, size: int) -> torch.Tensor:
-    """Random images, (n, size, size, 3) uint8, without a pixel's noise."""
+    """Return random images, (n, size, size, 3) uint8, without noise between neighboring pixels."""
     coarse = (
         torch.rand(num_rows, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(0))
         * 255
@@ -53,7 +53,7 @@ def smooth(num_rows: int, size: int) -> torch.Tensor:
 
 
 def cases(view: View, n: int) -> Iterator[tuple[str, ViewParams]]:
-    """Draws for n rows of a view: random ones, some of them fixed for all rows."""
+    """Yield cases: random parameters for n rows of a view, some fixed for all rows."""
     side = np.full(n, 300, np.int32)
     random = draw_params(view, 0, RowRng(1, 2), np.arange(n), side, side)
     for name, fixed in CASES.items():
@@ -75,7 +75,7 @@ def host_rows() -> Iterator[dict[str, Any]]:
 
 
 def device_milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
-    """The GPU's time for a call: the median of some repetitions, after five that do not count."""
+    """Return the GPU time of a call: the median of some repetitions, after five of warm-up."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 6)]
     events[0].record()
     for event in events[1:]:

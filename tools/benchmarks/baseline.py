@@ -3,10 +3,10 @@
 python tools/bench.py baseline --data cifar10 --data-dir PATH --json baseline.json
 python tools/bench.py baseline --data cifar10 --data-dir PATH --precision bf16   # on a GPU
 
-Both train MoCo on CIFAR (Shen 2022, arXiv:2003.05438): the same network, made by the same code,
-its groups of batch norm included, the same batch, precision, memory layout and device, taking
-turns. ``tools/benchmarks/plain_loop.py`` holds the plain one. A loader alone is measured with its
-batches thrown away. The first steps of each measurement do not count.
+Both train MoCo on CIFAR (Shen 2022, arXiv:2003.05438), taking turns, with the same network, batch
+norm groups, batch size, precision, memory layout and device. ``tools/benchmarks/plain_loop.py``
+holds the plain loop. A loader alone is measured by discarding its batches. The first steps of each
+measurement do not count.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tools.profiling.rates import Rates, create_learner
 QUEUE, DIM, TEMPERATURE, MOMENTUM = 4096, 128, 0.1, 0.99
 WHAT = {"loader": "loader alone", "end_to_end": "loader and step"}
 ON_HOST = (
-    "Without a GPU the network takes most of both loops' time, on the cores that the loaders need: "
-    "the loaders' ratio is the telling one here."
+    "Without a GPU the network takes most of both loops' time, on the cores that the loaders need. "
+    "Here the ratio of the loaders is the informative one."
 )
 
 
@@ -40,21 +40,21 @@ class Arguments(harness.Timing):
     """Measure steps/s of our training loop and of a plain one, side by side."""
 
     data: Literal["cifar10", "cifar100"] = "cifar10"
-    """The images."""
+    """Data set."""
     data_dir: Path = Path("data")
-    """Where their published files lie."""
+    """Folder of the published data sets."""
     backbone: str = "resnet18"
     """Any timm model; ResNets get the small-image stem."""
     batch_size: int = 512
-    """Images per step; the queue's 4096 keys must be whole batches."""
+    """Images a step, a divisor of the queue's 4096 keys."""
     groups: int = 8
-    """Groups of the batch inside which batch norm counts, with --bn group."""
+    """Groups of the batch within which --bn group computes batch-norm statistics."""
     bn: Literal["group", "sync"] = "group"
-    """Batch norm of both loops: split, with shuffled keys, or plain over the whole batch."""
+    """Batch norm of both loops: within groups, with shuffled keys, or over the whole batch."""
     precision: Literal["no", "bf16"] = "no"
     """Autocast of both loops."""
     seconds: float = 5.0
-    """About how long a measurement takes; at least two steps."""
+    """Approximate length of a measurement, which takes at least two steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +63,7 @@ class Arguments(harness.Timing):
             raise ValueError(f"--batch-size {self.batch_size} does not divide {QUEUE}, the queue")
 
     def config(self) -> Config:
-        """The same as settings of train.py."""
+        """The equivalent settings of train.py."""
         names = ("data", "data_dir", "backbone", "batch_size", "groups", "bn", "precision")
         flags = {name: getattr(self, name) for name in names}
         flags |= {"method": "moco", "val_data": "none"}
@@ -77,13 +77,13 @@ class Arguments(harness.Timing):
 
 
 def our_rate(rates: Rates, steps: int, *, alone: bool) -> float:
-    """Source images/s of our loader alone, or of loader and step."""
+    """Return source images/s of our loader alone, or of loader and step."""
     rates.steps = steps
     return rates.loader_alone() if alone else rates.end_to_end()[0]
 
 
 def contenders(learner: Learner, plain: PlainLoop) -> dict[tuple[str, str], harness.Rate]:
-    """(what, loop) -> a measurement over so many steps, in images/s."""
+    """Return a measurement in images/s for each pair (what, loop)."""
     rates = Rates(learner, next(learner.loader.batches(0, 1)), 1)
     theirs = partial(harness.images_per_second, plain, batch_size=learner.config.batch_size)
     return {
@@ -119,7 +119,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
 
 
 def summary(rates: dict[tuple[str, str], list[float]], batch_size: int) -> dict[str, Any]:
-    """Medians, spreads and ratios of the images/s."""
+    """Return medians, spreads and ratios of the images/s."""
     middle: dict[str, dict[str, float]] = {what: {} for what in WHAT}
     spread: dict[str, dict[str, list[float]]] = {what: {} for what in WHAT}
     for (what, loop), value in harness.medians(rates).items():

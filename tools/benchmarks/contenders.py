@@ -1,11 +1,11 @@
-"""The contenders of ``tools/bench.py loaders``: our loaders and others, made for one case.
+"""The loaders that ``tools/bench.py loaders`` compares: ours and those of other libraries.
 
-Every contender makes batches of the same images in the same order with as many threads (processes,
-for a DataLoader) and the same ranges of crops; other libraries draw their own random numbers. A
-batch holds, when it counts as made:
+Every contender makes batches of the same images in the same order, with the same number of threads
+(processes for a DataLoader) and the same ranges of crops; other libraries draw their own random
+numbers. A finished batch holds:
 
-- crops only: uint8, cropped, resized and half of them mirrored;
-- a complete augmentation: float32 with colour, gray, blur, mirrored and normalised.
+- crops only: uint8, cropped, resized and half of them flipped;
+- complete augmentation: float32, cropped, flipped, with color jitter, gray, blur, and normalized.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ from tools.benchmarks.windows import draw_windows
 
 NO_FFCV = "the package ffcv is not installed"
 STOCK_AHEAD = 3
-"""Batches that stock FFCV prepares in advance (its default)."""
+"""Number of batches that stock FFCV prepares in advance (its default)."""
 MOST_STEPS = 4096
-"""Batches stock FFCV can be asked for at a time: it wants to know them when it is made."""
+"""Number of batches of a stock FFCV loader, which must be given when it is created."""
 COLOUR_FREE: dict[str, Any] = {"jitter_prob": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all contenders of a case have in common."""
+    """The settings that all contenders of a case share."""
 
     table: Table
     beton: Table | None
-    """The same rows as a .beton, for those that read nothing else; None without FFCV."""
+    """The same rows as a .beton, for FFCV's loader; None without FFCV."""
     beton_rows: NDArray[np.int64]
-    """Where ``table``'s rows stand in that file, (rows,)."""
+    """Rows of ``table``'s images in that file, (rows,)."""
     order: Sampler
     views: tuple[View, ...]
     complete: bool
-    """Colour, blur and normalisation as well, not crops alone."""
+    """Whether the augmentation includes color, blur and normalization, not only crops."""
     interpolation: Interpolation
     workers: int
 
 
 class Ours:
-    """One of our decoders: windows from the draws and the mirror, or the whole ``Loader``."""
+    """One of our decoders: crop and flip, or the whole ``Loader``."""
 
     warm, tail = 4, 0
 
@@ -82,7 +82,7 @@ class Ours:
         self.pool = ThreadPoolExecutor(setting.workers)
 
     def run(self, steps: int) -> Iterator[object]:
-        """Batches from step 0 on."""
+        """Return an iterator over batches from step 0 on."""
         one = self.setting
         if one.complete:
             plan, facts = ViewPlan(one.views), IMAGENET
@@ -107,13 +107,13 @@ class Ours:
 
 
 class DecodeOnly(Ours):
-    """The ceiling: our compiled ffcv decoder asked for no crops at all."""
+    """The upper bound: our compiled ffcv decoder without any crops."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting, "ffcv")
 
     def run(self, steps: int) -> Iterator[object]:
-        """Nothing but decoding."""
+        """Only decode."""
         return (self.decoder(self.setting.order.rows(step), []) for step in range(steps))
 
 
@@ -132,13 +132,13 @@ def mirror(images, rows):
 
 
 class StockFFCV:
-    """FFCV's own loader, a pipeline a view: decode, crop, mirror, as in its manual."""
+    """FFCV's own loader with a pipeline for each view: decode, crop, flip, as in its manual."""
 
-    warm, tail = STOCK_AHEAD + 2, 0  # it touches so many sets of buffers for the first time
+    warm, tail = STOCK_AHEAD + 2, 0  # the first use of each of its sets of buffers
 
     def __init__(self, setting: Setting) -> None:
         if setting.complete:
-            raise ValueError("has neither colour jitter with hue nor blur on the host")
+            raise ValueError("has neither color jitter with hue nor blur on the host")
         if setting.beton is None:
             raise MissingPackage(NO_FFCV)
         from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
@@ -165,7 +165,7 @@ class StockFFCV:
         )
 
     def run(self, steps: int) -> Iterator[object]:
-        """The first batches of an epoch; its thread is ended before the iterator is."""
+        """Yield the first batches of an epoch; end its thread before the iterator ends."""
         if steps > MOST_STEPS:
             raise ValueError(f"{steps} batches at a time; take a greater --batch-size")
         epoch = iter(self.loader)
@@ -177,14 +177,14 @@ class StockFFCV:
             epoch.join()
 
     def close(self) -> None:
-        """Free the code and buffers; numba may complain on stderr, to no effect."""
+        """Free the code and buffers; numba's warnings on stderr are harmless and hidden."""
         del self.loader
         with redirect_stderr(io.StringIO()):
             gc.collect()
 
 
 def torchvision_workers(setting: Setting) -> Workers:
-    """PIL, torchvision's transforms and a DataLoader."""
+    """PIL images and torchvision's transforms in a DataLoader."""
     mean, std = (IMAGENET.mean, IMAGENET.std) if setting.complete else ((), ())
     transforms = [torchvision_view(v, setting.interpolation, mean, std) for v in setting.views]
     transform = partial(each_view, transforms=transforms)

@@ -1,12 +1,12 @@
-"""Compare ways of driving DALI: dynamic mode, as ``--loader dali`` does, and external_source.
+"""Compare two uses of DALI: dynamic mode, as in ``--loader dali``, and external_source.
 
 python tools/bench.py dali --data folder:PATH --json dali.json
 
-All cut the same two 224 windows out of the same images, read from the page cache, with as many
-threads: windows by DALI in dynamic mode; by DALI in a Pipeline that is fed by external_source and
-runs two batches ahead; and, on the host, by our compiled code out of DALI's memory, which is what
-``--loader dali`` does there. Decoding alone bounds them. With a GPU DALI decodes on it (``mixed``).
-A measurement is whole passes over the images; the first one of each does not count.
+All cut the same two 224 windows out of the same images in the page cache, with the same number of
+threads. The windows are cut by DALI in dynamic mode; by DALI in a Pipeline that external_source
+feeds and that runs two batches ahead; or, on the host, by our compiled code out of DALI's memory,
+as in ``--loader dali``. Decoding without crops is the upper bound. With a GPU, DALI decodes on it
+(``mixed``). A measurement takes whole passes over the images; the first of each does not count.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ COMPILED = "dynamic mode, our windows"
 PIPELINE = "external_source, DALI's windows"
 DECODE = "dynamic mode, decoding alone"
 IMAGES = 512
-"""At most so many images are used, spread over the data."""
+"""Largest number of images that are used, spread over the data."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(harness.Timing, harness.Images):
-    """Measure images/s of ways to drive DALI, side by side; rows are plain JPEGs."""
+    """Measure images/s of two uses of DALI, in turns; the images must be JPEGs."""
 
     seconds: float = 2.0
-    """About how long a measurement takes; at least one pass over the images."""
+    """Approximate length of a measurement, which takes at least one pass over the images."""
     batch_size: int = 64
-    """Images per batch."""
+    """Images a batch."""
     size: int = 224
     """Side of both windows in pixels."""
 
@@ -60,7 +60,7 @@ class Arguments(harness.Timing, harness.Images):
 
 @dataclass(frozen=True)
 class Setting:
-    """What all have in common."""
+    """The settings that all contenders share."""
 
     table: Table
     order: Sampler
@@ -69,13 +69,13 @@ class Setting:
     device: torch.device
 
     def windows(self, step: int) -> tuple[NDArray[np.int64], list[Crops]]:
-        """The rows of a step, and two windows of each."""
+        """Return the rows of a step, and two windows of each."""
         rows, rng = self.order.rows(step), RowRng(self.order.seed, self.order.epoch(step))
         return rows, draw_windows(self.table, rows, PRESETS["moco-v2"](self.size), rng)[1]
 
 
 class Dynamic:
-    """Our decoder, asked for the windows or, without ``crops``, for nothing but decoding."""
+    """Our decoder, which cuts the windows or, without ``crops``, only decodes."""
 
     warm, tail = 2, 0
 
@@ -87,7 +87,7 @@ class Dynamic:
         )  # fmt: skip
 
     def run(self, steps: int) -> Iterator[list[Tensor]]:
-        """Batches from step 0 on."""
+        """Yield batches from step 0 on."""
         for step in range(steps):
             rows, crops = self.setting.windows(step)
             views = self.decoder(rows, crops if self.crops else [])
@@ -102,7 +102,7 @@ class Dynamic:
 class ExternalSource:
     """A Pipeline of DALI that takes bytes and windows from Python, two batches ahead."""
 
-    warm, tail = 4, 0  # its queue is full by then
+    warm, tail = 4, 0  # the queue is full after four batches
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.step = setting, 0
@@ -131,21 +131,21 @@ class ExternalSource:
         self.pipe.build()
 
     def _next(self) -> list[Any]:
-        """Bytes, and start and shape of each view's windows, of the next step."""
+        """Return the bytes, and the start and shape of each view's windows, of the next step."""
         rows, crops = self.setting.windows(self.step)
         self.step += 1
         places = [np.ascontiguousarray(c.box[:, at : at + 2]) for c in crops for at in (0, 2)]
         return [[self.setting.table.source.encoded(row) for row in rows.tolist()], *places]
 
     def run(self, steps: int) -> Iterator[list[Tensor]]:
-        """The next batches, copied out of the pipeline's own memory."""
+        """Yield the next batches, copied out of the pipeline's memory."""
         for _ in range(steps):
             views = [torch.from_dlpack(view.as_tensor()).clone() for view in self.pipe.run()]
             harness.wait(self.setting.device)
             yield views
 
     def close(self) -> None:
-        """Free its threads and memory."""
+        """Free the pipeline's threads and memory."""
         del self.pipe
 
 
@@ -183,7 +183,7 @@ def measure(setting: Setting, arguments: Arguments) -> dict[str, list[float]]:
 
 
 def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
-    """Measure all and print the table; return the results."""
+    """Measure all contenders and print the table; return the results."""
     setting = prepare(arguments)
     results = harness.record(setting.device, "nvidia-dali-cuda130")
     rates = measure(setting, arguments)

@@ -1,8 +1,8 @@
-"""What decoding less than the whole image could save: python tools/bench.py decode --data PATH.
+"""Estimate the gain of decoding only a part of an image: python tools/bench.py decode --data PATH.
 
-libffcv decodes at 1/1 to 1/8 of the size. At 1/8 hardly more than the entropy coding is left, which
-has to be read whatever the windows need. CPU milliseconds of one thread an image, least of some
-repetitions, in the page cache.
+libffcv decodes at 1/1 to 1/8 of the size. At 1/8 little but the entropy coding is left, which has
+to be decoded for any window. Times are CPU milliseconds an image of one thread, the least of some
+repetitions, with the images in the page cache.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ SCALES = (1, 2, 4, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(harness.Images):
-    """Measure what the parts of a JPEG cost."""
+    """Measure the cost of the parts of decoding a JPEG."""
 
     images: int = 256
-    """At most so many JPEGs, spread over the data."""
+    """Largest number of JPEGs, spread over the data."""
     repeats: int = 5
-    """Repetitions, of which the least counts."""
+    """Number of repetitions; the least counts."""
 
     def __post_init__(self) -> None:
         harness.check_positive(self, "images", "repeats")
@@ -66,7 +66,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
 def measure(
     table: Table, arguments: Arguments
 ) -> tuple[dict[str, float], dict[str, tuple[float, str]]]:
-    """Return CPU milliseconds an image, and what follows from them, each with its format.
+    """Return CPU milliseconds an image, and numbers derived from them, each with its format.
 
     Raises:
         ValueError: the data holds no JPEGs.
@@ -114,7 +114,7 @@ def encoded(source: Source, row: int) -> NDArray[np.uint8]:
 
 
 def cutter(table: Table, rows: NDArray[np.int64], windows: list[Crops]) -> Callable[[], None]:
-    """Return what cuts the windows out of one decoded image after the other."""
+    """Return a function that cuts the windows out of the decoded images, one after the other."""
     plan = make_plan(table, rows, windows)
     images = [decode_with_pil(encoded(table.source, row).data, "") for row in plan.rows.tolist()]
 
@@ -126,7 +126,7 @@ def cutter(table: Table, rows: NDArray[np.int64], windows: list[Crops]) -> Calla
 
 
 def needed_rows(table: Table, rows: NDArray[np.int64], windows: list[Crops]) -> float:
-    """The share of scanlines between the first and the last that a window needs."""
+    """Return the share of scanlines between the first and the last that a window needs."""
     top = np.minimum.reduce([view.box[:, 0] for view in windows])
     bottom = np.maximum.reduce([view.box[:, 0] + view.box[:, 2] for view in windows])
     return float(((bottom - top) / table.height[rows]).mean())

@@ -1,4 +1,4 @@
-"""What every benchmark shares: options, turns, medians, the record of a measurement, the table."""
+"""The benchmarks' shared code: options, measurements in turns, medians, records and tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Key = TypeVar("Key", str, tuple[str, str])
 Rate = Callable[[int], float]
-"""Images/s over so many steps."""
+"""Number of steps -> images/s over them."""
 
 
 # --------------------------------------------------------------------------------------- options
@@ -38,19 +38,19 @@ class Options:
     """Options of every benchmark."""
 
     json: Path | None = None
-    """Write the results to this file as well."""
+    """Also write the results to this JSON file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing(Options):
-    """How long, how often and on how many cores is measured."""
+    """Length and number of measurements, and threads."""
 
     workers: int = 0
-    """Threads, or worker processes of a DataLoader; 0: one for each core."""
+    """Threads, or worker processes of a DataLoader (0: one for each core)."""
     seconds: float = 3.0
-    """About how long a measurement takes; at least one pass over the images."""
+    """Approximate length of a measurement, which takes at least one pass over the images."""
     repeats: int = 5
-    """Measurements of each, of which the median counts."""
+    """Number of measurements of each contender; the median counts."""
 
     def __post_init__(self) -> None:
         check_positive(self, "seconds", "repeats")
@@ -59,19 +59,19 @@ class Timing(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Options):
-    """Which images are read."""
+    """The images of a benchmark."""
 
     data: str
-    """folder:PATH, PATH.beton, or a named set."""
+    """Images: folder:PATH, PATH.beton, or a named data set."""
     data_dir: Path = Path("data")
-    """Where the published files of the named sets lie."""
+    """Folder of the published data sets."""
 
 
 def check_positive(options: object, *names: str) -> None:
-    """Refuse a number that is not above 0.
+    """Check that numbers are above 0.
 
     Raises:
-        ValueError: naming the flag.
+        ValueError: one is not; the message names the flag.
     """
     for name in names:
         if (value := getattr(options, name)) <= 0:
@@ -89,11 +89,13 @@ def run_benchmark(
     *,
     train_flags: bool = False,
 ) -> int:
-    """Read the flags, ``measure`` with them and write the results; return the exit status.
+    """Parse the flags, call ``measure`` and write the results; return the exit status.
 
-    With ``train_flags`` those that are not ``options``' are handed to ``measure``, for train.py's
-    parser. It prints, and returns what ``--json`` holds, in the first process alone.
+    With ``train_flags``, flags that do not belong to ``options`` are passed to ``measure`` for
+    train.py's parser. In the main process ``measure`` prints its tables and returns the content of
+    ``--json``; in the others it returns None.
     """
+    prog = f"tools/bench.py {name}"
     words = list(sys.argv[1:] if argv is None else argv)
 
     def body() -> None:
@@ -101,9 +103,9 @@ def run_benchmark(
         logging.getLogger("tools.benchmarks").setLevel(logging.INFO)
         rest: list[str] = []
         if train_flags:
-            chosen, rest = tyro.cli(options, args=words, return_unknown_args=True)
+            chosen, rest = tyro.cli(options, prog=prog, args=words, return_unknown_args=True)
         else:
-            chosen = tyro.cli(options, args=words)
+            chosen = tyro.cli(options, prog=prog, args=words)
         results = measure(chosen, rest)
         if chosen.json is not None and results is not None:
             line = shlex.join(["python", "tools/bench.py", name, *words])
@@ -111,29 +113,29 @@ def run_benchmark(
             with replacing(chosen.json) as temporary:
                 temporary.write_text(text, encoding="utf-8")
 
-    return command(f"tools/bench.py {name}", body)
+    return command(prog, body)
 
 
 # ------------------------------------------------------------------------------------- measuring
 
 
 class Contender(Protocol):
-    """Makes batches, as many as asked for."""
+    """A source of batches to be measured."""
 
     warm: int
-    """Batches until its queues, memory and workers are in a steady state."""
+    """Number of batches until queues, memory and workers are in a steady state."""
     tail: int
-    """Batches after the last that counts, so that no worker idles while that one is made."""
+    """Number of batches after the last that counts, so that no worker idles before it."""
 
     def run(self, steps: int) -> Iterator[Any]:
-        """Yield ``steps`` batches; once the iterator has ended, nothing runs on unseen."""
+        """Yield ``steps`` batches; no work continues after the iterator has ended."""
 
     def close(self) -> None:
         """Release threads and processes."""
 
 
 def drop(batch: object) -> None:
-    """Do nothing with a batch: the loader alone is measured."""
+    """Do nothing with a batch, to measure the loader alone."""
 
 
 def images_per_second(
@@ -143,7 +145,7 @@ def images_per_second(
     work: Callable[[Any], object] = drop,
     device: torch.device | None = None,
 ) -> float:
-    """Return source images/s over ``steps`` batches given to ``work``, in a steady state."""
+    """Return source images/s over ``steps`` batches that ``work`` takes, in a steady state."""
     batches = contender.run(contender.warm + steps + contender.tail)
     for _ in range(contender.warm):
         work(next(batches))
@@ -157,13 +159,13 @@ def images_per_second(
 
 
 def wait(device: torch.device | None) -> None:
-    """Wait until a GPU has finished what was queued."""
+    """Wait until a GPU has finished its queued work."""
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def rounds(names: Sequence[Key], repeats: int) -> Iterator[Key]:
-    """Yield all names ``repeats`` times, every other time backwards: a drift favours nobody."""
+    """Yield all names ``repeats`` times, alternately backwards, so that drift favours no name."""
     for repeat in range(repeats):
         yield from names if repeat % 2 == 0 else reversed(names)
 
@@ -176,10 +178,10 @@ def take_turns(
     unit: int = 1,
     least: int = 1,
 ) -> dict[Key, list[float]]:
-    """Return the images/s of each contender, ``timing.repeats`` of them, measured in turns.
+    """Return ``timing.repeats`` measurements in images/s of each contender, taken in turns.
 
-    A first measurement does not count: it compiles, starts workers, fills caches, and sets how
-    many steps take ``timing.seconds``: whole ``unit``s of them, at least ``least``.
+    A first measurement does not count: it compiles, starts workers and fills caches. It also sets
+    the number of steps that take ``timing.seconds``: a multiple of ``unit``, at least ``least``.
     """
     steps = {}
     for name, rate in contenders.items():
@@ -193,7 +195,7 @@ def take_turns(
 
 
 def cpu_milliseconds(work: Callable[[], object], num_rows: int, repeats: int) -> float:
-    """Return a thread's CPU time a row: the least of ``repeats`` calls, after one left out."""
+    """Return a thread's CPU milliseconds a row: the least of ``repeats`` calls after a warm-up."""
     times = []
     for _ in range(repeats + 1):
         began = time.thread_time()
@@ -206,7 +208,7 @@ def cpu_milliseconds(work: Callable[[], object], num_rows: int, repeats: int) ->
 
 
 def record(device: torch.device, *packages: str) -> dict[str, Any]:
-    """Return the commit and the machine, with the versions of those packages that are there."""
+    """Return the commit and the machine, with the versions of the packages that are installed."""
     facts = machine(device)
     versions = {name: release(name) for name in packages}
     facts["versions"] |= {name: v for name, v in versions.items() if v != "installed"}
@@ -229,12 +231,12 @@ def label(name: str | tuple[str, ...]) -> str:
 
 
 def rate_cells(rate: float, spread: Sequence[float]) -> tuple[str, str]:
-    """Return the cells of a rate and of its lowest and highest value."""
+    """Return the cells of a throughput and of its lowest and highest value."""
     return f"{rate:,.0f}", f"{spread[0]:,.0f}-{spread[1]:,.0f}"
 
 
 def machine_line(results: Mapping[str, Any]) -> str:
-    """Return the first line of a table's heading: the machine, its load, the commit."""
+    """Return a table's first line: the machine, its load, the commit."""
     facts = results["machine"]
     where = ", ".join(name for name in (facts["gpu"], facts["cpu"]) if name)
     return (
@@ -244,7 +246,7 @@ def machine_line(results: Mapping[str, Any]) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, aligned: the first column is words, the others are numbers."""
+    """Return an aligned Markdown table; the first column is text, the others are numbers."""
     widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
     rule = [f"{'-' * (width - 1)}{'-' if i == 0 else ':'}" for i, width in enumerate(widths)]
 

@@ -1,6 +1,6 @@
-"""The peer of ``tools/bench.py peer``: SimCLR and MoCo put together from lightly's modules.
+"""The peer of ``tools/bench.py peer``: SimCLR and MoCo built from lightly's modules.
 
-``MISSING`` is the reason why lightly cannot be imported, or empty: it is an optional package.
+lightly is an optional package. ``MISSING`` is the reason why it cannot be imported, or empty.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ImportError as error:
 
 
 class Peer(nn.Module):
-    """SimCLR or MoCo, put together from lightly's modules as its manual does.
+    """SimCLR or MoCo, built from lightly's modules as in its manual.
 
     Source: docs.lightly.ai, examples/simclr and examples/moco (lightly 1.6).
     """
@@ -68,7 +68,7 @@ class Peer(nn.Module):
 
 
 def transform(view: View, facts: DataFacts) -> Callable[..., Any]:
-    """Return lightly's transform into two views like this one."""
+    """Return lightly's transform that makes two views with this view's settings."""
     brightness, contrast, saturation, hue = view.jitter
     return SimCLRTransform(
         input_size=view.size,

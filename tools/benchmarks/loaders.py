@@ -3,10 +3,10 @@
 python tools/bench.py loaders --data folder:PATH --json loaders.json
 python tools/bench.py loaders --data train.beton --cases two --interpolation bilinear
 
-All run in one process, taking turns, on the same images in the same order; see
-``tools/benchmarks/contenders.py`` for what each one does. A measurement is the time between two
-batches, a whole number of passes over the images apart, after the queues have settled; the first
-one of each contender, which compiles, does not count.
+All run in one process, taking turns, on the same images in the same order;
+``tools/benchmarks/contenders.py`` describes each contender. A measurement is the time between two
+batches that are a whole number of passes over the images apart, after the queues have settled. Each
+contender's first measurement, which compiles, does not count.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ OURS = ("ffcv", "dali", "memory", "decode-only")
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(harness.Timing, harness.Images):
-    """Measure images/s of our loaders and of others, side by side."""
+    """Measure images/s of our loaders and of others, in turns."""
 
     cases: tuple[Case, ...] = ("one", "two", "moco-v2", "multicrop")
-    """What is done to an image."""
+    """Views and augmentations to measure."""
     loaders: tuple[str, ...] = tuple(CONTENDERS)
-    """The loaders to measure."""
+    """Loaders to measure."""
     interpolation: Interpolation = "antialias"
-    """Our filter. Stock FFCV has area only, PIL always antialiases."""
+    """Interpolation of our loaders. Stock FFCV has only area, and PIL always antialiases."""
     batch_size: int = 64
-    """Images per batch."""
+    """Images a batch."""
     images: int = 512
-    """At most so many images, spread over the data, are used: a whole number of batches."""
+    """Largest number of images, spread over the data; a whole number of batches is used."""
     size: int = 224
-    """Side of a view in pixels; the small views of multicrop have 96/224 of it."""
+    """Side of a view in pixels; small multi-crop views have 96/224 of it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,7 +119,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
 
 
 def prepare(arguments: Arguments) -> tuple[Setting, int]:
-    """Open the data, as a .beton too where FFCV is installed; also how many rows it has in all."""
+    """Open the data, also as a .beton if FFCV is installed; return the total number of rows too."""
     whole = open_data(arguments.data, arguments.data_dir)
     size = arguments.batch_size
     Sampler(len(whole), size)  # refuses a batch that does not fit
@@ -141,7 +141,7 @@ def prepare(arguments: Arguments) -> tuple[Setting, int]:
 
 
 def views(case: Case, size: int) -> tuple[View, ...]:
-    """The views of a case, with the published ranges of its crops."""
+    """Return the views of a case, with the published ranges of its crops."""
     if case == "moco-v2":
         return PRESETS["moco-v2"](size)
     preset = PRESETS["swav" if case == "multicrop" else "moco-v2"](size)
@@ -152,7 +152,7 @@ def views(case: Case, size: int) -> tuple[View, ...]:
 def measure(
     setting: Setting, arguments: Arguments
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Return the images/s of every contender, and why some take no part."""
+    """Return the images/s of every contender, and why others were left out."""
     left_out: dict[str, str] = {}
     rates: dict[str, harness.Rate] = {}
     size = setting.order.batch_size
@@ -170,7 +170,7 @@ def measure(
 
 
 def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float | None]:
-    """Quotients of the medians; None where one of the two was not measured."""
+    """Return ratios of the medians, or None if one of the two was not measured."""
     found: dict[str, float | None] = {}
     for name, (case, other) in RATIOS.items():
         rates = medians.get(case, {})
@@ -180,7 +180,7 @@ def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float | None]:
 
 
 def print_case(case: Case, results: dict[str, Any]) -> None:
-    """Print a table: images/s, spread, and our ffcv loader's rate over each."""
+    """Print a table: images/s, spread, and our ffcv loader's throughput over each."""
     rates, spread = results["images_per_second"][case], results["spread"][case]
     rows = [
         (

@@ -1,12 +1,12 @@
-"""Measure what a mixture adds to a step's time, against what it adds to the encoders' work.
+"""Measure how much a mixture adds to a step's time, and compare it with the added encoder work.
 
 python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
 python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
 
-Takes train.py's flags as well. The step alone, on a synthetic batch with and without its
-mixture, in turn; the encoders' work is counted in such steps. A unit is the forward of one large
-view of each image: an encoder takes 1 without gradient and 3 with it (the backward costs two), a
-smaller view its share of the pixels.
+Takes train.py's flags as well. The step is measured alone, on a synthetic batch, with and without
+the mixture in turn, and the encoders' work in it is counted. A unit is the forward pass of one
+large view of each image: an encoder takes 1 unit without gradient and 3 with it (the backward pass
+costs two), and a smaller view takes its share of the pixels.
 """
 
 from __future__ import annotations
@@ -39,24 +39,25 @@ from tools.profiling.rates import WARMUP, create_learner, synthetic
 log = logging.getLogger(__name__)
 
 GOAL = 1.05
-"""Most that the measured price may be of the counted one."""
+"""Largest accepted ratio of the measured to the counted cost of a mixture."""
 COUNTED = ("encoder_calls", "images_an_image", "images_with_gradient", "units")
-"""What is counted in a step, without and with the mixture; images for each of the batch's."""
+"""Counts of a step, without and with the mixture; images are those for each of the batch's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(harness.Options):
-    """Measure what a mixture adds to each method's step.
+    """Measure how much a mixture adds to each method's step.
 
     All of train.py's flags but --method are taken too: python train.py --help lists them.
     """
 
     only: tuple[str, ...] = ()
-    """Methods to measure; none: all."""
+    """Methods to measure (none: all)."""
     steps: int = 2
-    """Steps of each measurement."""
+    """Steps in each measurement."""
     repeats: int = 5
-    """Measurements with and without the mixture; printed are median, lowest and highest."""
+    """Number of measurements with and without the mixture; median, lowest and highest are
+    printed."""
 
     def __post_init__(self) -> None:
         harness.check_positive(self, "steps", "repeats")
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(options: Options, flags: list[str]) -> dict[str, Any] | None:
-    """Measure every method and print the table; return the results in the first process."""
+    """Measure every method and print the table; return the results in the main process."""
     cases = list(variants(flags, options.only or tuple(METHODS)))
     config = cases[0][1]
     accelerator = start(config.precision)
@@ -84,7 +85,7 @@ def run(options: Options, flags: list[str]) -> dict[str, Any] | None:
 
 
 def variants(words: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, Config]]:
-    """Yield each method with its settings, those that can be symmetric both ways."""
+    """Yield each method with its settings, with and without a symmetric loss where both exist."""
     for name in names:
         config = parse([*without_others(name, words), "--method", name])
         if config.mix == "none":
@@ -98,7 +99,7 @@ def variants(words: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def without_others(name: str, words: Sequence[str]) -> list[str]:
-    """Return the flags without the numbers of methods other than ``name``."""
+    """Return the flags without the settings of methods other than ``name``."""
     kept, keep = [], True
     for word in words:
         if word.startswith("--"):
@@ -112,7 +113,7 @@ def without_others(name: str, words: Sequence[str]) -> list[str]:
 def measure(
     name: str, config: Config, data: build.Data, options: Options, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Return a method's counts and times, or why it was left out."""
+    """Return a method's counts and times, or the reason why it was left out."""
     log.info("%s ...", name)
     gc.collect()  # the last method's memory
     with ExitStack() as stack:
@@ -138,13 +139,13 @@ def measure(
 
 @dataclass
 class Count:
-    """What encoders were given: a forward hook that adds up."""
+    """A forward hook that adds up the inputs of encoders."""
 
     calls: int = 0
     images: int = 0
     with_gradient: int = 0
     work: int = 0
-    """Pixels that went forward, those that will come back three times."""
+    """Pixels of the forward passes; those with gradient count three times."""
 
     def __call__(self, encoder: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
         """Add a call."""
@@ -156,12 +157,12 @@ class Count:
 
 
 def pixels(images: Tensor) -> int:
-    """Return the pixels of one image of a batch."""
+    """Return the number of pixels of one image of a batch."""
     return images.shape[-2] * images.shape[-1]
 
 
 def count(method: Method, step: Callable[[], object]) -> Count:
-    """Return what the method's encoders are given while ``step`` runs."""
+    """Count the inputs of the method's encoders while ``step`` runs."""
     counted = Count()
     hooks = [encoder.register_forward_hook(counted) for encoder in method.encoders()]
     try:
@@ -173,7 +174,7 @@ def count(method: Method, step: Callable[[], object]) -> Count:
 
 
 def seconds(learner: Learner, batch: Batch, steps: int) -> float:
-    """Return the seconds of one of ``steps`` steps on the same batch."""
+    """Return the mean seconds of ``steps`` steps on the same batch."""
     clock = Clock(learner.accelerator.device)
     clock.wait()
     begin = clock.mark()
@@ -233,7 +234,7 @@ COLUMNS = (
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table in Markdown, and what was left out."""
+    """Print the table in Markdown, and the methods that were left out."""
     cells = []
     for row in rows:
         if "skipped" not in row:

@@ -1,12 +1,12 @@
-"""Train the same thing with lightly's modules and with ours, in turns: images/s and kNN.
+"""Train with lightly's modules and with ours, in turns, and compare images/s and kNN.
 
 pip install lightly    # not a dependency of this project
 python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
 
-Takes train.py's flags as well; --method is simclr or moco, and there is no mixture. The
-network, its first weights, the rows of each step, the optimiser, its rate and the numbers of the
-augmentation are the same. The peer has its library's head, loss and transforms of PIL images, in
-a DataLoader with as many processes as we have threads. Both are scored by our kNN.
+Takes train.py's flags as well; --method is simclr or moco, and there is no mixture. Both sides have
+the same network, initial weights, rows in each step, optimiser, learning rate and augmentation
+settings. The peer uses lightly's head, loss and transforms of PIL images, in a DataLoader with as
+many processes as we have threads. Both are scored by our kNN.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tools.scoring.knn import knn as knn_accuracy
 log = logging.getLogger(__name__)
 
 WARM = 8
-"""Steps at the start of a turn that count for no rate: queues are full, caches cold."""
+"""Steps at the start of a turn that are not timed: queues are full and caches are cold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,18 +56,18 @@ class Options(harness.Options):
     """
 
     turn: int = 40
-    """Steps that one makes before the other's turn; the first 8 count for no rate."""
+    """Steps of a turn; the first 8 are not timed."""
 
     def __post_init__(self) -> None:
         if self.turn <= WARM:
             raise ValueError(
-                f"--turn {self.turn} must be above {WARM}, the steps that do not count"
+                f"--turn {self.turn} must be above {WARM}, the steps that are not timed"
             )
 
 
 @dataclass
 class Contender:
-    """One of the two: its batches, what it does with one, and the rates of its turns."""
+    """One side of the comparison: its batches, its step, and the throughputs of its turns."""
 
     module: nn.Module
     encode: Callable[[Tensor], Tensor]
@@ -75,12 +75,12 @@ class Contender:
     learn: Callable[[Any], Any]
     rates: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Seconds of processor time an image, workers included: what other work cannot slow down."""
+    """Seconds of CPU time an image, workers included, which other processes hardly affect."""
     seconds: float = 0.0
-    """All its turns together, warm-up included."""
+    """Seconds of all its turns, warm-up included."""
 
     def turn(self, steps: int, batch_size: int, device: torch.device) -> None:
-        """Make steps; note their images/s where enough of them count."""
+        """Train for some steps; record images/s if enough of them count."""
         self.module.train()
         begin = counted = time.perf_counter()
         spent = 0.0
@@ -99,7 +99,7 @@ class Contender:
 
 
 def cpu_seconds() -> float:
-    """Return the processor time of this process and of those it started."""
+    """Return the CPU time of this process and its child processes."""
     this = psutil.Process()
     times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
     return sum(t.user + t.system for t in times)
@@ -108,8 +108,8 @@ def cpu_seconds() -> float:
 def the_peer(
     config: ResolvedConfig, workers: Workers, steps: int, accelerator: Accelerator
 ) -> Contender:
-    """Return lightly's side of resolved settings."""
-    torch.manual_seed(config.seed)  # as setup.create_method: the same first weights
+    """Return lightly's side of the comparison, for resolved settings."""
+    torch.manual_seed(config.seed)  # as build.create_method: the same initial weights
     backbone = create_backbone(
         config.backbone,
         config.image_size,
@@ -145,7 +145,7 @@ def knn(
     decoders: build.Decoders,
     accelerator: Accelerator,
 ) -> float:
-    """Return the kNN top-1 of a side's backbone, as train.py scores it."""
+    """Return the kNN top-1 of a side's backbone, by train.py's protocol."""
     features, labels = [], []
     for table in (data.train, data.val):
         assert table is not None, "settings() refuses data without labels"
@@ -160,7 +160,7 @@ def knn(
 
 
 def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str, Any]:
-    """Train both in turns; return what ``--json`` holds."""
+    """Train both in turns; return the content of ``--json``."""
     device = accelerator.device
     with ExitStack() as stack:
         data = build.open_data_of(config, accelerator)
@@ -252,7 +252,7 @@ def settings(words: Sequence[str]) -> Config:
     """Return the run's settings, without a mixture and with plain batch norm.
 
     Raises:
-        ValueError: the peer cannot do what they ask for.
+        ValueError: the peer does not support them.
     """
     config = parse([*words, "--mix", "none", "--bn", "sync"])
     if config.method not in ("simclr", "moco"):

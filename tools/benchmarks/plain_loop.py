@@ -1,8 +1,8 @@
-"""The plain loop of ``tools/bench.py baseline``: MoCo on CIFAR as a user writes it by hand.
+"""The plain loop of ``tools/bench.py baseline``: MoCo on CIFAR, written by hand.
 
-torchvision's transforms of PIL images in the worker processes of a DataLoader with pinned memory,
-the momentum encoder with shuffled keys, the queue, autocast and SGD. The layers are PyTorch's own:
-split batch norm is written with ``F.batch_norm``, as in MoCo's example on CIFAR-10.
+It has torchvision's transforms of PIL images in the worker processes of a DataLoader with pinned
+memory, the momentum encoder with shuffled keys, the queue, autocast and SGD. The layers are
+PyTorch's own; split batch norm is written with ``F.batch_norm``, as in MoCo's CIFAR-10 example.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SplitBatchNorm(nn.BatchNorm2d):
 
 
 def plain_norms(module: nn.Module, num_splits: int) -> nn.Module:
-    """Return ``module`` with PyTorch's batch norm for this project's, weights kept, in place."""
+    """Replace this project's batch norm in ``module`` by PyTorch's, in place; weights are kept."""
     for name, child in module.named_children():
         if not isinstance(child, _BatchNorm):
             plain_norms(child, num_splits)
@@ -69,9 +69,10 @@ def plain_norms(module: nn.Module, num_splits: int) -> nn.Module:
 
 
 class PlainLoop:
-    """A network and settings of ours in a loop of its own; the weights are those a run starts at.
+    """A plain training loop with the network, initial weights and settings of one of our runs.
 
-    Keys follow before they are made and enter the queue after the step, as in MoCo's own code.
+    The key encoder is updated before it encodes, and keys enter the queue after the step, as in
+    MoCo's own code.
     """
 
     def __init__(self, config: Config, data: build.Data, accelerator: Accelerator) -> None:
@@ -108,7 +109,7 @@ class PlainLoop:
         )
 
     def train_on(self, batch: Batch) -> Tensor:
-        """Make one step; the loss."""
+        """Train for one step; return the loss."""
         x0, x1 = (
             x.to(self.device, non_blocking=True).contiguous(memory_format=self.layout)
             for x in batch
@@ -131,14 +132,14 @@ class PlainLoop:
         return loss.detach()
 
     def _keys(self, images: Tensor) -> Tensor:
-        """Unit keys, encoded in shuffled groups where batch norm is split."""
+        """Return unit keys, encoded in shuffled order if batch norm is split."""
         if not self.shuffle:
             return F.normalize(self.key(images))
         order = torch.randperm(len(images), device=self.device)
         return F.normalize(self.key(images[order]))[order.argsort()]
 
     def run(self, steps: int) -> Iterator[Any]:
-        """An epoch of ``steps`` batches."""
+        """Return an iterator over an epoch of ``steps`` batches."""
         return self.workers.run(steps)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The usual way: PIL images, torchvision's transforms and a ``DataLoader`` with processes."""
+"""A conventional loader: PIL images, torchvision's transforms and a ``DataLoader``."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from pipelines.views import View
 
 
 class Images(Dataset):
-    """PIL's images through a transform of one image to its views."""
+    """A data set of PIL images, each transformed into its views."""
 
     def __init__(self, table: Table, transform: Callable[[Image.Image], object]) -> None:
-        # A table of its own: one that has been read holds a memory map, which no worker can be sent
+        # A fresh table: one that has been read holds a memory map, which cannot be sent to workers
         self.table, self.transform = table.take(np.arange(len(table))), transform
 
     def __getitem__(self, row: int) -> object:
-        """The views of a row."""
+        """Return the views of a row."""
         data = self.table.source.encoded(row)
         if data is None:
             return self.transform(Image.fromarray(self.table.source.pixels(row)))
@@ -38,7 +38,7 @@ class Images(Dataset):
 
 
 class Workers:
-    """A ``DataLoader`` with ``workers`` processes that live from its first batch to its close."""
+    """A ``DataLoader`` whose ``workers`` processes live from the first batch to ``close``."""
 
     def __init__(
         self,
@@ -62,34 +62,37 @@ class Workers:
         )
 
     def run(self, steps: int) -> Iterator[Any]:
-        """An epoch of ``steps`` batches."""
+        """Return an iterator over an epoch of ``steps`` batches."""
         self.batches[:] = [self.order.rows(step).tolist() for step in range(steps)]
         with main_hidden():
             return iter(self.loader)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the worker processes."""
         iterator, self.loader._iterator = self.loader._iterator, None
         if iterator is not None:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def each_view(image: Image.Image, transforms: list[v2.Compose]) -> list[Tensor]:
-    """The views of an image that was decoded once."""
+    """Return the views of an image, which is decoded only once."""
     return [transform(image) for transform in transforms]
 
 
 def blur(image: Image.Image, sigma: tuple[float, float]) -> Image.Image:
-    """MoCo v2's own blur by PIL, several times faster than ``v2.GaussianBlur``."""
+    """Blur as MoCo v2's own code does, by PIL, several times faster than ``v2.GaussianBlur``."""
     return image.filter(ImageFilter.GaussianBlur(float(torch.empty(1).uniform_(*sigma))))
 
 
 def torchvision_view(
     view: View, interpolation: Interpolation, mean: Sequence[float], std: Sequence[float]
 ) -> v2.Compose:
-    """What torchvision's manual does to a PIL image for this view; PIL's resize antialiases.
+    """Return the transform of torchvision's manual for this view; PIL's resize antialiases.
 
-    Without ``mean`` and ``std`` crop and flip alone, to uint8.
+    Without ``mean`` and ``std`` it only crops and flips, to uint8.
+
+    Raises:
+        ValueError: the view solarizes.
     """
     if view.solarize:
         raise ValueError("this pipeline of torchvision's transforms does not solarise")
@@ -99,12 +102,12 @@ def torchvision_view(
     flip = v2.RandomHorizontalFlip(view.flip)
     if not mean:
         return v2.Compose([crop, flip, v2.PILToTensor()])
-    colour: list[nn.Module] = [
+    color: list[nn.Module] = [
         v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
         v2.RandomGrayscale(view.gray),
     ]
     if view.blur:
         blurring = v2.Lambda(partial(blur, sigma=view.blur_sigma))
-        colour.append(v2.RandomApply([blurring], view.blur))
+        color.append(v2.RandomApply([blurring], view.blur))
     floats = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
-    return v2.Compose([crop, *colour, flip, *floats, v2.Normalize(list(mean), list(std))])
+    return v2.Compose([crop, *color, flip, *floats, v2.Normalize(list(mean), list(std))])

@@ -1,4 +1,4 @@
-"""The windows that a decoder is asked for, drawn as in training."""
+"""Draw the crop windows of a decoder as in training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.views import View
 def draw_windows(
     table: Table, rows: NDArray[np.int64], views: Sequence[View], rng: RowRng
 ) -> tuple[list[ViewParams], list[Crops]]:
-    """Return what is drawn for each view of ``rows``, (n,), and the view's windows."""
+    """Return each view's random parameters for ``rows``, (n,), and its crop windows."""
     sides = table.height[rows], table.width[rows]
     drawn = [draw_params(view, i, rng, rows, *sides) for i, view in enumerate(views)]
     take = np.arange(len(rows))

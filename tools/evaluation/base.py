@@ -1,4 +1,4 @@
-"""What every protocol of eval.py is, and the flags of those that score one run."""
+"""The interface of eval.py's protocols, and the flags of those that score one run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Protocol:
         All processes call it. ``command`` is the command line, which is recorded.
 
         Raises:
-            ValueError, OSError, BadImage: the request cannot be met; the text names the flag.
+            ValueError, OSError, BadImage: the request cannot be met; the message names the flag.
         """
         raise NotImplementedError
 
@@ -50,11 +50,11 @@ class RunProtocol(Protocol):
     val_data: str | None = None
     """Labelled images to score (default: the run's validation images)."""
     data_dir: Path | None = None
-    """Folder of published data sets, which are downloaded to it (default: the run's)."""
+    """Folder of the published data sets; missing ones are downloaded to it (default: the run's)."""
     classes: Path | None = None
-    """File of class names to keep, one a line (default: the run's; of other --data all)."""
+    """File of the class names to keep, one a line (default: the run's; all with another --data)."""
     subset: float | None = None
-    """Share or number of each class's images (default: the run's; of other --data all)."""
+    """Share or number of each class's images (default: the run's; all with another --data)."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = "auto"
     """Image decoder."""
     workers: int | None = None
@@ -73,19 +73,19 @@ class RunProtocol(Protocol):
 
     @contextmanager
     def open_run(self) -> Iterator[EvaluatedRun]:
-        """Open the run and the images the flags name; close the decoders afterwards.
+        """Open the run and the images that the flags name; close the decoders afterwards.
 
         Raises:
-            ValueError: no such run, checkpoint or data, or nothing to score on.
+            ValueError: the run, the checkpoint or the data do not exist, or no image can be scored.
         """
         config, state = build.load_run(self.folder, self.checkpoint)
-        facts = data_facts(config.data)  # other data are normalized as in training
+        facts = data_facts(config.data)  # other data are normalized as the training images were
         method = restore(config, state, facts, self.encoder)
         config = self._with_data(config)
         accelerator = start(self.precision or config.precision)
         data = build.open_data_of(config, accelerator)
         if data.val is None:
-            raise ValueError("--val-data: there are no images to score, name some with labels")
+            raise ValueError("--val-data: there are no images to score; name labelled images")
         decoders = build.Decoders(config, accelerator)
         try:
             yield EvaluatedRun(
@@ -95,10 +95,10 @@ class RunProtocol(Protocol):
             decoders.close()
 
     def _with_data(self, config: ResolvedConfig) -> ResolvedConfig:
-        """Return the run's settings with the data that the command line names instead.
+        """Return the run's settings, with its data replaced by those of the command line.
 
-        With data of its own and no ``--val-data``, what belongs to those data is scored, and the
-        run's ``--classes`` and ``--subset`` do not apply to them.
+        If ``--data`` is given without ``--val-data``, that data set's own validation images are
+        scored. The run's ``--classes`` and ``--subset`` do not apply to another data set.
         """
         names = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}

@@ -1,4 +1,4 @@
-"""``eval.py detect``: transfer to object detection, all weights trained on."""
+"""``eval.py detect``: transfer to object detection, with all weights fine-tuned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Detect(Protocol):
     """Faster R-CNN on a ResNet, fine-tuned and scored by mean average precision. He 2020."""
 
     run: Annotated[Path | None, Positional, arg(metavar="RUN")] = None
-    """Run that gives the weights and takes the results: runs/NAME, or NAME below ./runs."""
+    """Run whose weights are used and whose folder takes the results: runs/NAME, or NAME below
+    ./runs."""
     weights: str | None = None
     """Weights to start from: random, supervised (timm's, downloaded) or runs/NAME."""
     checkpoint: Path | None = None
@@ -37,11 +38,11 @@ class Detect(Protocol):
     backbone: str = "resnet50"
     """A timm ResNet, for random or supervised weights without --run."""
     output: Path | None = None
-    """Folder for the results (default: the run's; needed without one)."""
+    """Folder for the results (default: the run's folder; required without a run)."""
     detector: Literal["c4", "fpn"] = "c4"
-    """C4: regions of res4 go through res5 (as published); FPN: a pyramid of all four stages."""
+    """c4: regions of res4 go through res5 (as published); fpn: a pyramid of all four stages."""
     dataset: Literal["demo", "voc", "coco"] = "demo"
-    """Data set; the demo pastes patches on photographs and needs no data."""
+    """Data set; demo pastes patches on photographs and needs no download."""
     data_dir: Path = Path("data")
     """Folder that holds VOC2007 and VOC2012 (or VOCdevkit), or COCO's annotations and images."""
     train_split: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class Detect(Protocol):
     lr: float | None = None
     """Peak learning rate (0.02 for 16 images and in proportion; demo 0.01 for 4)."""
     short_sides: tuple[int, ...] = ()
-    """Pixels of the shorter side: training draws one, the test takes the last (VOC 480..800)."""
+    """Pixels of the shorter side: training draws one, testing uses the last (VOC 480..800)."""
     precision: Literal["no", "bf16", "fp16"] | None = None
     """Mixed precision (default: the launcher's)."""
     workers: int | None = None
@@ -109,7 +110,7 @@ class Detect(Protocol):
             run, self.weights, self.checkpoint, self.backbone, self.seed, self.encoder
         )
         accelerator = start(self.precision)
-        torch.manual_seed(self.seed)  # the heads start alike on every backbone
+        torch.manual_seed(self.seed)  # the heads start from the same weights on every backbone
         model = build_detector(
             backbone.model,
             self.detector,
@@ -145,7 +146,10 @@ class Detect(Protocol):
             print(f"{summary}\n{picture}")
 
     def schedule(self) -> DetectionSchedule:
-        """Return the data set's schedule as the flags change it; the rate follows the batch."""
+        """Return the data set's schedule with the flags' changes.
+
+        By default the learning rate is proportional to the batch size.
+        """
         from tools.evaluation.detection.schedule import SCHEDULES
 
         schedule = SCHEDULES[self.dataset]
@@ -160,7 +164,7 @@ class Detect(Protocol):
         )
 
     def datasets(self) -> tuple[DetectionDataset, DetectionDataset]:
-        """Open both splits; labels mean the same in both."""
+        """Open both splits; a label means the same class in both."""
         from tools.evaluation.detection import coco, demo, voc
 
         if self.dataset == "demo":
@@ -170,7 +174,7 @@ class Detect(Protocol):
         return train_set, read(self.data_dir, self.val_split or module.VAL, train_set.classes)
 
     def protocol(self, schedule: DetectionSchedule, backbone: Backbone) -> dict[str, Any]:
-        """Return the numbers that the score depends on."""
+        """Return the settings that the score depends on."""
         return {
             "protocol": "detect",
             "weights": backbone.origin if backbone.step is None else "run",
@@ -199,5 +203,5 @@ class Detect(Protocol):
         )
 
     def picture_name(self, backbone: Backbone) -> str:
-        """Name the picture by data set, detector and weights."""
+        """Return the picture's file name: data set, detector and weights."""
         return f"detect-{self.dataset}-{self.detector}-{Path(backbone.origin).name}.png"

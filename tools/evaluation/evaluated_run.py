@@ -1,4 +1,4 @@
-"""A run's network as a checkpoint holds it, and the labelled images to score it on."""
+"""The network of a run's checkpoint, and the labelled images to score it on."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tools.scoring.features import extract
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run's network as a checkpoint holds it, and the labelled images to score it on."""
+    """The network of a run's checkpoint, and the labelled images to score it on."""
 
     config: ResolvedConfig
-    """The run's settings, with the data that are scored."""
+    """The run's settings, with the data that the evaluation uses."""
     state: Mapping[str, Any]
     """The checkpoint."""
     facts: DataFacts
-    """How the network saw images in training: size, mean and deviation."""
+    """Image size, mean and standard deviation of the run's training data."""
     train: Table
     val: Table
     decoders: build.Decoders
@@ -48,7 +48,7 @@ class EvaluatedRun:
         return self.placed(self.restored)
 
     def placed(self, method: Method) -> Method:
-        """Put a method on the device, laid out as the run's was."""
+        """Move a method to the device, in the run's memory format."""
         if self.config.channels_last:
             method.to(memory_format=torch.channels_last)
         return method.to(self.accelerator.device)
@@ -75,10 +75,10 @@ class EvaluatedRun:
         return torch.from_numpy(table.label).to(self.accelerator.device)
 
     def labeled(self) -> EvaluatedRun:
-        """Return the evaluated with only the images that have labels, if they allow a score.
+        """Return a copy with the labelled images only, if they allow a score.
 
         Raises:
-            ValueError: one set has no labels, or ``check_classes`` says why.
+            ValueError: one set has no labels, or ``check_classes`` refuses the classes.
         """
         accuracy.check_labels(*(torch.from_numpy(t.label) for t in (self.train, self.val)))
         train, val = labeled_rows(self.train), labeled_rows(self.val)
@@ -90,7 +90,7 @@ class EvaluatedRun:
         """Compare the classes of the two sets; print which ones the score does not cover.
 
         Raises:
-            ValueError: an image to score is of a class of which there is none to learn from.
+            ValueError: an image to score belongs to a class without training images.
         """
         known, scored = (np.unique(t.label[t.label >= 0]) for t in (self.train, self.val))
         unseen = [self.class_name(c) for c in scored if c not in known]
@@ -106,17 +106,17 @@ class EvaluatedRun:
             )
 
     def class_name(self, label: int) -> str:
-        """Return a class's name, or its number where classes have no names."""
+        """Return a class's name, or its number if the classes have no names."""
         classes = self.train.classes
         return repr(classes[label]) if label < len(classes) else f"class {label}"
 
     @property
     def description(self) -> str:
-        """Name the checkpoint, and the encoder where there are two."""
+        """Return the checkpoint's step in words, with the encoder if the method has two."""
         return with_encoder(f"step {self.state['step']}", self.restored.named_encoder)
 
     def print(self, text: str) -> None:
-        """Print, in the first process."""
+        """Print in the main process."""
         if self.accelerator.is_main_process:
             print(text, flush=True)
 
@@ -129,12 +129,12 @@ class EvaluatedRun:
     def append(self, run: Path, numbers: Mapping[str, Any], command: str) -> None:
         """Append a protocol's numbers and the common ``record`` to the run's eval.jsonl.
 
-        Where both have a key, the protocol's number stands.
+        If both have a key, the protocol's value is kept.
         """
         append(run, {**numbers, **self.record(command), **numbers}, self.accelerator)
 
     def record(self, command: str) -> dict[str, Any]:
-        """Return what every line of eval.jsonl holds besides the protocol's numbers."""
+        """Return the entries that every line of eval.jsonl has in addition to the protocol's."""
         return {
             "step": self.state["step"],
             "seed": self.config.seed,

@@ -1,4 +1,4 @@
-"""Labelled images to train on: which ones, in which batches, as random crops and flips."""
+"""Batches of labelled images for training, as random crops and flips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.distributed.launch import cores_per_process
 from tools.evaluation.evaluated_run import EvaluatedRun
 
 _FEW_LABELS = ORDER + 2
-"""The stream of random numbers from which few labels are chosen."""
+"""Stream of the random numbers that choose the labels of ``semi``."""
 
 
 def feed(
@@ -31,18 +31,18 @@ def feed(
     batch_size: int,
     seed: int,
     scale: tuple[float, float],
-    colours: bool = False,
+    colors: bool = False,
 ) -> Loader:
-    """Return this process's share of shuffled batches, one view an image.
+    """Return this process's share of shuffled batches, with one view of each image.
 
-    The view is the papers' for training with labels: a random crop of a share ``scale`` of the
-    area, resized, and a flip; with ``colours`` grayed and jittered as InsDis' training views are.
-    Each epoch leaves out what does not fill a batch.
+    The view is the papers' for training with labels: a random crop that covers a share ``scale``
+    of the area, resized, and a random flip. With ``colors`` it is also grayed and jittered like
+    InsDis' training views. The last, incomplete batch of each epoch is dropped.
     """
     config, facts, accelerator = evaluated.config, evaluated.facts, evaluated.accelerator
     side = config.image_size or facts.image_size
     view = View(side, jitter_prob=0.0, gray=0.0)
-    if colours:
+    if colors:
         (view,) = PRESETS["insdis"](side)
     maker = StepMaker(
         table=table,
@@ -75,26 +75,26 @@ def batch_that_fits(wanted: int, num_rows: int, world_size: int) -> int:
 def stratified(label: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
     """Choose a share of each class's rows, at least one, by a hash of (seed, row); ascending.
 
-    It depends on the labels, the fraction and the seed alone, and the choice for a smaller
-    fraction is part of that for a larger one. Rows labelled -1 are not chosen.
+    The choice depends only on the labels, the fraction and the seed. The rows of a smaller
+    fraction are a subset of those of a larger one. Rows labelled -1 are not chosen.
 
     Args:
-        label: (rows,) of the whole table, whose order of rows counts.
+        label: (rows,) of the whole table; the order of its rows matters.
         fraction: above 0, at most 1; of n rows ``n * fraction`` are taken, halves rounded up.
-        seed: another seed is another list.
+        seed: seed of the choice.
     """
     rows = rows_of_each(label, lambda count: share_of(count, fraction), seed, _FEW_LABELS)
     return rows[label[rows] >= 0]
 
 
 def listed(table: Table, file: Path) -> NDArray[np.int64]:
-    """Return the rows of the files that a list names, ascending, as SimCLR's 1percent.txt.
+    """Return the rows of the files that a list such as SimCLR's 1percent.txt names, ascending.
 
-    A line is a file's name, or its path below the data's folder; empty lines are skipped.
+    A line is a file's name, or its path below the data folder; empty lines are skipped.
 
     Raises:
-        ValueError: the list cannot be read, the data are no files, or a name is not among them,
-            is several of them, or is listed twice.
+        ValueError: the list cannot be read, the data are not files, or a name matches no file,
+            matches several, or is listed twice.
     """
     try:
         lines = [line.strip() for line in file.expanduser().read_text("utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""``eval.py finetune``: all weights trained on any labelled images."""
+"""``eval.py finetune``: fine-tune all weights on any labelled images."""
 
 from __future__ import annotations
 
@@ -29,35 +29,35 @@ class Finetune(RunProtocol):
     """
 
     weights: Literal["run", "random"] = "run"
-    """What to begin with: the run's weights, or those of a network that learnt nothing."""
+    """Initial weights: the run's, or those of an untrained network."""
     epochs: int = 30
-    """Passes over the training images."""
+    """Epochs of fine-tuning."""
     lr: float = 0.01
-    """Peak learning rate of the backbone, for the batch as it is (0: only the layer learns)."""
+    """Peak learning rate of the backbone, not scaled by the batch size (0: freeze the backbone)."""
     head_lr: float = 0.1
-    """Peak learning rate of the layer."""
+    """Peak learning rate of the linear layer."""
     optimizer: str = "momentum"
     """Any timm optimiser: adamw, lamb, ...; SGD without Nesterov is 'momentum'."""
     momentum: float = 0.9
-    """For optimisers that have one."""
+    """Momentum, for optimisers that have one."""
     weight_decay: float = 1e-4
     """Weight decay."""
     schedule: Schedule = "cosine"
-    """Course of the rates after the warm-up: cosine to 0, step, or constant."""
+    """Schedule of the learning rates after the warm-up: cosine to 0, step, or constant."""
     milestones: tuple[int, ...] = ()
-    """Epochs after which --schedule step multiplies the rates by --factor."""
+    """Epochs after which --schedule step multiplies the learning rates by --factor."""
     factor: float = 0.1
-    """Factor of each such step."""
+    """Factor of --schedule step."""
     warmup_epochs: float = 0.0
-    """Epochs over which the rates rise from 0."""
+    """Epochs over which the learning rates rise from 0."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the area that training crops cover."""
+    """Least and largest share of the area that a training crop covers."""
     batch_size: int = 256
-    """Images of a step over all processes; fewer where there are not so many."""
+    """Images a step over all processes; fewer if the data set is smaller."""
     seed: int = 0
-    """Key of the layer's first weights, the order, the crops, and of --weights random."""
+    """Seed of the layer's initial weights, the image order, the crops, and --weights random."""
     save: Path | None = None
-    """File for the trained weights (default: they are not kept)."""
+    """File for the fine-tuned weights (default: not saved)."""
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or self.warmup_epochs < 0:
@@ -102,7 +102,7 @@ class Finetune(RunProtocol):
             self._save(evaluated, classifier)
 
     def method(self, evaluated: EvaluatedRun) -> Method:
-        """Return the network to begin with."""
+        """Return the network to fine-tune."""
         if self.weights == "run":
             return evaluated.method()
         config = dataclasses.replace(evaluated.config, seed=self.seed)
@@ -111,12 +111,12 @@ class Finetune(RunProtocol):
         return evaluated.placed(method)
 
     def tuning(self, batch_size: int) -> Tuning:
-        """Return the settings with the batch there is."""
+        """Return the training settings for the actual batch size."""
         names = {f.name for f in dataclasses.fields(Tuning)} - {"batch_size"}
         return Tuning(batch_size=batch_size, **{name: getattr(self, name) for name in names})
 
     def protocol(self, tuning: Tuning) -> dict[str, Any]:
-        """Return what the score depends on."""
+        """Return the settings that the score depends on."""
         numbers = dataclasses.asdict(tuning)
         numbers["probe_seed"] = numbers.pop("seed")
         return {"protocol": "finetune", "weights": self.weights} | numbers

@@ -1,4 +1,4 @@
-"""``eval.py knn``: nearest neighbours among training features."""
+"""``eval.py knn``: kNN classification by the features of the training images."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from tools.scoring.knn import Rule, check_knn, knn_sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Knn(RunProtocol):
-    """Nearest neighbours among training features; several k and T are one search.
+    """Classify by the nearest training features; one search serves all values of k and T.
 
-    Wu 2018 (arXiv:1805.01978): the defaults. W-MSE (arXiv:2007.06346): --k 5 --rule majority
-    --distance euclidean.
+    The defaults are those of Wu 2018 (arXiv:1805.01978). W-MSE (arXiv:2007.06346) uses --k 5
+    --rule majority --distance euclidean.
     """
 
     k: tuple[int, ...] = (200,)
-    """Neighbours that vote; several values are a sweep."""
+    """Number of neighbours that vote; several values are a sweep."""
     temperature: tuple[float, ...] = (0.1,)
-    """A neighbour's vote weighs exp(cosine similarity / temperature); several are a sweep."""
+    """A neighbour's vote has the weight exp(cosine similarity / temperature); several values are a
+    sweep."""
     rule: Rule = "weighted"
-    """Votes by similarity, or one a neighbour (without temperature; the lowest class of a tie)."""
+    """Votes weighted by similarity, or one vote a neighbour (no temperature; the lowest class wins
+    a tie)."""
     distance: Distance = "cosine"
-    """Nearest by cosine similarity, or by Euclidean distance of the features as they are."""
+    """Nearest by cosine similarity, or by the Euclidean distance of unnormalised features."""
     features: Literal["backbone", "projection"] = "backbone"
-    """The backbone's pooled features, or the projection head's output (rows of length 1)."""
+    """The backbone's pooled features, or the projection head's output (unit length)."""
     batch_size: int = 256
-    """Images encoded at a time by each process."""
+    """Images that each process encodes at a time."""
 
     def __post_init__(self) -> None:
         if not self.k or not self.temperature or self.batch_size < 1:
-            raise ValueError("--k and --temperature take a value or more, --batch-size at least 1")
+            raise ValueError("--k and --temperature need a value, --batch-size must be at least 1")
         if self.rule == "majority" and self.temperature != (0.1,):
             raise ValueError("--temperature has no effect on --rule majority: leave it out")
 
     def evaluate(self, command: str) -> None:
-        """Encode both sets and vote."""
+        """Encode both sets and classify by vote."""
         with self.open_run() as whole:
             evaluated = whole.labeled()
             y_train, y = evaluated.labels(evaluated.train), evaluated.labels(evaluated.val)
@@ -73,7 +75,7 @@ class Knn(RunProtocol):
                 evaluated.print(self.summary(*results[0], evaluated))
 
     def protocol(self, k: int, temperature: float) -> dict[str, Any]:
-        """Return what the score of one k and T depends on."""
+        """Return the settings that the score of one k and T depends on."""
         numbers: dict[str, Any] = {"protocol": "knn", "k": k}
         if self.rule == "weighted":
             numbers["temperature"] = temperature
@@ -84,13 +86,13 @@ class Knn(RunProtocol):
         }
 
     def how(self) -> str:
-        """Say which features meet, and how."""
+        """Return the vote, the distance and the features in words."""
         return f"{self.rule} votes, {self.distance}, {self.features} features"
 
     def summary(
         self, protocol: dict[str, Any], numbers: dict[str, float], evaluated: EvaluatedRun
     ) -> str:
-        """Put the only result into one line."""
+        """Return the single result as one line."""
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
         text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
         untrained = self.untrained(protocol)
@@ -98,7 +100,7 @@ class Knn(RunProtocol):
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
 
     def untrained(self, protocol: dict[str, Any]) -> float | None:
-        """Return the score that train.py measured at step 0, if it was measured like this one."""
+        """Return train.py's score at step 0, if it was measured by the same protocol."""
         if protocol != Knn(run=self.run).protocol(200, 0.1) or self.data or self.val_data:
             return None
         return untrained_knn(read_metrics(self.folder / "metrics.jsonl"))

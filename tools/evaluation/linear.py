@@ -1,4 +1,4 @@
-"""``eval.py linear``: linear layers on the frozen backbone."""
+"""``eval.py linear``: linear probes of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Preset:
     """A published linear probe."""
 
     lr: float
-    """First learning rate."""
+    """Initial learning rate."""
     plan: HeadPlan
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Share of the area that a training crop covers."""
     views: Views = "plain"
     """Colours of the training crops."""
     std: tuple[float, float, float] | None = None
-    """Deviation that images are divided by, where it is not the one of pre-training."""
+    """Standard deviation that images are divided by (None: that of pre-training)."""
 
 
 _SWAV = HeadPlan(100, 256, weight_decay=1e-6)
@@ -74,48 +74,52 @@ PRESETS: dict[PresetName, Preset] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(RunProtocol):
-    """A linear layer on the frozen backbone; several learning rates are one pass over the images.
+    """Train a linear layer on the frozen backbone; several learning rates share the same pass.
 
-    Flags that are left out are the preset's. Papers train on --images augmented.
+    Flags that are left out take the preset's values. Papers train on --images augmented.
     """
 
     preset: PresetName = "swav"
-    """Published probe, with its rate, schedule, crops and normalisation: docs/evaluation.md."""
+    """Published probe, with its learning rate, schedule, crops and normalisation; see
+    docs/evaluation.md."""
     images: Literal["cached", "augmented"] = "cached"
-    """Features of each image encoded once, or of a new crop and flip of it in each epoch."""
+    """cached: encode each image once; augmented: encode a new crop and flip in each epoch."""
     lr: tuple[float, ...] = ()
-    """First learning rate, for the batch as it is; several are a sweep (none: the preset's)."""
+    """Initial learning rate, not scaled by the batch size; several values are a sweep (none: the
+    preset's)."""
     epochs: int | None = None
-    """Passes over the training images."""
+    """Epochs of training."""
     batch_size: int | None = None
-    """Rows of a step over all processes; also images encoded at a time by each."""
+    """Images a step over all processes; also the images that each process encodes at a time."""
     optimizer: OptimizerName | None = None
-    """SGD or Adam."""
+    """Optimizer: SGD or Adam."""
     momentum: float | None = None
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float | None = None
     """Weight decay (not decoupled)."""
     schedule: ScheduleName | None = None
-    """Course of the learning rate: to 0 by a cosine, by steps, or to 1e-6 exponentially."""
+    """Learning-rate schedule: cosine to 0, steps, or exponential to 1e-6."""
     milestones: tuple[int, ...] = ()
-    """Epochs after which --schedule step multiplies the rate (none: the preset's, stretched)."""
+    """Epochs after which --schedule step multiplies the learning rate (none: the preset's, scaled
+    to --epochs)."""
     factor: float | None = None
-    """Factor of each such step."""
+    """Factor of --schedule step."""
     crop_scale: tuple[float, ...] = ()
-    """Least and largest share of the area that crops of --images augmented cover."""
+    """Least and largest share of the area that a crop of --images augmented covers."""
     views: Views | None = None
     """Colours of --images augmented: plain, or grayed and jittered as InsDis' training views."""
     std: tuple[float, ...] = ()
-    """Deviation of R, G and B to divide images by (none: the preset's, else pre-training's)."""
+    """Standard deviation of R, G and B to divide images by (none: the preset's, else
+    pre-training's)."""
     seed: int = 0
-    """Key of the layer's first weights, of the order of rows and of the crops."""
+    """Seed of the layer's initial weights, the image order and the crops."""
 
     def __post_init__(self) -> None:
         plan, lrs = self.plan()
         if min(plan.epochs, plan.batch_size) < 1 or not min(lrs) > 0:
             raise ValueError("--epochs, --batch-size and --lr must be above 0")
         if list(self.milestones) != sorted(set(self.milestones)) or 0 in self.milestones:
-            raise ValueError("--milestones are epochs from 1 on, and rise")
+            raise ValueError("--milestones must be ascending epochs, from 1 on")
         if plan.schedule == "step" and not plan.milestones:
             raise ValueError("--schedule step needs --milestones EPOCH ...")
         if (self.milestones or self.factor is not None) and plan.schedule != "step":
@@ -129,13 +133,13 @@ class Linear(RunProtocol):
             raise ValueError("--std takes the deviations of red, green and blue, above 0")
 
     def shown(self) -> Preset:
-        """Return the preset with the flags that say how images are shown."""
+        """Return the preset with the flags' crops, colours and normalisation."""
         given = {name: getattr(self, name) for name in ("crop_scale", "views", "std")}
         given = {name: value for name, value in given.items() if value not in (None, ())}
         return dataclasses.replace(PRESETS[self.preset], **given)
 
     def plan(self) -> tuple[HeadPlan, tuple[float, ...]]:
-        """Return the schedule and the first learning rates: the preset's and the flags'."""
+        """Return the training plan and the initial learning rates of the preset and the flags."""
         preset = PRESETS[self.preset]
         lr, plan = preset.lr, preset.plan
         names = [f.name for f in dataclasses.fields(HeadPlan) if hasattr(self, f.name)]
@@ -150,7 +154,7 @@ class Linear(RunProtocol):
         """Encode the images, train the layers, score them."""
         plan, lrs = self.plan()
         with self.open_run() as whole:
-            evaluated = self._normalised(whole.labeled())
+            evaluated = self._normalized(whole.labeled())
             y = evaluated.labels(evaluated.val)
             method = evaluated.method()
             if self.images == "cached":
@@ -164,8 +168,8 @@ class Linear(RunProtocol):
                 evaluated.append(self.folder, protocol | numbers, command)
             self._print(evaluated, results, lrs)
 
-    def _normalised(self, evaluated: EvaluatedRun) -> EvaluatedRun:
-        """Return the evaluated with images divided by the probe's own deviation, if it has one."""
+    def _normalized(self, evaluated: EvaluatedRun) -> EvaluatedRun:
+        """Return a copy whose images are divided by the probe's standard deviation, if any."""
         std = self.shown().std
         if not std or std == evaluated.facts.std:
             return evaluated
@@ -186,14 +190,14 @@ class Linear(RunProtocol):
         return linear_sweep(x_train, y_train, x, y, lrs=lrs, plan=plan, seed=self.seed)
 
     def _augmented(self, evaluated: EvaluatedRun, method: Method) -> Heads:
-        """Train on crops; every process holds the same layers and sees all processes' features."""
+        """Train on random crops; every process holds the same layers and gathers all features."""
         plan, lrs = self.plan()
         accelerator = evaluated.accelerator
         rows = len(evaluated.train)
         size = batch_that_fits(plan.batch_size, rows, accelerator.num_processes)
         shown = self.shown()
-        colours = shown.views == "insdis"
-        loader = feed(evaluated, evaluated.train, size, self.seed, shown.crop_scale, colours)
+        colors = shown.views == "insdis"
+        loader = feed(evaluated, evaluated.train, size, self.seed, shown.crop_scale, colors)
         steps = loader.maker.sampler.steps_per_epoch
         num_classes = accuracy.num_classes(*map(evaluated.labels, (evaluated.train, evaluated.val)))
         generator = torch.Generator().manual_seed(self.seed)
@@ -213,7 +217,7 @@ class Linear(RunProtocol):
         return heads
 
     def protocol(self, lr: float) -> dict[str, Any]:
-        """Return what the score of one learning rate depends on."""
+        """Return the settings that the score of one learning rate depends on."""
         plan, _ = self.plan()
         numbers = dataclasses.asdict(plan)
         if plan.schedule != "step":

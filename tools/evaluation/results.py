@@ -1,4 +1,4 @@
-"""Lines of eval.jsonl: when, from which commit and by which command something was measured."""
+"""Lines of eval.jsonl, each with its time, commit and command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.runs.machine import commit
 
 
 def append(run: Path, line: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """Append a line to the run's eval.jsonl, in the first process.
+    """Append a line to the run's eval.jsonl, in the main process.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -25,11 +25,11 @@ def append(run: Path, line: Mapping[str, Any], accelerator: Accelerator) -> None
 
 
 def stamp(command: str) -> dict[str, Any]:
-    """Return when, from which commit and by which command something was measured."""
+    """Return the time, the commit and the command of a measurement."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"time": now, "commit": commit() or None, "command": command}
 
 
 def percent(share: float) -> str:
-    """Write a share in [0, 1] as 12.3 %."""
+    """Return a share in [0, 1] as text, as 12.3 %."""
     return f"{100 * share:.1f} %"

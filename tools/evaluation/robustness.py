@@ -31,22 +31,22 @@ Curve = list[tuple[int, float, float]]
 class Robustness(Protocol):
     """Score the checkpoints of several runs: accuracy against epochs of training.
 
-    Each score is a line of its run's eval.jsonl, as eval.py knn or linear writes it. Training
-    with --keep-every-epochs N keeps checkpoints.
+    Each score is appended to its run's eval.jsonl, as by eval.py knn or linear. Training with
+    --keep-every-epochs N keeps checkpoints.
     """
 
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN")]
     """Runs to score: folders, as runs/NAME, or names below ./runs."""
     checkpoints: Literal["all", "last"] = "all"
-    """All checkpoints that a run kept, or the last."""
+    """Score all checkpoints that a run kept, or only the last."""
     linear: PresetName | None = None
-    """Train a linear layer on each as well, by this --preset of eval.py linear."""
+    """Also train a linear layer on each checkpoint, by this --preset of eval.py linear."""
     lr: float | None = None
-    """Its first learning rate (default: the preset's)."""
+    """Initial learning rate of the linear layer (default: the preset's)."""
     epochs: int | None = None
-    """Its epochs (default: the preset's)."""
+    """Epochs of the linear layer (default: the preset's)."""
     k: int = 200
-    """Neighbours that vote (eval.py knn)."""
+    """Number of neighbours that vote (eval.py knn)."""
     features: Literal["backbone", "projection"] = "backbone"
     """The backbone's pooled features, or the projection head's output."""
     encoder: Which | None = None
@@ -56,20 +56,20 @@ class Robustness(Protocol):
     val_data: str | None = None
     """Labelled images to score (default: each run's)."""
     data_dir: Path | None = None
-    """Where published data sets lie (default: each run's)."""
+    """Folder of the published data sets (default: each run's)."""
     workers: int | None = None
     """Decoding threads of each process (default: its share of the cores)."""
     output: Path | None = None
-    """Picture of the curves to write, .png, .pdf or .svg."""
+    """File for a picture of the curves: .png, .pdf or .svg."""
 
     def __post_init__(self) -> None:
         if self.linear is None and (self.lr, self.epochs) != (None, None):
-            raise ValueError("--lr and --epochs are the linear layer's: they need --linear")
+            raise ValueError("--lr and --epochs belong to the linear layer: they need --linear")
         if not self.runs:
             raise ValueError("robustness names no run: give folders, as runs/NAME")
 
     def evaluate(self, command: str) -> None:
-        """Score every checkpoint by every protocol, in the order of steps; print a table."""
+        """Score every checkpoint by every protocol, in order of steps; print a table."""
         if self.output:
             style.check_output(self.output)
         runs = [find_run(run) for run in self.runs]
@@ -91,7 +91,7 @@ class Robustness(Protocol):
             print(self.output)
 
     def _checkpoints(self, run: Path) -> list[Path]:
-        """Return a run's checkpoints, the first step first; a damaged one is refused when read."""
+        """Return a run's checkpoints in order of steps; a damaged one is refused when read."""
         paths = checkpoint.find(run)
         return paths[:1] if self.checkpoints == "last" else paths[::-1]
 
@@ -110,7 +110,7 @@ def check_runs(runs: Sequence[Path], alike: Sequence[str]) -> None:
     """Refuse runs that differ in a setting named in ``alike``, before any image is encoded.
 
     Raises:
-        ValueError: they do, one is no run, or one is named twice.
+        ValueError: the runs differ, a folder is not a run, or a run is named twice.
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError(f"{' '.join(map(str, runs))}: one run is named twice")
@@ -124,10 +124,10 @@ def check_runs(runs: Sequence[Path], alike: Sequence[str]) -> None:
 
 
 def read_curve(run: Path, protocol: str, paths: Sequence[Path]) -> Curve:
-    """Return the newest scores of a run's checkpoints, as eval.jsonl holds them.
+    """Return the newest scores of a run's checkpoints in eval.jsonl.
 
     Raises:
-        ValueError: metrics.jsonl does not say how many steps an epoch has.
+        ValueError: metrics.jsonl does not tell the number of steps an epoch.
     """
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line.get("epoch")]
     if not lines:
@@ -140,7 +140,7 @@ def read_curve(run: Path, protocol: str, paths: Sequence[Path]) -> Curve:
 
 
 def show(curves: Mapping[str, Mapping[Path, Curve]], console: Console) -> None:
-    """Print a line a checkpoint, scores in percent."""
+    """Print a line for each checkpoint, with scores in percent."""
     table = Table("run", "epoch", "step", *(f"{name} top-1" for name in curves))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -154,15 +154,15 @@ def show(curves: Mapping[str, Mapping[Path, Curve]], console: Console) -> None:
 
 
 def draw(curves: Mapping[str, Mapping[Path, Curve]]) -> Figure:
-    """Draw a panel a protocol and a line a run."""
+    """Draw a panel for each protocol, with a line for each run."""
     figure = style.sheet(4.6 * len(curves), 3.6)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, of_runs) in zip(panels, curves.items(), strict=True):
         for number, (run, curve) in enumerate(of_runs.items()):
-            colour, marker = style.look(number)
+            color, marker = style.look(number)
             _, epochs, values = zip(*curve, strict=True)
             shares = [100 * value for value in values]
-            axes.plot(epochs, shares, marker=marker, ms=4, color=colour, label=run.resolve().name)
+            axes.plot(epochs, shares, marker=marker, ms=4, color=color, label=run.resolve().name)
         style.tidy(axes, x="epochs of training", y=f"{name} top-1, %")
         axes.set_xlim(left=0)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -18,19 +18,19 @@ from tools.evaluation.results import percent
 from tools.evaluation.tuning import Tuning, score, tune
 
 PUBLISHED_BATCH = 256
-"""Images a step for which the published learning rates are stated."""
+"""Batch size of the published learning rates."""
 ONE_PERCENT, TEN_PERCENT = (0.02, 5.0), (0.01, 0.2)
 """Learning rates of backbone and layer. Caron 2020, arXiv:2006.09882."""
 FEW = 0.03
-"""Up to this share of labels the rates for 1 % are taken, above it those for 10 %."""
+"""Largest share of labels that uses the rates for 1 %; above it those for 10 % are used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Semi(RunProtocol):
-    """Fine-tune everything on few of the labels (SwAV's settings), score on all validation images.
+    """Fine-tune all weights on a few labels (SwAV's settings); score on all validation images.
 
-    Which labels is a function of the fraction and the seed alone: a share of each class, at least
-    one image; or those of a list file, as SimCLR's 1percent.txt.
+    The labelled images are a share of each class, at least one image, which depends only on the
+    fraction and the seed; or those of a list file, as SimCLR's 1percent.txt.
     """
 
     fraction: float | None = None
@@ -38,7 +38,7 @@ class Semi(RunProtocol):
     list: Path | None = None
     """File that names the images instead, one a line."""
     epochs: int = 20
-    """Passes over the labelled images; the rates fall by 0.2 after 60 % and 80 % of them."""
+    """Epochs on the labelled images; the rates are multiplied by 0.2 after 60 % and 80 %."""
     lr: float | None = None
     """Learning rate of the backbone (default: for 1 % 0.02, for 10 % 0.01, per 256 images)."""
     head_lr: float | None = None
@@ -46,9 +46,9 @@ class Semi(RunProtocol):
     weight_decay: float = 0.0
     """Weight decay of SGD."""
     batch_size: int = PUBLISHED_BATCH
-    """Images of a step over all processes; fewer where there are not so many."""
+    """Images a step over all processes; fewer if fewer images are labelled."""
     seed: int = 0
-    """Key of the choice of labels, the layer's first weights, the order and the crops."""
+    """Seed of the choice of labels, the layer's initial weights, the image order and the crops."""
 
     def __post_init__(self) -> None:
         if self.fraction is not None and not 0 < self.fraction <= 1:
@@ -85,10 +85,10 @@ class Semi(RunProtocol):
             )
 
     def of_few(self, whole: EvaluatedRun) -> EvaluatedRun:
-        """Return the evaluated with only the images whose labels are used, if they allow a score.
+        """Return a copy with only the images whose labels are used, if they allow a score.
 
         Raises:
-            ValueError: they do not; or the list does not fit the data.
+            ValueError: the images allow no score, or the list does not match the data.
         """
         few = dataclasses.replace(whole, train=self.chosen(whole.train))
         try:
@@ -102,7 +102,7 @@ class Semi(RunProtocol):
         """Return the images whose labels are used.
 
         Raises:
-            ValueError: the list does not fit the data.
+            ValueError: the list does not match the data.
         """
         rows: NDArray[np.int64]
         if self.list is not None:
@@ -111,7 +111,7 @@ class Semi(RunProtocol):
         return table.take(stratified(table.label, self._share, self.seed))
 
     def tuning(self, share: float, batch_size: int) -> Tuning:
-        """Return the settings for a share of the labels and the batch there is."""
+        """Return the training settings for a share of the labels and the actual batch size."""
         lr, head_lr = ONE_PERCENT if share <= FEW else TEN_PERCENT
         scale = batch_size / PUBLISHED_BATCH
         return Tuning(
@@ -126,7 +126,7 @@ class Semi(RunProtocol):
         )
 
     def protocol(self, tuning: Tuning) -> dict[str, Any]:
-        """Return what the score depends on."""
+        """Return the settings that the score depends on."""
         numbers = dataclasses.asdict(tuning)
         numbers["probe_seed"] = numbers.pop("seed")
         labels = {"list": str(self.list)} if self.list else {"fraction": self._share}

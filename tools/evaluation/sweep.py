@@ -1,4 +1,4 @@
-"""A sweep's results as a table, with the highest named for what it is."""
+"""A sweep's results as a table, with a warning that the highest was picked on the scored images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.table import Table
 from tools.evaluation.results import percent
 
 Result = tuple[Mapping[str, Any], Mapping[str, float]]
-"""What a score depends on, and the scores."""
+"""The settings that a score depends on, and the scores."""
 
 
 def show(results: Sequence[Result], names: Sequence[str], title: str) -> str:
-    """Return a row for each result: the settings ``names``, then its scores in percent.
+    """Return a table with a row for each result: the settings ``names``, then scores in percent.
 
-    The last line names the highest first score, and that it was picked on the scored images.
+    The last line names the highest first score and warns that it was picked on the scored images.
     """
     columns = list(results[0][1])
     table = Table()

@@ -1,4 +1,4 @@
-"""Train a backbone and a linear layer on labels: what ``semi`` and ``finetune`` share."""
+"""Train a backbone and a linear layer on labels, for ``semi`` and ``finetune``."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tools.scoring.features import extract
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the two are trained. Learning rates are for the batch as it is."""
+    """Training settings; learning rates are not scaled by the batch size."""
 
     epochs: int
     batch_size: int
     lr: float
-    """Of the backbone; 0: it stays as it is."""
+    """Learning rate of the backbone; 0 freezes it."""
     head_lr: float
     optimizer: str = "momentum"
-    """timm's name."""
+    """timm's name of the optimizer."""
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Schedule = "cosine"
@@ -45,7 +45,7 @@ class Tuning:
 
 
 class Classifier(nn.Module):
-    """A run's scored encoder and one linear layer, N(0, 0.01) and 0 at first."""
+    """A run's scored encoder and a linear layer, whose weights start as N(0, 0.01), biases at 0."""
 
     def __init__(self, method: Method, num_classes: int, seed: int) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class Classifier(nn.Module):
 
 
 def tune(evaluated: EvaluatedRun, method: Method, tuning: Tuning) -> Classifier:
-    """Train on the evaluated's training images, which all have labels; return the classifier.
+    """Train on ``evaluated.train``, whose images all have labels; return the classifier.
 
-    Batch norm is in training mode, but for a backbone that stays as it is. Rows, crops and weights
-    depend on the seed, not on the number of processes.
+    Batch norm is in training mode unless the backbone is frozen. Rows, crops and weights depend on
+    the seed, not on the number of processes.
 
     Raises:
-        ValueError: the batch cannot be shared by the processes, or the loss is not finite.
+        ValueError: the batch cannot be split among the processes, or the loss is not finite.
     """
     accelerator = evaluated.accelerator
     num_classes = accuracy.num_classes(*map(evaluated.labels, (evaluated.train, evaluated.val)))
@@ -106,7 +106,9 @@ def tune(evaluated: EvaluatedRun, method: Method, tuning: Tuning) -> Classifier:
 
 
 def lr_scale(tuning: Tuning, step: int, steps_per_epoch: int) -> float:
-    """Return the layer's learning rate at a step, counted from 0; the backbone's keeps its share.
+    """Return the linear layer's learning rate at a step, counted from 0.
+
+    The backbone's rate keeps a constant ratio to it.
 
     A ``milestones`` entry is the number of finished epochs after which the rate drops.
     """

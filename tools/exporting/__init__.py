@@ -1,1 +1,1 @@
-"""What other people's tools take: a file each, with how it is written, loaded and checked."""
+"""Export formats: a module for each tool, which writes, loads and verifies its files."""

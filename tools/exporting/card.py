@@ -1,4 +1,4 @@
-"""The model card: what the weights are, how they were made and scored, how they are loaded."""
+"""The model card: the weights, their training, their scores, and code that loads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tools.runs.metrics import read_metrics
 from tools.runs.scores import NOT_THE_PROTOCOL, SCORES, encoder_of
 
 LIBRARIES = {"huggingface": "timm", "timm": "timm"}
-"""Name that the hub has for a target's library, where it is not the target's."""
+"""The hub's name of a target's library, where it differs from the target's name."""
 PAPERS = {
     "unmix": (
         "shen2022unmix",
@@ -46,11 +46,11 @@ def card(
     """Return the text of README.md, with the front matter that the hub reads.
 
     Args:
-        source: what was exported.
+        source: the exported encoder.
         run: the run's folder, whose eval.jsonl and metrics.jsonl hold the scores.
-        target: name of the tool it was exported for.
-        code: how to load it.
-        notes: what the user has to know first.
+        target: name of the tool that it was exported for.
+        code: code that loads it.
+        notes: notes for the user, a paragraph each.
         command: the command line that wrote the export.
     """
     config = source.config
@@ -78,7 +78,7 @@ def card(
 
 
 def front_matter(source: Source, target: str) -> str:
-    """Return the hub's YAML; the licence is a comment, for the user to decide."""
+    """Return the hub's YAML; the licence is a comment, because the user has to choose it."""
     tags = ["self-supervised-learning", source.config.method, target]
     if source.config.mix != "none":
         tags.append(f"mixture-{source.config.mix}")
@@ -92,7 +92,7 @@ def front_matter(source: Source, target: str) -> str:
 
 
 def facts_table(source: Source) -> str:
-    """Return what the weights are, a row a fact."""
+    """Return a table of facts about the weights."""
     config, count = source.config, sum(p.numel() for p in source.encoder.parameters())
     stem = ", small-image stem" if source.stem_lines() else ""
     rows = {
@@ -114,18 +114,18 @@ def facts_table(source: Source) -> str:
 
 
 def preparation(source: Source) -> str:
-    """Describe how an image becomes the network's input."""
+    """Describe the preprocessing of images."""
     bicubic = source.config.interpolation == "bicubic"
     filtering = "bicubic" if bicubic else "bilinear with antialiasing, PIL's"
     return (
         f"`images` (n, 3, {source.size}, {source.size}) are RGB, float32, `(pixel / 255 - mean) / "
         f"std` with the numbers above. For the scores, the shorter side was resized to "
-        f"{source.resize} pixels ({filtering}) and the centre cut out."
+        f"{source.resize} pixels ({filtering}) and the centre was cropped."
     )
 
 
 def scores(source: Source, run: Path) -> str:
-    """Return what was measured at this checkpoint, each score with its protocol."""
+    """Return a table of the scores of this checkpoint, each with its protocol."""
     rows = []
     for line in read_metrics(run / "metrics.jsonl"):
         if line["step"] == source.step and line.get("knn_top1") is not None:
@@ -142,26 +142,26 @@ def scores(source: Source, run: Path) -> str:
 
 
 def _of_encoder(protocol: str, encoder: str, source: Source) -> str:
-    """Return the protocol's name, with the encoder where another one was exported."""
+    """Return the protocol's name, with the encoder if it is not the exported one."""
     return protocol if encoder == source.which else f"{protocol}, of the {encoder} encoder"
 
 
 def reproduction(source: Source, command: str) -> str:
-    """Return the commands and the settings that lead here, without the paths of a machine."""
+    """Return the commands and settings that reproduce the export, without a machine's paths."""
     config = source.config
     free = {f.name for f in fields(Config) if f.metadata.get("free")} - {"data", "epochs"}
     settings = {name: value for name, value in to_dict(config).items() if name not in free}
     settings["data"] = data_name(config.data)
     text = yaml.safe_dump(settings, sort_keys=False).strip()
     return (
-        "With the settings below in `settings.yaml`, and `--data` naming the images where they "
-        f"lie:\n\n    python train.py --recipe settings.yaml\n    {command}\n\n"
+        "Save the settings below as `settings.yaml`, and give the place of the images by `--data`:"
+        f"\n\n    python train.py --recipe settings.yaml\n    {command}\n\n"
         f"```yaml\n{text}\n```"
     )
 
 
 def citation(source: Source) -> str:
-    """Return the method's paper by its number, and the mixture's as BibTeX."""
+    """Return the method's paper by its arXiv number, and the mixture's as BibTeX."""
     name = "unmix" if source.config.mix in UN_MIX else source.config.mix
     if name not in PAPERS:
         return f"The method: {source.paper}"

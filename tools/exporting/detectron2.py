@@ -1,7 +1,7 @@
-"""A pickle of weights for detectron2's ResNets, by the key mapping of MoCo's and its own tools.
+"""A pickle of weights for detectron2's ResNets, by the key mapping of MoCo's converter.
 
-He 2020, 1911.05722 (the released converter). detectron2 is on no package registry: the file is
-checked by reading it back through the mapping, and the names against a table in the tests.
+He 2020, 1911.05722 (the released converter). detectron2 is not on a package registry. So the file
+is verified by reading it back through the mapping, and the names by a table in the tests.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ SUFFIXES = (".pkl",)
 
 
 def check(source: Source) -> None:
-    """Refuse what detectron2 has no model for."""
+    """Refuse backbones for which detectron2 has no model.
+
+    Raises:
+        ValueError: it has none, or only one with another stem.
+    """
     check_plain(source, "detectron2")
     if source.stem_lines():
         raise ValueError(
-            "--to detectron2: its first layer is a 7x7 convolution at stride 2 with pooling, and "
-            "this run's keeps the resolution of small images; train with --stem standard"
+            "--to detectron2: detectron2's first layer is a 7x7 convolution at stride 2 with "
+            "pooling, and this run's keeps the resolution of small images; train with --stem "
+            "standard"
         )
 
 
@@ -47,18 +52,18 @@ def name_in_detectron2(name: str) -> str:
 
 
 def write(source: Source, path: Path) -> list[str]:
-    """Write arrays by detectron2's names; return what the user has to know."""
+    """Write arrays by detectron2's names; return notes for the user."""
     model = {name_in_detectron2(name): value.numpy() for name, value in source.state().items()}
     with path.open("wb") as file:
         pickle.dump({"model": model, "__author__": "unmix", "matching_heuristics": True}, file)
     return [
-        "Checked by reading it back; detectron2 itself was not run. Its pixels are in 0 to 255 and "
-        "RGB, as the settings below say."
+        "The file was verified by reading it back, without detectron2. Pixels are RGB and in 0 to "
+        "255, as in the settings below."
     ]
 
 
 def settings(source: Source, path: Path) -> dict[str, Any]:
-    """Return the settings of detectron2 that go with the weights."""
+    """Return detectron2's settings for the weights."""
     plain = PLAIN[source.architecture]
     resnets: dict[str, Any] = {
         "DEPTH": plain.depth,
@@ -87,7 +92,7 @@ def example(source: Source, path: Path) -> str:
 
 
 def verify(source: Source, path: Path) -> float:
-    """Return the largest difference of features when the weights go back into the encoder."""
+    """Return the largest difference of features after reading the weights back."""
     with path.open("rb") as file:
         arrays = pickle.load(file)["model"]
     state = {

@@ -1,4 +1,4 @@
-"""A folder as the Hugging Face hub holds it: ``timm.create_model("local-dir:OUT")`` loads it."""
+"""A folder in the Hugging Face hub's layout, for ``timm.create_model("local-dir:OUT")``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 OTHER_STEM = (
-    "So `local-dir:` and `hf-hub:` cannot build this model, and say so (`small_stem`) rather than "
-    "give other features without a word; the code below loads it."
+    "So `local-dir:` and `hf-hub:` cannot build this model: they stop with an error about "
+    "`small_stem` instead of silently giving other features. The code below loads it."
 )
 
 
 def check(source: Source) -> None:
-    """Refuse what timm has no model for."""
+    """Refuse backbones for which timm has no model.
+
+    Raises:
+        ValueError: the encoder is a pair of networks.
+    """
     source.require_one_network("huggingface")
 
 
 def write(source: Source, path: Path) -> list[str]:
-    """Make the folder; return what the user has to know."""
+    """Write the folder; return notes for the user."""
     path.mkdir()
     notes = timm_file.write(source, path / WEIGHTS)
     (path / CONFIG).write_text(json.dumps(config_of(source), indent=2) + "\n")
@@ -36,10 +40,10 @@ def write(source: Source, path: Path) -> list[str]:
 
 
 def config_of(source: Source) -> dict[str, Any]:
-    """Return the model's description in timm's words.
+    """Return the model's description in timm's form.
 
-    A small-image stem is no option of timm's models. Weights of a deep stem would load without it
-    and give other features, so the description holds an option that timm does not know.
+    timm's models have no option for a small-image stem. The weights of a deep stem would load
+    without it and give other features, so the description has an option that timm rejects.
     """
     stock = timm.get_pretrained_cfg(source.architecture)
     options = {name: value for name, value in source.options.items() if name != "num_classes"}
@@ -69,7 +73,7 @@ def config_of(source: Source) -> dict[str, Any]:
 
 
 def example(source: Source, path: Path) -> str:
-    """Return code that makes ``features`` of ``images``."""
+    """Return code that computes ``features`` of ``images``."""
     if source.stem_lines():
         return timm_file.example(source, path / WEIGHTS)
     lines = (
@@ -82,5 +86,5 @@ def example(source: Source, path: Path) -> str:
 
 
 def verify(source: Source, path: Path) -> float:
-    """Return the largest difference of features when timm loads the folder."""
+    """Return the largest difference of features after timm has loaded the folder."""
     return largest_difference(source, run_example(example(source, path)))

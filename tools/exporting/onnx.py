@@ -1,4 +1,4 @@
-"""A graph for onnxruntime and all that reads ONNX."""
+"""An ONNX graph, for onnxruntime and other tools that read ONNX."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tools.exporting.verify import largest_difference, quoted, run_example
 
 SUFFIXES = (".onnx",)
 OPSET = 18
-"""Newest version of the operators that torch exports to without conversion."""
+"""Newest operator set that torch exports without conversion."""
 PROVIDERS = '["CPUExecutionProvider"]'
 OTHER_SIDE = 32
-"""Pixels by which the second side is larger that a graph of free size is tried at."""
+"""Pixels that are added to the side for the second test of a graph of free size."""
 
 
 def check(source: Source) -> None:
-    """Every network can go."""
+    """Accept every network."""
 
 
 def write(source: Source, path: Path) -> list[str]:
-    """Write the graph, of free batch and, where the network allows, free image size."""
+    """Write the graph, with free batch size and, if the network allows, free image size."""
     fixed = "img_size" in source.options
     notes, program = [], None
     if not fixed:
@@ -39,7 +39,7 @@ def write(source: Source, path: Path) -> list[str]:
     program.model.metadata_props.update(metadata(source))
     program.save(path, external_data=False)
     side = f"of {source.size} x {source.size} pixels" if fixed else "of any size"
-    notes.append(f"ONNX opset {OPSET}; any number of images, {side}.")
+    notes.append(f"ONNX opset {OPSET}; any number of images {side}.")
     return notes
 
 
@@ -59,7 +59,7 @@ def _export(source: Source, free: dict[int, Any]) -> ONNXProgram:
 
 
 def metadata(source: Source) -> dict[str, str]:
-    """Return what a reader of the file alone has to know, as text."""
+    """Return the file's metadata: its input, its output and its origin, as text."""
     return {
         "input": "RGB images (n, 3, h, w), float32: (pixel / 255 - mean) / std",
         "output": f"features (n, {source.dim}), float32",
@@ -75,7 +75,7 @@ def metadata(source: Source) -> dict[str, str]:
 
 
 def example(source: Source, path: Path) -> str:
-    """Return code that makes ``features`` of ``images``."""
+    """Return code that computes ``features`` of ``images``."""
     lines = (
         "import onnxruntime",
         "",
@@ -86,7 +86,7 @@ def example(source: Source, path: Path) -> str:
 
 
 def verify(source: Source, path: Path) -> float:
-    """Return the largest difference of features when onnxruntime runs the graph."""
+    """Return the largest difference of features when onnxruntime runs the graph, over its sizes."""
     import onnx
 
     (images,) = onnx.load(path, load_external_data=False).graph.input

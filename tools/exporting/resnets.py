@@ -1,4 +1,4 @@
-"""The ResNets that torchvision and detectron2 have as well, by the name that timm gives them."""
+"""The ResNets that torchvision and detectron2 share with timm, by timm's names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tools.exporting.source import Source
 
 @dataclass(frozen=True)
 class Plain:
-    """What tells a ResNet from the others; its stages double in width."""
+    """The parameters of a ResNet whose stages double in width."""
 
     depth: int
     groups: int = 1
@@ -33,14 +33,14 @@ PLAIN = {
 
 
 def check_plain(source: Source, target: str) -> None:
-    """Refuse other backbones.
+    """Refuse backbones that ``target`` does not have.
 
     Raises:
-        ValueError: the text lists those that can go.
+        ValueError: the message lists the backbones that it has.
     """
     source.require_one_network(target)
     if source.architecture not in PLAIN:
         raise ValueError(
-            f"--to {target}: it has no {source.architecture}, but {', '.join(PLAIN)}; "
+            f"--to {target}: it has no {source.architecture}, only {', '.join(PLAIN)}; "
             "--to timm, huggingface and onnx take any backbone"
         )

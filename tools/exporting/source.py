@@ -1,4 +1,4 @@
-"""What is exported: the trained encoder of a run, and what is known about it."""
+"""The encoder to export, and the facts about its run."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from tools.engine.restore import restore
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder on the host, in eval mode and float32, and the run it comes from."""
+    """An encoder on the host, in eval mode and float32, and its run."""
 
     encoder: nn.Module
-    """Normalised images (n, 3, h, w) to features (n, d)."""
+    """Maps normalized images (n, 3, h, w) to features (n, d)."""
     which: Which
     config: Config
     facts: DataFacts
     step: int
     num_images: int
-    """Images of the data set it was trained on."""
+    """Number of training images."""
     paper: str
     """The method's name, then author, year and arXiv number."""
 
     @property
     def architecture(self) -> str:
-        """The name that timm has for the backbone, without the tag of weights it never had."""
+        """Name of the backbone in timm, without a tag of pretrained weights, which are not used."""
         return self.config.backbone.partition(".")[0]
 
     @property
     def size(self) -> int:
-        """Side of the images it was made for, in pixels."""
+        """Side of the training images in pixels."""
         assert self.config.image_size
         return self.config.image_size
 
     @property
     def resize(self) -> int:
-        """What ``eval.py`` resizes an image's shorter side to before it cuts out the centre."""
+        """Length to which ``eval.py`` resizes an image's shorter side before the center crop."""
         whole = self.facts.eval_resize or self.facts.image_size
         return round(self.size * whole / self.facts.image_size)
 
@@ -59,16 +59,16 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of ``timm.create_model`` after the name."""
+        """Keyword arguments of ``timm.create_model``."""
         return {"num_classes": 0, **size_options(self.config.backbone, self.size)}
 
     @property
     def epochs(self) -> float:
-        """Epochs finished."""
+        """Number of finished epochs."""
         return self.step / (self.num_images // self.config.batch_size)
 
     def images(self, count: int, side: int | None = None) -> Tensor:
-        """Return (count, 3, side, side) numbers to compare outputs on, always the same."""
+        """Return fixed random images (count, 3, side, side), to compare outputs on."""
         generator = torch.Generator().manual_seed(count)
         return torch.randn(count, 3, side or self.size, side or self.size, generator=generator)
 
@@ -77,7 +77,7 @@ class Source:
         return {name: value.contiguous() for name, value in self.encoder.state_dict().items()}
 
     def stem_lines(self) -> list[str]:
-        """Return the code that gives a stock ResNet ``model`` this one's small-image stem."""
+        """Return the code that gives a stock ResNet ``model`` this encoder's small-image stem."""
         if not isinstance(self.encoder, ResNet):
             return []
         lines, first = [], self.encoder.conv1
@@ -92,31 +92,31 @@ class Source:
         return lines
 
     def doubts(self) -> list[str]:
-        """Return what is uncertain about the run's images, a sentence each."""
+        """Return notes on uncertain facts about the run's images, a sentence each."""
         data = Path(self.config.data)
         if data.suffix != ".beton" or data.expanduser().is_file():
             return []
         return [
-            f"{data.name} is not here to say what its images were normalised by: the mean and "
-            "deviation are ImageNet's, which is wrong if it was made from a named data set."
+            f"{data.name}, which records how its images are normalised, was not found: the mean "
+            "and deviation are ImageNet's, which is wrong if it was made from a named data set."
         ]
 
     def require_one_network(self, target: str) -> None:
-        """Refuse CMC's pair of networks where one is asked for.
+        """Refuse CMC's pair of networks for tools that take a single one.
 
         Raises:
-            ValueError: the text names what can be done instead.
+            ValueError: the encoder is such a pair; the message names an alternative.
         """
         if isinstance(self.encoder, Halves):
             raise ValueError(
-                f"--to {target}: CMC learns two networks of {self.config.chosen.width:g} times the "
+                f"--to {target}: CMC trains two networks of {self.config.chosen.width:g} times the "
                 f"width, on one and two channels of {self.config.chosen.space}; no {target} model "
-                "is that. --to onnx takes both, with the change of colours, as one graph"
+                "has this form. --to onnx exports both, with the colour conversion, as one graph"
             )
 
 
 def load(run: Path, checkpoint: Path | None, which: Which | None) -> Source:
-    """Return an encoder of a run's last checkpoint, or of the one named (None: what is scored).
+    """Return an encoder of a checkpoint (None: the run's last; ``which`` None: the scored one).
 
     Raises:
         ValueError: there is no such run or checkpoint, or the method has no such encoder.

@@ -13,12 +13,16 @@ SUFFIXES = (".pth", ".safetensors")
 
 
 def check(source: Source) -> None:
-    """Refuse what timm has no model for."""
+    """Refuse backbones for which timm has no model.
+
+    Raises:
+        ValueError: the encoder is a pair of networks.
+    """
     source.require_one_network("timm")
 
 
 def write(source: Source, path: Path) -> list[str]:
-    """Write the weights by timm's names; return what the user has to know."""
+    """Write the weights by timm's names; return notes for the user."""
     if path.suffix == ".safetensors":
         from safetensors.torch import save
 
@@ -29,7 +33,7 @@ def write(source: Source, path: Path) -> list[str]:
 
 
 def example(source: Source, path: Path) -> str:
-    """Return code that makes ``features`` of ``images``."""
+    """Return code that computes ``features`` of ``images``."""
     options = "".join(f", {name}={value!r}" for name, value in source.options.items())
     stem = source.stem_lines()
     if not stem:
@@ -50,12 +54,12 @@ def example(source: Source, path: Path) -> str:
 
 
 def verify(source: Source, path: Path) -> float:
-    """Return the largest difference of features when timm loads the file."""
+    """Return the largest difference of features after timm has loaded the file."""
     return largest_difference(source, run_example(example(source, path)))
 
 
 def stem_notes(source: Source) -> list[str]:
-    """Describe how the model differs from the one that goes by its name."""
+    """Return notes on the differences from timm's model of the same name."""
     lines = source.stem_lines()
     if not lines:
         return []

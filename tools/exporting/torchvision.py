@@ -1,4 +1,4 @@
-"""A file of weights for torchvision's ResNets, whose names of parameters are timm's."""
+"""A file of weights for torchvision's ResNets, whose parameter names are the same as timm's."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ SUFFIXES = (".pth",)
 
 
 def check(source: Source) -> None:
-    """Refuse what torchvision has no model for."""
+    """Refuse backbones for which torchvision has no model.
+
+    Raises:
+        ValueError: it has none.
+    """
     check_plain(source, "torchvision")
 
 
 def write(source: Source, path: Path) -> list[str]:
-    """Write the weights; return what the user has to know."""
+    """Write the weights; return notes for the user."""
     torch.save(source.state(), path)
-    return [*stem_notes(source), "There is no classifier: `fc` is taken out before loading."]
+    return [*stem_notes(source), "There is no classifier: `fc` is removed before loading."]
 
 
 def example(source: Source, path: Path) -> str:
-    """Return code that makes ``features`` of ``images``."""
+    """Return code that computes ``features`` of ``images``."""
     lines = (
         "import torch",
         "import torchvision",
@@ -41,5 +45,5 @@ def example(source: Source, path: Path) -> str:
 
 
 def verify(source: Source, path: Path) -> float:
-    """Return the largest difference of features when torchvision's model has the weights."""
+    """Return the largest difference of features after torchvision's model has the weights."""
     return largest_difference(source, run_example(example(source, path)))

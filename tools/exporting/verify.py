@@ -1,4 +1,4 @@
-"""Whether an export gives the run's features: its card's code is run, and the rows compared."""
+"""Verify an export: run the model card's code, and compare its features with the run's."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from tools.exporting.source import Source
 
 COUNTS = (1, 3)
-"""Numbers of images in the batches that are compared."""
+"""Batch sizes of the comparison."""
 
 
 def quoted(path: Path | str) -> str:
-    """Return a path as Python code."""
+    """Return a path as a Python string literal."""
     return json.dumps(str(path), ensure_ascii=False)
 
 
 def run_example(code: str) -> Callable[[Tensor], Tensor]:
-    """Return ``images -> features`` that runs an example off a model card."""
+    """Return a function from images to features that runs a model card's example."""
 
     def encode(images: Tensor) -> Tensor:
         names: dict[str, Any] = {"images": images}
@@ -39,9 +39,9 @@ def largest_difference(
     """Return the largest difference of features, as a share of the largest feature.
 
     Args:
-        source: the encoder that is right.
-        encode: what is compared with it.
-        sides: sides of images to try, in pixels; the run's own if none.
+        source: the reference encoder.
+        encode: the export, as a function from images to features.
+        sides: sides of the test images in pixels (empty: the run's image size).
     """
     worst = 0.0
     for side in sides or (source.size,):

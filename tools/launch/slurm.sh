@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A run on Slurm that goes on by itself after a time limit or a preemption. From the checkout:
+# A run on Slurm that continues by itself after a time limit or a preemption. From the checkout:
 #
 #   sbatch --nodes 2 --ntasks-per-node 8 --gpus-per-node 8 tools/launch/slurm.sh \
 #       --method swav --mix region --data /shared/train.beton --output /shared/runs --name swav
 #
-# A task is a process of the run; srun starts them all, so a signal reaches each of them and their
-# status comes back: 75 says that the run was saved and is to go on. Give it a --name.
+# Each Slurm task is a process of the run. srun starts them all, so that each receives signals and
+# srun returns their status: 75 means that the run was saved and must be continued. --name is needed.
 #SBATCH --job-name=unmix
 #SBATCH --cpus-per-task=8
 #SBATCH --signal=USR1@120
@@ -24,8 +24,8 @@ task='export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTAS
 export LOCAL_WORLD_SIZE=${SLURM_STEP_TASKS_PER_NODE%%[(,]*}
 exec "$@"'
 
-# When one task is gone the others say so and end, or --wait ends them. --kill-on-bad-exit would
-# end them before the last checkpoint is written.
+# When a task has ended, the others report it and end too, or --wait ends them. --kill-on-bad-exit
+# would end them before they have written the last checkpoint.
 status=0
 srun --kill-on-bad-exit=0 --wait=120 bash -c "$task" task \
     "${PYTHON:-.venv/bin/python}" train.py --resume auto "$@" || status=$?

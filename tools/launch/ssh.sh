@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A run on several machines over ssh, from a checkout that all of them have at the same path:
+# A run on several machines over ssh; all must have the checkout at the same path:
 #
 #   tools/launch/ssh.sh "HOST0 HOST1" PROCESSES_PER_HOST --method swav --mix region --name swav ...
 #
-# HOST0 must be a name or an address by which the others reach it; PORT (29500) is its port.
-# NCCL_* and GLOO_* variables are handed on. SIGINT or SIGTERM here, or the end of the connection,
-# is SIGTERM there: the run saves and stops, and the same command with --resume auto goes on.
+# HOST0 must be a name or address at which the others reach it; PORT (29500) is its port. NCCL_* and
+# GLOO_* variables are passed on. SIGINT or SIGTERM here, or a lost connection, becomes SIGTERM
+# there: the run saves and stops, and the same command with --resume auto continues it.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then
     echo "tools/launch/ssh.sh: bash $BASH_VERSION cannot wait for several hosts: 5.1 or later" >&2
@@ -23,8 +23,8 @@ quoted() { printf '%q ' "$@"; }
 
 mapfile -t network < <(env | grep -E '^(NCCL|GLOO)_' || true)
 
-# Run "$@"; when standard input ends, send it SIGTERM; return its status.
-# shellcheck disable=SC2016  # expanded there
+# Run "$@"; send it SIGTERM when standard input ends; return its status.
+# shellcheck disable=SC2016  # expanded on the host
 there='exec 3<&0
 "$@" 3<&- </dev/null & launcher=$!
 { read -r _ <&3; kill -TERM "$launcher"; } 2>/dev/null & watcher=$!
@@ -41,8 +41,8 @@ for rank in "${!hosts[@]}"; do
         --mixed_precision no --dynamo_backend no train.py "$@")
     line="cd $(quoted "$PWD") && exec bash -c $(quoted "$there" there "${command[@]}")"
     exec {input}> >(
-        for other in "${inputs[@]}"; do exec {other}>&-; done # or they would stay open here
-        trap '' INT # the terminal's Ctrl-C comes to all of us, and the run still has much to say
+        for other in "${inputs[@]}"; do exec {other}>&-; done # else they would stay open here
+        trap '' INT # Ctrl-C reaches all processes of the terminal; keep the output of the run
         exec ssh "${hosts[rank]}" "$line"
     )
     pids+=($!)
@@ -56,7 +56,7 @@ status=0
 for pid in "${pids[@]}"; do
     code=0
     wait "$pid" || code=$?
-    while kill -0 "$pid" 2>/dev/null; do # a signal ends wait, not what it waits for
+    while kill -0 "$pid" 2>/dev/null; do # a signal ends wait, but not the process
         code=0
         wait "$pid" || code=$?
     done

@@ -1,1 +1,1 @@
-"""Data in, picture out."""
+"""Figures: functions that turn data into pictures."""

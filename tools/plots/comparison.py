@@ -1,4 +1,4 @@
-"""Scores of groups of runs: a point for each seed, a bar at the mean, the difference in words."""
+"""Draw the scores of groups of runs: a point for each seed, a bar at the mean, the difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tools.plots import style
 
 LEGEND = "point: one seed    bar: mean    right: difference from the base ± standard error"
 NAME_LENGTH = 36
-"""Characters of a group's name on a line."""
+"""Characters in a line of a group's name."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class ScoreRow:
     values: Sequence[float]
     """Scores in percent, one for each seed."""
     base: int | None = None
-    """Row of the group it is compared with (None: it is compared with none)."""
+    """Row of the group that it is compared with, if any."""
     difference: str = ""
-    """The difference from the base in words."""
+    """The difference from the base, as text."""
     resolved: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""curves.png: what a run has logged, by panels that its report shows as well."""
+"""curves.png: the metrics of a run, in panels that its report shares."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ PANELS = {
     "lam": Panel("Own share in the mixtures", "step", "mean λ", low=0, high=1),
     "prototype_usage": Panel("Prototypes in use", "step", "share", low=0, high=1.02),
 }
-"""Panels of known columns, in the order in which they are drawn."""
+"""Panels of the known columns, in drawing order."""
 PERCENT = ("knn", "data_wait")
 NAMES = {"knn_top1": "top-1", "knn_top5": "top-5", "lr": "learning rate", "lam": "mean λ"}
 
 
 def panel_of(name: str) -> str | None:
-    """Return the panel of a column of metrics.jsonl; a column of no known panel has its own."""
+    """Return the panel of a column of metrics.jsonl; an unknown column has a panel of its own."""
     if name in ("step", "epoch", "world_size"):
         return None
     if name.startswith("knn_"):
@@ -64,14 +64,14 @@ def training_panels(lines: Sequence[dict[str, Any]]) -> dict[str, Panel]:
 
 
 def known_panel(name: str) -> Panel:
-    """Return the panel of a name, without curves."""
+    """Return the panel with this name, without curves."""
     return PANELS.get(name) or Panel(name.replace("_", " "), "step", "")
 
 
 def draw_curves(metrics: Path, path: Path) -> None:
-    """Write the picture of a metrics.jsonl: every column against the step.
+    """Draw every column of a metrics.jsonl against the step, and write the picture.
 
-    A run with one line, or with none, has a picture too.
+    A file with one line or without lines gives a picture too.
     """
     figure = draw_panels(list(training_panels(read_metrics(metrics)).values()), size=(4.6, 3.1))
     if not figure.axes:

@@ -14,7 +14,7 @@ from tools.plots import style
 
 
 def shown_classes(label: NDArray[np.int64]) -> list[int]:
-    """Return the classes that get a look of their own: the most numerous, in ascending order."""
+    """Return the classes with their own color: the most frequent ones, in ascending order."""
     classes, counts = np.unique(label[label >= 0], return_counts=True)
     most = np.argsort(-counts, kind="stable")[: style.NUM_LOOKS]
     return sorted(classes[most].tolist())
@@ -24,7 +24,7 @@ def shown_classes(label: NDArray[np.int64]) -> list[int]:
 def draw_maps(
     table: Table, maps: Sequence[NDArray[np.float32]], names: Sequence[str], caption: str
 ) -> Figure:
-    """Draw a panel for each map of the images of ``table``; a map is (n, 2)."""
+    """Draw a panel for each map (n, 2) of the images of ``table``."""
     classes = shown_classes(table.label)
     across = min(len(maps), 3)
     down = -(-len(maps) // across)

@@ -1,4 +1,4 @@
-"""How flat the features of images are: sorted values of a few, two measures of all."""
+"""Draw the flatness of features: sorted values of a few images, two measures of all images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.plots.thumbnails import square
 
 ACROSS = 3
 Values = Mapping[str, NDArray[np.float64]]
-"""A number for each image, (n,), by the name of the run."""
+"""A number for each image, (n,), by run name."""
 
 
 @style.styled
@@ -28,7 +28,7 @@ def draw_flatness(
 ) -> Figure:
     """Draw the sorted features (n, d) of ``num`` images and two histograms over all n images.
 
-    ``features``, ``entropy`` and ``largest`` (the largest share) name the same runs.
+    ``features``, ``entropy`` and ``largest`` (the largest share) have the same runs as keys.
     """
     down = -(-num // ACROSS)
     figure = style.sheet(7.2, 1.75 * down + 2.5)

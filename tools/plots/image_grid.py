@@ -1,4 +1,4 @@
-"""Rows of captioned images: queries with their nearest neighbors."""
+"""Draw rows of captioned images, such as queries with their nearest neighbors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from PIL import Image
 from tools.plots import style
 
 SHORT = 15
-"""Letters of a name that fit below an image."""
+"""Characters of a name that fit below an image."""
 SIDE = 160
-"""Pixels of an image, at most."""
+"""Largest side of an image in pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cell:
 def draw_image_grid(
     rows: Sequence[Sequence[Cell]], caption: str, names: Sequence[str] | None = None
 ) -> Figure:
-    """Draw equally long rows of images, with a name at the left of each row if there are names."""
+    """Draw rows of images, all of equal length, with optional names at their left."""
     columns = len(rows[0])
     width = 0.86 * columns + (0.9 if names else 0.1)
     lines = textwrap.wrap(caption, int(15 * width))
@@ -51,7 +51,7 @@ def draw_image_grid(
 
 
 def short(text: str) -> str:
-    """Return a name that fits below an image."""
+    """Shorten a name to fit below an image."""
     return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Queries with their nearest images, right and wrong ones marked."""
+"""Draw queries with their nearest images, and mark which are of the query's class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.plots.image_grid import SIDE, Cell, draw_image_grid, short
 from tools.plots.thumbnails import thumbnail
 
 SIGNS = {1: ("✓ ", style.RIGHT), 0: ("✗ ", style.WRONG), -1: ("", style.FAINT)}
-"""How a neighbor of the query's class, of another and of an unknown one is marked."""
+"""Sign and color of a neighbor: of the query's class (1), of another (0), unknown (-1)."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class NeighborRow:
     query: int
     """Row of the query in its table."""
     index: NDArray
-    """Rows of the neighbors in theirs, (k,)."""
+    """Rows of the neighbors in their table, (k,)."""
     similarity: NDArray
-    """Their cosines with the query, (k,)."""
+    """Cosines of the neighbors with the query, (k,)."""
     marks: NDArray
-    """1 where the class is the query's, 0 where it is another, -1 where unknown, (k,)."""
+    """1 for the query's class, 0 for another, -1 if unknown, (k,)."""
 
 
 def draw_neighbors(
@@ -38,9 +38,9 @@ def draw_neighbors(
     rows: Sequence[NeighborRow],
     names: Sequence[str] | None,
 ) -> Figure:
-    """Draw a row for each of ``rows``; ``numbers`` name the queries that have no class.
+    """Draw a line of images for each of ``rows``.
 
-    ``names`` stand at the left of the rows.
+    ``numbers`` identify the queries without a class; ``names`` appear at the left of the lines.
     """
     has_labels = (queries.label >= 0).any()
     key = "   ✓ the query's class   ✗ another" if has_labels else ""
@@ -65,6 +65,6 @@ def neighbor_cells(
 
 
 def class_name(table: Table, row: int) -> str:
-    """Return the name of a row's class, or its number; empty without a label."""
+    """Return the name of a row's class, or its number if unnamed; empty without a label."""
     label = int(table.label[row])
     return "" if label < 0 else table.class_name(label)

@@ -1,4 +1,4 @@
-"""The one way to draw curves: a panel is data, and ``draw_panels`` turns panels into a figure."""
+"""Draw curves: a panel describes them as data, and ``draw_panels`` makes the figure."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from numpy.typing import ArrayLike, NDArray
 from tools.plots import style
 
 FEW = 25
-"""Points up to which each point of a line is marked."""
+"""Largest number of points of a line whose points are marked."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve, (n,) against (n,); points that are not finite are left out."""
+    """A curve of n points; points that are not finite are left out."""
 
     name: str
-    """Text in the legend; empty: not in the legend."""
+    """Text in the legend; an empty name is left out of it."""
     x: ArrayLike
     y: ArrayLike
     kind: Literal["line", "reference", "points"] = "line"
-    """A reference is a thin dashed line to compare with."""
+    """Line style; a reference is a thin dashed line."""
     look: int | None = None
-    """Number of its color and marker (default: its place in the panel)."""
+    """Number of its color and marker (default: its position in the panel)."""
     spread: ArrayLike | None = None
-    """Lowest and highest value of each point, (n, 2), drawn as a bar; all are finite then."""
+    """Lowest and highest value of each point, (n, 2), drawn as an error bar; all finite."""
 
     @property
     def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -40,7 +40,7 @@ class Series:
         return x[known], y[known]
 
     def thinned(self, most: int) -> Series:
-        """Return at most ``most`` points: the means of equally long stretches."""
+        """Return at most ``most`` points, each the mean of a stretch of equal length."""
         x, y = self.points
         if len(x) <= most:
             return self
@@ -59,11 +59,11 @@ class Panel:
     y_label: str
     series: tuple[Series, ...] = ()
     low: float | None = None
-    """Where the vertical axis begins, unless a value lies below (default: at the values)."""
+    """Lower end of the vertical axis, unless a value lies below (default: the lowest value)."""
     high: float | None = None
-    """Where the vertical axis ends, unless a value lies above."""
+    """Upper end of the vertical axis, unless a value lies above."""
     x_low: float | None = None
-    """Where the horizontal axis begins."""
+    """Lower end of the horizontal axis."""
 
 
 @style.styled
@@ -76,7 +76,7 @@ def draw_panels(
 ) -> Figure:
     """Draw panels of ``size`` inches, ``across`` in a row.
 
-    With ``shared_legend`` the legend of the last panel stands below the figure, for all panels.
+    With ``shared_legend`` the last panel's legend is drawn below the figure, for all panels.
     """
     across = max(min(across, len(panels)), 1)
     down = max(-(-len(panels) // across), 1)
@@ -107,7 +107,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def draw_series(axes: Axes, series: Series, look: int) -> None:
-    """Draw one curve in the color and the marker of a number."""
+    """Draw one curve in the color and marker of this number."""
     color, marker = style.look(look)
     x, y = series.points
     label = series.name or None

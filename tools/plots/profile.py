@@ -1,4 +1,4 @@
-"""The picture of a profile: the time of each stage, the rates, and the rate against workers."""
+"""Draw a profile: the time of each stage, the throughputs, and throughput against workers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ TITLES = {
     "finish": "finisher",
     "finish.convert_flip_normalise": "convert, flip, normalise",
 }
-"""Names of stages for people; the others are called by their own name."""
+"""Titles of stages; the other stages keep their names."""
 
 
 def title(stage: str) -> str:
-    """Return a stage's name for people; the parts of the finisher are indented."""
+    """Return a stage's title; the parts of the augmentation are indented."""
     name = TITLES.get(stage, stage.rpartition(".")[2])
     return f"   {name}" if "." in stage else name
 
@@ -55,7 +55,7 @@ def draw_profile(result: dict[str, Any], path: Path) -> None:
 
 
 def worker_panel(result: dict[str, Any]) -> Panel:
-    """Return the loader's rate against its number of workers."""
+    """Return a panel of the loader's throughput against its number of workers."""
     points = sorted(result["sweep_workers"], key=lambda point: point["workers"])
     counts = [point["workers"] for point in points]
     rates = [point["images_per_second"] for point in points]
@@ -109,7 +109,7 @@ def _draw_rates(axes: Axes, result: dict[str, Any]) -> None:
 def _draw_dots(
     axes: Axes, names: list[str], values: list[float], spread: list[list[float]], colors: list[str]
 ) -> None:
-    """Draw a row for each value with its spread, on a logarithmic axis."""
+    """Draw a row for each value and its spread, on a logarithmic axis."""
     least = min(value for value in values if value > 0) / 2
     shown = np.maximum(values, least)
     low, high = np.maximum(spread, least).T
@@ -136,5 +136,5 @@ def _draw_dots(
 
 
 def figures_of(value: float) -> str:
-    """Return a number with three figures, or all of those before the point."""
+    """Return a number with three significant digits, or with all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

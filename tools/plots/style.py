@@ -1,9 +1,10 @@
-"""One style for all figures: colors that color-blind readers tell apart, type, vector output."""
+"""The style of all figures: color-blind-safe colors, fonts, vector output."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6971C")
-"""Okabe and Ito 2008, without black and with a darker yellow, which is visible on white."""
+"""The palette of Okabe and Ito 2008, without black and with a darker yellow, visible on white."""
 MARKERS = ("o", "s", "^", "D")
-"""A second round of colors has another marker, and so on."""
+"""Markers; each repetition of the colors has the next marker."""
 NUM_LOOKS = len(COLORS) * len(MARKERS)
-"""Series that look different."""
+"""Number of distinct pairs of color and marker."""
 INK, FAINT, OTHERS = "#24292f", "#6e7781", "#c4c9cf"
 RIGHT, WRONG = "#0072B2", "#D55E00"
 DASHES = (0, (4, 3))
@@ -39,11 +40,11 @@ STYLE: dict[Any, Any] = {
 NO_DATES = {".png": {"Software": ""}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 styled = rc_context(STYLE)
-"""Decorator of every function that draws: it draws in this style."""
+"""Decorator of the drawing functions, which applies this style."""
 
 
 def look(number: int) -> tuple[str, str]:
-    """Return the color and the marker of the series or class of a number."""
+    """Return the color and the marker of the series or class with this number."""
     return COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
 
 
@@ -65,7 +66,7 @@ def tidy(axes: Axes, x: str = "", y: str = "", title: str = "") -> None:
 
 
 def name_rows(axes: Axes, names: list[str]) -> None:
-    """Turn the vertical axis into named rows, the first one on top."""
+    """Turn the vertical axis into named rows, with the first row at the top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -82,27 +83,27 @@ def legend(figure: Figure, axes: Axes, **options: Any) -> None:
         )
 
 
-def check_output(path: Path) -> None:
-    """Refuse a file that cannot be written, before any work.
+def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Check that a picture can be written to ``path``, before any work.
 
     Raises:
-        ValueError: the suffix is not a picture's, or the folder is missing.
+        ValueError: the suffix is not one of ``suffixes``, or the folder does not exist.
     """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--output {path} must end in {', '.join(SUFFIXES)}")
+    if path.suffix not in suffixes:
+        raise ValueError(f"--output {path} must end in {', '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--output {path}: there is no folder {path.absolute().parent}")
 
 
 @styled
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure in the format of the file's suffix. Equal figures give equal files."""
+    """Write the figure in the format of the file's suffix; equal figures give equal files."""
     figure.savefig(path, metadata=NO_DATES[path.suffix])
 
 
 @styled
 def svg_data_uri(figure: Figure) -> str:
-    """Return the figure as SVG in a ``data:`` address, on a transparent background."""
+    """Return the figure as an SVG ``data:`` URI with a transparent background."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata=NO_DATES[".svg"])
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Small square pictures of a data set's images, also as text for a page."""
+"""Thumbnails of a data set's images, also as ``data:`` URIs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def thumbnail(table: Table, row: int, side: int) -> Image.Image:
-    """Return the center of a row's image at ``side`` pixels; smaller images keep their size."""
+    """Return the central square of a row's image, at most ``side`` pixels wide."""
     image = Image.fromarray(square(table.source.pixels(row)))
     return image if image.width <= side else image.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def data_uri(image: Image.Image, quality: int = 85) -> str:
-    """Return an image as a JPEG in a ``data:`` address."""
+    """Return an image as a JPEG ``data:`` URI."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""views.png: the views and mixtures that the network sees."""
+"""views.png: the views and mixtures that are fed to the network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pipelines.batch import Batch
 
 DPI = 100
 SIDE = 144
-"""Pixels that the largest view takes in views.png, about; small images grow by whole numbers."""
+"""Approximate side of the largest view in views.png, in pixels; small images are scaled by whole
+numbers."""
 GAP, HEAD_SPACE, LAM_SPACE = 6, 44, 64
-"""Pixels between cells, above the rows, and for each λ of a mixture."""
+"""Pixels between the cells, above the rows, and for each λ of a mixture."""
 
 
 def draw_views(
@@ -27,8 +28,9 @@ def draw_views(
 ) -> None:
     """Write a grid to ``path``: each row shows an image's views, mixtures and partners' views.
 
-    Views keep their relative sizes; ``mean`` and ``std`` undo the normalisation; λ, the share of
-    a mixture's own image, stands between the mixture and the partner. At most ``rows`` are shown.
+    Views keep their relative sizes. ``mean`` and ``std`` undo the normalisation. λ, the share of
+    the image itself in a mixture, is printed between the mixture and the partner. At most ``rows``
+    rows are shown.
     """
     rows = min(rows, len(batch.index))
     largest = max(view.shape[-1] for view in batch.views)
@@ -60,7 +62,7 @@ def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> ND
 
 
 def enlarge(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    """Scale an image (h, w, 3): whole factors repeat its pixels, others resample."""
+    """Scale an image (h, w, 3): whole factors repeat its pixels, other factors resample it."""
     size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
     how = Image.Resampling.NEAREST if float(scale).is_integer() else Image.Resampling.LANCZOS
     return np.asarray(Image.fromarray(image).resize(size, how))
@@ -74,8 +76,8 @@ def grid(
 ) -> Figure:
     """Draw columns of (title, cells), pixel for pixel, with a number at the left of each row.
 
-    The columns after the first ``num_views`` are pairs of a mixture and its partner; ``shares``
-    holds, for each pair, the λ of each row, which is written between the two.
+    The columns after the first ``num_views`` are pairs of a mixture and its partner. ``shares``
+    holds the λ of each row for each pair, which is printed between the two columns.
     """
     tall = max(cells[0].shape[0] for _, cells in columns)
     side = 12 + 8 * max(len(number) for number in numbers)
@@ -107,7 +109,7 @@ def grid(
 
 
 def _canvas(width: int, height: int) -> tuple[Figure, Axes]:
-    """Return a figure whose one axes counts its pixels from the top left."""
+    """Return a figure with a single axes in pixel coordinates, whose origin is the top left."""
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))

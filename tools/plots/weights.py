@@ -1,4 +1,4 @@
-"""Histograms of layers' weights, run against run."""
+"""Draw histograms of layers' weights, to compare runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LayerHistogram:
     edges: NDArray[np.float64]
     """Edges of the bins, (b + 1,)."""
     density: dict[str, NDArray[np.float64]]
-    """Density in each bin, (b,), by the name of the run."""
+    """Density in each bin, (b,), by run name."""
 
 
 @style.styled

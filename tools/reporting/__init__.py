@@ -1,1 +1,1 @@
-"""The report of a run: one page on what was trained, how far, and how well."""
+"""The report of a run: one page on its settings, progress and results."""

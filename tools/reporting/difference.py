@@ -1,4 +1,4 @@
-"""The fewest flags that give a run's settings, over its recipe or the defaults."""
+"""The smallest set of flags that gives a run's settings, over its recipe or the defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.runs.run_dir import RECIPE
 
 ALWAYS = ("method", "mix", "data")
 PLACE = ("output",)
-"""Settings of where the run lies, which change nothing about it."""
+"""Settings of paths and names, which do not affect training."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SettingDifference:
 
     @property
     def words(self) -> list[str]:
-        """The flag, as the command line takes it."""
+        """The flag and its value, as words of a command line."""
         if isinstance(self.value, bool):
             owner, dot, last = self.name.rpartition(".")
             return [flag(self.name if self.value else f"{owner}{dot}no-{last}")]
@@ -40,7 +40,7 @@ class SettingDifference:
 
 
 def recipe_of(folder: Path) -> Path | None:
-    """Return the recipe that a run's config.yaml names; None without one, or if it is gone."""
+    """Return the recipe that a run's config.yaml names, or None if there is none or it is gone."""
     try:
         with (folder / "config.yaml").open(encoding="utf-8") as file:
             line = file.readline()
@@ -52,10 +52,10 @@ def recipe_of(folder: Path) -> Path | None:
 
 
 def differences(config: Config, recipe: Path | None, facts: DataFacts) -> list[SettingDifference]:
-    """Return the fewest settings over the recipe or the defaults that give ``config``.
+    """Return the smallest set of changes to the recipe or the defaults that gives ``config``.
 
-    ``config`` is resolved. Both sides are resolved as a run resolves them, so a value that follows
-    from another is not named.
+    ``config`` is resolved. Both sides are resolved as in a run, so values that are derived from
+    other settings are not listed.
     """
     base = parse([word for words in _beginning(config, recipe) for word in words])
     begun = _filled(base, facts)
@@ -75,12 +75,12 @@ def _filled(config: Config, facts: DataFacts) -> Config:
 def _gives(base: Config, given: dict[str, Any], wanted: dict[str, Any], facts: DataFacts) -> bool:
     try:
         return _flat(_filled(with_values(base, given), facts)) == wanted
-    except ValueError:  # settings that only go together
+    except ValueError:  # settings that are valid only together
         return False
 
 
 def with_values(config: Config, given: dict[str, Any]) -> Config:
-    """Return the settings with values by dotted names."""
+    """Return a copy of the settings with ``values``, whose keys are dotted names."""
     top = {name: value for name, value in given.items() if "." not in name}
     for owner in {name.split(".")[0] for name in given if "." in name}:
         inner = {n.split(".")[1]: v for n, v in given.items() if n.startswith(f"{owner}.")}
@@ -89,7 +89,7 @@ def with_values(config: Config, given: dict[str, Any]) -> Config:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """Return the settings that count, by dotted names."""
+    """Return the settings that affect training, by dotted names."""
     values: dict[str, Any] = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -103,12 +103,12 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def command(config: Config, recipe: Path | None, found: Sequence[SettingDifference]) -> str:
-    """Return a command that trains with the same settings, a flag a line."""
+    """Return a command that trains with the same settings, with one flag a line."""
     flags = [*_beginning(config, recipe), *(one.words for one in found)]
     return " \\\n    ".join(["accelerate launch train.py", *map(shlex.join, flags)])
 
 
 def _beginning(config: Config, recipe: Path | None) -> list[list[str]]:
-    """Return the flags that every command names."""
+    """Return the flags that are always given."""
     flags = [["--recipe", str(recipe)]] if recipe else []
     return flags + [[flag(name), str(getattr(config, name))] for name in ALWAYS]

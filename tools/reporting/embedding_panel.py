@@ -1,4 +1,4 @@
-"""What the network makes of some validation images: their neighbors and a map of them all."""
+"""Nearest neighbors of some validation images, and a map of their embeddings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tools.reporting.pictures import Picture, of_figure, of_image
 
 MapMethod = Literal["pca", "tsne"]
 IMAGES, FEW_IMAGES = 1000, 200
-"""Images that are encoded; fewer if they are large and there is no GPU, where each takes long."""
+"""Number of encoded images; fewer if they are large and there is no GPU, which is slow."""
 SMALL = 64
-"""Pixels up to which images count as small."""
+"""Largest side of a small image in pixels."""
 QUERIES, K, SIDE = 6, 7, 96
 SIGNS = {1: ("✓ ", "right"), 0: ("✗ ", "wrong"), -1: ("", "")}
 
@@ -31,12 +31,12 @@ class NeighborCell:
 
     picture: Picture
     name: str
-    """Class, or number of the row."""
+    """Class name, or row number."""
     below: str
-    """"query", or the cosine with it."""
+    """"query", or the cosine with the query."""
     sign: str
     kind: str
-    """right, wrong, or empty where unknown."""
+    """right, wrong, or empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,23 @@ class NeighborPanel:
     rows: list[list[NeighborCell]]
     images: int
     same_class: str
-    """Share of all images whose nearest one is of the same class; empty without labels."""
+    """Share of all images whose nearest image has the same class; empty without labels."""
 
 
 @dataclass(frozen=True)
 class MapPanel:
-    """A map of the images with the method it was made by."""
+    """A map of the images, and the method that made it."""
 
     picture: Picture
     images: int
     method: str
     has_labels: bool
     other_classes: int
-    """Classes without a color of their own."""
+    """Number of classes without a color of their own."""
 
 
 def encode_some(run: LoadedRun) -> Encoded | None:
-    """Return features of some validation images, spread evenly; None if there are none."""
+    """Encode some validation images, spread evenly; return None if there are none."""
     if split_of(run.data) == "train":
         return None
     quick = run.accelerator.device.type == "cuda" or (run.config.image_size or 0) <= SMALL
@@ -71,7 +71,7 @@ def encode_some(run: LoadedRun) -> Encoded | None:
 
 
 def neighbor_panel(some: Encoded) -> NeighborPanel | None:
-    """Return a few of the images with their nearest others; None for fewer than three images."""
+    """Return a few images with their nearest neighbors, or None for fewer than three images."""
     if len(some.rows) < 3:
         return None
     queries = spread(len(some.rows), QUERIES)
@@ -98,7 +98,7 @@ def _cell(some: Encoded, row: int, below: str, mark: int) -> NeighborCell:
 
 
 def map_panel(some: Encoded, method: MapMethod, seed: int = 0) -> MapPanel | None:
-    """Return the map of the images, colored by class; None for fewer than four images."""
+    """Return the map of the images, colored by class, or None for fewer than four images."""
     if len(some.rows) < 4:
         return None
     points, name, note = _layout(some.features, method, seed)
@@ -117,10 +117,10 @@ def map_panel(some: Encoded, method: MapMethod, seed: int = 0) -> MapPanel | Non
 def _layout(
     features: NDArray[np.float32], method: MapMethod, seed: int
 ) -> tuple[NDArray[np.float32], str, str]:
-    """Return the images' places (n, 2), the method's name and a remark on it."""
+    """Return the images' coordinates (n, 2), the method's name and a remark on it."""
     if method == "tsne":
         name = f"t-SNE, perplexity {embedding.PERPLEXITY:g}, seed {seed}"
-        note = ": near points are alike, distances between groups say little"
+        note = ": near points are similar, distances between groups mean little"
         return embedding.tsne(features, seed=seed), name, note
     points, share = embedding.principal(features)
     name = f"the two main axes of the unit rows, {share:.0%} of their variance"

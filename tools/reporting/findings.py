@@ -1,4 +1,4 @@
-"""Judgements on a run's numbers, in words, with the thresholds behind them."""
+"""Findings about a run's metrics, in words, with their thresholds."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Line = dict[str, Any]
 Level = Literal["good", "watch", "bad", "unknown"]
 
 COLLAPSED_STD = 0.1
-"""Spread of the unit rows (0: all alike, 1: even over the sphere) below which they collapsed."""
+"""Spread of the unit rows (0: identical, 1: uniform on the sphere) below which they collapsed."""
 COLLAPSED_RANK = 2.0
 """Effective rank below which the features have collapsed to about one direction."""
 SHRUNK = 0.25
-"""Share of its highest value below which a falling rank is worth watching."""
+"""Share of its highest value below which a shrinking rank is reported."""
 WAITING = 0.1
-"""Share of the time spent waiting for data from which on the data bound the run."""
+"""Least share of time spent waiting for data at which the data are the bottleneck."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A judgement in a few words, the numbers behind it, and the thresholds."""
+    """A finding: its title, the numbers behind it, and the thresholds."""
 
     level: Level
     title: str
@@ -38,22 +38,22 @@ class Finding:
 
 
 def values_of(lines: Sequence[Line], name: str) -> list[float]:
-    """Return a column's numbers, without those that are missing or not finite."""
+    """Return the finite numbers of a column."""
     found = (line.get(name) for line in lines)
     return [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 
 def collapse(lines: Sequence[Line]) -> Finding:
-    """Judge the spread and the rank of the backbone's features at the last log line."""
+    """Report whether the features collapsed, by their spread and rank at the last log line."""
     std, rank = values_of(lines, "features_std"), values_of(lines, "features_rank")
     if not std or not rank:
         return Finding("unknown", "Not monitored", "No line holds features_std and features_rank.")
     thresholds = (
-        f"Collapsed is a spread below {COLLAPSED_STD} or an effective rank below "
-        f"{COLLAPSED_RANK:g}; worth watching is a rank below {SHRUNK:.0%} of its highest."
+        f"A spread below {COLLAPSED_STD} or an effective rank below {COLLAPSED_RANK:g} counts as "
+        f"collapse; a rank below {SHRUNK:.0%} of its highest is worth watching."
     )
     seen = (
-        f"At the last log line the features' spread is {std[-1]:.2f} (0: all alike, 1: even over "
+        f"At the last log line the features' spread is {std[-1]:.2f} (0: identical, 1: uniform on "
         f"the sphere) and their effective rank {rank[-1]:.1f}, at most {max(rank):.1f} so far."
     )
     if std[-1] < COLLAPSED_STD or rank[-1] < COLLAPSED_RANK:
@@ -64,7 +64,7 @@ def collapse(lines: Sequence[Line]) -> Finding:
 
 
 def throughput(lines: Sequence[Line]) -> Finding:
-    """Judge the speed, and whether the data or the step bounds it."""
+    """Report the throughput, and whether the data or the training step is the bottleneck."""
     speeds, waits = values_of(lines, "images_per_second"), values_of(lines, "data_wait")
     if not speeds:
         return Finding("unknown", "Not measured", "No line holds a speed.")
@@ -74,8 +74,8 @@ def throughput(lines: Sequence[Line]) -> Finding:
         f"{len(speeds)} log lines), {wait:.1%} of the time spent waiting for data."
     )
     thresholds = (
-        f"From {WAITING:.0%} on the data are called the bottleneck. `tools/profile_throughput.py` "
-        "with this run's flags says which part, and what would help."
+        f"At {WAITING:.0%} or more, the data are the bottleneck. `tools/profile_throughput.py` "
+        "with this run's flags shows which part, and what would help."
     )
     if wait >= WAITING:
         return Finding("watch", "Bound by the data", seen, thresholds)
@@ -104,7 +104,7 @@ def knn_gain(lines: Sequence[Line]) -> Finding:
 
 
 def events(lines: Sequence[Line], folder: Path, left_out: Sequence[int] = ()) -> list[str]:
-    """Return what happened during training, as far as the run logged it."""
+    """Return the events of training that the run logged, a sentence each."""
     found = []
     for before, now in itertools.pairwise(lines):
         a, b = before.get("world_size"), now.get("world_size")
@@ -128,7 +128,7 @@ def events(lines: Sequence[Line], folder: Path, left_out: Sequence[int] = ()) ->
 
 
 def state_of(config: Config, lines: Sequence[Line]) -> str:
-    """Return how far the run has come, in words."""
+    """Return the progress of the run in words."""
     if not lines:
         return "Nothing was logged yet."
     last = lines[-1]
@@ -143,7 +143,7 @@ def state_of(config: Config, lines: Sequence[Line]) -> str:
 
 
 def read_profile(folder: Path) -> dict[str, Any] | None:
-    """Return the folder's profile.json of tools/profile_throughput.py; None without one."""
+    """Return profile.json of tools/profile_throughput.py, or None if the folder has none."""
     try:
         found = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

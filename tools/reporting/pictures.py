@@ -1,4 +1,4 @@
-"""The pictures of the report: all are embedded in the page and described in words."""
+"""The report's pictures, embedded in the page, with descriptions in words."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from tools.plots.style import svg_data_uri
 from tools.plots.thumbnails import data_uri
 
 CHART = (3.9, 2.6)
-"""Inches of a chart."""
+"""Size of a chart in inches."""
 MOST_POINTS = 400
-"""Points of a curve; a chart has no more pixels."""
+"""Largest number of points of a curve, about a chart's width in pixels."""
 WIDE = 1600
-"""Pixels to which wider pictures are reduced."""
+"""Largest width of a picture in pixels; wider ones are reduced."""
 LARGE = 700_000
-"""Bytes above which a picture is compressed harder."""
+"""Size in bytes above which a picture is compressed more."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in a ``data:`` address."""
+    """An image as a ``data:`` URI."""
 
     source: str
     alt: str
-    """What it shows, in words."""
+    """Description in words."""
     width: int
-    """In CSS pixels."""
+    """Width in CSS pixels."""
     height: int
     title: str = ""
 
@@ -58,7 +58,7 @@ def of_panel(panel: Panel) -> Picture:
 
 
 def of_file(path: Path, alt: str) -> Picture | None:
-    """Return an image file, reduced where it is large; None if it cannot be read."""
+    """Return an image file, reduced if it is large, or None if it cannot be read."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")

@@ -19,12 +19,12 @@ from tools.runs.scores import SCORES
 MONITORS = ("std", "rank", "prototype_usage")
 SPEED = ("images_per_second", "data_wait")
 FIRST = ("loss", "knn", "lr", "lam")
-"""Charts that come first, in this order."""
+"""The first charts, in this order."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; ``numeric`` are the columns that are aligned at the right."""
+    """A table of text; the columns ``numeric`` are right-aligned."""
 
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -33,20 +33,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train the same way again."""
+    """A command that trains again with the same settings, and their differences from the base."""
 
     base: str
-    """What the command's settings are compared with: a recipe's name or the default."""
+    """The base of the comparison: a recipe's name, or "the default"."""
     command: str
     compared: bool
-    """Whether the run's data could be looked at, which the comparison needs."""
+    """Whether the comparison was possible: it needs the run's data."""
     changed: Table | None
     saved: str
-    """Text of config.yaml."""
+    """The text of config.yaml."""
 
 
 def learning_charts(panels: Mapping[str, Panel]) -> list[Picture]:
-    """Return the charts of what is learnt: losses, kNN, rate, shares, a method's own values."""
+    """Return the training charts: losses, kNN, learning rate, λ, and a method's own metrics."""
     rest = [name for name in panels if name not in (*FIRST, *MONITORS, *SPEED)]
     return charts(panels, [*FIRST, *rest])
 
@@ -57,9 +57,9 @@ def charts(panels: Mapping[str, Panel], names: Sequence[str]) -> list[Picture]:
 
 
 def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which) -> Table | None:
-    """Return the run's own kNN, untrained and last, then the lines of eval.jsonl.
+    """Return train.py's kNN scores, untrained and last, then the lines of eval.jsonl.
 
-    ``scored`` is the encoder that the run itself scores.
+    ``scored`` is the encoder that train.py scores.
     """
     rows: list[tuple[str, ...]] = []
     known = [line for line in lines if line.get("knn_top1") is not None]
@@ -80,7 +80,7 @@ def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which) -> Tab
 
 
 def percent(line: Line, end: str) -> str:
-    """Return the first score with a name that ends in ``end``, in percent; empty without one."""
+    """Return the first score whose name ends in ``end``, in percent; empty without one."""
     found = (v for k, v in line.items() if k.endswith(end) and isinstance(v, int | float))
     value = next(found, None)
     return "" if value is None else f"{value:.2%}"
@@ -93,7 +93,7 @@ NOT_A_CONDITION = {
 
 
 def conditions(line: Line) -> str:
-    """Return what a score depends on, in a line."""
+    """Return the settings that a score depends on, in one line."""
     return ", ".join(
         f"{name} {value}"
         for name, value in line.items()
@@ -104,7 +104,7 @@ def conditions(line: Line) -> str:
 
 
 def profile_rates(profile: Mapping[str, Any]) -> Table | None:
-    """Return the rates of a profile.json."""
+    """Return a table of the throughputs of a profile.json."""
     end = "_images_per_second"
     rates = [
         (name.removesuffix(end).replace("_", " "), f"{value:,.0f}")
@@ -115,7 +115,7 @@ def profile_rates(profile: Mapping[str, Any]) -> Table | None:
 
 
 def settings(folder: Path, config: Config) -> Settings:
-    """Return a command with the same settings, and how they differ from the recipe or default."""
+    """Return a command with the same settings, and their differences from the recipe or default."""
     recipe = recipe_of(folder)
     base = recipe.name if recipe else "the default"
     found: list[SettingDifference] | None
@@ -134,7 +134,7 @@ def settings(folder: Path, config: Config) -> Settings:
 
 
 def shown(value: Any) -> str:
-    """Return a setting's value for people."""
+    """Return a setting's value as text."""
     if value is None:
         return "not set"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Write report.html: at the end of training, or later."""
+"""Write report.html, at the end of training or later."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tools.runs.scores import read_config
 
 NAME = "report.html"
 TEMPLATE = "report.html.j2"
-VIEWS = "A row an image: its views, the mixture of a view, the share λ, and the partner's view"
+VIEWS = "Each row shows an image's views, a view's mixture, the share λ, and the partner's view"
 log = logging.getLogger(__name__)
 
 
@@ -38,9 +38,9 @@ def at_end(
     accelerator: Accelerator,
     left_out: Collection[int] = (),
 ) -> None:
-    """Write the report of a run that has just ended; a failure is logged, the run succeeds.
+    """Write the report of a run that has just ended; a failure is logged and the run succeeds.
 
-    ``left_out`` are the steps that the run left out. One process alone calls it.
+    ``left_out`` are the steps that the run skipped. Only the main process calls it.
     """
     try:
         run = LoadedRun(config, method, data, accelerator, folder, tuple(sorted(left_out)))
@@ -52,7 +52,7 @@ def at_end(
 def write(folder: Path, run: LoadedRun | None, map_method: MapMethod = "pca") -> Path:
     """Write ``report.html`` into a run's folder and return its path.
 
-    Without the network and the images (``run`` is None) it has no neighbors and no map.
+    Without the network and the images (``run`` is None) the page has no neighbors and no map.
 
     Raises:
         ValueError: the folder is not that of a run.
@@ -96,7 +96,7 @@ def render(folder: Path, run: LoadedRun | None, map_method: MapMethod) -> str:
 
 
 def template() -> Template:
-    """Return the page's template; everything put into it is escaped."""
+    """Return the page's template; all inserted text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -109,5 +109,5 @@ def template() -> Template:
 
 
 def prose(text: str) -> Markup:
-    """Return a sentence as HTML, in which `this` becomes code."""
+    """Return a sentence as HTML, with text in backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

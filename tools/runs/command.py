@@ -8,8 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from pipelines.sources.image_file import BadImage
-
 
 def command(name: str, body: Callable[[], int | None]) -> int:
     """Run the body of the command ``name``, such as "tools/report.py"; return the exit status.
@@ -35,9 +33,18 @@ def command(name: str, body: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError, BadImage) as error:
+    except refusals() as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """Return the exceptions that mean a bad request.
+
+    ``BadImage`` is among them once its module is loaded; tools/doctor.py runs without its packages.
+    """
+    images = sys.modules.get("pipelines.sources.image_file")
+    return (ValueError, OSError, *([images.BadImage] if images else []))
 
 
 def discard_output() -> None:

@@ -1,1 +1,1 @@
-"""Tensors in, accuracy out."""
+"""Accuracy of features and labels, given as tensors."""

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy, and what labels must be like to have one.
+"""Top-1 and top-5 accuracy, and checks that labels allow one.
 
 Accuracies are shares in [0, 1]. Label -1 means no class.
 """
@@ -22,7 +22,7 @@ def topk_accuracy(
 
 
 def check_labels(train_labels: Int[Tensor, " m"], val_labels: Int[Tensor, " n"]) -> None:
-    """Refuse data without classes.
+    """Check that both sets have labels.
 
     Raises:
         ValueError: training or validation images have no labels.
@@ -38,7 +38,7 @@ def num_classes(*labels: Tensor) -> int:
 
 
 def labeled(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that have a class, and their classes; no copy when all have one."""
+    """Return the rows that have a label, and their labels; no copy if all rows have one."""
     has_class = labels >= 0
     if bool(has_class.all()):
         return features, labels

@@ -1,4 +1,4 @@
-"""Features of a whole data set, in row order, on every process."""
+"""Extract the features of a whole data set, in row order, on every process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def extract(
 ) -> Float[Tensor, "rows d"]:
     """Encode every row once and return all features in row order, float32, on the device.
 
-    ``encode`` maps images (n, 3, h, w) to features (n, d) through ``model``, which is put in
-    eval mode meanwhile; ``batches`` are this process's share of the rows, which may be empty
-    (``pipelines.evaluation.evaluation_batches``). All processes must call this together.
+    ``encode`` maps images (n, 3, h, w) to features (n, d) through ``model``, which is in eval mode
+    meanwhile. ``batches`` are this process's share of the rows, which may be empty
+    (``pipelines.evaluation.evaluation_batches``). All processes must call it together.
 
     Raises:
         RuntimeError: the processes' batches do not hold each of the ``num_rows`` rows once.
@@ -42,7 +42,7 @@ def extract(
             joined[rows] = features
             times[rows] += 1
     own = torch.tensor([0 if joined is None else joined.shape[1]], device=device)
-    width = int(accelerator.gather(own).max())  # a process may have no row of its own
+    width = int(accelerator.gather(own).max())  # a process may have no rows
     if joined is None:
         joined = torch.zeros(num_rows, width, device=device)
     times = accelerator.reduce(times, "sum")
@@ -52,13 +52,13 @@ def extract(
             f"{len(wrong)} of {num_rows} rows did not come exactly once, first row {wrong[0]}"
         )
     if accelerator.num_processes > 1:
-        dist.all_reduce(joined)  # in place: there is one copy of the features
+        dist.all_reduce(joined)  # in place, so that there is only one copy of the features
     return joined
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode; afterwards every module is in the mode it had before."""
+    """Put the model in eval mode; afterwards restore every module's mode."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification of features, a vote among labelled training rows.
+"""k-nearest-neighbour classification of features, by a vote of labelled training rows.
 
 Scores are shares in [0, 1]. Rows labelled -1 (no class) neither vote nor count.
 """
@@ -30,7 +30,7 @@ def knn(
     """Return ``knn_top1`` and ``knn_top5`` of the queries: weighted votes by cosine similarity.
 
     Raises:
-        ValueError: ``check_knn`` says why.
+        ValueError: as in ``check_knn``.
     """
     every = knn_sweep(bank, bank_labels, queries, labels, ks=[k], temperatures=[temperature])
     return every[k, temperature]
@@ -49,12 +49,13 @@ def knn_sweep(
 ) -> dict[tuple[int, float], dict[str, float]]:
     """Return the scores of every k and temperature, from one search for the nearest rows.
 
-    ``weighted`` gives ``knn_top1`` and ``knn_top5``: a neighbour votes with ``exp(s / T)``, s its
-    cosine or minus its Euclidean distance. ``majority`` gives ``knn_top1``: a neighbour has one
-    vote, the lowest of tied classes wins (as in scikit-learn), and temperatures have no effect.
+    ``weighted`` gives ``knn_top1`` and ``knn_top5``: a neighbour's vote has the weight
+    ``exp(s / T)``, where s is its cosine or minus its Euclidean distance. ``majority`` gives
+    ``knn_top1``: each neighbour has one vote, the lowest of tied classes wins (as in
+    scikit-learn), and temperatures have no effect.
 
     Raises:
-        ValueError: ``check_knn`` says why.
+        ValueError: as in ``check_knn``.
     """
     for k in ks:
         for temperature in temperatures:
@@ -80,17 +81,18 @@ def _scores(votes: Tensor, labels: Tensor, rule: Rule) -> dict[str, float]:
     if rule == "majority":
         num_classes = votes.shape[1]
         order = torch.arange(num_classes, device=votes.device)
-        votes = votes - order / (2 * num_classes)  # of equal counts the lowest class wins
+        votes = votes - order / (2 * num_classes)  # the lowest of tied classes wins
     scores = {f"knn_{name}": value for name, value in accuracy.topk_accuracy(votes, labels).items()}
     if rule == "majority":
-        del scores["knn_top5"]  # few votes leave most classes with none
+        del scores["knn_top5"]  # with few votes, most classes have none
     return scores
 
 
 def vote_weights(similarity: Float[Tensor, "n k"], temperature: float) -> Float[Tensor, "n k"]:
-    """Return the weights of neighbours' votes; similarities come highest first.
+    """Return the weights of the neighbours' votes; similarities are sorted, the highest first.
 
-    Dividing by the nearest row's weight keeps small temperatures finite and changes no ranking.
+    The weights are divided by the nearest row's, which avoids overflow at small temperatures and
+    does not change the ranking.
 
     Source: Wu 2018, arXiv:1805.01978, section 3.4.
     """
@@ -100,11 +102,11 @@ def vote_weights(similarity: Float[Tensor, "n k"], temperature: float) -> Float[
 def check_knn(
     bank_labels: Int[Tensor, " m"], labels: Int[Tensor, " n"], k: int, temperature: float
 ) -> None:
-    """Refuse what has no kNN score, before any image is encoded.
+    """Check that a kNN score can be computed, before any image is encoded.
 
     Raises:
-        ValueError: no labels, k outside 1 to the number of labelled training rows, or a
-            temperature that is not above 0.
+        ValueError: a set has no labels, k is not between 1 and the number of labelled training
+            rows, or the temperature is not above 0.
     """
     accuracy.check_labels(bank_labels, labels)
     size = int((bank_labels >= 0).sum())

@@ -1,4 +1,4 @@
-"""Linear layers over one stream of features, one for each learning rate, and their schedules."""
+"""Linear probes: layers trained on the same features, one for each learning rate."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ ScheduleName = Literal["cosine", "step", "exponential"]
 
 @dataclass(frozen=True)
 class HeadPlan:
-    """How a linear layer is trained on features."""
+    """Training settings of a linear layer on features."""
 
     epochs: int = 100
     batch_size: int = 256
     optimizer: OptimizerName = "sgd"
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 0.0
     schedule: ScheduleName = "cosine"
     milestones: tuple[int, ...] = ()
-    """Epochs after which the step schedule multiplies the rate by ``factor``."""
+    """Epochs after which the step schedule multiplies the learning rate by ``factor``."""
     factor: float = 0.1
     final_lr: float = 1e-6
-    """Where the exponential schedule ends; the cosine ends at 0."""
+    """Last learning rate of the exponential schedule; the cosine schedule ends at 0."""
 
     def rate(self, lr: float, step: int, steps_per_epoch: int) -> float:
-        """Return the learning rate of a step, counted from 0, of a layer that starts at ``lr``."""
+        """Return the learning rate at a step, counted from 0, of a layer that starts at ``lr``."""
         return learning_rate(
             step,
             self.epochs * steps_per_epoch,
@@ -50,9 +50,9 @@ class HeadPlan:
 
 
 class Heads:
-    """Linear layers trained on the same batches; each ends as if trained alone.
+    """Linear layers that are trained on the same batches and do not affect each other.
 
-    All begin with the same weights, drawn from N(0, 0.01) by ``generator``; biases begin at 0.
+    All start from the same weights, drawn from N(0, 0.01) by ``generator``, and zero biases.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Heads:
         self._step = 0
 
     def step(self, x: Float[Tensor, "n d"], y: Int[Tensor, " n"]) -> None:
-        """Take one step of every layer towards the labels ``y`` of the features ``x``."""
+        """Train every layer for one step on the features ``x`` and their labels ``y``."""
         for lr, group in zip(self._lrs, self._optimizer.param_groups, strict=True):
             group["lr"] = self._plan.rate(lr, self._step, self._steps_per_epoch)
         self._optimizer.zero_grad(set_to_none=True)
@@ -108,7 +108,7 @@ def fit(
     plan: HeadPlan,
     seed: int,
 ) -> Heads:
-    """Train a layer for each learning rate on features held in memory, shuffled each epoch.
+    """Train a layer for each learning rate on features in memory, shuffled in each epoch.
 
     The last batch of an epoch may be short. Equal seeds give equal layers.
     """
@@ -132,12 +132,12 @@ def linear_sweep(
     plan: HeadPlan,
     seed: int = 0,
 ) -> dict[float, dict[str, float]]:
-    """Train a linear layer for each learning rate on raw features; return each one's scores.
+    """Train a linear layer for each learning rate on raw features; return each layer's scores.
 
-    The last epoch counts, not the best one. Layers that diverge are left out.
+    Scores are those after the last epoch, not the best one. Layers that diverge are left out.
 
     Raises:
-        ValueError: no labels, or all layers diverged.
+        ValueError: a set has no labels, or all layers diverged.
 
     Source: He 2020, arXiv:1911.05722, section 4.1; Caron 2020, arXiv:2006.09882.
     """
@@ -157,7 +157,7 @@ def linear_scores(
     """Return ``linear_top1`` and ``linear_top5`` of each layer that did not diverge.
 
     Raises:
-        ValueError: all diverged.
+        ValueError: all layers diverged.
     """
     x, y = accuracy.labeled(val_features.float(), val_labels)
     every = {

@@ -1,4 +1,4 @@
-"""The backbone a detector starts from: a run's, timm's supervised one, or an untrained one."""
+"""The backbone that a detector starts from: a run's, timm's supervised one, or an untrained one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.evaluation.detection.detector import check_backbone
 Three = tuple[float, float, float]
 
 IMAGE_SIZE = 224
-"""Pixels for which a backbone without a run is built: it has the standard stem."""
+"""Image size in pixels of a backbone without a run, which has the standard stem."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Backbone:
 
     model: ResNet
     name: str
-    """timm's."""
+    """timm's name of the backbone."""
     origin: str
     """``random``, ``supervised`` or the run's folder."""
     step: int | None
-    """Of the run's checkpoint."""
+    """Step of the run's checkpoint."""
     mean: Three
     std: Three
     encoder: Which | None = None
-    """Which of a run's encoders, where there are two."""
+    """The run's encoder that is used, if there are two."""
 
     @property
     def has_small_stem(self) -> bool:
@@ -62,12 +62,12 @@ def open_backbone(
     seed: int,
     encoder: Which | None = None,
 ) -> Backbone:
-    """Return what ``--run``, ``--weights``, ``--backbone`` and ``--encoder`` mean, on the host.
+    """Return the backbone that the flags ``--run``, ``--weights`` and so on name, on the host.
 
-    With ``random`` and a run, the run's own network before its first step, drawn from ``seed``.
+    For ``random`` and a run, this is the run's network before its first step, drawn from ``seed``.
 
     Raises:
-        ValueError: no such run, checkpoint or weights, or no ResNet.
+        ValueError: the run, checkpoint or weights do not exist, or the backbone is not a ResNet.
     """
     torch.manual_seed(seed)
     if run is None:
@@ -96,10 +96,10 @@ def open_backbone(
 
 
 def supervised(name: str) -> nn.Module:
-    """Return timm's model with the weights it was published with.
+    """Return timm's model with its published weights.
 
     Raises:
-        ValueError: there are none, or they cannot be downloaded.
+        ValueError: timm has no weights for it, or they cannot be downloaded.
     """
     if not timm.is_model_pretrained(name):
         raise ValueError(f"--weights supervised: timm has none for {name}; resnet50 has some")
@@ -114,7 +114,7 @@ def supervised(name: str) -> nn.Module:
 
 
 def normalization(model: nn.Module) -> tuple[Three, Three]:
-    """Return the mean and deviation that a timm model's images are normalized by."""
+    """Return the mean and standard deviation by which a timm model's images are normalized."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return (
         tuple(config.get("mean", IMAGENET_DEFAULT_MEAN)),

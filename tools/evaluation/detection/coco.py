@@ -1,4 +1,4 @@
-"""COCO, read by pycocotools: images in a folder of each split, boxes in one file. Lin 2014."""
+"""COCO, read by pycocotools: a folder of images and a file of boxes for each split. Lin 2014."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ TRAIN, VAL = ("train2017",), ("val2017",)
 def coco(
     data_dir: Path, splits: Sequence[str], classes: tuple[str, ...] | None = None
 ) -> DetectionDataset:
-    """Return the images of some splits, in the files' order.
+    """Return the images of some splits, in the order of the annotation files.
 
     Args:
         data_dir: the folder that holds ``annotations`` and the splits' images.
         splits: names as ``train2017``.
         classes: names that the files must have, in this order (default: those of the first file,
-            by their number; the numbers have gaps, labels have none).
+            in order of category id; ids have gaps, labels have none).
 
     Raises:
-        ValueError: a file is missing, is not COCO's, or has other classes; the text names it.
+        ValueError: a file is missing, not in COCO's format, or has other classes; the message
+            names it.
     """
     paths: list[Path] = []
     annotations: list[Annotations] = []

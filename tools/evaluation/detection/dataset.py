@@ -1,4 +1,4 @@
-"""What every detection data set is given as: images that are read when asked for, and boxes."""
+"""A detection data set: boxes, and images that are read on demand."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ Box = tuple[Sequence[float], int, bool, bool]
 class Annotations:
     """The boxes of one image, in its pixels.
 
-    Training uses a ``difficult`` box (VOC), but no ``crowd`` (COCO: one box round many). Evaluation
-    counts neither as found or missed, and what is found there is not counted as wrong.
+    Training uses ``difficult`` boxes (VOC) but not ``crowd`` boxes (COCO: one box around many
+    objects). Evaluation ignores both: they count neither as found nor as missed, and detections
+    there do not count as wrong.
     """
 
     boxes: NDArray[np.float32]
-    """(n, 4): left, top, right, bottom; right and bottom are where the next pixel begins."""
+    """(n, 4): left, top, right, bottom; right and bottom are exclusive."""
     labels: NDArray[np.int64]
-    """(n,): places in ``DetectionDataset.classes``."""
+    """(n,): indices into ``DetectionDataset.classes``."""
     difficult: NDArray[np.bool_]
     crowd: NDArray[np.bool_]
 
@@ -53,21 +54,21 @@ class DetectionDataset:
     classes: tuple[str, ...]
     annotations: Sequence[Annotations]
     pixels: Callable[[int], Pixels]
-    """The image of each place of ``annotations``: (height, width, 3)."""
+    """Index into ``annotations`` -> image, (height, width, 3)."""
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def rows_to_learn(self) -> NDArray[np.int64]:
-        """Return the images that hold a box to learn from."""
+        """Return the rows of images with at least one box to train on."""
         return np.flatnonzero([bool((~found.crowd).any()) for found in self.annotations])
 
     def image(self, row: int) -> Tensor:
-        """Return an image, (3, height, width) bytes."""
+        """Return an image, (3, height, width) uint8."""
         return torch.tensor(self.pixels(row)).permute(2, 0, 1)
 
     def example(self, row: int, mirrored: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return an image and what a detector learns from it, boxes cut off at the edges.
+        """Return an image and its training target, with boxes clipped to the image.
 
         Labels count from 1: 0 is torchvision's background.
         """
@@ -83,10 +84,10 @@ class DetectionDataset:
 
 
 def read_image(path: Path) -> Pixels:
-    """Return the pixels as stored, without EXIF's rotation: boxes are given for those.
+    """Return the pixels as stored, without EXIF rotation, which the boxes do not include.
 
     Raises:
-        ValueError: the file is missing or no image.
+        ValueError: the file is missing or not an image.
     """
     try:
         with Image.open(path) as file:
@@ -96,10 +97,10 @@ def read_image(path: Path) -> Pixels:
 
 
 def image_files(paths: Sequence[Path], split: str) -> Callable[[int], Pixels]:
-    """Return the reader of a data set's files.
+    """Return a function that reads a data set's image files.
 
     Raises:
-        ValueError: there are none, or the first is missing.
+        ValueError: there are no files, or the first is missing.
     """
     if not paths:
         raise ValueError(f"{split} holds no images")

@@ -1,10 +1,9 @@
 """The embedded detection set ``demo``: patches of photographs pasted on photographs.
 
-Where a patch is and which photograph it comes from is drawn, so both are known exactly. A picture
-is a pure function of (split, index). Patches and backgrounds come from the left three quarters
-of the photographs for training and from the rest for validation, as in
-``pipelines/sources/photos.py``: no pixel of a validation picture was trained on, by this or by a
-run on ``photos``.
+The place and the photograph of each patch are drawn, so both are known exactly. A picture is a
+pure function of (split, index). Patches and backgrounds come from the left three quarters of the
+photographs for training and from the rest for validation, as in ``pipelines/sources/photos.py``.
+No pixel of a validation picture was used in training, by this detector or by a run on ``photos``.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ SEED = 51_966
 CANVAS = 256
 """Side of a picture in pixels."""
 PATCH = (48, 120)
-"""Least and most pixels of a patch's width and of its height."""
+"""Range of a patch's width and height in pixels."""
 SCALES = (0.75, 1.5)
-"""Pixels of the photograph for one of the patch, as far as the photograph allows."""
+"""Pixels of the photograph for each pixel of the patch, as far as the photograph allows."""
 MOST = 4
-"""Patches in a picture, at least one; they do not overlap."""
+"""Largest number of patches in a picture; there is at least one, and patches do not overlap."""
 TRIES = 20
 PICTURES = {"train": 2000, "val": 60}
 
@@ -47,13 +46,13 @@ Window = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A piece of a photograph, where it goes, and in what light."""
+    """A piece of a photograph, with its place on the canvas and its lighting."""
 
     label: int
     box: tuple[int, int, int, int]
     """Left, top, right, bottom on the canvas."""
     window: Window
-    """What is cut, in pixels of the photograph's region."""
+    """Window that is cut, in pixels of the photograph's region."""
     mirrored: bool
     gain: tuple[float, float, float]
     contrast: float
@@ -61,7 +60,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All that a picture is made of."""
+    """The parts of a picture."""
 
     background: str
     window: Window
@@ -86,7 +85,7 @@ def demo(split: Split, pictures: int | None = None) -> DetectionDataset:
 
 
 def lay_out(split: Split, index: int) -> Layout:
-    """Draw what a picture is made of."""
+    """Draw the parts of a picture."""
     rng = np.random.default_rng([SEED, list(PICTURES).index(split), index])
     backgrounds = [name for name in regions(split) if name not in CLASSES]
     background = backgrounds[rng.integers(len(backgrounds))]
@@ -114,7 +113,7 @@ def paint(split: Split, layout: Layout) -> Pixels:
 
 @lru_cache(maxsize=2)
 def regions(split: Split) -> dict[str, Image.Image]:
-    """Name -> the part of each photograph that a split is made of."""
+    """Return the part of each photograph that belongs to a split, by the photograph's name."""
     parts = {}
     for name, path in find_photographs().items():
         with Image.open(path) as file:
@@ -128,7 +127,7 @@ def regions(split: Split) -> dict[str, Image.Image]:
 def _free_box(
     taken: list[tuple[int, int, int, int]], rng: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """Draw a box that touches none of those taken; None when there was no room in some tries."""
+    """Draw a box that overlaps none of ``taken``; None if ``TRIES`` attempts found no room."""
     for _ in range(TRIES):
         width, height = (int(side) for side in rng.integers(PATCH[0], PATCH[1] + 1, 2))
         left = int(rng.integers(0, CANVAS - width + 1))
@@ -157,7 +156,7 @@ def _draw_patch(split: Split, box: tuple[int, int, int, int], rng: np.random.Gen
 
 
 def _window(region: Image.Image, width: float, height: float, rng: np.random.Generator) -> Window:
-    """Draw where a window of this size lies in a region."""
+    """Draw the place of a window of this size in a region."""
     left = rng.uniform(0, max(region.width - width, 0))
     top = rng.uniform(0, max(region.height - height, 0))
     return left, top, min(left + width, region.width), min(top + height, region.height)
@@ -168,7 +167,7 @@ def _cut(region: Image.Image, window: Window, size: tuple[int, int]) -> Pixels:
 
 
 def _light(piece: Pixels, patch: Patch) -> Pixels:
-    """Contrast about the piece's mean, then a gain for each channel."""
+    """Scale the contrast about the piece's mean, then multiply each channel by its gain."""
     pixels: NDArray[np.float64] = piece.astype(np.float64)
     mean = pixels.mean()
     lit = ((pixels - mean) * patch.contrast + mean) * np.array(patch.gain)

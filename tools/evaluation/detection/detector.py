@@ -1,9 +1,9 @@
-"""Faster R-CNN on a ResNet of timm, out of torchvision's parts. Ren 2015, arXiv:1506.01497.
+"""Faster R-CNN on a timm ResNet, built from torchvision's parts. Ren 2015, arXiv:1506.01497.
 
-``c4``: the stages up to res4 give the features, res5 and one more norm are the head of each
-region (He 2020, arXiv:1911.05722, appendix). ``fpn``: all four stages through a feature pyramid
-(Lin 2017, arXiv:1612.03144), two linear layers a region. Nothing is frozen; every batch norm
-shares its statistics over the processes.
+``c4``: the stages up to res4 give the features; res5 and one more batch norm are the head of each
+region (He 2020, arXiv:1911.05722, appendix). ``fpn``: all four stages feed a feature pyramid
+(Lin 2017, arXiv:1612.03144), and two linear layers are the head. No layer is frozen, and every
+batch norm is synchronized over the processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from models.modules.batchnorm import convert_batchnorm
 Detector = Literal["c4", "fpn"]
 
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
-"""Pixels; C4 has them all at each place, a pyramid one at each of its levels."""
+"""Sizes in pixels; C4 uses all of them at each location, FPN one at each level."""
 ASPECTS = (0.5, 1.0, 2.0)
 PYRAMID_CHANNELS = 256
 HIDDEN = 1024
@@ -35,14 +35,14 @@ HIDDEN = 1024
 
 @dataclass(frozen=True)
 class Sizes:
-    """Image sizes in pixels, and the number of regions of each image that the head sees."""
+    """Image sizes in pixels, and the number of regions an image for the head."""
 
     short_sides: tuple[int, ...]
-    """Training draws one of these for an image's shorter side; the test takes the last."""
+    """Lengths of an image's shorter side: training draws one, testing uses the last."""
     regions: int = 512
-    """Regions of an image that the head learns from."""
+    """Regions of an image that the head is trained on."""
     proposals: int = 1000
-    """Regions of an image that the head classifies in the test."""
+    """Regions of an image that the head classifies in testing."""
     longest: int = 1333
     grid: int = 14
     """Side of the grid that a region is pooled to for C4's head; FPN's is 7."""
@@ -68,7 +68,7 @@ def pyramid(backbone: ResNet) -> BackboneWithFPN:
 
 
 class Res5(nn.Module):
-    """The ResNet's last stage and one more norm, over each region."""
+    """The ResNet's last stage and one more batch norm, applied to each region."""
 
     def __init__(self, backbone: ResNet) -> None:
         super().__init__()
@@ -76,21 +76,21 @@ class Res5(nn.Module):
         self.norm = nn.BatchNorm2d(channels(backbone, 4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a row for each region: (regions, c, grid, grid) -> (regions, d)."""
+        """Map pooled regions (regions, c, grid, grid) to features (regions, d)."""
         return self.norm(self.layer4(x)).mean((2, 3))
 
 
 def channels(backbone: ResNet, stage: int) -> int:
-    """Return the channels after a stage, 1 to 4."""
+    """Return the number of output channels of a stage, 1 to 4."""
     stages: list[dict[str, Any]] = list(backbone.feature_info)
     return stages[stage]["num_chs"]
 
 
 def check_backbone(backbone: nn.Module, name: str) -> ResNet:
-    """Return the backbone if it has the stages of a ResNet over RGB images.
+    """Return the backbone if it is a ResNet with four stages over RGB images.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it is not.
     """
     if not isinstance(backbone, ResNet):
         raise ValueError(
@@ -113,8 +113,8 @@ def build_detector(
 ) -> FasterRCNN:
     """Return a detector of ``num_classes`` classes that owns the backbone's stages.
 
-    It takes a list of images (3, h, w) in [0, 1] and, while training, their targets with labels
-    from 1; ``mean`` and ``std`` are those that the backbone's images were normalized by.
+    It takes a list of images (3, h, w) in [0, 1] and, in training, their targets, whose labels
+    start at 1. ``mean`` and ``std`` normalize the images for the backbone.
     """
     parts: dict[str, Any] = {
         "min_size": sizes.short_sides,

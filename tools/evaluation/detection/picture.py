@@ -1,4 +1,4 @@
-"""Some scored images with the true boxes and those found, drawn by torchvision."""
+"""Some scored images with the true and the predicted boxes, drawn by torchvision."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tools.evaluation.detection.scoring import Detections
 
 ACROSS, INCHES, DPI = 4, 2.6, 100
 MIN_SCORE = 0.3
-"""Boxes found with at least this score are drawn, at most ``MOST`` an image."""
+"""Least score of a predicted box that is drawn; at most ``MOST`` are drawn in an image."""
 MOST = 10
 
 
 def draw_detections(
     dataset: DetectionDataset, found: list[Detections], title: str, path: Path, images: int = 8
 ) -> None:
-    """Write the first ``images`` images to ``path``: true boxes white, found ones by class."""
+    """Write the first ``images`` images to ``path``: true boxes white, predicted ones by class."""
     images = min(images, len(dataset))
     down = math.ceil(images / ACROSS)
     figure = Figure(figsize=(ACROSS * INCHES, down * INCHES + 0.8), dpi=DPI, layout="constrained")
@@ -33,7 +33,7 @@ def draw_detections(
         axes = figure.add_subplot(down, ACROSS, row + 1)
         axes.imshow(_with_boxes(dataset, row, found[row]).permute(1, 2, 0).numpy())
         axes.axis("off")
-    key = f"white: true boxes; coloured: found with score {MIN_SCORE} or more"
+    key = f"white: true boxes; coloured: predicted boxes with score {MIN_SCORE} or more"
     figure.suptitle(f"{title}\n{key}", fontsize=10)
     figure.savefig(path)
 

@@ -1,4 +1,4 @@
-"""How a detector is trained: the published schedules, and the demo's."""
+"""The published training schedules of detectors, and the demo's."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Dataset = Literal["demo", "voc", "coco"]
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 WARMUP_START = 1e-3
-"""Share of the learning rate at the first step of a warm-up."""
+"""Learning rate at the first step of the warm-up, as a share of the peak."""
 
 
 @dataclass(frozen=True)
 class DetectionSchedule:
-    """Number of steps, learning rate and image sizes."""
+    """Number of steps, batch size, learning rate and image sizes."""
 
     steps: int
     milestones: tuple[float, ...]
-    """Shares of the steps after which the learning rate drops to a tenth."""
+    """Shares of the steps after which the learning rate is divided by ten."""
     warmup: int
     """Steps."""
     batch_size: int
     """Images a step, over all processes."""
     lr: float
     precise_bn: int
-    """Steps' worth of images over which batch norm's statistics are averaged before the test."""
+    """Number of batches over which batch norm's statistics are averaged before testing."""
     sizes: Sizes
 
     def rate(self, step: int) -> float:
@@ -39,7 +39,7 @@ class DetectionSchedule:
 
 
 def sides(first: int, last: int) -> tuple[int, ...]:
-    """Return every 32nd side, both ends included."""
+    """Return the sides from least to largest in steps of 32, both ends included."""
     return tuple(range(first, last + 1, 32))
 
 

@@ -1,4 +1,4 @@
-"""Detect the objects of a whole split, each image by one process; mean average precision."""
+"""Detect the objects of a whole split, and score the boxes by mean average precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.scoring.features import evaluating
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What a detector found in one image, the highest score first."""
+    """The predicted boxes of one image, the highest score first."""
 
     boxes: NDArray[np.float32]
     """(n, 4): left, top, right, bottom in the image's pixels."""
@@ -32,7 +32,7 @@ class Detections:
 
 
 def check_scorer() -> None:
-    """Refuse to begin what could not be scored in the end.
+    """Check that detections can be scored, before any training.
 
     Raises:
         ValueError: pycocotools is not installed.
@@ -47,14 +47,14 @@ def check_scorer() -> None:
 def detect(
     model: nn.Module, dataset: DetectionDataset, accelerator: Accelerator
 ) -> list[Detections]:
-    """Return what is found in each image, in order, in every process.
+    """Return the predicted boxes of each image, in order, in every process.
 
-    A process looks at every ``num_processes``-th image, one at a time, so that what it finds
-    does not depend on the others.
+    A process takes every ``num_processes``-th image, one at a time, so that the result does not
+    depend on the number of processes.
 
     Raises:
         ValueError: a file cannot be read.
-        RuntimeError: the processes did not look at each image once.
+        RuntimeError: the processes did not cover each image once.
     """
     own: list[tuple[int, Detections]] = []
     with evaluating(model), torch.no_grad(), accelerator.autocast():
@@ -65,21 +65,22 @@ def detect(
             own.append((row, Detections(*(x.cpu().numpy() for x in (boxes, labels, scores)))))
     rows = dict(gather_object(own) if accelerator.num_processes > 1 else own)
     if sorted(rows) != list(range(len(dataset))):
-        raise RuntimeError(f"{len(rows)} of {len(dataset)} images were looked at")
+        raise RuntimeError(f"{len(rows)} of {len(dataset)} images were covered")
     return [rows[row] for row in range(len(dataset))]
 
 
 def average_precision(
     found: Sequence[Detections], truth: Sequence[Annotations]
 ) -> dict[str, float]:
-    """Return ``ap`` (mean over overlaps .5 to .95), ``ap50`` and ``ap75``, each 0 to 1.
+    """Return ``ap`` (mean over IoU thresholds .5 to .95), ``ap50`` and ``ap75``, each in [0, 1].
 
-    COCO's: 101 points of recall, at most 100 boxes an image, mean over the classes that occur.
-    Difficult and crowd objects are COCO's "crowd": neither found nor missed, and what lies inside
-    is left out. (VOC 2007's own measure takes 11 points, and leaves out what overlaps one by half.)
+    The measure is COCO's: 101 recall points, at most 100 boxes an image, and the mean over the
+    classes that occur. Difficult and crowd objects count as COCO's "crowd": neither found nor
+    missed, and detections inside them are ignored. (VOC 2007's own measure has 11 recall points
+    and ignores detections that overlap a difficult object by half.)
 
     Raises:
-        ValueError: pycocotools is not installed, or there is nothing to find.
+        ValueError: pycocotools is not installed, or the images hold no object.
     """
     check_scorer()
     if not any((~t.difficult & ~t.crowd).any() for t in truth):
@@ -106,7 +107,7 @@ def _coco(
     values: Sequence[NDArray[Any]],
     classes: Sequence[int],
 ) -> Any:
-    """Return boxes as pycocotools holds them, each with one more value."""
+    """Return boxes in pycocotools' form, each with one more value."""
     from pycocotools.coco import COCO
 
     rows = [

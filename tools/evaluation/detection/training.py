@@ -1,4 +1,4 @@
-"""Train a detector: SGD over shuffled images, mirrored at random."""
+"""Train a detector by SGD on shuffled, randomly flipped images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Target = dict[str, Tensor]
 Batches = Generator[tuple[list[Tensor], list[Target]], None, None]
 
 AHEAD = 3
-"""Steps whose images are read before they are needed."""
+"""Number of steps whose images are read ahead."""
 
 
 def train(
@@ -35,10 +35,10 @@ def train(
     workers: int,
     print_fn: Callable[[str], None],
 ) -> float | None:
-    """Train in place; return the loss of the last steps, None without steps.
+    """Train in place; return the loss of the last steps, or None if there are no steps.
 
-    Which images a step holds and which are mirrored depends on (seed, step) alone. torchvision
-    draws sides and regions from torch's generator, which is seeded for each process.
+    The images of a step and their flips depend only on (seed, step). torchvision draws image
+    sides and regions from torch's generator, which is seeded for each process.
 
     Raises:
         ValueError: the images do not fill a batch, a file cannot be read, or the loss is not
@@ -73,7 +73,7 @@ def train(
 
 
 def sgd(model: nn.Module, lr: float) -> torch.optim.SGD:
-    """Return SGD with momentum; norms are not decayed (as detectron2 does)."""
+    """Return SGD with momentum; norm layers have no weight decay, as in detectron2."""
     norms = [p for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters()]
     known = {id(p) for p in norms}
     groups: list[dict[str, Any]] = [
@@ -92,7 +92,7 @@ def average_norms(
 ) -> None:
     """Replace batch norm's moving averages by plain means over some batches ("precise BN").
 
-    The weights changed while the moving averages were taken; these are of the final weights.
+    The means belong to the final weights; the moving averages mix those of earlier steps.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     before = [m.momentum for m in norms]
@@ -114,9 +114,9 @@ def batches(
     seed: int,
     workers: int,
 ) -> Batches:
-    """Yield this process's share of step 0, 1, ..., on the device, without end.
+    """Yield this process's share of steps 0, 1, ..., on the device, without end.
 
-    Images are (3, h, w) in [0, 1]; labels count from 1, 0 being the background.
+    Images are (3, h, w) in [0, 1]. Labels count from 1; 0 is the background.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     rows = dataset.rows_to_learn()
@@ -147,5 +147,5 @@ def batches(
 
 
 def to_float(image: Tensor, device: torch.device) -> Tensor:
-    """Return an image of bytes in [0, 1], on the device."""
+    """Move a uint8 image to the device and scale it to [0, 1]."""
     return image.to(device).float() / 255

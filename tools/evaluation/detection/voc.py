@@ -1,8 +1,8 @@
 """Pascal VOC: lists in ImageSets/Main, and an XML file of boxes for each JPEG. Everingham 2010.
 
 ``2007/trainval`` is the list VOC2007/ImageSets/Main/trainval.txt. The published transfer protocol
-trains on 2007/trainval and 2012/trainval and tests on 2007/test. torchvision's VOCDetection reads
-neither lists of one's own nor several at once, and returns strings of XML.
+trains on 2007/trainval and 2012/trainval and tests on 2007/test. torchvision's VOCDetection cannot
+read custom lists or several lists at once, and returns the XML's values as strings.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLASSES = (
 TRAIN, VAL = ("2007/trainval", "2012/trainval"), ("2007/test",)
 
 Object = tuple[list[float], str, bool]
-"""Sides, class and whether it is difficult."""
+"""An object's sides, class name, and whether it is difficult."""
 
 
 def voc(
@@ -32,12 +32,12 @@ def voc(
     Args:
         data_dir: the folder that holds VOC2007, or the VOCdevkit that does.
         splits: lists as ``2007/trainval``.
-        classes: names in the order of labels (default: the 20 of VOC, or, if other names occur,
-            those that occur, sorted).
+        classes: names in the order of labels (default: the 20 of VOC; if other names occur, the
+            sorted names that occur).
 
     Raises:
-        ValueError: a folder or file is missing or damaged, or holds a class that is not among
-            ``classes``; the text names it.
+        ValueError: a folder or file is missing or damaged, or has a class that is not among
+            ``classes``; the message names it.
     """
     files = [file for split in splits for file in _listed(data_dir, split)]
     found = [read_annotation(xml) for _, xml in files]
@@ -63,7 +63,7 @@ def read_annotation(path: Path) -> list[Object]:
     VOC counts pixels from 1 and includes the last; boxes here count edges from 0.
 
     Raises:
-        ValueError: the file is missing, is no XML or lacks a part.
+        ValueError: the file is missing, not XML, or incomplete.
     """
     try:
         root = ElementTree.parse(path).getroot()
