@@ -11,7 +11,6 @@ import torch
 import yaml
 from runs import SMALL, lines, run_train, skip_pictures
 
-from models.methods import METHODS
 from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config
@@ -202,7 +201,7 @@ def test_two_steps(
     path = checkpoint.last(tmp_path / "run" / "checkpoints")
     assert path is not None
     groups = checkpoint.load(path)["optimizer"]["param_groups"]
-    default = METHODS[config.method].method.defaults.decay_norm_and_bias
+    default = config.chosen.defaults.decay_norm_and_bias
     everything = default if config.decay is None else config.decay == "all"
     decays = {group["weight_decay"] for group in groups}
     assert decays == {config.weight_decay} | (set() if everything else {0.0})

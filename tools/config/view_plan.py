@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from models.losses.clim import ClimLoss
-from models.methods import METHODS, Method
-from models.multi_resolution import QuerySizes
+from models.methods import Method
+from models.settings.base import QuerySizes
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.registry import MixSettings, create_mixture
 from pipelines.mixtures.unmix import UN_MIX
@@ -42,7 +42,7 @@ def views_of(config: ResolvedConfig) -> tuple[View, ...]:
 
 def sizes_of(config: ResolvedConfig) -> QuerySizes:
     """Return the sides at which queries are shown."""
-    queries = METHODS[config.method].method.queries(config.chosen)
+    queries = config.chosen.queries
     return QuerySizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
 
 
