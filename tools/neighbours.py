@@ -27,7 +27,7 @@ from pipelines.mixtures.clim_rules import MASKS, purity, select
 from pipelines.settings import RuleName
 from pipelines.sources.table import Table
 from tools.config.clim import ClimConfig
-from tools.config.resolve import check_mixture
+from tools.config.resolve import check_mixture, check_neighbours
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
@@ -86,7 +86,8 @@ def show(args: Arguments) -> None:
     config = dataclasses.replace(config, mix="clim", clim=clim_of(args, config.clim))
     accelerator = start(config.precision)
     data = build.open_data_of(config, accelerator)
-    check_mixture(config, len(data.train))
+    check_mixture(config)
+    check_neighbours(config, len(data.train))
     trained = dataclasses.replace(config, mix="none")  # any method has features
     method = restore(trained, state, data.facts).to(accelerator.device)
     if args.features is None and len(method.encoders()) < 2:  # there is no momentum encoder

@@ -13,7 +13,7 @@ from runs import SMALL, lines, run_train, skip_pictures
 
 from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.engine import build, trainer
 from tools.runs import checkpoint
 
@@ -101,7 +101,7 @@ def facts_of(config: Config) -> DataFacts:
     return DATASETS.get(config.data, IMAGENET)
 
 
-def resolved(config: Config) -> Config:
+def resolved(config: Config) -> ResolvedConfig:
     return build.resolve(config, facts_of(config), "no")
 
 
@@ -114,8 +114,8 @@ def test_real_sizes_fit_together(name: str, recipes: dict[str, Config]) -> None:
     """Batch, groups, queue, crops and sub-batches as published; the weights take no memory."""
     config, num_rows = resolved(recipes[name]), num_images(recipes[name])
     for processes in (1, config.mixing_groups):
-        build.check_sharing(config, processes)
-    build.check_mixture(config, num_rows)
+        build.check(config, processes)
+    build.check_neighbours(config, num_rows)
     with torch.device("meta"):
         build.create_method(config, num_rows // config.batch_size, facts_of(config), num_rows)
 

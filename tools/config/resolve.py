@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from models.settings.base import SMALL_IMAGE
+from models.methods import check_method
+from models.settings.base import SMALL_IMAGE, ClimTerms
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.view_plan import base_views, sizes_of, views_of
 
 SMALL_VIEWS = {
     **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
@@ -77,6 +79,22 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
 
 def _either(given: float | None, default: float) -> float:
     return default if given is None else given
+
+
+def check(config: ResolvedConfig, processes: int) -> None:
+    """Refuse settings that do not fit together, as far as that needs no images.
+
+    Raises:
+        ValueError: naming the flags.
+    """
+    check_sharing(config, processes)
+    check_mixture(config)
+    views_of(config)
+    sides, clim = sizes_of(config).count, None
+    if config.mix == "clim":
+        clim = ClimTerms(config.clim.mode, config.clim.weight, config.clim.denominator)
+    views = len(base_views(config))
+    check_method(config.method, config.chosen, views, config.batch_size, clim, sides)
 
 
 def check_sharing(config: Config, processes: int) -> None:
@@ -157,8 +175,8 @@ def check_accumulation(config: Config) -> None:
         )
 
 
-def check_mixture(config: Config, num_rows: int) -> None:
-    """Refuse mixtures where there is no loss for them, and more neighbours than images.
+def check_mixture(config: Config) -> None:
+    """Refuse mixtures for which the method has no loss.
 
     Raises:
         ValueError: naming the flags.
@@ -174,6 +192,14 @@ def check_mixture(config: Config, num_rows: int) -> None:
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "
             "once, so it takes one mixture a step: --mix-draw step"
         )
+
+
+def check_neighbours(config: Config, num_rows: int) -> None:
+    """Refuse more neighbours than images.
+
+    Raises:
+        ValueError: naming the flag.
+    """
     if config.mix == "clim" and config.clim.neighbours >= num_rows:
         raise ValueError(
             f"--clim.neighbours {config.clim.neighbours} needs more than {num_rows} images"
