@@ -6,6 +6,7 @@ from models.losses.clim import ClimLoss
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.registry import MixSettings, create_mixture
 from tools.config.config import Config, ResolvedConfig
+from tools.config.resolve import clim_terms
 
 
 def mixture_of(
@@ -27,7 +28,6 @@ def mixture_of(
 
 
 def clim_loss(config: Config) -> ClimLoss | None:
-    """Return how CLIM's terms are weighted, if the mixture is CLIM's."""
-    if config.mix != "clim":
-        return None
-    return ClimLoss(config.clim.mode, config.clim.weight, config.clim.denominator)
+    """Return CLIM's loss, if the mixture is CLIM's."""
+    terms = clim_terms(config)
+    return terms and ClimLoss(terms.mode, terms.weight, terms.denominator)

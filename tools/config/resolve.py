@@ -90,11 +90,15 @@ def check(config: ResolvedConfig, processes: int) -> None:
     check_sharing(config, processes)
     check_mixture(config)
     views_of(config)
-    sides, clim = sizes_of(config).count, None
-    if config.mix == "clim":
-        clim = ClimTerms(config.clim.mode, config.clim.weight, config.clim.denominator)
-    views = len(base_views(config))
-    check_method(config.method, config.chosen, views, config.batch_size, clim, sides)
+    views, sides = len(base_views(config)), sizes_of(config).count
+    check_method(config.method, config.chosen, views, config.batch_size, clim_terms(config), sides)
+
+
+def clim_terms(config: Config) -> ClimTerms | None:
+    """Return how CLIM's terms are weighted, if the mixture is CLIM's."""
+    if config.mix != "clim":
+        return None
+    return ClimTerms(config.clim.mode, config.clim.weight, config.clim.denominator)
 
 
 def check_sharing(config: Config, processes: int) -> None:
