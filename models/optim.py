@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn, optim
 
-from models.settings import Schedule
+from models.settings.base import Schedule
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from pipelines.mixtures.clim_rules import MASKS, purity, select
 from pipelines.settings import RuleName
 from pipelines.sources.table import Table
 from tools.config.clim import ClimConfig
-from tools.config.resolve import check_mixture
+from tools.config.resolve import check_mixture, check_neighbours
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
@@ -86,7 +86,8 @@ def show(args: Arguments) -> None:
     config = dataclasses.replace(config, mix="clim", clim=clim_of(args, config.clim))
     accelerator = start(config.precision)
     data = build.open_data_of(config, accelerator)
-    check_mixture(config, len(data.train))
+    check_mixture(config)
+    check_neighbours(config, len(data.train))
     trained = dataclasses.replace(config, mix="none")  # any method has features
     method = restore(trained, state, data.facts).to(accelerator.device)
     if args.features is None and len(method.encoders()) < 2:  # there is no momentum encoder
@@ -123,7 +124,7 @@ def clim_of(args: Arguments, clim: ClimConfig) -> ClimConfig:
 
 def print_rules(found: Neighborhood, clim: ClimConfig, label: NDArray[np.int64]) -> None:
     """Print each rule's mean number of neighbors, share of images with too few, and purity."""
-    everyone = np.arange(len(label))
+    anchors = np.arange(len(label))
     print(f"{'rule':12} {'kept':>6} {'short':>7} {'same class':>11}")
     for rule in (*MASKS, "ranked"):
         selection = select(found.candidates, rule, clim.limit)

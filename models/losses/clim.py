@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.losses.common import full_precision, on_mixture
 from models.losses.contrastive import info_nce_against, log_negatives
-from models.settings import ClimMode, Denominator
+from models.settings.base import ClimTerms
 from pipelines.batch import Mixed
 
 
@@ -27,16 +27,12 @@ def anchors_and_neighbors(view: Float[Tensor, "m c h w"]) -> tuple[Tensor, Tenso
 
 
 @dataclass(frozen=True)
-class ClimLoss:
+class ClimLoss(ClimTerms):
     """How the clean and the mixed term are combined.
 
     ``add``: ``(L_base + w L_mix) / (1 + w)``. ``replace``: ``L_mix``. ``csml``: the mean of three
     terms, in which the unmixed neighbors are positives too (Xu 2022, arXiv:2012.02733, its code).
     """
-
-    mode: ClimMode = "add"
-    weight: float = 1.0
-    denominator: Denominator = "separate"
 
     def terms(
         self,

@@ -5,26 +5,24 @@ Importing this imports no torch: the registry names a method's class, ``Entry.me
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from models.settings import (
-    BarlowConfig,
-    ByolConfig,
-    CmcConfig,
-    Defaults,
-    DinoConfig,
-    InsdisConfig,
-    MethodConfig,
-    MocoConfig,
-    MocoV3Config,
-    SimclrConfig,
-    SimsiamConfig,
-    SwavConfig,
-    VicregConfig,
-    WmseConfig,
-)
+from models.settings.barlow import BarlowConfig
+from models.settings.base import ClimTerms, Defaults, MethodConfig
+from models.settings.byol import ByolConfig
+from models.settings.cmc import CmcConfig
+from models.settings.dino import DinoConfig
+from models.settings.insdis import InsdisConfig
+from models.settings.moco import MocoConfig
+from models.settings.moco_v3 import MocoV3Config
+from models.settings.simclr import SimclrConfig
+from models.settings.simsiam import SimsiamConfig
+from models.settings.swav import SwavConfig
+from models.settings.vicreg import VicregConfig
+from models.settings.wmse import WmseConfig
 
 if TYPE_CHECKING:
     from models.methods.base import Method, Setup
@@ -61,7 +59,50 @@ METHODS: dict[str, Entry] = {
     "insdis": Entry("models.methods.insdis:Insdis", InsdisConfig),
 }
 
-__all__ = ["METHODS", "Defaults", "Entry", "Method", "Setup", "build_method"]
+
+def check_method(
+    name: str,
+    config: MethodConfig,
+    num_views: int,
+    batch_size: int,
+    clim: ClimTerms | None,
+    num_sides: int,
+) -> None:
+    """Refuse what a method cannot do, and numbers that do not fit it.
+
+    Args:
+        name: a key of ``METHODS``.
+        config: that method's settings.
+        num_views: views of each image.
+        batch_size: images of a step over all ranks and micro-batches.
+        clim: CLIM's loss, if batches hold neighbors.
+        num_sides: sides at which queries are shown.
+
+    Raises:
+        ValueError: the text names the flag.
+    """
+    least, most = config.min_views, config.max_views
+    if not least <= num_views <= most:
+        several = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
+        raise ValueError(
+            f"--method {name} cannot take {num_views} views (--crops): "
+            f"{f'exactly {least}' if least == most else several}"
+        )
+    if clim and not config.supports_clim:
+        able = ", ".join(key for key, each in METHODS.items() if each.settings.supports_clim)
+        raise ValueError(
+            f"--mix clim cannot go with --method {name}: a neighbour is only a key, which needs a "
+            f"loss that compares a query with one key after another ({able})"
+        )
+    if num_sides > 1 and not config.queries:
+        raise ValueError(
+            f"--resolutions cannot go with --method {name}: it shows queries at several sides to "
+            "keys of another network, and this method has none"
+        )
+    config.check(batch_size, clim)
+
+
+__all__ = ["METHODS", "Defaults", "Entry", "Method", "Setup", "build_method", "check_method"]
 _LAZY = {"Method": "base", "Setup": "base", "build_method": "build"}
 
 

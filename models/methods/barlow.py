@@ -12,7 +12,7 @@ from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.optim import LrScale, is_norm_or_bias
-from models.settings import BarlowConfig, Defaults
+from models.settings.barlow import BarlowConfig
 from pipelines.batch import Batch
 
 
@@ -23,20 +23,6 @@ class Barlow(Method):
     L(z(m)[partner], z(x1))``; m is encoded once. L is not a mean over rows, so the whole batch has
     one lam, and ``--mix-draw group`` is refused.
     """
-
-    mixes_groups = False
-    batch_coupling = "correlations are those of a micro-batch"
-    defaults = Defaults(
-        optimizer="lars",
-        lr_per_256=0.2,
-        weight_decay=1e-6,
-        views="byol",
-        bn="sync",
-        decay_norm_and_bias=False,
-        warmup_epochs=10,
-        final_lr_ratio=0.001,
-        zero_init_last=True,
-    )
 
     def __init__(self, backbone: nn.Module, config: BarlowConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,8 @@ from models import collapse, losses
 from models.distributed import gather
 from models.losses.clim import ClimLoss
 from models.modules.backbone import encode
-from models.multi_resolution import QuerySizes
 from models.optim import LrScale
-from models.settings import BnMode, Defaults
+from models.settings.base import BnMode, QuerySizes
 from pipelines.batch import Batch
 
 Which = Literal["online", "momentum"]
@@ -63,18 +62,6 @@ class Method(nn.Module):
     the global gradient.
     """
 
-    defaults: ClassVar[Defaults]
-    min_views: ClassVar[int] = 2
-    max_views: ClassVar[float] = 2
-    """Fewest and most views of an image; ``math.inf``: no upper limit."""
-    mixes_groups: ClassVar[bool] = True
-    """Whether each group may draw its own mixture (``--mix-draw group``)."""
-    supports_unmix: ClassVar[bool] = True
-    """Whether it has a loss for mixtures; without one, it takes mixtures that keep the targets."""
-    supports_clim: ClassVar[bool] = False
-    """Whether it has a loss for CLIM, whose partners are not rows of the batch."""
-    batch_coupling: ClassVar[str] = "the loss looks at a micro-batch alone"
-    """How micro-batches change the loss, in words; "": not at all (see ``describe_coupling``)."""
     scored: Which = "online"
     """The encoder that is evaluated and exported: the paper's choice, unless set otherwise."""
     chained_lam: bool = False
@@ -91,24 +78,6 @@ class Method(nn.Module):
     def build_backbone(cls, config: Any, create: Callable[..., nn.Module]) -> nn.Module:
         """Return the backbone; ``create(in_chans=3, width=1.0)`` builds one model."""
         return create()
-
-    @classmethod
-    def queries(cls, config: Any) -> tuple[int, ...]:
-        """Return the query views; none for a method without a network of its own for keys."""
-        return ()
-
-    @classmethod
-    def describe_coupling(cls, config: Any) -> str:
-        """Return how the loss depends on the other rows of a batch, in words; "": not at all.
-
-        Micro-batches (``--accumulate``) change a loss that does.
-        """
-        return cls.batch_coupling
-
-    @classmethod
-    def row_unit(cls, config: Any) -> int:
-        """Return a divisor that the number of all ranks' rows in a forward must have."""
-        return 1
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return each loss term, a scalar; their sum is what is minimised."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
 
-from models.methods import METHODS
+from models.methods import METHODS, check_method
 from models.methods.base import Method, Setup
 from models.modules.batchnorm import convert_batchnorm
-from models.settings import MethodConfig
+from models.settings.base import MethodConfig
 
 
 def build_method(name: str, config: MethodConfig, backbone: nn.Module, setup: Setup) -> Method:
@@ -30,27 +29,10 @@ def build_method(name: str, config: MethodConfig, backbone: nn.Module, setup: Se
     if name not in METHODS:
         raise ValueError(f"--method {name}: choose one of {', '.join(METHODS)}")
     method, config_class = METHODS[name].method, METHODS[name].settings
-    least, most = method.min_views, method.max_views
-    if not least <= setup.num_views <= most:
-        several = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
-        raise ValueError(
-            f"--method {name} cannot take {setup.num_views} views (--crops): "
-            f"{f'exactly {least}' if least == most else several}"
-        )
-    if setup.clim and not method.supports_clim:
-        able = ", ".join(key for key, each in METHODS.items() if each.method.supports_clim)
-        raise ValueError(
-            f"--mix clim cannot go with --method {name}: a neighbour is only a key, which needs a "
-            f"loss that compares a query with one key after another ({able})"
-        )
     if not isinstance(config, config_class):
         raise ValueError(f"--method {name} takes a {config_class.__name__}, not {config!r}")
-    if setup.sizes.count > 1 and not method.queries(config):
-        raise ValueError(
-            f"--resolutions cannot go with --method {name}: it shows queries at several sides to "
-            "keys of another network, and this method has none"
-        )
-    sizes = replace(setup.sizes, queries=method.queries(config))
+    check_method(name, config, setup.num_views, setup.batch_size, setup.clim, setup.sizes.count)
+    sizes = replace(setup.sizes, queries=config.queries)
     create: Callable[..., Method] = method
     built = create(backbone, config, replace(setup, sizes=sizes))
     convert_batchnorm(built, setup.bn, setup.group_size)

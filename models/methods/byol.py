@@ -11,7 +11,7 @@ from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
-from models.settings import ByolConfig, Defaults
+from models.settings.byol import ByolConfig
 from pipelines.batch import Batch
 
 
@@ -23,27 +23,7 @@ class Byol(Method):
     d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``.
     """
 
-    supports_clim = True
-    batch_coupling = ""
-    defaults = Defaults(
-        optimizer="lars",
-        lr_per_256=0.2,
-        weight_decay=1.5e-6,
-        views="byol",
-        bn="sync",
-        decay_norm_and_bias=False,
-        warmup_epochs=10,
-        zero_init_last=True,
-    )
-
     def __init__(self, backbone: nn.Module, config: ByolConfig, setup: Setup) -> None:
-        if setup.clim and not config.mix_online:
-            raise ValueError(
-                "--mix clim needs --byol.mix-online: neighbors are targets, and the online branch "
-                "makes no predictions from them"
-            )
-        if setup.clim and (setup.clim.mode == "csml" or setup.clim.denominator == "shared"):
-            raise ValueError("--clim.mode csml and --clim.denominator shared need --method moco")
         width = num_features(backbone)
         sizes = (width, config.hidden, config.dim)
         super().__init__(backbone, heads.projector(*sizes, norm=True, last_bias=config.last_bias))

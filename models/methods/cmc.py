@@ -13,7 +13,7 @@ from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.color import lightness_and_color
 from models.modules.memory_bank import MemoryBank
-from models.settings import CmcConfig, Defaults, Space
+from models.settings.cmc import CmcConfig, Space
 from pipelines.batch import Batch
 
 
@@ -24,10 +24,6 @@ class Cmc(Method):
     cosines divided by the temperature. Both directions have the same negatives. After the step, the
     image's row of each bank moves towards the embedding of the bank's own half.
     """
-
-    min_views = max_views = 1
-    supports_unmix = False
-    defaults = Defaults("momentum", 0.06, 1e-4, "cmc", "group", schedule="step")
 
     def __init__(self, backbone: nn.ModuleList, config: CmcConfig, setup: Setup) -> None:
         encoders = Halves(*backbone, mean=setup.mean, std=setup.std, space=config.space)
@@ -40,11 +36,6 @@ class Cmc(Method):
     def build_backbone(cls, config: CmcConfig, create: Callable[..., nn.Module]) -> nn.Module:
         """Return an encoder of one channel and one of two, both ``config.width`` wide."""
         return nn.ModuleList([create(in_chans=c, width=config.width) for c in (1, 2)])
-
-    @classmethod
-    def describe_coupling(cls, config: CmcConfig) -> str:
-        """Return how the loss depends on the other rows of a batch."""
-        return config.coupling
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term, the sum of both directions."""

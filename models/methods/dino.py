@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from models.modules import heads
 from models.modules.backbone import encode, num_features
 from models.modules.center import Center
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
-from models.settings import Defaults, DinoConfig
+from models.settings.dino import DinoConfig
 from pipelines.batch import Batch
 
 
@@ -30,12 +28,7 @@ class Dino(Method):
     clean views only.
     """
 
-    max_views = math.inf
-    batch_coupling = ""
     scored = "momentum"
-    defaults = Defaults(
-        "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
-    )
 
     def __init__(self, backbone: nn.Module, config: DinoConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)

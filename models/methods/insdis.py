@@ -10,7 +10,7 @@ from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.memory_bank import MemoryBank
-from models.settings import Defaults, InsdisConfig
+from models.settings.insdis import InsdisConfig
 from pipelines.batch import Batch
 
 
@@ -21,19 +21,10 @@ class Insdis(Method):
     step, the image's row moves towards the view.
     """
 
-    min_views = max_views = 1
-    supports_unmix = False
-    defaults = Defaults("momentum", 0.06, 1e-4, "insdis", "group", schedule="step")
-
     def __init__(self, backbone: nn.Module, config: InsdisConfig, setup: Setup) -> None:
         super().__init__(backbone, heads.mlp(num_features(backbone), config.dim, norm=False))
         generator = torch.Generator().manual_seed(setup.seed)
         self.bank = MemoryBank(setup.num_rows, config, generator)
-
-    @classmethod
-    def describe_coupling(cls, config: InsdisConfig) -> str:
-        """Return how the loss depends on the other rows of a batch."""
-        return config.coupling
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term."""

@@ -15,7 +15,8 @@ from models.modules.batchnorm import replay_running_stats
 from models.modules.ema import ema_update, momentum_copy
 from models.modules.queue import Queue
 from models.modules.shuffle_bn import StepKeys
-from models.settings import Defaults, MocoConfig
+from models.multi_resolution import join_sides, split_sides
+from models.settings.moco import MocoConfig
 from pipelines.batch import Batch, Mixed
 
 RELEASED_ORDER = (0, 2, 1, 2)
@@ -32,37 +33,17 @@ class Moco(Method):
     encoded once, with the same weight in the running statistics of the queries' batch norm.
     """
 
-    supports_clim = True
-    batch_coupling = ""
-    defaults = Defaults(
-        optimizer="momentum", lr_per_256=0.03, weight_decay=1e-4, views="moco-v2", bn="group"
-    )
-
     def __init__(self, backbone: nn.Module, config: MocoConfig, setup: Setup) -> None:
         width = num_features(backbone)
         sizes = (width, width, config.dim) if config.mlp else (width, config.dim)
         super().__init__(backbone, heads.mlp(*sizes, norm=False))
-        if config.mix_each and not config.symmetric:
-            raise ValueError("--moco.mix-each needs --moco.symmetric")
-        if setup.clim and config.symmetric:
-            raise ValueError("--mix clim is one-way and cannot go with --moco.symmetric")
         self.config, self.clim, self.sizes = config, setup.clim, setup.sizes
         self.batch_size = setup.batch_size
-        self.keys_per_step = setup.batch_size * (2 if config.symmetric else 1)
-        if self.keys_per_step > config.queue:
-            raise ValueError(
-                f"--moco.queue {config.queue} is too small for the {self.keys_per_step} keys of a "
-                "step: enlarge it or lower --batch-size (--moco.symmetric enqueues both views)"
-            )
+        self.keys_per_step = config.keys_per_step(setup.batch_size)
         self.key_encoder = momentum_copy(self.online)
         self.keys = StepKeys(shuffle=setup.bn == "group")
         generator = torch.Generator().manual_seed(setup.seed)
         self.queue = Queue(unit(torch.randn(config.queue, config.dim, generator=generator)))
-
-    @classmethod
-    def queries(cls, config: MocoConfig) -> tuple[int, ...]:
-        """Return the query views."""
-        return (0, 1) if config.symmetric else (0,)
 
     def mixed_views(self, num_views: int) -> tuple[int, ...]:
         """Return the views that are mixed."""
@@ -71,11 +52,11 @@ class Moco(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         keys = self.keys.encode(self.key_encoder, self._key_views(batch), batch)
-        terms = [self._terms(keys, *side) for side in self.sizes.split(batch)]
+        terms = [self._terms(keys, *side) for side in split_sides(batch, self.sizes)]
         # Clean keys (of x0, then of x1) enter the queue after the step: all terms see it unchanged.
         for i, k in enumerate(keys[:1] if self.clim else keys[::-1]):
             self.queue.stage(batch.step, k, batch.position + i * self.batch_size)
-        return self.sizes.join(terms)
+        return join_sides(terms, self.sizes)
 
     def _terms(
         self, keys: list[Tensor], views: list[Tensor], mixtures: list[Mixed]

@@ -16,7 +16,8 @@ from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.ema import cosine_momentum, ema_update, momentum_copy
-from models.settings import Defaults, MocoV3Config
+from models.multi_resolution import join_sides, split_sides
+from models.settings.moco_v3 import MocoV3Config
 from pipelines.batch import Batch, Mixed
 
 
@@ -28,18 +29,6 @@ class MocoV3(Method):
     2022, 2003.05438) with the loss of this paper; mixtures are never keys.
     """
 
-    batch_coupling = "the keys that a query meets are those of a micro-batch"
-    defaults = Defaults(
-        optimizer="lars",
-        lr_per_256=0.3,
-        weight_decay=1.5e-6,
-        views="moco-v3",
-        bn="sync",
-        decay_norm_and_bias=False,
-        warmup_epochs=10,
-        zero_init_last=True,
-    )
-
     def __init__(self, backbone: nn.Module, config: MocoV3Config, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.dim)
         head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
@@ -48,17 +37,12 @@ class MocoV3(Method):
         self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
         self.key_encoder = momentum_copy(self.online)
 
-    @classmethod
-    def queries(cls, config: MocoV3Config) -> tuple[int, ...]:
-        """Return the query views."""
-        return (0, 1)
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         keys = [self._keys(x) for x in reversed(batch.views[:2])]  # positives of q0, then of q1
         all_keys = [gather(k) for k in keys]
-        terms = [self._terms(keys, all_keys, *side) for side in self.sizes.split(batch)]
-        return self.sizes.join(terms)
+        terms = [self._terms(keys, all_keys, *side) for side in split_sides(batch, self.sizes)]
+        return join_sides(terms, self.sizes)
 
     def _terms(
         self, keys: list[Tensor], all_keys: list[Tensor], views: list[Tensor], mixed: list[Mixed]

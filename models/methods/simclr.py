@@ -11,7 +11,7 @@ from models.losses.common import full_precision, unit
 from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.settings import Defaults, SimclrConfig
+from models.settings.simclr import SimclrConfig
 from pipelines.batch import Batch
 
 
@@ -22,18 +22,6 @@ class Simclr(Method):
     soft targets (Shen 2022, 2003.05438). x0, x1 and m are encoded once; the head is applied to both
     sides of a pair together.
     """
-
-    batch_coupling = "NT-Xent's negatives are those of a micro-batch"
-    defaults = Defaults(
-        optimizer="lars",
-        lr_per_256=0.3,
-        weight_decay=1e-6,
-        views="simclr",
-        bn="sync",
-        decay_norm_and_bias=False,
-        warmup_epochs=10,
-        zero_init_last=True,
-    )
 
     def __init__(self, backbone: nn.Module, config: SimclrConfig, setup: Setup) -> None:
         width = num_features(backbone)

@@ -11,7 +11,7 @@ from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.optim import LrScale
-from models.settings import Defaults, SimsiamConfig
+from models.settings.simsiam import SimsiamConfig
 from pipelines.batch import Batch
 
 
@@ -21,16 +21,6 @@ class Simsiam(Method):
     sg stops the gradient. A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``. It
     predicts x1 and is predicted from x1; one encoding serves both.
     """
-
-    batch_coupling = ""
-    defaults = Defaults(
-        optimizer="momentum",
-        lr_per_256=0.05,
-        weight_decay=1e-4,
-        views="moco-v2",
-        bn="sync",
-        zero_init_last=True,
-    )
 
     def __init__(self, backbone: nn.Module, config: SimsiamConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), *[config.dim] * config.layers)

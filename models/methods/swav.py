@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,7 +16,7 @@ from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.prototypes import Prototypes
 from models.modules.queue import Queue
-from models.settings import Defaults, SwavConfig
+from models.settings.swav import SwavConfig
 from pipelines.batch import Batch
 
 
@@ -29,17 +28,7 @@ class Swav(Method):
     ``--swav.reverse paper``, ``in_both_orders`` for ``code`` and ``from_mixtures`` for ``predict``.
     """
 
-    max_views = math.inf
-    batch_coupling = "Sinkhorn balances the codes of a micro-batch"
-    defaults = Defaults("lars", 0.3, 1e-6, "swav", "sync", warmup_epochs=10, final_lr_ratio=0.001)
-
     def __init__(self, backbone: nn.Module, config: SwavConfig, setup: Setup) -> None:
-        if 0 < config.queue < setup.batch_size:
-            raise ValueError(
-                f"--swav.queue {config.queue}: 0, or at least --batch-size {setup.batch_size}"
-            )
-        if config.queue_mixtures and config.reverse != "code":
-            raise ValueError("--swav.queue-mixtures needs --swav.reverse code")
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
         self.config = config

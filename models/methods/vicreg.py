@@ -11,7 +11,7 @@ from models.losses.common import full_precision, on_mixture
 from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
-from models.settings import Defaults, VicregConfig
+from models.settings.vicreg import VicregConfig
 from pipelines.batch import Batch
 
 
@@ -22,19 +22,6 @@ class Vicreg(Method):
     depend on the order of the rows, so only the distance is weighted, row by row. The mean of both
     views' v is that of the released code; eq. 6 of the paper has their sum.
     """
-
-    batch_coupling = "variances and covariances are those of a micro-batch"
-    defaults = Defaults(
-        optimizer="lars",
-        lr_per_256=0.2,
-        weight_decay=1e-6,
-        views="byol",
-        bn="sync",
-        decay_norm_and_bias=False,
-        warmup_epochs=10,
-        final_lr_ratio=0.001,
-        zero_init_last=True,
-    )
 
     def __init__(self, backbone: nn.Module, config: VicregConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -16,7 +15,7 @@ from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.modules.whitening import whiten_in, with_partners
-from models.settings import Defaults, WmseConfig
+from models.settings.wmse import WmseConfig
 from pipelines.batch import Batch, Mixed, to_device
 
 SUB_BATCH_STREAM = 1 << 21
@@ -32,25 +31,10 @@ class Wmse(Method):
     encoded and whitened once. The head is applied to all views of an M together.
     """
 
-    max_views = math.inf
-    batch_coupling = "the rows whitened together are drawn from a micro-batch"
-    defaults = Defaults("adam", 1.5e-3, 1e-6, "whitening", "sync", warmup_epochs=5)
-
     def __init__(self, backbone: nn.Module, config: WmseConfig, setup: Setup) -> None:
-        size, batch_size = config.sub_batch, setup.batch_size
-        if size <= config.dim or size % 2 or batch_size % size:
-            raise ValueError(
-                f"--wmse.sub-batch {size} must be even, a divisor of --batch-size {batch_size} "
-                f"and above --wmse.dim {config.dim}, or the covariance has no inverse"
-            )
         width = num_features(backbone)
         super().__init__(backbone, heads.projector(width, config.hidden, config.dim, norm=True))
         self.config = config
-
-    @classmethod
-    def row_unit(cls, config: WmseConfig) -> int:
-        """Return the size of a sub-batch."""
-        return config.sub_batch
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.settings import SMALL_IMAGE, Stem, StemInit
+from models.settings.base import SMALL_IMAGE, Stem, StemInit
 
 
 def create_backbone(

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from models import distributed
 from models.losses.common import widen
-from models.settings import BnMode
+from models.settings.base import BnMode
 
 
 class BatchNorm(_BatchNorm):

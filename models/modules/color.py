@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.losses.common import full_precision
-from models.settings import Space
+from models.settings.cmc import Space
 
 Images = Float[Tensor, "n 3 h w"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.distributed import all_reduce_sum, gather, world_size
 from models.losses.common import full_precision, unit
 from models.losses.contrastive import nce_loss, softmax_loss
-from models.settings import BankConfig
+from models.settings.bank import BankConfig
 from pipelines.batch import Batch
 
 NEGATIVES_STREAM = 1 << 22

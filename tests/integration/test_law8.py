@@ -116,10 +116,10 @@ def test_nor_with_the_other_settings(
     toy: Path, tmp_path: Path, seen: list[str], method: str
 ) -> None:
     """A mixture a group, the colours of large images, bf16."""
-    draw_params = "group" if METHODS[method].method.mixes_groups else "step"
+    draw_params = "group" if METHODS[method].settings.mixes_groups else "step"
     more = ("--mix", MIXES[method][-1], "--mix-draw", draw_params, "--views", "byol")
     more = (*more, "--limit-steps", "2", "--precision", "bf16")
-    if METHODS[method].method.max_views == 1:
+    if METHODS[method].settings.max_views == 1:
         more = (*more, "--crops", "1", "--crop-sizes", "16", "--crop-scales", "0.2", "1")
     if method == "moco":
         more = (*more, "--moco.symmetric")

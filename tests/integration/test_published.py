@@ -489,8 +489,8 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_holds_the_published_numbers(name: str) -> None:
-    method, config = METHODS[name].method, METHODS[name].settings
-    assert method.defaults == DEFAULTS[name]
+    config = METHODS[name].settings
+    assert config.defaults == DEFAULTS[name]
     made = config()
     assert {key: getattr(made, key) for key in NUMBERS_OF[name]} == NUMBERS_OF[name]
 

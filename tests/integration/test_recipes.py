@@ -11,10 +11,9 @@ import torch
 import yaml
 from runs import SMALL, lines, run_train, skip_pictures
 
-from models.methods import METHODS
 from pipelines.datasets import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
-from tools.config.config import Config
+from tools.config.config import Config, ResolvedConfig
 from tools.engine import build, trainer
 from tools.runs import checkpoint
 
@@ -102,7 +101,7 @@ def facts_of(config: Config) -> DataFacts:
     return DATASETS.get(config.data, IMAGENET)
 
 
-def resolved(config: Config) -> Config:
+def resolved(config: Config) -> ResolvedConfig:
     return build.resolve(config, facts_of(config), "no")
 
 
@@ -115,8 +114,8 @@ def test_real_sizes_fit_together(name: str, recipes: dict[str, Config]) -> None:
     """Batch, groups, queue, crops and sub-batches as published; the weights take no memory."""
     config, num_rows = resolved(recipes[name]), num_images(recipes[name])
     for processes in (1, config.mixing_groups):
-        build.check_sharing(config, processes)
-    build.check_mixture(config, num_rows)
+        build.check(config, processes)
+    build.check_neighbours(config, num_rows)
     with torch.device("meta"):
         build.create_method(config, num_rows // config.batch_size, facts_of(config), num_rows)
 
@@ -202,7 +201,7 @@ def test_two_steps(
     path = checkpoint.last(tmp_path / "run" / "checkpoints")
     assert path is not None
     groups = checkpoint.load(path)["optimizer"]["param_groups"]
-    default = METHODS[config.method].method.defaults.decay_norm_and_bias
+    default = config.chosen.defaults.decay_norm_and_bias
     everything = default if config.decay is None else config.decay == "all"
     decays = {group["weight_decay"] for group in groups}
     assert decays == {config.weight_decay} | (set() if everything else {0.0})

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.modules.backbone import create_backbone, num_features
-from models.settings import Stem, StemInit
+from models.settings.base import Stem, StemInit
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet10t"])

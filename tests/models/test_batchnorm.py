@@ -16,7 +16,7 @@ from models.modules.batchnorm import (
     convert_batchnorm,
     replay_running_stats,
 )
-from models.settings import BnMode
+from models.settings.base import BnMode
 
 
 def image(n: int = 12, c: int = 3, size: int = 4) -> Tensor:

@@ -32,7 +32,7 @@ from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
 from models.methods.moco_v3 import MocoV3
 from models.methods.swav import Swav
-from models.multi_resolution import QuerySizes
+from models.settings.base import QuerySizes
 from pipelines.batch import Batch, Mixed
 
 MIXED = [case for case in CASES if case.mixed]
@@ -456,7 +456,7 @@ def test_target_starts_equal_and_follows_parameters_only() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_outputs_for_evaluation_and_monitors(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].method.supports_unmix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].settings.supports_unmix)
     method = build(case, torch.float32)
     batch = make_batch(case, dtype=torch.float32)
     last = tuple(v.contiguous(memory_format=torch.channels_last) for v in batch.views)
@@ -475,7 +475,7 @@ def test_outputs_for_evaluation_and_monitors(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_bfloat16_autocast(name: str) -> None:
-    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].method.supports_unmix)
+    case = Case(name, sizes=SIZES.get(name, (8, 8)), mixed=METHODS[name].settings.supports_unmix)
     method, batch = build(case, torch.float32), make_batch(case, dtype=torch.float32)
     exact = total(copy.deepcopy(method)(batch))
     with torch.autocast("cpu", torch.bfloat16):

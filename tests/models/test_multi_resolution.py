@@ -11,8 +11,8 @@ from mix_cases import mix_views
 from runs import SMALL, TINY, lines, run_train
 
 from models.methods import Method
-from models.multi_resolution import QuerySizes
-from models.settings import Reduce
+from models.multi_resolution import join_sides
+from models.settings.base import QuerySizes, Reduce
 from pipelines.batch import Batch
 from pipelines.mixtures.unmix import UnMix
 
@@ -68,8 +68,8 @@ def test_the_loss_is_that_of_each_side_against_the_first_side_s_keys(
 
 def test_sum_half_of_three_sides_weighs_more_than_their_mean() -> None:
     terms = [{"clean": torch.tensor(float(x))} for x in (1, 2, 6)]
-    assert QuerySizes((0,), 3, "mean").join(terms)["clean"].item() == pytest.approx(3)
-    assert QuerySizes((0,), 3, "sum-half").join(terms)["clean"].item() == pytest.approx(4.5)
+    assert join_sides(terms, QuerySizes((0,), 3, "mean"))["clean"].item() == pytest.approx(3)
+    assert join_sides(terms, QuerySizes((0,), 3, "sum-half"))["clean"].item() == pytest.approx(4.5)
 
 
 def test_keys_enter_the_queue_once() -> None:

@@ -86,7 +86,7 @@ def test_unknown_name_is_refused() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_build(name: str) -> None:
-    d = METHODS[name].method.defaults
+    d = METHODS[name].settings.defaults
     optimizer = create_optimizer(
         Net(), d.optimizer, d.lr_per_256, d.weight_decay, d.momentum, d.decay_norm_and_bias
     )

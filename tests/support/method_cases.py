@@ -48,7 +48,7 @@ class Case:
     @property
     def mixes(self) -> bool:
         """Whether the method has a loss for mixtures."""
-        return METHODS[self.method].method.supports_unmix
+        return METHODS[self.method].settings.supports_unmix
 
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
@@ -113,7 +113,7 @@ def _cases() -> list[Case]:
     cases = [
         Case(name, tuple(options.items()), bn, mixed, sizes)
         for name, options, bn, sizes in rows
-        for mixed in ((False, True) if METHODS[name].method.supports_unmix else (False,))
+        for mixed in ((False, True) if METHODS[name].settings.supports_unmix else (False,))
     ]
     return [*cases, Case("moco", (("symmetric", True), ("queue", 40)), "group", mix_groups=2)]
 
@@ -178,7 +178,7 @@ def make_batch(
     partner = mirrored(case.rows, groups)
     if lam is None:
         lam = torch.rand(groups, generator=generator, dtype=torch.float64)
-        if not METHODS[case.method].method.mixes_groups:
+        if not METHODS[case.method].settings.mixes_groups:
             lam = lam[:1].expand(groups)
         lam = lam.repeat_interleave(case.rows // groups)
     lam = lam.to(dtype)

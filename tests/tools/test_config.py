@@ -137,6 +137,18 @@ QUICK = [
     ["--lr", "nan"],
     ["--mix", "region", "--batch-size", "24", "--groups", "7", "--dry-run"],
     ["--resume", "nowhere"],
+    ["--method", "cmc", "--mix", "region"],
+    ["--method", "simclr", "--mix", "clim"],
+    ["--method", "moco", "--mix", "clim", "--moco.symmetric"],
+    ["--method", "byol", "--mix", "clim"],
+    ["--method", "barlow", "--mix", "region", "--mix-draw", "group"],
+    ["--method", "simclr", "--accumulate", "2"],
+    ["--method", "simclr", "--crops", "3", "--crop-sizes", "32", "--crop-scales", "0.2", "1"],
+    ["--method", "simclr", "--resolutions", "32", "24"],
+    ["--method", "moco", "--moco.queue", "100", "--dry-run"],
+    ["--method", "swav", "--swav.queue", "100"],
+    ["--method", "wmse", "--wmse.dim", "128"],
+    ["--method", "swav", "--multi-scale", "32", "64", "--image-size", "64"],
 ]
 
 

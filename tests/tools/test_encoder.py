@@ -77,7 +77,7 @@ def test_features_and_projection_are_of_the_encoder(name: str, which: Any) -> No
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - COPIES))
 def test_one_encoder_has_no_name(name: str) -> None:
-    sizes = (8,) if METHODS[name].method.max_views == 1 else (8, 8)
+    sizes = (8,) if METHODS[name].settings.max_views == 1 else (8, 8)
     method = build(Case(name, sizes=sizes))
     assert method.named_encoder is None and method.scored_encoder is method.backbone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from models.settings import ClimMode, Denominator
+from models.settings.base import ClimMode, Denominator
 from pipelines.ranges import Count, Positive, WholeNumber
 from pipelines.settings import Fallback, RuleName
 

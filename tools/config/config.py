@@ -9,7 +9,7 @@ from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.methods import METHODS
-from models.settings import BnMode, Schedule
+from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig

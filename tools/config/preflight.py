@@ -1,12 +1,12 @@
-"""Refusals that need no torch, so that a mistyped path or a batch of odd size is named at once."""
+"""Refusals before torch is imported: a path that does not exist, settings that do not fit."""
 
 from __future__ import annotations
 
 import os
 
-from pipelines.datasets import check_spec, read_classes
+from pipelines.datasets import check_spec, data_facts, read_classes
 from tools.config.config import Config
-from tools.config.resolve import check_sharing
+from tools.config.resolve import check, resolve
 
 
 def preflight(config: Config) -> None:
@@ -25,5 +25,5 @@ def preflight(config: Config) -> None:
             raise ValueError(f"{flag} {spec}: {error}") from error
     if config.classes is not None:
         read_classes(config.classes)
-    if config.accumulate == 1:  # otherwise the method has a say, whose module needs torch
-        check_sharing(config, int(os.environ.get("WORLD_SIZE", "1")))
+    resolved = resolve(config, data_facts(config.data), config.precision or "no")
+    check(resolved, int(os.environ.get("WORLD_SIZE", "1")))  # the launcher sets it

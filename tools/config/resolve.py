@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from models.methods import METHODS
-from models.settings import SMALL_IMAGE
+from models.methods import check_method
+from models.settings.base import SMALL_IMAGE, ClimTerms
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.view_plan import base_views, sizes_of, views_of
 
 SMALL_VIEWS = {
     **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
@@ -51,7 +52,7 @@ def resolved(saved: Config) -> ResolvedConfig:
 
 def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
     """Fill in the published training of the method for images of this side."""
-    defaults = METHODS[config.method].method.defaults
+    defaults = config.chosen.defaults
     small = size <= SMALL_IMAGE
     peak = config.lr
     if peak is None:
@@ -78,6 +79,26 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
 
 def _either(given: float | None, default: float) -> float:
     return default if given is None else given
+
+
+def check(config: ResolvedConfig, processes: int) -> None:
+    """Refuse settings that do not fit together, as far as that needs no images.
+
+    Raises:
+        ValueError: naming the flags.
+    """
+    check_sharing(config, processes)
+    check_mixture(config)
+    views_of(config)
+    views, sides = len(base_views(config)), sizes_of(config).count
+    check_method(config.method, config.chosen, views, config.batch_size, clim_terms(config), sides)
+
+
+def clim_terms(config: Config) -> ClimTerms | None:
+    """Return how CLIM's terms are weighted, if the mixture is CLIM's."""
+    if config.mix != "clim":
+        return None
+    return ClimTerms(config.clim.mode, config.clim.weight, config.clim.denominator)
 
 
 def check_sharing(config: Config, processes: int) -> None:
@@ -130,7 +151,7 @@ def _check_groups(config: Config, name: str, by: str, shares: int) -> None:
 
 def changes(config: Config) -> list[str]:
     """Return what micro-batches change of the loss of resolved settings; nothing: none."""
-    across = METHODS[config.method].method.describe_coupling(config.chosen)
+    across = config.chosen.describe_coupling()
     found = [across] if across else []
     if config.bn == "sync":
         found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")
@@ -150,7 +171,7 @@ def check_accumulation(config: Config) -> None:
             f"--accumulate {parts} would not be the same run for --method {config.method}: "
             f"{'; '.join(changed)}. --accumulate-inexact trains so all the same"
         )
-    unit = METHODS[config.method].method.row_unit(config.chosen)
+    unit = config.chosen.row_unit
     if rows < 2 or rows % unit:
         raise ValueError(
             f"--accumulate {parts} makes micro-batches of {rows} images over all processes: "
@@ -158,23 +179,31 @@ def check_accumulation(config: Config) -> None:
         )
 
 
-def check_mixture(config: Config, num_rows: int) -> None:
-    """Refuse mixtures where there is no loss for them, and more neighbours than images.
+def check_mixture(config: Config) -> None:
+    """Refuse mixtures for which the method has no loss.
 
     Raises:
         ValueError: naming the flags.
     """
-    if config.mix in UN_MIX_NAMES and not METHODS[config.method].method.supports_unmix:
+    if config.mix in UN_MIX_NAMES and not config.chosen.supports_unmix:
         raise ValueError(
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
-    if config.mix_draw == "group" and not METHODS[config.method].method.mixes_groups:
+    if config.mix_draw == "group" and not config.chosen.mixes_groups:
         raise ValueError(
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "
             "once, so it takes one mixture a step: --mix-draw step"
         )
+
+
+def check_neighbours(config: Config, num_rows: int) -> None:
+    """Refuse more neighbours than images.
+
+    Raises:
+        ValueError: naming the flag.
+    """
     if config.mix == "clim" and config.clim.neighbours >= num_rows:
         raise ValueError(
             f"--clim.neighbours {config.clim.neighbours} needs more than {num_rows} images"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from tyro.conf import DisallowNone
 
 from models.methods import METHODS
-from models.settings import BnMode, Reduce, Schedule, Stem, StemInit
+from models.settings.base import BnMode, Reduce, Schedule, Stem, StemInit
 from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule

@@ -1,19 +1,19 @@
-"""From resolved settings to the views of a run, and to what is mixed into which of them."""
+"""From resolved settings to the views of a run; imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from models.losses.clim import ClimLoss
-from models.methods import METHODS, Method
-from models.multi_resolution import QuerySizes
-from pipelines.mixtures.base import Mixture
-from pipelines.mixtures.registry import MixSettings, create_mixture
-from pipelines.mixtures.unmix import UN_MIX
+from models.settings.base import QuerySizes
 from pipelines.presets import PRESETS
 from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule
+from pipelines.settings import UN_MIX_NAMES
 from pipelines.views import View, ViewPlan, with_side
-from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.config import ResolvedConfig, flag
+
+if TYPE_CHECKING:
+    from models.methods import Method
 
 
 def views_of(config: ResolvedConfig) -> tuple[View, ...]:
@@ -42,7 +42,7 @@ def views_of(config: ResolvedConfig) -> tuple[View, ...]:
 
 def sizes_of(config: ResolvedConfig) -> QuerySizes:
     """Return the sides at which queries are shown."""
-    queries = METHODS[config.method].method.queries(config.chosen)
+    queries = config.chosen.queries
     return QuerySizes(queries, max(len(config.resolutions), 1), config.resolution_reduce)
 
 
@@ -53,7 +53,7 @@ def copies_of(config: ResolvedConfig) -> dict[int, int]:
 
 def mixed_of(config: ResolvedConfig, method: Method) -> tuple[int, ...]:
     """Return the views that are mixed, each before its copies at other sides."""
-    if config.mix not in (*UN_MIX, "clim"):
+    if config.mix not in (*UN_MIX_NAMES, "clim"):
         return ()
     base = method.mixed_views(len(base_views(config)))
     return (*base, *(v for v, of in copies_of(config).items() if of in base))
@@ -89,28 +89,3 @@ def view_plan(config: ResolvedConfig, method: Method, steps_per_epoch: int) -> V
         copies=copies_of(config),
         resolution=resolution_of(config, steps_per_epoch),
     )
-
-
-def mixture_of(
-    config: ResolvedConfig, num_rows: int = 0, *, chained: bool = False
-) -> Mixture | None:
-    """Return the mixture of the settings; CLIM's without neighbors yet."""
-    settings = MixSettings(
-        prob=config.mix_prob,
-        beta=config.mix_beta,
-        per_group=config.mix_draw == "group",
-        chained=chained,
-        im=config.im,
-        clim_global=config.clim.kind == "mixup",
-        clim_alpha=config.clim.alpha,
-        clim_skip=config.clim.fallback == "skip",
-        num_rows=num_rows,
-    )
-    return create_mixture(config.mix, settings)
-
-
-def clim_loss(config: Config) -> ClimLoss | None:
-    """Return how CLIM's terms are weighted, if the mixture is CLIM's."""
-    if config.mix != "clim":
-        return None
-    return ClimLoss(config.clim.mode, config.clim.weight, config.clim.denominator)

@@ -34,15 +34,9 @@ from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
-from tools.config.resolve import check_mixture, check_sharing, resolve, resolved
-from tools.config.view_plan import (
-    base_views,
-    clim_loss,
-    mixture_of,
-    sizes_of,
-    view_plan,
-    views_of,
-)
+from tools.config.mixture import clim_loss, mixture_of
+from tools.config.resolve import check, check_neighbours, resolve, resolved
+from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
 from tools.runs import checkpoint
@@ -164,9 +158,8 @@ def assemble(
     """
     config = resolve(config, data.facts, accelerator.mixed_precision)
     sampler = sampler_of(config, data)
-    check_sharing(config, accelerator.num_processes)
-    check_mixture(config, len(data.train))
-    views_of(config)  # refuses contradictory sides before the model is built
+    check(config, accelerator.num_processes)
+    check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
     return config, sampler, method
 

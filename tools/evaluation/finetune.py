@@ -11,7 +11,7 @@ import timm.optim
 import torch
 
 from models.methods import Method
-from models.settings import Schedule
+from models.settings.base import Schedule
 from pipelines.system.atomic import replacing
 from tools.engine import build
 from tools.evaluation.base import RunProtocol

@@ -15,7 +15,7 @@ from models.methods import Method
 from models.modules.backbone import num_features
 from models.modules.batchnorm import BatchNorm
 from models.optim import LrScale, create_optimizer, learning_rate
-from models.settings import Schedule
+from models.settings.base import Schedule
 from tools.evaluation.evaluated_run import EvaluatedRun
 from tools.evaluation.feed import batch_that_fits, feed
 from tools.scoring import accuracy
