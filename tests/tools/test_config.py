@@ -148,7 +148,7 @@ QUICK = [
     ["--method", "moco", "--moco.queue", "100", "--dry-run"],
     ["--method", "swav", "--swav.queue", "100"],
     ["--method", "wmse", "--wmse.dim", "128"],
-    ["--method", "swav", "--multi-scale", "32", "64", "--image-size", "64"],
+    ["--multi-scale", "32", "64", "--views", "swav", "--image-size", "224", "--dry-run"],
 ]
 
 

@@ -30,6 +30,4 @@ def mixture_of(
 def clim_loss(config: Config) -> ClimLoss | None:
     """Return CLIM's loss, if the mixture is CLIM's."""
     terms = clim_terms(config)
-    if terms is None:
-        return None
-    return ClimLoss(terms.mode, terms.weight, terms.denominator)
+    return None if terms is None else ClimLoss(terms.mode, terms.weight, terms.denominator)

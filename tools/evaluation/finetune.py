@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import timm.optim
 import torch
 
 from models.methods import Method
@@ -68,6 +67,8 @@ class Finetune(RunProtocol):
             raise ValueError("--milestones EPOCH ... and --schedule step go together")
         if self.factor != Finetune.factor and self.schedule != "step":
             raise ValueError("--factor is that of --schedule step")
+        import timm.optim  # seconds that the other protocols and --help need not spend
+
         if self.optimizer not in timm.optim.list_optimizers():
             raise ValueError(f"--optimizer {self.optimizer}: timm has no such optimiser")
         has_momentum = timm.optim.get_optimizer_info(self.optimizer).has_momentum
