@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.methods import METHODS, Method
-from models.methods.base import Defaults, Setup
+from models.methods import METHODS, Defaults, Method
+from models.methods.base import Setup
 from models.methods.build import build_method
 from pipelines.batch import Batch
 from pipelines.datasets import DATASETS, IMAGENET
