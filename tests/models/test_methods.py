@@ -204,6 +204,7 @@ def test_moco_can_mix_each_view_for_the_other_s_keys() -> None:
         assert_same(terms[f"mixed_{m.view}"], (m.lam * own + (1 - m.lam) * other).mean())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo looks
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize("bn", ["group", "sync"])
@@ -488,7 +489,8 @@ def test_bfloat16_autocast(name: str) -> None:
 
 def test_refusals_name_the_flag() -> None:
     def make(name: str, views: int = 2, **options: Any) -> None:
-        config = METHODS[name].settings(**(SMALL[name] | options)) if name in METHODS else None
+        known = METHODS.get(name, METHODS["moco"])
+        config = known.settings(**(SMALL.get(name, {}) | options))
         build_method(
             name,
             config,

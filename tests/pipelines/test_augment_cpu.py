@@ -101,21 +101,22 @@ def test_a_row_does_not_depend_on_workers_or_neighbours(host: CpuAugmenter) -> N
     view, crops = PRESETS["byol"](32)[1], noise(48, 32)
     drawn = drawn_for(replace(view, blur=0.5))
     one, three = CpuAugmenter(1), CpuAugmenter(3)
-    alone = one(crops, view, drawn, MEAN, STD)
-    assert torch.equal(alone, three(crops, view, drawn, MEAN, STD))
+    alone = one.augment(crops, CpuPlan(view, drawn), MEAN, STD)
+    assert torch.equal(alone, three.augment(crops, CpuPlan(view, drawn), MEAN, STD))
     some = replace(drawn, **{k: getattr(drawn, k)[7:9] for k in ViewParams.__slots__})
-    assert torch.equal(alone[7:9], one(crops[7:9], view, some, MEAN, STD))
+    assert torch.equal(alone[7:9], one.augment(crops[7:9], CpuPlan(view, some), MEAN, STD))
     for each in (one, three):
         each.close()
 
 
 def test_no_rows(host: CpuAugmenter) -> None:
     view = View(8)
-    assert host(noise(0, 8), view, drawn_for(view, 0), MEAN, STD).shape == (0, 3, 8, 8)
+    views = host.augment(noise(0, 8), CpuPlan(view, drawn_for(view, 0)), MEAN, STD)
+    assert views.shape == (0, 3, 8, 8)
 
 
 def test_crops_of_another_size_are_refused(host: CpuAugmenter) -> None:
     view = View(8)
     for crops in (noise(4, 9), noise(3, 8)):
         with pytest.raises(ValueError, match="are not 4 of 8 pixels"):
-            host(crops, view, drawn_for(view, 4), MEAN, STD)
+            host.augment(crops, CpuPlan(view, drawn_for(view, 4)), MEAN, STD)

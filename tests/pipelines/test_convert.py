@@ -137,7 +137,7 @@ def test_verify_finds_damaged_rows(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["--verify", str(out)]) == 1
     assert "row 1: " in capsys.readouterr().out
     out.write_bytes(out.read_bytes()[:-7])
-    assert main(["--verify", str(out)]) == 1
+    assert main(["--verify", str(out)]) == 2
     assert str(out) in capsys.readouterr().err
 
 

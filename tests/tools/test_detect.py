@@ -220,7 +220,8 @@ def test_no_pixel_of_validation_is_trained_on() -> None:
     photographs = demo.find_photographs()
     for name, path in photographs.items():
         widths = [demo.regions(split)[name].width for split in ("train", "val")]
-        assert sum(widths) == Image.open(path).width
+        with Image.open(path) as photograph:
+            assert sum(widths) == photograph.width
 
 
 def test_the_published_schedules() -> None:
