@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from models.methods import METHODS, Method
-from models.methods.base import Defaults, Setup
+from models.methods.base import Setup
 from models.methods.build import build_method
+from models.settings.base import Defaults
 from pipelines.batch import Batch
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
