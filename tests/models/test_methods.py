@@ -32,7 +32,7 @@ from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
 from models.methods.moco_v3 import MocoV3
 from models.methods.swav import Swav
-from models.settings.base import QuerySizes
+from models.settings.base import MethodConfig, QuerySizes
 from pipelines.batch import Batch, Mixed
 
 MIXED = [case for case in CASES if case.mixed]
@@ -488,7 +488,9 @@ def test_bfloat16_autocast(name: str) -> None:
 
 def test_refusals_name_the_flag() -> None:
     def make(name: str, views: int = 2, **options: Any) -> None:
-        config = METHODS[name].settings(**(SMALL[name] | options)) if name in METHODS else None
+        config = (
+            METHODS[name].settings(**(SMALL[name] | options)) if name in METHODS else MethodConfig()
+        )
         build_method(
             name,
             config,
