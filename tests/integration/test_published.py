@@ -17,6 +17,7 @@ from torch import nn
 from models.methods import METHODS, Defaults, Method
 from models.methods.base import Setup
 from models.methods.build import build_method
+from models.settings.base import Defaults
 from pipelines.batch import Batch
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
