@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.methods import METHODS, Defaults, Method
+from models.methods import METHODS, Method
 from models.methods.base import Setup
 from models.methods.build import build_method
 from models.settings.base import Defaults
