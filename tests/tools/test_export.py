@@ -421,7 +421,7 @@ def test_cmcs_networks_are_no_single_model() -> None:
         if name == "onnx":
             target.check(source)
             continue
-        with pytest.raises(ValueError, match="--to onnx takes both"):
+        with pytest.raises(ValueError, match="--to onnx exports both"):
             target.check(source)
 
 

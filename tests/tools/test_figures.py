@@ -196,7 +196,7 @@ def test_runs_of_other_data_and_runs_without_a_checkpoint(
     toy_images(tmp_path / "else", "train", 20)
     other = train_in(tmp_path, tmp_path / "else", "other", "--epochs", "1")
     assert run_main(figures.main, "tsne", "--run", str(runs[0]), "--run", str(other)) == 2
-    assert "shows the same images" in capsys.readouterr().err
+    assert "needs runs of the same data" in capsys.readouterr().err
     for path in (other / "checkpoints").iterdir():
         path.unlink()
     assert run_main(figures.main, "weights", "--run", str(other)) == 2

@@ -47,7 +47,8 @@ def test_every_checkpoint_is_scored_as_eval_knn_does(
     assert [row[:3] for row in cells] == [
         ["none", "1", "2"], ["none", "2", "4"], ["unmix", "1", "2"], ["unmix", "2", "4"],
     ]  # fmt: skip
-    assert min(Image.open(plot).size) > 300
+    with Image.open(plot) as picture:
+        assert min(picture.size) > 300
     written = [line for run in runs for line in lines(run)]
     assert [line["step"] for line in written] == [2, 4, 2, 4]
     assert [f"{100 * line['knn_top1']:.2f}" for line in written] == [row[3] for row in cells]
