@@ -78,7 +78,7 @@ def test_what_is_done_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "byol-none-60-seed0/eval.jsonl").write_text('{"protocol": "knn"}\n')
     monkeypatch.setenv("MINUTES", "0")
     status, commands, said = script(tmp_path, "byol", "60", "0")
-    assert (status, commands) == (75, []) and "over in its scores" in said
+    assert (status, commands) == (75, []) and "ended in its scores" in said
     monkeypatch.setenv("MINUTES", "1")
     status, commands, _ = script(tmp_path, "byol", "60", "0")
     assert status == 0 and "train.py" not in {words[0] for words in commands}
