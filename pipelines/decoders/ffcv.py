@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, no_type_check
 
 import numpy as np
+import torch
 from numba import types
 from numpy.typing import NDArray
 from torch import Tensor
@@ -102,10 +103,13 @@ class Codec(types.WrapperAddressProtocol):
     """libffcv's ``imdecode`` as an argument of compiled code, which can then be cached on disk."""
 
     def __init__(self) -> None:
+        threads = torch.get_num_threads()
         try:
             from ffcv.libffcv import ctypes_imdecode
         except (ImportError, OSError) as error:
             raise MissingPackage(MISSING.format(error=error)) from error
+        finally:
+            torch.set_num_threads(threads)  # importing ffcv leaves torch one thread
         self.function = ctypes_imdecode
 
     def __wrapper_address__(self) -> int:

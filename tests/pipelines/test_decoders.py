@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -603,3 +604,16 @@ def test_missing_package_is_named(
 def test_unknown_loader_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--loader"):
         decoder("tape", make_table("arrays", tmp_path))
+
+
+def test_ffcv_leaves_torch_its_threads() -> None:
+    """Importing ffcv sets torch to one thread, and training on the host to half its speed."""
+    pytest.importorskip("ffcv")
+    code = (
+        "import torch; torch.set_num_threads(2); from pipelines.decoders.ffcv import Codec; "
+        "Codec(); print(torch.get_num_threads())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert ended.stdout.strip() == "2", ended.stderr
