@@ -21,7 +21,7 @@ from tools.distributed.watchdog import Watchdog, place_of
 PROGRAM = """
 import time
 from types import SimpleNamespace
-from tools.run.stop import StopSignal
+from tools.distributed.preemption import StopSignal
 with StopSignal(SimpleNamespace(num_processes=1, process_index=0), 0, "run") as stop:
     print("ready", flush=True)
     while not stop.after(1):
