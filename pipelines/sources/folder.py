@@ -21,17 +21,16 @@ from PIL import Image
 
 from pipelines.sources.files import Files
 from pipelines.sources.image_file import MAX_PIXELS, reason
+from pipelines.sources.listing import UNREADABLE, LeftOut, Listing, list_images
+from pipelines.sources.splits import warnings_of
 from pipelines.sources.table import Table
 from pipelines.system.atomic import replacing
-from pipelines.system.progress import tracked
+from pipelines.system.progress import print_once, tracked
 from pipelines.system.workers import main_hidden, worker_pool
 
 log = logging.getLogger(__name__)
 
 OnBad = Literal["stop", "replace", "keep"]
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-)
 ORIENTATION = 0x0112
 """EXIF's orientation tag; 5 to 8 exchange height and width."""
 CHUNK = 512
@@ -39,14 +38,6 @@ MANY_CHUNKS = 40
 """More files than this times 512 are measured by worker processes."""
 LISTED = 20
 """Number of bad files that a message names; the others are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The image files below a folder, sorted by path; ``stamp`` changes if any of them does."""
-
-    names: list[str]
-    stamp: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +75,10 @@ def scan(
         check_classes(keep_classes, folders, str(path))
     listing = list_images(root, keep_classes)
     if not listing.names:
-        raise ValueError(f"{path} holds no images ({' '.join(sorted(EXTENSIONS))})")
+        raise ValueError(_no_images(path, listing.left_out))
+    if keep_classes is None:
+        for line in warnings_of(path, listing.names):
+            print_once(log, line)
     measured = _remembered(root, listing, cache_dir)
     if on_bad != "keep":
         report_bad(measured.bad, on_bad)
@@ -94,6 +88,18 @@ def scan(
     label, classes = _label(path, listing.names, keep_classes)
     source = Files(root, listing.names)
     return Table(label, measured.height, measured.width, source, classes).take(good)
+
+
+def _no_images(path: Path, left_out: LeftOut) -> str:
+    found = left_out.text()
+    lines = [f"{path} holds no images: " + (f"only {found}" if found else "it is empty")]
+    if left_out.endings.keys() & UNREADABLE:
+        lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
+    if ".tar" in left_out.endings:
+        lines.append(f"tar shards: python tools/write_ffcv.py 'wds:{path}/*.tar' train.beton")
+    if ".beton" in left_out.endings:
+        lines.append("a .beton is named itself, as --data PATH.beton")
+    return "\n".join(lines)
 
 
 def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
@@ -107,39 +113,6 @@ def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
     if on_bad == "stop":
         raise ValueError(f"{text}\nDelete them, or leave them out with --on-bad-image replace.")
     log.warning("%s\nThey are left out.", text)
-
-
-def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
-    """Find the image files below ``root``, or below these sub-folders of it."""
-    tops = [root] if folders is None else [root / name for name in folders]
-    found: list[tuple[str, int, int]] = []
-    for top in tops:
-        if top.is_dir():
-            found.extend(_walk(str(top), str(root), frozenset()))
-    found.sort()
-    digest = hashlib.sha256()
-    for name, size, changed in found:
-        digest.update(os.fsencode(f"{name}\0{size}\0{changed}\n"))
-    return Listing([name for name, _, _ in found], digest.hexdigest())
-
-
-def _walk(folder: str, root: str, above: frozenset[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield relative path, size and time of each image; a link to a parent is not followed."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, root, above | {real})
-            elif is_image(entry.name) and entry.is_file():
-                stat = entry.stat()
-                yield os.path.relpath(entry.path, root), stat.st_size, stat.st_mtime_ns
-
-
-def is_image(name: str) -> bool:
-    """Whether the extension is an image's; macOS's ``._*`` companion files are no images."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._")
 
 
 def _label(

@@ -1,7 +1,8 @@
 """WebDataset shards as a ``Table``: plain tar files, read in place.
 
-A sample is all members with the same name up to the first dot of the last path part: its image
-(``jpg jpeg png webp``) and, if it has one, its class number (``cls``).
+A sample is all members with the same name up to the first dot of the last path part; the rest of
+the name is the member's key. One key is the image's, any ending of ``listing.extensions``, and
+``cls``, if it is there, holds the class number.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import glob
 import io
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,10 @@ from numpy.typing import NDArray
 from pipelines.beton.format import MAX_LABEL
 from pipelines.sources.folder import OnBad, report_bad, upright_size
 from pipelines.sources.image_file import decode_with_pil, reason
+from pipelines.sources.listing import extensions, is_system
 from pipelines.sources.table import Table
 from pipelines.system import page_cache
 from pipelines.system.progress import tracked
-
-IMAGE_KEYS = frozenset(("jpg", "jpeg", "png", "webp"))
 
 
 @dataclass(frozen=True)
@@ -86,28 +87,62 @@ class _Row:
     label: int = -1
 
 
-def open_shards(pattern: str, on_bad: OnBad) -> Table:
+@dataclass(slots=True)
+class _Index:
+    """What the shards hold, filled shard by shard."""
+
+    image_key: str | None
+    rows: list[_Row] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)
+    """Member name -> reason; its row has size 0."""
+    keys: Counter[str] = field(default_factory=Counter)
+    """Members by key in lower case."""
+
+    def is_image(self, key: str) -> bool:
+        """Whether a member with this key is the sample's image."""
+        wanted = self.image_key
+        if wanted is None:
+            return f".{key}" in extensions()
+        return key == wanted or (
+            key.startswith(f"{wanted}.") and f".{key.rpartition('.')[2]}" in extensions()
+        )
+
+
+def open_shards(pattern: str, on_bad: OnBad, image_key: str | None = None) -> Table:
     """Index the shards of ``pattern``, with globs and braces as ``{000..146}`` or ``{a,b}``.
 
+    Args:
+        pattern: the shards.
+        on_bad: what to do with unreadable images, as in ``folder.scan``.
+        image_key: key of the images, as ``input.jpg`` or ``input``; None: any image's ending.
+
     Raises:
-        ValueError: there is no shard or no image, a class is no number, or headers cannot be read
-            and ``on_bad`` is ``stop``.
+        ValueError: there is no shard or no image, a sample has two, a class is no number, or
+            headers cannot be read and ``on_bad`` is ``stop``.
     """
     paths = _expand(pattern)
-    rows: list[_Row] = []
-    bad: dict[str, str] = {}
+    index = _Index(None if image_key is None else image_key.lower().lstrip("."))
     for number, path in enumerate(tracked(paths, len(paths), "indexing shards")):
-        _index(number, path, rows, bad)
+        _add_shard(number, path, index)
+    rows = index.rows
     if on_bad != "keep":
-        report_bad(bad, on_bad)
+        report_bad(index.bad, on_bad)
         rows = [row for row in rows if row.height > 0]
     if not rows:
-        raise ValueError(f"wds:{pattern} holds no images ({' '.join(sorted(IMAGE_KEYS))})")
+        raise ValueError(_no_images(pattern, index))
     columns = np.array([(r.shard, r.offset, r.size, r.label, r.height, r.width) for r in rows]).T
     members = tuple(row.member for row in rows)
     source = Shards(tuple(paths), columns[0], columns[1], columns[2], members)
     height, width = columns[4].astype(np.int32), columns[5].astype(np.int32)
     return Table(columns[3].astype(np.int64), height, width, source)
+
+
+def _no_images(pattern: str, index: _Index) -> str:
+    wanted = "" if index.image_key is None else f" under --image-key {index.image_key}"
+    found = ", ".join(f"{key} ({count:,})" for key, count in index.keys.most_common(12))
+    likely = [key for key in index.keys if f".{key.rpartition('.')[2]}" in extensions()]
+    hint = f": --image-key {likely[0]} reads these" if likely else ""
+    return f"wds:{pattern} holds no images{wanted}; its members have the keys {found}{hint}"
 
 
 def _expand(pattern: str) -> list[Path]:
@@ -135,32 +170,53 @@ def _braces(pattern: str) -> list[str]:
     return [name for choice in choices for name in _braces(head + choice + tail)]
 
 
-def _index(number: int, path: Path, rows: list[_Row], bad: dict[str, str]) -> None:
-    """Append the shard's samples to ``rows``; unreadable ones get size 0 and are in ``bad``."""
+def _add_shard(number: int, path: Path, index: _Index) -> None:
+    """Append the shard's samples to the index; unreadable images get size 0 and a reason."""
+    shard = _Shard(number, path, index)
     try:
         with tarfile.open(path, "r:") as tar:
-            labels: dict[str, int] = {}
-            found: dict[str, _Row] = {}
             for member in tar:
-                folder, _, last = member.name.rpartition("/")
-                stem, _, key = last.partition(".")
-                sample, key = f"{folder}/{stem}", key.lower()
-                if not member.isfile() or key not in IMAGE_KEYS | {"cls"}:
-                    continue
-                file = tar.extractfile(member)
-                assert isinstance(file, io.BufferedReader)
-                if key == "cls":
-                    labels[sample] = _class_number(path, member.name, file.read())
-                else:
-                    size = _measure(file, member.size, f"{path}:{member.name}", bad)
-                    place = member.offset_data
-                    found[sample] = _Row(number, member.name, place, member.size, *size)
+                if member.isfile() and not is_system(member.name.rpartition("/")[2]):
+                    shard.add(tar, member)
             _check_end(path, tar.offset)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no plain tar file ({error}); gunzip it first?") from error
-    for sample, row in found.items():
-        row.label = labels.get(sample, -1)
-        rows.append(row)
+    for sample, row in shard.rows.items():
+        row.label = shard.labels.get(sample, -1)
+        index.rows.append(row)
+
+
+@dataclass(slots=True)
+class _Shard:
+    number: int
+    path: Path
+    index: _Index
+    labels: dict[str, int] = field(default_factory=dict)
+    """Sample -> class number."""
+    rows: dict[str, _Row] = field(default_factory=dict)
+    """Sample -> image."""
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Take a member as an image or class number of its sample, or count it."""
+        folder, _, last = member.name.rpartition("/")
+        stem, _, key = last.partition(".")
+        sample, key = f"{folder}/{stem}", key.lower()
+        self.index.keys[key] += 1
+        if key != "cls" and not self.index.is_image(key):
+            return
+        file = tar.extractfile(member)
+        assert isinstance(file, io.BufferedReader)
+        if key == "cls":
+            self.labels[sample] = _class_number(self.path, member.name, file.read())
+            return
+        if sample in self.rows:
+            raise ValueError(
+                f"{self.path}: a sample has two images, {self.rows[sample].member} and "
+                f"{member.name}: choose one with --image-key {key}"
+            )
+        size = _measure(file, member.size, f"{self.path}:{member.name}", self.index.bad)
+        place = (member.name, member.offset_data, member.size)
+        self.rows[sample] = _Row(self.number, *place, *size)
 
 
 def _check_end(path: Path, end: int) -> None:

@@ -13,6 +13,8 @@ from pipelines.sources.table import Table
 
 _SUBSET = ORDER + 3
 """The stream of random numbers from which ``--subset`` chooses."""
+_HELD_OUT = ORDER + 5
+"""The stream from which ``--val-fraction`` chooses."""
 
 
 def take_subset(table: Table, amount: float, seed: int) -> Table:
@@ -33,6 +35,31 @@ def take_subset(table: Table, amount: float, seed: int) -> Table:
         _refuse_too_many(table, int(amount))
         return table.take(rows_of_each(table.label, lambda _: int(amount), seed, _SUBSET))
     return table.take(rows_of_each(table.label, lambda n: share_of(n, amount), seed, _SUBSET))
+
+
+def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
+    """Divide the images into those to train on and those to score, both in the table's order.
+
+    A share of each class's images is scored: at least one, and never all. Images without a label
+    are trained on.
+
+    Args:
+        table: the images; the choice depends on the order of its rows.
+        share: share of each class that is scored, between 0 and 1.
+        seed: seed of the choice.
+
+    Raises:
+        ValueError: there are no labels, or no class has two images.
+    """
+    if not (table.label >= 0).any():
+        raise ValueError(f"--val-fraction {share:g} needs class folders: no image has a label")
+    chosen = rows_of_each(table.label, lambda n: min(share_of(n, share), n - 1), seed, _HELD_OUT)
+    scored = np.zeros(len(table), bool)
+    scored[chosen] = True
+    scored &= table.label >= 0
+    if not scored.any():
+        raise ValueError(f"--val-fraction {share:g}: no class has two images")
+    return table.take(np.flatnonzero(~scored)), table.take(np.flatnonzero(scored))
 
 
 def _refuse_too_many(table: Table, number: int) -> None:

@@ -19,7 +19,14 @@ from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
 from pipelines.beton.convert import cached_beton
-from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
+from pipelines.datasets import (
+    DATASETS,
+    DataFacts,
+    data_facts,
+    default_val,
+    match_classes,
+    open_data,
+)
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder, choose_loader
 from pipelines.decoders.dali import GpuDecoder
@@ -29,9 +36,10 @@ from pipelines.loader import Loader
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
 from pipelines.sources.published import NotDownloaded, Split
-from pipelines.sources.subset import take_subset
+from pipelines.sources.subset import hold_out, take_subset
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
+from pipelines.system.progress import print_once
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.mixture import clim_loss, mixture_of
@@ -68,24 +76,28 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
 
     def opened(spec: str, split: Split) -> Table:
         try:
-            table = open_data(spec, config.data_dir, split, **options)
+            return open_data(spec, config.data_dir, split, **options)
         except NotDownloaded:
             raise
         except ValueError as error:
             given = "--data" if split == "train" else "--val-data"
             raise ValueError(f"{given} {spec}: {error}") from error
-        if split == "train" and config.subset is not None:
-            table = take_subset(table, config.subset, config.subset_seed)
+
+    def readable(table: Table, spec: str, split: Split) -> Table:
         if choose(config, table, accelerator.device)[0] == "ffcv":
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table
 
     def both() -> Data:
-        train = opened(config.data, "train")
+        train, val = divided(config, opened(config.data, "train"))
+        train = readable(train, config.data, "train")
+        if val is not None:
+            if config.data not in DATASETS and default_val(config.data) is not None:
+                print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
+            return Data(train, readable(val, config.data, "train"), data_facts(config.data))
         spec = config.val_data or default_val(config.data)
-        val = None
         if spec is not None and spec != "none":
-            val = opened(spec, "val")
+            val = readable(opened(spec, "val"), spec, "val")
             try:
                 val = match_classes(val, train)
             except ValueError as error:
@@ -93,6 +105,20 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         return Data(train, val, data_facts(config.data))
 
     return local_main_first(accelerator, both)
+
+
+def divided(config: Config, table: Table) -> tuple[Table, Table | None]:
+    """Return the images to train on, and those held out of them (``--val-fraction``) or None.
+
+    Raises:
+        ValueError: ``--val-fraction`` or ``--subset`` does not fit the labels.
+    """
+    val = None
+    if config.val_fraction is not None:
+        table, val = hold_out(table, config.val_fraction, config.subset_seed)
+    if config.subset is not None:
+        table = take_subset(table, config.subset, config.subset_seed)
+    return table, None if config.val_data else val
 
 
 def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str]:

@@ -15,7 +15,6 @@ from models.methods import Method
 from pipelines.batch import Batch, Mixed
 from pipelines.datasets import data_facts
 from pipelines.sources.published import NotDownloaded, stand_in
-from pipelines.sources.subset import take_subset
 from pipelines.views import ViewPlan
 from tools.config.cli import to_dict
 from tools.config.config import Config, ResolvedConfig
@@ -44,10 +43,8 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
         pass  # the training images are missing
     if config.classes is not None:
         raise ValueError(f"--classes {config.classes} needs the images of --data: {missing[0]}")
-    table = stand_in(config.data)
-    if config.subset is not None:
-        table = take_subset(table, config.subset, config.subset_seed)
-    return Data(table, None, data_facts(config.data)), missing
+    train, val = build.divided(config, stand_in(config.data))
+    return Data(train, val, data_facts(config.data)), missing
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:

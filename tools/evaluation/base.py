@@ -98,10 +98,12 @@ class RunProtocol(Protocol):
         """Return the run's settings, with its data replaced by those of the command line.
 
         If ``--data`` is given without ``--val-data``, that data set's own validation images are
-        scored. The run's ``--classes`` and ``--subset`` do not apply to another data set.
+        scored. The run's ``--classes``, ``--subset`` and ``--val-fraction`` do not apply to another
+        data set.
         """
         names = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         if self.data is not None and self.data != config.data:
-            given = {"val_data": None, "classes": None, "subset": None} | given
+            unset = dict.fromkeys(("val_data", "classes", "subset", "val_fraction"))
+            given = unset | given
         return dataclasses.replace(config, **given)

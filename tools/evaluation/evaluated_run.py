@@ -22,6 +22,7 @@ from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.restore import with_encoder
 from tools.evaluation.results import append, stamp
+from tools.runs.scores import chosen_rows
 from tools.scoring import accuracy
 from tools.scoring.features import extract
 
@@ -146,13 +147,8 @@ class EvaluatedRun:
             "world_size": self.accelerator.num_processes,
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
             **encoder_line(self.restored),
-            **self._subset(),
+            **chosen_rows(self.config),
         } | stamp(command)
-
-    def _subset(self) -> dict[str, Any]:
-        if self.config.subset is None:
-            return {}
-        return {"subset": self.config.subset, "subset_seed": self.config.subset_seed}
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
