@@ -19,6 +19,7 @@ import numpy as np
 
 from pipelines.beton.format import open_beton, read_manifest
 from pipelines.sources.folder import OnBad, check_classes, scan
+from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
 from pipelines.sources.splits import find_splits, sibling_val
@@ -60,6 +61,7 @@ def open_data(
     on_bad: OnBad = "stop",
     classes_file: Path | None = None,
     download: bool = True,
+    rules: ImageRules = RULES,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
@@ -71,6 +73,7 @@ def open_data(
         on_bad: what to do with files whose header cannot be read.
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
+        rules: what the files of a folder become.
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
@@ -78,7 +81,7 @@ def open_data(
     """
     keep = None if classes_file is None else read_classes(classes_file)
     if spec.startswith("folder:"):
-        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep)
+        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep, rules)
     table = _open_named(spec, data_dir, split, on_bad, download)
     return table if keep is None else keep_classes(table, keep, spec)
 

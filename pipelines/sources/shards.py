@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import re
 import tarfile
 from collections import Counter
@@ -20,12 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton.format import MAX_LABEL
-from pipelines.sources.folder import OnBad, report_bad, upright_size
-from pipelines.sources.image_file import decode_with_pil, reason
-from pipelines.sources.listing import extensions, is_system
+from pipelines.sources.folder import OnBad, report_bad
+from pipelines.sources.headers import Row, describe, read_rows, tabulate
+from pipelines.sources.image_file import RULES, ImageRules, decode, reason
+from pipelines.sources.listing import LeftOut, extensions, is_system
+from pipelines.sources.summary import summarize
 from pipelines.sources.table import Table
 from pipelines.system import page_cache
-from pipelines.system.progress import tracked
+from pipelines.system.progress import print_once, tracked
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Shards:
     offset: NDArray[np.int64]  # (N,)
     size: NDArray[np.int64]  # (N,)
     members: tuple[str, ...]
+    rules: ImageRules = RULES
 
     def name(self, row: int) -> str:
         """Return the shard and the member."""
@@ -49,7 +55,7 @@ class Shards:
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """Decode the member with PIL."""
-        return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
+        return decode(self.encoded(row).tobytes(), self.name(row), self.rules)
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the shards and their members."""
@@ -58,7 +64,8 @@ class Shards:
     def take(self, rows: NDArray[np.int64]) -> Shards:
         """Return these members only."""
         members = tuple(self.members[row] for row in rows)
-        return Shards(self.paths, self.shard[rows], self.offset[rows], self.size[rows], members)
+        shard, offset, size = self.shard[rows], self.offset[rows], self.size[rows]
+        return Shards(self.paths, shard, offset, size, members, self.rules)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Request the members' bytes."""
@@ -77,13 +84,13 @@ class Shards:
 
 
 @dataclass(slots=True)
-class _Row:
+class _Image:
     shard: int
     member: str
     offset: int
     size: int
-    height: int
-    width: int
+    rows: list[Row] | str
+    """Its header, or the reason why it cannot be read."""
     label: int = -1
 
 
@@ -92,9 +99,8 @@ class _Index:
     """What the shards hold, filled shard by shard."""
 
     image_key: str | None
-    rows: list[_Row] = field(default_factory=list)
-    bad: dict[str, str] = field(default_factory=dict)
-    """Member name -> reason; its row has size 0."""
+    rules: ImageRules
+    images: list[_Image] = field(default_factory=list)
     keys: Counter[str] = field(default_factory=Counter)
     """Members by key in lower case."""
 
@@ -107,34 +113,53 @@ class _Index:
             key.startswith(f"{wanted}.") and f".{key.rpartition('.')[2]}" in extensions()
         )
 
+    def other_keys(self) -> Counter[str]:
+        """Return the numbers of the members that are neither an image nor a class, by key."""
+        others = ((k, n) for k, n in self.keys.items() if k != "cls" and not self.is_image(k))
+        return Counter({f".{key}": count for key, count in others})
 
-def open_shards(pattern: str, on_bad: OnBad, image_key: str | None = None) -> Table:
+
+def open_shards(
+    pattern: str, on_bad: OnBad, image_key: str | None = None, rules: ImageRules = RULES
+) -> Table:
     """Index the shards of ``pattern``, with globs and braces as ``{000..146}`` or ``{a,b}``.
 
     Args:
         pattern: the shards.
         on_bad: what to do with unreadable images, as in ``folder.scan``.
         image_key: key of the images, as ``input.jpg`` or ``input``; None: any image's ending.
+        rules: what the images become; of several pages, the first is read.
 
     Raises:
         ValueError: there is no shard or no image, a sample has two, a class is no number, or
             headers cannot be read and ``on_bad`` is ``stop``.
     """
+    if rules.pages == "all":
+        raise ValueError("--pages all reads image files; of a member of a shard, only the first")
     paths = _expand(pattern)
-    index = _Index(None if image_key is None else image_key.lower().lstrip("."))
+    index = _Index(None if image_key is None else image_key.lower().lstrip("."), rules)
     for number, path in enumerate(tracked(paths, len(paths), "indexing shards")):
         _add_shard(number, path, index)
-    rows = index.rows
-    if on_bad != "keep":
-        report_bad(index.bad, on_bad)
-        rows = [row for row in rows if row.height > 0]
-    if not rows:
+    images = index.images
+    if not images:
         raise ValueError(_no_images(pattern, index))
-    columns = np.array([(r.shard, r.offset, r.size, r.label, r.height, r.width) for r in rows]).T
-    members = tuple(row.member for row in rows)
-    source = Shards(tuple(paths), columns[0], columns[1], columns[2], members)
-    height, width = columns[4].astype(np.int32), columns[5].astype(np.int32)
-    return Table(columns[3].astype(np.int64), height, width, source)
+    names = [f"{paths[image.shard]}:{image.member}" for image in images]
+    headers = tabulate(names, [image.rows for image in images])
+    if on_bad != "keep":
+        report_bad(headers.bad, on_bad)
+    is_good = headers.height > 0
+    rules = headers.ranged(rules, np.flatnonzero(is_good))
+    summary = summarize(headers, rules, LeftOut(index.other_keys()), is_good)
+    print_once(log, f"wds:{pattern}: {summary.text()}", logging.INFO)
+    describe(headers, rules, f"wds:{pattern}")
+    good = np.flatnonzero(is_good | (on_bad == "keep"))
+    if not len(good):
+        raise ValueError(f"wds:{pattern}: not one of {len(images)} images can be read")
+    columns = np.array([(i.shard, i.offset, i.size, i.label) for i in images]).T
+    members = tuple(image.member for image in images)
+    source = Shards(tuple(paths), columns[0], columns[1], columns[2], members, rules)
+    label = columns[3].astype(np.int64)
+    return Table(label, headers.height, headers.width, source).take(good)
 
 
 def _no_images(pattern: str, index: _Index) -> str:
@@ -181,9 +206,9 @@ def _add_shard(number: int, path: Path, index: _Index) -> None:
             _check_end(path, tar.offset)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no plain tar file ({error}); gunzip it first?") from error
-    for sample, row in shard.rows.items():
-        row.label = shard.labels.get(sample, -1)
-        index.rows.append(row)
+    for sample, image in shard.images.items():
+        image.label = shard.labels.get(sample, -1)
+        index.images.append(image)
 
 
 @dataclass(slots=True)
@@ -193,7 +218,7 @@ class _Shard:
     index: _Index
     labels: dict[str, int] = field(default_factory=dict)
     """Sample -> class number."""
-    rows: dict[str, _Row] = field(default_factory=dict)
+    images: dict[str, _Image] = field(default_factory=dict)
     """Sample -> image."""
 
     def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -209,14 +234,13 @@ class _Shard:
         if key == "cls":
             self.labels[sample] = _class_number(self.path, member.name, file.read())
             return
-        if sample in self.rows:
+        if sample in self.images:
             raise ValueError(
-                f"{self.path}: a sample has two images, {self.rows[sample].member} and "
+                f"{self.path}: a sample has two images, {self.images[sample].member} and "
                 f"{member.name}: choose one with --image-key {key}"
             )
-        size = _measure(file, member.size, f"{self.path}:{member.name}", self.index.bad)
         place = (member.name, member.offset_data, member.size)
-        self.rows[sample] = _Row(self.number, *place, *size)
+        self.images[sample] = _Image(self.number, *place, _measure(file, member.size, self.index))
 
 
 def _check_end(path: Path, end: int) -> None:
@@ -237,9 +261,8 @@ def _class_number(path: Path, member: str, data: bytes) -> int:
     return number
 
 
-def _measure(file: io.BufferedReader, size: int, name: str, bad: dict[str, str]) -> tuple[int, int]:
+def _measure(file: io.BufferedReader, size: int, index: _Index) -> list[Row] | str:
     try:
-        return upright_size(file)
+        return read_rows(file, index.rules)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        bad[name] = reason(error, size)
-        return 0, 0
+        return reason(error, size)
