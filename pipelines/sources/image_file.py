@@ -7,11 +7,11 @@ fast decoders see plain 8-bit JPEG only; everything else is decoded by ``decode`
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -21,13 +21,12 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from pipelines.sources import samples
 from pipelines.sources.colors import as_image, to_channels
 from pipelines.sources.depth import Range, to_8_bits
-from pipelines.sources.png import metadata_after_pixels
+from pipelines.sources.png import File, metadata_after_pixels
 from pipelines.sources.samples import Layout
 
 MAX_PIXELS = 178_956_970
 """Images beyond this many pixels are refused as decompression bombs (Pillow's own error limit)."""
 Pages = Literal["first", "all"]
-File = io.BytesIO | io.BufferedReader
 
 
 class BadImage(Exception):
@@ -171,15 +170,11 @@ def decode(
     try:
         with _opened(io.BytesIO(data), rules, page) as (image, layout):
             if image is not None and shrink_to and layout.width * layout.height > MAX_PIXELS:
-                image.draft(None, _at_least(image.size, shrink_to))  # JPEG only
+                share = shrink_to / max(image.size)
+                image.draft(None, (ceil(image.width * share), ceil(image.height * share)))
             return _pixels(image, layout, data, rules, page)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         raise BadImage(f"{name}: {reason(error, len(data))}") from error
-
-
-def _at_least(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    share = longest / max(size)
-    return math.ceil(size[0] * share), math.ceil(size[1] * share)
 
 
 def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
