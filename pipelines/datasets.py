@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ from pipelines.system.cache import cache_root
 class DataFacts:
     """Constants of a data set: mean and std of pixels in [0, 1], and the evaluation view."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_size: int
     """Side of the evaluation view, a centre crop, in pixels."""
     eval_resize: int | None = None
@@ -164,6 +165,22 @@ def data_facts(spec: str) -> DataFacts:
     if spec.endswith(".beton"):
         spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
     return DATASETS.get(spec, IMAGENET)
+
+
+def channel_facts(facts: DataFacts, channels: int) -> DataFacts:
+    """Return published constants of RGB images for images with this number of channels.
+
+    Gray images have the average of the three means and of the three deviations, as usual.
+
+    Raises:
+        ValueError: nothing is published for this number of channels.
+    """
+    if channels == len(facts.mean):
+        return facts
+    if channels != 1:
+        raise ValueError(f"no mean and std are published for images of {channels} channels")
+    mean, std = (round(sum(values) / len(values), 4) for values in (facts.mean, facts.std))
+    return dataclasses.replace(facts, mean=(mean,), std=(std,))
 
 
 def read_classes(file: Path) -> list[str]:

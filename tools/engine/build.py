@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.measured import measured_facts
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -90,7 +92,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, data_facts(config.data))
+        return Data(train, val, measured_facts(config, train))
 
     return local_main_first(accelerator, both)
 
@@ -125,6 +127,7 @@ def create_method(
         config.backbone,
         config.image_size,
         config.stem,
+        in_chans=config.in_chans,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
     )
@@ -156,7 +159,9 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
-    config = resolve(config, data.facts, accelerator.mixed_precision)
+    if config.normalize == "data":  # the run keeps what was measured
+        config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
+    config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
