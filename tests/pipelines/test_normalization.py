@@ -57,9 +57,9 @@ def test_it_is_measured_once_for_the_same_rows_and_anew_for_others(
         patched.setattr(normalization, "_measure", refuse)
         assert pixel_statistics(table_of(images)) == first
     assert pixel_statistics(table_of(images // 2)).mean != first.mean
-    (file, _) = sorted((cache / "statistics").iterdir())
-    file.write_text("{")
-    assert {pixel_statistics(table_of(i)).mean for i in (images, images)} == {first.mean}
+    for file in (cache / "statistics").iterdir():
+        file.write_text("{")  # damaged
+    assert pixel_statistics(table_of(images)) == first
 
 
 def test_gray_images_have_the_average_of_the_published_numbers() -> None:
