@@ -24,6 +24,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the decoded images: 3 is RGB, 1 is gray."""
+        return self.source.rules.channels
+
     def class_name(self, label: int) -> str:
         """Return the name of a class, or its number if classes have no names."""
         return self.classes[label] if label < len(self.classes) else f"class {label}"
