@@ -29,6 +29,7 @@ from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
@@ -66,6 +67,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "on_bad": config.on_bad_image,
         "classes_file": config.classes,
         "download": download,
+        "rules": ImageRules(channels=config.in_chans),
     }
 
     def opened(spec: str, split: Split) -> Table:

@@ -47,7 +47,7 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
     facts = facts_of(config)
     if not facts.mean:
         raise ValueError(f"--normalize data needs the images of --data: {missing[0]}")
-    table = stand_in(config.data)
+    table = stand_in(config.data, config.in_chans)
     if config.subset is not None:
         table = take_subset(table, config.subset, config.subset_seed)
     return Data(table, None, facts), missing
