@@ -152,7 +152,9 @@ def _store(
     if shrunk:
         pixels = _resized(pixels, wanted)
     if raw:
-        return Encoded(Sample(pixels.tobytes(), height, width, False, label), kept=False)
+        channels = pixels.shape[2]
+        sample = Sample(pixels.tobytes(), height, width, False, label, channels)
+        return Encoded(sample, kept=False)
     out = io.BytesIO()
     _image(pixels).save(out, "JPEG", quality=settings.quality)
     return Encoded(Sample(out.getvalue(), height, width, True, label), kept=False)

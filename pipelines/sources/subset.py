@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,37 @@ _SUBSET = ORDER + 3
 """The stream of random numbers from which ``--subset`` chooses."""
 _HELD_OUT = ORDER + 5
 """The stream from which ``--val-fraction`` chooses."""
+
+
+@runtime_checkable
+class Choice(Protocol):
+    """The settings that choose the rows of ``--data``."""
+
+    @property
+    def val_fraction(self) -> float | None:
+        """Share of each class that is scored instead of trained on."""
+
+    @property
+    def subset(self) -> float | None:
+        """Share or number of each class that is trained on."""
+
+    @property
+    def subset_seed(self) -> int:
+        """Seed of both choices."""
+
+
+def divide(table: Table, choice: Choice) -> tuple[Table, Table | None]:
+    """Return the images to train on, and those held out of them; None without ``val_fraction``.
+
+    Raises:
+        ValueError: as ``hold_out`` and ``take_subset``.
+    """
+    val = None
+    if choice.val_fraction is not None:
+        table, val = hold_out(table, choice.val_fraction, choice.subset_seed)
+    if choice.subset is not None:
+        table = take_subset(table, choice.subset, choice.subset_seed)
+    return table, val
 
 
 def take_subset(table: Table, amount: float, seed: int) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
-from pipelines.sources.subset import hold_out, take_subset
+from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from pipelines.system.progress import print_once
@@ -47,6 +49,7 @@ from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.measured import measured_facts
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "on_bad": config.on_bad_image,
         "classes_file": config.classes,
         "download": download,
+        "rules": ImageRules(channels=config.in_chans),
     }
 
     def opened(spec: str, split: Split) -> Table:
@@ -89,12 +93,13 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         return table
 
     def both() -> Data:
-        train, val = divided(config, opened(config.data, "train"))
+        train, val = divide(opened(config.data, "train"), config)
         train = readable(train, config.data, "train")
-        if val is not None:
+        if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
                 print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
-            return Data(train, readable(val, config.data, "train"), data_facts(config.data))
+            val = readable(val, config.data, "train")
+            return Data(train, val, measured_facts(config, train))
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
             val = readable(opened(spec, "val"), spec, "val")
@@ -102,23 +107,9 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, data_facts(config.data))
+        return Data(train, val, measured_facts(config, train))
 
     return local_main_first(accelerator, both)
-
-
-def divided(config: Config, table: Table) -> tuple[Table, Table | None]:
-    """Return the images to train on, and those held out of them (``--val-fraction``) or None.
-
-    Raises:
-        ValueError: ``--val-fraction`` or ``--subset`` does not fit the labels.
-    """
-    val = None
-    if config.val_fraction is not None:
-        table, val = hold_out(table, config.val_fraction, config.subset_seed)
-    if config.subset is not None:
-        table = take_subset(table, config.subset, config.subset_seed)
-    return table, None if config.val_data else val
 
 
 def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str]:
@@ -151,6 +142,7 @@ def create_method(
         config.backbone,
         config.image_size,
         config.stem,
+        in_chans=config.in_chans,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
     )
@@ -182,7 +174,9 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
-    config = resolve(config, data.facts, accelerator.mixed_precision)
+    if config.normalize == "data":  # the run keeps what was measured
+        config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
+    config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from models.methods import Method
 from pipelines.batch import Batch, Mixed
-from pipelines.datasets import data_facts
 from pipelines.sources.published import NotDownloaded, stand_in
+from pipelines.sources.subset import divide
 from pipelines.views import ViewPlan
 from tools.config.cli import to_dict
 from tools.config.config import Config, ResolvedConfig
+from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.build import Data
 
@@ -43,8 +44,11 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
         pass  # the training images are missing
     if config.classes is not None:
         raise ValueError(f"--classes {config.classes} needs the images of --data: {missing[0]}")
-    train, val = build.divided(config, stand_in(config.data))
-    return Data(train, val, data_facts(config.data)), missing
+    facts = facts_of(config)
+    if not facts.mean:
+        raise ValueError(f"--normalize data needs the images of --data: {missing[0]}")
+    train, val = divide(stand_in(config.data, config.in_chans), config)
+    return Data(train, val, facts), missing
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:
@@ -94,7 +98,9 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 def _meta_batch(config: ResolvedConfig, plan: ViewPlan, rows: int) -> Batch:
     shown = 2 * rows if config.mix == "clim" else rows  # anchors, then their neighbors
-    images = tuple(torch.empty(shown, 3, v.size, v.size, device="meta") for v in plan.views)
+    images = tuple(
+        torch.empty(shown, config.in_chans, v.size, v.size, device="meta") for v in plan.views
+    )
     index = torch.empty(rows, dtype=torch.int64, device="meta")
     share = torch.empty(rows, device="meta")
     mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in plan.mixed)

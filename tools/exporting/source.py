@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from models.methods.base import Which
 from models.methods.cmc import Halves
 from models.modules.backbone import num_features, size_options
-from pipelines.datasets import DataFacts, data_facts
+from pipelines.datasets import DataFacts
 from tools.config.config import Config
+from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.restore import restore
 
@@ -122,7 +123,7 @@ def load(run: Path, checkpoint: Path | None, which: Which | None) -> Source:
         ValueError: there is no such run or checkpoint, or the method has no such encoder.
     """
     config, state = build.load_run(run, checkpoint)
-    facts = data_facts(config.data)
+    facts = facts_of(config)
     num_images = state["data"]["images"]
     method = restore(config, state, facts, which)
     encoder = method.scored_encoder.eval().requires_grad_(False)
