@@ -67,6 +67,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
     accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
+    accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
     for line in missing:
         accelerator.print(line)
     return 0
@@ -136,6 +137,7 @@ def start_logger(
     last: int,
 ) -> RunLogger:
     """Write the run's settings, and start its trackers and its log, cut back to ``step``."""
+    from tools.config.pixels import describe_channels
     from tools.config.resolve import changes
     from tools.distributed.launch import start_trackers
     from tools.engine.logger import RunLogger
@@ -154,6 +156,8 @@ def start_logger(
         start_step=step,
     )
     logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    if note := describe_channels(config):
+        logger.message(note)
     for change in changes(config):
         logger.message(f"--accumulate {config.accumulate}: {change}")
     return logger

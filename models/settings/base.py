@@ -75,6 +75,8 @@ class MethodConfig:
     """Fewest and most views of an image; ``math.inf``: no upper limit."""
     mixes_groups: ClassVar[bool] = True
     """Whether each group may draw its own mixture (``--mix-draw group``)."""
+    needs_rgb: ClassVar[bool] = False
+    """Whether its network takes red, green and blue images only."""
     supports_unmix: ClassVar[bool] = True
     """Whether it has a loss for mixtures; without one, it takes mixtures that keep the targets."""
     supports_clim: ClassVar[bool] = False

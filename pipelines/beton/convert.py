@@ -26,6 +26,7 @@ from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
+from pipelines.sources.image_file import RULES
 from pipelines.sources.table import Table
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import cache_root
@@ -80,6 +81,7 @@ def convert(
         "format": 1,
         "source": source,
         "rows": rows,
+        "channels": table.channels,
         "bytes": out.stat().st_size,
         **counts,
         "classes": list(table.classes),
@@ -171,7 +173,7 @@ def _page_size(table: Table, settings: Settings) -> int:
     if settings.max_size:
         large = sides > settings.max_size
         area = np.where(large, np.minimum(area, settings.max_size**2), area)
-    largest = 3 * int(area.max(initial=1))
+    largest = max(table.channels, 3) * int(area.max(initial=1))
     wanted = max(min(8 * largest, USUAL_PAGE_SIZE), largest, MIN_PAGE_SIZE)
     return min(1 << (wanted - 1).bit_length(), MAX_PAGE_SIZE)
 
@@ -250,6 +252,8 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
 def content_key(table: Table) -> str:
     """Return a digest of labels and sizes, and of pixels or the files' names, sizes and times."""
     digest = hashlib.sha256(repr(CACHE_SETTINGS).encode())
+    if table.source.rules != RULES:
+        digest.update(repr(table.source.rules).encode())
     for column in (table.label, table.height, table.width):
         digest.update(np.ascontiguousarray(column).data)
     digest.update(os.fsencode("\0".join(table.classes)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.image_file import decode_with_pil
+from pipelines.sources.image_file import RULES, ImageRules, decode
 from pipelines.system import page_cache
 
 
@@ -24,6 +24,8 @@ class Beton:
     jpg: NDArray[np.bool_]  # (N,)
     height: NDArray[np.int32] = field(repr=False)
     width: NDArray[np.int32] = field(repr=False)
+    rules: ImageRules = RULES
+    """What the files became when the .beton was written."""
 
     @cached_property
     def bytes(self) -> NDArray[np.uint8]:
@@ -51,8 +53,8 @@ class Beton:
         """Return the row's pixels, decoded by PIL if they are encoded."""
         data = self._row(row)
         if self.jpg[row]:
-            return decode_with_pil(data.tobytes(), self.name(row))
-        return data.reshape(int(self.height[row]), int(self.width[row]), 3)
+            return decode(data.tobytes(), self.name(row), self.rules)
+        return data.reshape(int(self.height[row]), int(self.width[row]), -1)
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of their offsets."""
@@ -67,6 +69,7 @@ class Beton:
             self.jpg[rows],
             self.height[rows],
             self.width[rows],
+            self.rules,
         )
 
     def ranges(self, rows: NDArray[np.int64]) -> page_cache.Ranges:

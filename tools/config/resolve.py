@@ -10,6 +10,7 @@ from models.settings.base import SMALL_IMAGE, ClimTerms
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.pixels import check_channels
 from tools.config.view_plan import base_views, sizes_of, views_of
 
 SMALL_VIEWS = {
@@ -88,6 +89,7 @@ def check(config: ResolvedConfig, processes: int) -> None:
         ValueError: naming the flags.
     """
     check_sharing(config, processes)
+    check_channels(config)
     check_mixture(config)
     views_of(config)
     views, sides = len(base_views(config)), sizes_of(config).count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
@@ -39,6 +41,7 @@ from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.measured import measured_facts
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "on_bad": config.on_bad_image,
         "classes_file": config.classes,
         "download": download,
+        "rules": ImageRules(channels=config.in_chans),
     }
 
     def opened(spec: str, split: Split) -> Table:
@@ -90,7 +94,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, data_facts(config.data))
+        return Data(train, val, measured_facts(config, train))
 
     return local_main_first(accelerator, both)
 
@@ -125,6 +129,7 @@ def create_method(
         config.backbone,
         config.image_size,
         config.stem,
+        in_chans=config.in_chans,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
     )
@@ -156,7 +161,9 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
-    config = resolve(config, data.facts, accelerator.mixed_precision)
+    if config.normalize == "data":  # the run keeps what was measured
+        config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
+    config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from models.methods.base import Which
-from pipelines.datasets import data_facts
 from tools.config.config import ResolvedConfig
+from tools.config.pixels import facts_of
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.restore import restore
@@ -79,7 +79,7 @@ class RunProtocol(Protocol):
             ValueError: the run, the checkpoint or the data do not exist, or no image can be scored.
         """
         config, state = build.load_run(self.folder, self.checkpoint)
-        facts = data_facts(config.data)  # other data are normalized as the training images were
+        facts = facts_of(config)  # other data are normalized as the training images were
         method = restore(config, state, facts, self.encoder)
         config = self._with_data(config)
         accelerator = start(self.precision or config.precision)

@@ -118,9 +118,9 @@ def preparation(source: Source) -> str:
     bicubic = source.config.interpolation == "bicubic"
     filtering = "bicubic" if bicubic else "bilinear with antialiasing, PIL's"
     return (
-        f"`images` (n, 3, {source.size}, {source.size}) are RGB, float32, `(pixel / 255 - mean) / "
-        f"std` with the numbers above. For the scores, the shorter side was resized to "
-        f"{source.resize} pixels ({filtering}) and the centre was cropped."
+        f"`images` (n, {source.channels}, {source.size}, {source.size}) are {source.color}, "
+        "float32, `(pixel / 255 - mean) / std` with the numbers above. For the scores, the shorter "
+        f"side was resized to {source.resize} pixels ({filtering}) and the centre was cropped."
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.batch import Batch
+from tools.plots.thumbnails import shown
 
 DPI = 100
 SIDE = 144
@@ -56,9 +57,10 @@ def draw_views(
 
 
 def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undo the normalisation: (n, 3, h, w) to (n, h, w, 3) uint8."""
+    """Undo the normalisation: (n, c, h, w) to RGB as ``shown`` has it, (n, h, w, 3)."""
     values = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    return np.rint((values * np.array(std) + np.array(mean)).clip(0, 1) * 255).astype(np.uint8)
+    values = (values * np.array(std) + np.array(mean)).clip(0, 1)
+    return shown(np.rint(values * 255).astype(np.uint8))
 
 
 def enlarge(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
