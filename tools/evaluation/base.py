@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.datasets import data_facts
 from tools.config.config import ResolvedConfig
 from tools.distributed.launch import start

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from tyro.conf import Positional, arg
 
-from models.methods.base import Which
+from models.settings.base import Which
 from tools.evaluation.base import Protocol
 from tools.evaluation.results import append, percent, stamp
 from tools.runs.locate import find_run

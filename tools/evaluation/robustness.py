@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from models.methods.base import Which
+from models.settings.base import Which
 from tools.evaluation.base import Protocol
 from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear, PresetName

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.datasets import data_facts
 from tools.config.config import Config, flag
 from tools.plots.panels import Panel
