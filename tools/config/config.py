@@ -13,6 +13,7 @@ from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig
+from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
     DataConfig,
@@ -62,6 +63,7 @@ else:
 @dataclass(frozen=True)
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
+    ScoreConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,

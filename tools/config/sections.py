@@ -6,9 +6,9 @@ published with"; ``tools.config.resolve`` fills it in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import DisallowNone
 
@@ -18,6 +18,8 @@ from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
+from tools.config.scores import ScoreConfig
+from tools.config.section import Section, free, once
 
 if TYPE_CHECKING:
     MethodName = str
@@ -27,30 +29,6 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 Precision = Literal["no", "bf16", "fp16"]
 Decay = Literal["all", "weights"]
-
-
-def free(default: Any) -> Any:
-    """Declare a field that a resumed run may change; all others are its identity."""
-    return field(default=default, metadata={"free": True})
-
-
-def once(default: Any) -> Any:
-    """Declare a field that belongs to one invocation: it is not saved with the settings."""
-    return field(default=default, metadata={"free": True, "once": True})
-
-
-class Section:
-    """Settings of one subject."""
-
-    title: ClassVar[str]
-    """The heading in ``--help``."""
-
-    def check(self) -> None:
-        """Refuse settings of the section that contradict each other.
-
-        Raises:
-            ValueError: naming the flags.
-        """
 
 
 @dataclass(frozen=True)
@@ -320,5 +298,6 @@ SECTIONS: tuple[type[Section], ...] = (
     OptimConfig,
     FaultConfig,
     LogConfig,
+    ScoreConfig,
 )
 """In the order of ``--help``."""
