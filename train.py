@@ -95,6 +95,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     folder, checkpoint = run_dir.choose(config, accelerator)
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        state.loader = build.loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import tyro
 
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.system.atomic import replacing
 from tools.exporting import detectron2, huggingface, onnx, torchvision
 from tools.exporting import timm as timm_file

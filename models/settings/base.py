@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+Which = Literal["online", "momentum"]
+"""An encoder of a method: the trained one, or its momentum (EMA) copy."""
+Distance = Literal["cosine", "euclidean"]
+"""How near two feature rows are."""
 Stem = Literal["auto", "small", "small-pool", "standard"]
 StemInit = Literal["he", "pytorch"]
 SMALL_IMAGE = 64

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import Method
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.sources.table import Table
 from tools.config.config import ResolvedConfig
 from tools.config.pixels import facts_of

@@ -15,6 +15,7 @@ from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
 from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
     DataConfig,
@@ -64,6 +65,7 @@ else:
 @dataclass(frozen=True)
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
+    ScoreConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,

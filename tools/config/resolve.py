@@ -88,6 +88,8 @@ def check(config: ResolvedConfig, processes: int) -> None:
     Raises:
         ValueError: naming the flags.
     """
+    if config.keep_best and config.knn_every == 0:
+        raise ValueError("--keep-best needs kNN scores: --knn-every 1 or more, not 0")
     check_sharing(config, processes)
     check_channels(config)
     check_mixture(config)

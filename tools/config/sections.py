@@ -20,6 +20,7 @@ from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
 from tools.config.images import ImageConfig
 from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
 
 if TYPE_CHECKING:
@@ -301,5 +302,6 @@ SECTIONS: tuple[type[Section], ...] = (
     OptimConfig,
     FaultConfig,
     LogConfig,
+    ScoreConfig,
 )
 """In the order of ``--help``."""

@@ -108,6 +108,13 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
 
 
+def loader_of(config: Config, data: Data, device: torch.device) -> str:
+    """Return the loader of both splits; ``auto`` if they do not have the same."""
+    tables = [table for table in (data.train, data.val) if table is not None]
+    names = {choose(config, table, device)[0] for table in tables}
+    return names.pop() if len(names) == 1 else config.loader
+
+
 def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
     """Return the sampler of this process's rows in each step."""
     blocks = None
@@ -281,9 +288,11 @@ def evaluation_batches_of(
 def load_run(run: Path, named: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return the settings and the state of a run's last checkpoint, or of the checkpoint ``named``.
 
+    ``named`` is what ``--checkpoint`` takes (``tools.runs.checkpoint.of_run``).
+
     Raises:
         ValueError: there is no such run, or no checkpoint in it.
     """
-    path = checkpoint.first_whole(checkpoint.find(named or run))
+    path = checkpoint.first_whole(checkpoint.of_run(run, named))
     state = checkpoint.load(path)
     return resolved(from_saved(state["config"], str(path))), state

@@ -139,7 +139,9 @@ class Run(Learner):
         """Train from ``step`` to ``last``; return the exit status."""
         if self.knn.off:
             self.logger.message(f"kNN is off: {self.knn.off}")
-        elif step == 0:
+        for remark in self.knn.remarks:
+            self.logger.message(remark)
+        if step == 0 and not self.knn.off:
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
             self.logger.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
@@ -158,6 +160,9 @@ class Run(Learner):
                     self.metrics.forget()
                     if self.stopped:  # a signal came in the same step
                         self.save(step)
+        if best := self.state.best:
+            score = f"kNN top-1 {best['knn_top1']:.1%}"
+            self.logger.message(f"best checkpoint: step {best['step']:,}, {score}")
         return STOPPED if self.stopped else 0
 
     def train_until(self, step: int, last: int, stop: StopSignal) -> int:
@@ -206,6 +211,7 @@ class Run(Learner):
             values |= self.clim_refresh.news()
             if scored:
                 values |= self.knn.score()
+                self.state.scored(step, values["knn_top1"])
             self.logger.log(step, values)
 
     def save(self, step: int) -> None:

@@ -11,9 +11,9 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from models.methods.base import Which
 from models.methods.cmc import Halves
 from models.modules.backbone import num_features, size_options
+from models.settings.base import Which
 from pipelines.datasets import DataFacts
 from tools.config.config import Config
 from tools.config.pixels import facts_of
