@@ -13,6 +13,7 @@ from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig
+from tools.config.init import InitConfig
 from tools.config.sections import (
     SECTIONS,
     DataConfig,
@@ -65,6 +66,7 @@ class Config(  # fields are listed from the last base to the first
     LogConfig,
     FaultConfig,
     OptimConfig,
+    InitConfig,
     ModelConfig,
     MixConfig,
     ViewConfig,
@@ -94,6 +96,7 @@ class ResolvedConfig(Config):
     views: PresetName
     image_size: int
     zero_init_last: bool
+    freeze_patch_embed: bool
     bn: BnMode
     optimizer: str
     lr: float

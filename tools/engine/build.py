@@ -34,11 +34,13 @@ from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.init import arguments
 from tools.config.mixture import clim_loss, mixture_of
 from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -127,8 +129,9 @@ def create_method(
         config.stem,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
+        arguments=arguments(config.backbone_args),
     )
-    return build_method(
+    method = build_method(
         config.method,
         config.chosen,
         METHODS[config.method].method.build_backbone(config.chosen, create),
@@ -146,6 +149,9 @@ def create_method(
             sizes=sizes_of(config),
         ),
     )
+    if config.freeze_patch_embed:
+        freeze_patch_embed(method.backbone, config.backbone)
+    return method
 
 
 def assemble(
@@ -156,11 +162,13 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
+    config = local_main_first(accelerator, partial(name_architecture, config))
     config = resolve(config, data.facts, accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
+    refuse_views(config, method, sampler.steps_per_epoch)
     return config, sampler, method
 
 
