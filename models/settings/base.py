@@ -74,6 +74,8 @@ class MethodConfig:
     """The numbers of a method; class attributes are its traits, which no flag changes."""
 
     defaults: ClassVar[Defaults]
+    transformer: ClassVar[Defaults | None] = None
+    """Published training of ViTs; None: there is none (``models.settings.backbones``)."""
     min_views: ClassVar[int] = 2
     max_views: ClassVar[float] = 2
     """Fewest and most views of an image; ``math.inf``: no upper limit."""

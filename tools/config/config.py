@@ -14,6 +14,7 @@ from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
 from tools.config.scores import ScoreConfig
 from tools.config.sections import (
@@ -69,6 +70,7 @@ class Config(  # fields are listed from the last base to the first
     LogConfig,
     FaultConfig,
     OptimConfig,
+    InitConfig,
     ModelConfig,
     MixConfig,
     ViewConfig,
@@ -100,6 +102,7 @@ class ResolvedConfig(Config):
     views: PresetName
     image_size: int
     zero_init_last: bool
+    freeze_patch_embed: bool
     bn: BnMode
     optimizer: str
     lr: float

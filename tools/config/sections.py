@@ -19,6 +19,7 @@ from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, Wh
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
 from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
 from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
@@ -192,7 +193,7 @@ class ModelConfig(Section):
 
     title = "model"
     backbone: str = "auto"
-    """Any timm model. auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos."""
+    """timm model, hf-hub:ORG/NAME or FILE.py:CLASS; auto: --init's, or a ResNet for the size."""
     stem: Stem = "auto"
     """ResNet's first layers (small: 3x3, stride 1; small-pool: pooled; auto: small to 64 px)."""
     stem_init: StemInit = "he"
@@ -299,6 +300,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ViewConfig,
     MixConfig,
     ModelConfig,
+    InitConfig,
     OptimConfig,
     FaultConfig,
     LogConfig,

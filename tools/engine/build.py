@@ -37,11 +37,13 @@ from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.images import image_rules, rules_like, with_measured_range
+from tools.config.init import arguments
 from tools.config.mixture import clim_loss, mixture_of
 from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
 from tools.engine.measured import measured_facts
 from tools.runs import checkpoint
 
@@ -140,8 +142,9 @@ def create_method(
         in_chans=config.in_chans,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
+        arguments=arguments(config.backbone_args),
     )
-    return build_method(
+    method = build_method(
         config.method,
         config.chosen,
         METHODS[config.method].method.build_backbone(config.chosen, create),
@@ -159,6 +162,9 @@ def create_method(
             sizes=sizes_of(config),
         ),
     )
+    if config.freeze_patch_embed:
+        freeze_patch_embed(method.backbone, config.backbone)
+    return method
 
 
 def assemble(
@@ -172,11 +178,13 @@ def assemble(
     config = with_measured_range(config, data.train)
     if config.normalize == "data":  # the run keeps what was measured
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
+    config = local_main_first(accelerator, partial(name_architecture, config))
     config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
+    refuse_views(config, method, sampler.steps_per_epoch)
     return config, sampler, method
 
 
