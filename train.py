@@ -67,6 +67,8 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
     accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
+    if sampler.balance is not None:
+        missing.insert(0, sampler.balance.summary(sampler.batch_size))
     for line in missing:
         accelerator.print(line)
     return 0
@@ -154,6 +156,8 @@ def start_logger(
         start_step=step,
     )
     logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    if sampler.balance is not None:
+        logger.message(sampler.balance.summary(sampler.batch_size))
     for change in changes(config):
         logger.message(f"--accumulate {config.accumulate}: {change}")
     return logger

@@ -27,6 +27,8 @@ from tools.engine import dry_run
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "support" / "saved"
 """``config_*.yaml`` and ``flags.txt`` were written by commit b0b6bbd."""
+ADDED = {"balance": None}
+"""Settings that are written since, with the value of an earlier run."""
 
 
 @pytest.mark.parametrize("name", ["moco", "clim"])
@@ -34,7 +36,7 @@ def test_the_settings_of_an_earlier_run_load_and_are_written_alike(name: str) ->
     saved = yaml.safe_load((FIXTURES / f"config_{name}.yaml").read_text())
     config = resolved(from_saved(saved, "a run"))
     assert isinstance(config, ResolvedConfig)
-    assert to_dict(config) == saved
+    assert to_dict(config) == saved | ADDED
     assert not differences(config, from_saved(to_dict(config), "a run"))
 
 

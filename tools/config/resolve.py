@@ -10,7 +10,7 @@ from models.settings.base import SMALL_IMAGE, ClimTerms
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
-from tools.config.view_plan import base_views, sizes_of, views_of
+from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
 SMALL_VIEWS = {
     **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
@@ -72,6 +72,7 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "schedule": config.schedule or defaults.schedule,
         "zero_init_last": config.zero_init_last,
     }
+    filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
         filled["zero_init_last"] = defaults.zero_init_last and not small
     return ResolvedConfig(**{**vars(config), **filled})
