@@ -112,7 +112,8 @@ def train(given: Config, accelerator: Accelerator) -> int:
                 clim_refresh.update(loader, step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
-                draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+                shown, facts = loader.maker.views.at(step), data.facts
+                draw_views(first, facts.mean, facts.std, folder / "views.png", views=shown)
             learning = (config, accelerator, sampler, model, method, optimizer, loader)
             run = Run(*learning, knn, clim_refresh, state, logger)
             status = run.steps(step, last)
