@@ -71,7 +71,9 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
     accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
     started = load_init(resolved, method, data.facts)
-    for line in [*describe_defaults(config, resolved), *started, *missing]:
+    balance = sampler.balance
+    balanced = [] if balance is None else [balance.summary(sampler.batch_size)]
+    for line in [*describe_defaults(config, resolved), *started, *balanced, *missing]:
         accelerator.print(line)
     return 0
 
@@ -120,7 +122,8 @@ def train(given: Config, accelerator: Accelerator) -> int:
                 clim_refresh.update(loader, step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
-                draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+                shown, facts = loader.maker.views.at(step), data.facts
+                draw_views(first, facts.mean, facts.std, folder / "views.png", views=shown)
             learning = (config, accelerator, sampler, model, method, optimizer, loader)
             run = Run(*learning, knn, clim_refresh, state, logger)
             status = run.steps(step, last)
@@ -167,6 +170,8 @@ def start_logger(
     logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
     if note := describe_channels(config):
         logger.message(note)
+    if sampler.balance is not None:
+        logger.message(sampler.balance.summary(sampler.batch_size))
     for change in changes(config):
         logger.message(f"--accumulate {config.accumulate}: {change}")
     return logger

@@ -13,7 +13,7 @@ from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.init import named_backbone
 from tools.config.pixels import check_channels
-from tools.config.view_plan import base_views, sizes_of, views_of
+from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
 SMALL_VIEWS = {
     **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
@@ -79,6 +79,7 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "zero_init_last": config.zero_init_last,
         "freeze_patch_embed": config.freeze_patch_embed,
     }
+    filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
         filled["zero_init_last"] = defaults.zero_init_last and not small
     if config.freeze_patch_embed is None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
+from pipelines.balance import Balance, weights_of
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
 from pipelines.decoders import Decoder
@@ -57,6 +58,8 @@ class Data:
     train: Table
     val: Table | None
     facts: DataFacts
+    weights: NDArray[np.float64] | None = None
+    """Weights of the training images; None: all alike."""
 
 
 def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
@@ -72,6 +75,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "download": download,
     }
 
+    weights: dict[str, NDArray[np.float64]] = {}
+
     def opened(spec: str, split: Split, rules: ImageRules) -> Table:
         try:
             table = open_data(spec, config.data_dir, split, rules=rules, **options)
@@ -82,6 +87,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
             raise ValueError(f"{given} {spec}: {error}") from error
         if split == "train" and config.subset is not None:
             table = take_subset(table, config.subset, config.subset_seed)
+        if split == "train" and config.balance is not None:  # a conversion leaves no file names
+            weights[split] = weights_of(config.balance, table.label, table.source)
         if choose(config, table, accelerator.device)[0] == "ffcv":
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table
@@ -97,7 +104,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, measured_facts(config, train))
+        return Data(train, val, measured_facts(config, train), weights.get("train"))
 
     return local_main_first(accelerator, both)
 
@@ -123,7 +130,9 @@ def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -
     if config.order == "blocks":
         sequence = data.train.in_file_order()
         blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
-    return Sampler(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
+    balance = None if data.weights is None else Balance(data.weights)
+    rows, batch = len(data.train), config.batch_size
+    return Sampler(rows, batch, config.seed, rank, world_size, blocks, balance)
 
 
 def create_method(
