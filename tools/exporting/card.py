@@ -41,7 +41,13 @@ PAPERS = {
 
 
 def card(
-    source: Source, run: Path, target: str, code: str, notes: Sequence[str], command: str
+    source: Source,
+    run: Path,
+    target: str,
+    code: str,
+    notes: Sequence[str],
+    command: str,
+    licence: str | None = None,
 ) -> str:
     """Return the text of README.md, with the front matter that the hub reads.
 
@@ -52,11 +58,12 @@ def card(
         code: code that loads it.
         notes: notes for the user, a paragraph each.
         command: the command line that wrote the export.
+        licence: the hub's name of the licence, as apache-2.0 (None: left open).
     """
     config = source.config
     mixture = "" if config.mix == "none" else f" with {config.mix} mixtures"
     parts = [
-        front_matter(source, target),
+        front_matter(source, target, licence),
         f"# {source.architecture} by {config.method}{mixture} on {data_name(config.data)}",
         f"A backbone trained without labels: images in, {source.dim:,} features out. There is no "
         "classifier.",
@@ -70,23 +77,25 @@ def card(
         "## Make it again",
         reproduction(source, command),
         "## Licence",
-        "Yours to fill in, above as well: choose one that the training images allow.",
+        licence or "Yours to fill in, above as well: choose one that the training images allow.",
         "## Cite",
         citation(source),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(source: Source, target: str) -> str:
-    """Return the hub's YAML; the licence is a comment, because the user has to choose it."""
+def front_matter(source: Source, target: str, licence: str | None = None) -> str:
+    """Return the hub's YAML; a licence that the user has not chosen is a comment."""
     tags = ["self-supervised-learning", source.config.method, target]
     if source.config.mix != "none":
         tags.append(f"mixture-{source.config.mix}")
-    values = {
+    values: dict[str, Any] = {
         "library_name": LIBRARIES.get(target, target),
         "pipeline_tag": "image-feature-extraction",
         "tags": tags,
     }
+    if licence:
+        return f"---\n{yaml.safe_dump(values | {'license': licence}, sort_keys=False)}---"
     front = yaml.safe_dump(values, sort_keys=False)
     return f"---\n{front}# license: choose one before you publish this\n---"
 
