@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn, optim
 
@@ -88,7 +88,7 @@ def layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
 
     The head has the whole rate. The layer of the backbone that is k layers below it has
     ``decay^k``: timm's groups, with the method's head in the place of the classifier. Source: Bao
-    2021, 2106.08254.
+    2021, 2106.08254, as timm's ``param_groups_layer_decay``.
 
     Args:
         backbone: a timm model, or a module with timm's ``group_matcher``.
@@ -97,15 +97,21 @@ def layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
     Raises:
         ValueError: the module does not say which parameters make a layer.
     """
-    import timm.optim
+    from timm.models import _manipulate
 
-    if not hasattr(backbone, "group_matcher"):
+    matcher: Any = getattr(backbone, "group_matcher", None)
+    if matcher is None:
         raise ValueError(
             f"--layer-decay {decay:g}: {type(backbone).__name__} has no method group_matcher, by "
             "which timm's models name their layers"
         )
-    groups = timm.optim.param_groups_layer_decay(backbone, layer_decay=decay)
-    return {id(p): decay * group["lr_scale"] for group in groups for p in group["params"]}
+    classifier = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+    named = dict(backbone.named_parameters())
+    layers = _manipulate.group_with_matcher(
+        iter([*named.items(), (head, None)]), matcher(coarse=False), reverse=True
+    )
+    return {id(p): float(decay ** (layers[head] - layers[key])) for key, p in named.items()}
 
 
 def learning_rate(

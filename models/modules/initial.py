@@ -17,7 +17,7 @@ FILTERS = ("checkpoint_filter_fn", "pretrained_filter_fn", "_filter_fn")
 LITTLE = 0.9
 """Share of a backbone's tensors that must be found."""
 COUNTER = "num_batches_tracked"
-"""A batch norm's counter of steps, which nothing here reads and old files lack."""
+"""A batch norm's counter of steps, which old files lack and no report mentions."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ def load_weights(
         key for key in fitted if key not in model.state_dict() and not key.endswith(COUNTER)
     )
     refuse_deeper(found, left_out)
+    counters = {k: v for k, v in fitted.items() if k.endswith(COUNTER) and k in model.state_dict()}
     for backbone in backbones:
-        backbone.load_state_dict({**backbone.state_dict(), **found})
+        backbone.load_state_dict({**backbone.state_dict(), **found, **counters})
     changed = tuple(key for key in found if key in state and state[key].shape != found[key].shape)
     return Loaded(len(found), len(own), new, (*left_out, *others), changed)
 

@@ -110,11 +110,17 @@ def fetching(name: str) -> Iterator[None]:
     except Exception as error:  # the hub's client, its HTTP library and timm raise of all kinds
         if name.startswith("local-dir:"):
             raise ValueError(f"{name.partition(':')[2]} holds no timm model: {error}") from error
-        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        reason = first_sentence(error)
         raise ValueError(
             f"the weights of {name} are not in the cache (HF_HOME), and could not be fetched: "
             f"{reason}. Fetch them where there is a network (--dry-run does), or --init FILE"
         ) from error
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of an error's text, or its type if it has none."""
+    lines = str(error).splitlines() or [""]
+    return lines[0].partition(". ")[0].rstrip(".") or type(error).__name__
 
 
 @contextlib.contextmanager

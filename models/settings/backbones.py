@@ -16,6 +16,7 @@ FAMILIES = (
     *("deit_", "deit3_", "beit_", "beitv2_", "beit3_", "cait_", "eva", "xcit_", "convit_", "coat_"),
     *("crossvit_", "davit_", "focalnet_", "gcvit_", "hiera_", "hieradet_", "mvitv2_", "nest_"),
     *("pit_", "pvt_", "swin_", "swinv2_", "swin_s3_", "tiny_vit_", "tnt_", "twins_", "visformer_"),
+    *("coatnext_", "test_coatnet", "test_maxvit", "sam2_hiera_"),
     *("volo_", "jx_nest_", "levit_", "maxvit_", "maxxvit", "coatnet_", "mobilevit", "rope_vit"),
     *("aimv2_", "siglip", "gemma4_vit", "qwen3_vit", "deepseek_vit", "mixer_", "gmixer_"),
     *("resmlp_", "gmlp_", "caformer_", "poolformer", "csatv2", "nextvit_", "sequencer2d_"),
@@ -30,6 +31,16 @@ def is_transformer(backbone: str) -> bool:
     (True, False)
     """
     return backbone.startswith(FAMILIES)
+
+
+def is_resnet(backbone: str) -> bool:
+    """Return whether a timm name is that of a ResNet, which can have a small stem.
+
+    >>> is_resnet("seresnext50_32x4d"), is_resnet("resnetv2_50")
+    (True, False)
+    """
+    pattern = r"(test_|wide_|se|eca)?resnex?t(?!v2|\d+ts|\d+q|.*_clip|.*_mlp)|senet154"
+    return re.match(pattern, backbone) is not None
 
 
 def is_plain_vit(backbone: str) -> bool:

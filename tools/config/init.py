@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from tyro.conf import DisallowNone
 
-from models.settings.backbones import HUB, OWN
+from models.settings.backbones import HUB, OWN, is_resnet
 from models.settings.base import SMALL_IMAGE, Stem
 from pipelines.ranges import NonNegative, Range
 from tools.config.section import Section
@@ -93,9 +93,9 @@ class Start:
 
     @property
     def stem(self) -> Stem | None:
-        """The stem of a run's backbone, without "auto"; None: the source names none."""
+        """The stem of a run's ResNet, without "auto"; None: the source names none."""
         stem, size = self._setting("stem"), self._setting("image_size")
-        if stem == "auto" and size is not None:
+        if stem == "auto" and size is not None and is_resnet(str(self.backbone)):
             return "small" if size <= SMALL_IMAGE else "standard"
         return stem
 
@@ -173,14 +173,16 @@ def check_backbone_name(backbone: str, resuming: bool) -> None:
 
 
 def named_backbone(
-    backbone: str, stem: Stem, words: tuple[str, ...], init: str | None
+    backbone: str, stem: Stem, words: tuple[str, ...], init: str | None, resuming: bool = False
 ) -> tuple[str, Stem, tuple[str, ...]]:
     """Return ``--backbone``, ``--stem`` and ``--backbone-args``, from ``--init`` where left open.
+
+    A run that is resumed, and names its backbone, needs its source no more.
 
     Raises:
         ValueError: there is no such source, or it has another backbone.
     """
-    if init is None:
+    if init is None or (resuming and backbone != "auto"):
         return backbone, stem, words
     start = start_of(init)
     named = start.backbone

@@ -34,7 +34,7 @@ def resolve(config: Config, facts: DataFacts, precision: str) -> ResolvedConfig:
     first = config.resolutions[0] if config.resolutions else None
     size = config.image_size or first or facts.image_size
     backbone, stem, words = named_backbone(
-        config.backbone, config.stem, config.backbone_args, config.init
+        config.backbone, config.stem, config.backbone_args, config.init, bool(config.resume)
     )
     if backbone == "auto":
         backbone = "resnet18" if size <= 96 else "resnet50"

@@ -12,7 +12,7 @@ from models.modules.pretrained import architecture_of
 from models.modules.shapes import refuse_sides
 from models.settings.backbones import HUB
 from tools.config.config import Config, ResolvedConfig
-from tools.config.init import named_backbone
+from tools.config.init import RESERVED, named_backbone
 from tools.config.sides import sides_of
 
 
@@ -23,7 +23,7 @@ def name_architecture(config: Config) -> Config:
         ValueError: there is no such model, or it cannot be fetched.
     """
     backbone, _, words = named_backbone(
-        config.backbone, config.stem, config.backbone_args, config.init
+        config.backbone, config.stem, config.backbone_args, config.init, bool(config.resume)
     )
     if not backbone.startswith(HUB):
         return config
@@ -32,7 +32,7 @@ def name_architecture(config: Config) -> Config:
     except ValueError as error:
         flag = "--backbone" if config.backbone == backbone else "--init"
         raise ValueError(f"{flag} {backbone}: {error}") from error
-    given = {word.partition("=")[0] for word in words}
+    given = {word.partition("=")[0] for word in words} | {*RESERVED, "img_size"}
     theirs = (f"{key}={json.dumps(value)}" for key, value in arguments.items() if key not in given)
     return dataclasses.replace(config, backbone=name, backbone_args=(*theirs, *words))
 
