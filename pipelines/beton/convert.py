@@ -19,7 +19,15 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pipelines.beton.encode import Encoded, Settings, Task, decode_rows, encode_rows, split_table
+from pipelines.beton.encode import (
+    Encoded,
+    Settings,
+    Task,
+    decode_rows,
+    encode_rows,
+    refuse_too_large,
+    split_table,
+)
 from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifest_path, open_beton
 from pipelines.beton.writer import RECORD, write_beton
 from pipelines.sources.arrays import Arrays
@@ -27,7 +35,7 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
 from pipelines.sources.image_file import RULES
-from pipelines.sources.listing import list_images
+from pipelines.sources.listing import place_key
 from pipelines.sources.table import Table
 from pipelines.system import cache
 from pipelines.system.atomic import replacing
@@ -38,7 +46,7 @@ from pipelines.system.workers import main_hidden, worker_pool
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-OnError = Literal["stop", "skip"]
+OnError = Literal["stop", "skip", "keep"]
 CHUNK = 32
 """Rows of a worker's task."""
 FEW = 256
@@ -64,7 +72,8 @@ def convert(
         out: file that appears when it is complete, and only then.
         settings: how images are stored.
         on_error: ``stop`` names every bad image and writes nothing; ``skip`` leaves them out and
-            lists them in the manifest.
+            lists them in the manifest; ``keep`` lists them too, but stores their bytes, so that the
+            rows are the table's and a decoder replaces the image.
         source: the table's name for ``--data``; kept in the manifest.
 
     Raises:
@@ -84,6 +93,7 @@ def convert(
         "source": source,
         "rows": rows,
         "channels": table.channels,
+        "rules": dataclasses.asdict(table.source.rules),
         "bytes": out.stat().st_size,
         **counts,
         "classes": list(table.classes),
@@ -107,15 +117,16 @@ def _samples(
 
     With ``stop``, the rows after a bad image are still examined, so that one run names all of them.
     """
-    tasks = (Task(part, settings, page_size) for part in split_table(table, CHUNK))
+    keep = on_error == "keep"
+    tasks = (Task(part, settings, page_size, keep) for part in split_table(table, CHUNK))
     results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
     rows = (row for part in results for row in part)
     for number, row in enumerate(tracked(rows, len(table), "converting")):
-        if isinstance(row, str):
+        if why := row if isinstance(row, str) else row.problem:
             name = table.source.name(number)
-            log.warning("bad image: %s: %s", name, row)
-            skipped.append({"name": name, "reason": row})
-        elif on_error == "skip" or not skipped:
+            log.warning("bad image: %s: %s", name, why)
+            skipped.append({"name": name, "reason": why})
+        if not isinstance(row, str) and (on_error != "stop" or not skipped):
             counts["kept"] += row.kept
             counts["jpg" if row.sample.jpg else "raw"] += 1
             yield row.sample
@@ -220,8 +231,8 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
     are stored at quality 95, the rest raw.
 
     Raises:
-        ValueError: the file would take over 5 GB, the cache's limit or half the free disk, and the
-            text has the command that converts the data explicitly; or the cache is read-only.
+        ValueError: the file would take too much of the disk or of the cache's limit (the text has
+            the command that converts the data explicitly), or the cache is read-only.
     """
     if isinstance(table.source, Beton):
         return table
@@ -230,46 +241,38 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
     for path in betons.glob(f"*-{content}.beton"):
         try:
             cache.hold(path)
-            return open_beton(path)
+            return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
-    path = betons / f"{title}-{place_key(table)}-{content}.beton"
-    need = estimate(table, CACHE_SETTINGS)
+    place = place_key(table.source.root) if isinstance(table.source, Files) else "memory-0"
+    path = betons / f"{title}-{place}-{content}.beton"
+    refuse_too_large(table)
     with cache.writing():
         path.parent.mkdir(parents=True, exist_ok=True)
+    need = estimate(table, CACHE_SETTINGS)
     if need > min(CACHE_LIMIT, cache.size_limit(), shutil.disk_usage(path.parent).free / 2):
-        line = f"python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}"
         raise ValueError(
             f"--loader ffcv would convert {spec} into about {size_text(need)} below {path.parent}, "
-            "more than 5 GB, the cache's limit (UNMIX_CACHE_LIMIT) or half the free disk. Convert "
-            f"it yourself:\n  {line}\nand train with --data {title}.beton"
+            "more than 5 GB, UNMIX_CACHE_LIMIT or half the free disk. Convert it yourself:\n"
+            f"  python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}\n"
+            f"and train with --data {title}.beton"
         )
     cache.make_room(need)
     log.info("converting %s once into %s (about %s)", spec, path, size_text(need))
     with cache.writing():
-        convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "skip", spec)
+        convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "keep", spec)
     cache.hold(path)
-    _remove_outdated(path)
-    return open_beton(path)
+    cache.remove_outdated(path)
+    return _named_as(open_beton(path), table)
 
 
-def place_key(table: Table) -> str:
-    """Return FOLDER-FILES: digests of the place of the images, and of its files as they are now."""
-    if not isinstance(table.source, Files):
-        return "memory-0"
-    root = table.source.root
-    folder = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
-    return f"{folder[:8]}-{list_images(root).stamp[:8]}"
-
-
-def _remove_outdated(path: Path) -> None:
-    """Remove the copies of the same folder whose files have changed since."""
-    *_, folder, files, _ = path.stem.split("-")
-    for other in path.parent.glob(f"*-{folder}-*.beton"):
-        if other.stem.split("-")[-3:-1] == [folder, files]:
-            continue  # another selection of the same files
-        if cache.remove(other):
-            log.info("removed %s, of files that have changed since", other.name)
+def _named_as(beton: Table, table: Table) -> Table:
+    """Give the rows the names of the images they come from; a skipped image leaves no numbering."""
+    if len(beton) != len(table):
+        return beton
+    assert isinstance(beton.source, Beton)
+    names = [table.source.name(row) for row in range(len(table))]
+    return dataclasses.replace(beton, source=dataclasses.replace(beton.source, names=names))
 
 
 def content_key(table: Table) -> str:
@@ -283,6 +286,8 @@ def content_key(table: Table) -> str:
     if isinstance(table.source, Arrays):
         digest.update(np.ascontiguousarray(table.source.images).data)
     elif isinstance(table.source, Files):
+        if table.source.pages is not None:
+            digest.update(table.source.pages.data)
         for name in table.source.names:
             stat = (table.source.root / name).stat()
             digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))

@@ -40,8 +40,8 @@ class ImageRules:
     background: str = "white"
     """Colour behind transparent pixels: white, black or #rrggbb."""
     depth_range: Range | None = None
-    """Samples that become 0 and 255, in images of more than 8 bits a channel; None: the range that
-    the file declares, else that of the data set."""
+    """Samples that become 0 and 255, in images of more than 8 bits that declare no range; None:
+    the data set's, below."""
     pages: Pages = "first"
     """The page or frame of a file that is a row: the first, or each."""
     channels: int = 3
@@ -71,10 +71,10 @@ class ImageRules:
 
     def range_of(self, layout: Layout) -> Range | None:
         """Return the samples of such a file that become 0 and 255; None: its full range."""
-        if self.depth_range is not None:
-            return self.depth_range
         if layout.declared is not None:
             return layout.declared
+        if self.depth_range is not None:
+            return self.depth_range
         return self.float_range if layout.is_float else self.int_range
 
 

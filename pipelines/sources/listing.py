@@ -109,6 +109,12 @@ def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
     return Listing([name for name, _, _ in found], digest.hexdigest(), walk.left_out, sizes)
 
 
+def place_key(root: Path) -> str:
+    """Return FOLDER-FILES: digests of a folder's place, and of its images as they are now."""
+    folder = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    return f"{folder[:8]}-{list_images(root).stamp[:8]}"
+
+
 @dataclass(slots=True)
 class _Walk:
     root: str

@@ -144,7 +144,7 @@ def open_shards(
     if not images:
         raise ValueError(_no_images(pattern, index))
     names = [f"{paths[image.shard]}:{image.member}" for image in images]
-    headers = tabulate(names, [image.rows for image in images])
+    headers = tabulate(names, [image.rows for image in images], rules)
     if on_bad != "keep":
         report_bad(headers.bad, on_bad)
     is_good = headers.height > 0

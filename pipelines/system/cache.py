@@ -191,6 +191,15 @@ def make_room(need: int) -> None:
             log.info("removed %s from the cache, to keep its limit", entry.path.name)
 
 
+def remove_outdated(path: Path) -> None:
+    """Remove the copies of a folder, TITLE-FOLDER-FILES-CONTENT, from before its files changed."""
+    *_, folder, files, _ = path.stem.split("-")
+    for other in path.parent.glob(f"*-{folder}-*{path.suffix}"):
+        same_files = other.stem.split("-")[-3:-1] == [folder, files]  # another selection of them
+        if not same_files and remove(other):
+            log.info("removed %s, of files that have changed since", other.name)
+
+
 def remove_abandoned() -> list[Path]:
     """Remove the half files of killed processes; return them."""
     return [e.path for e in entries() if is_temporary(e.path) and remove(e.path)]
