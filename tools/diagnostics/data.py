@@ -88,7 +88,7 @@ def _check_folder(path: Path, report: Report) -> Table:
     if twins:
         shown = "; ".join(" = ".join(names) for names in twins[:5])
         count = sum(len(names) - 1 for names in twins)
-        report.lines.append(f"{count:,} files are copies of another: {shown}")
+        report.lines.append(f"copies of other files: {count:,} ({shown})")
     report.advice += _format_flags(found)
     return scan(path, cache_root(), "keep")
 
