@@ -32,7 +32,7 @@ CHUNK_BYTES = 256 * 2**20
 
 def fits(table: Table, budget_bytes: int) -> bool:
     """Whether all images have one size and, decoded, take at most ``budget_bytes``."""
-    return _one_size(table) and decoded_bytes(table) <= budget_bytes
+    return one_size(table) and decoded_bytes(table) <= budget_bytes
 
 
 def decoded_bytes(table: Table) -> int:
@@ -40,7 +40,8 @@ def decoded_bytes(table: Table) -> int:
     return int((table.channels * table.height.astype(np.int64) * table.width).sum())
 
 
-def _one_size(table: Table) -> bool:
+def one_size(table: Table) -> bool:
+    """Whether there are images, all of one size."""
     sizes = np.stack([table.height, table.width], axis=1)
     return len(sizes) > 0 and bool((sizes == sizes[0]).all())
 
@@ -66,7 +67,7 @@ class MemoryDecoder:
         on_bad: OnBadImage = "stop",
         cut_on_host: bool = True,
     ) -> None:
-        if not _one_size(table):
+        if not one_size(table):
             raise ValueError(
                 "--loader memory needs images of one size, at least one; take `--loader ffcv` or "
                 "`--loader dali` for this --data"

@@ -75,3 +75,20 @@ def check_channels(config: Config) -> None:
             "into lightness and colour, so it needs --in-chans 3; every other method takes any "
             "number of channels"
         )
+
+
+def describe_channels(config: Config) -> str:
+    """Return what other channels than RGB change, in a sentence; "" for RGB."""
+    if config.in_chans == 3:
+        return ""
+    colors = {
+        1: "brightness, contrast and solarization act on gray; saturation, hue and grayscale do "
+        "nothing",
+        2: "crops, flips and blur act on both channels; colour jitter, grayscale and solarization "
+        "are off",
+    }
+    many = (
+        "crops, flips and blur act on all channels; colour jitter, grayscale and solarization act "
+        "on the first three"
+    )
+    return f"--in-chans {config.in_chans}: {colors.get(config.in_chans, many)}"
