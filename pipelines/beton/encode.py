@@ -50,6 +50,8 @@ class Encoded:
 
     sample: Sample
     kept: bool
+    problem: str = ""
+    """Why no decoder can read the bytes, which are stored all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,32 @@ class Task:
     rows: Table
     settings: Settings
     room: int
+    keep_bad: bool = False
+    """Store the bytes of an image that cannot be decoded, so that its row remains."""
 
 
 def encode_rows(task: Task) -> list[Encoded | str]:
     """Return each row encoded, or the reason why it cannot be; a bad image raises nothing."""
-    return [_encode_row(task, row) for row in range(len(task.rows))]
+    rows = [_encode_row(task, row) for row in range(len(task.rows))]
+    if not task.keep_bad:
+        return rows
+    return [_kept(task, i, row) if isinstance(row, str) else row for i, row in enumerate(rows)]
+
+
+def _kept(task: Task, row: int, why: str) -> Encoded | str:
+    """Return the bytes of a bad image as a row that a decoder will fail on, and replace."""
+    table = task.rows
+    height, width = int(table.height[row]), int(table.width[row])
+    try:
+        data = table.source.encoded(row)
+    except OSError:
+        return why
+    if data is None or not 0 < max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
+        return why
+    is_page = isinstance(table.source, Files) and table.source.page(row) > 0
+    stored = b"\0" if is_page else data[: task.room].tobytes()
+    sample = Sample(stored, height, width, True, int(table.label[row]), table.channels)
+    return Encoded(sample, kept=True, problem=why)
 
 
 def _encode_row(task: Task, row: int) -> Encoded | str:
@@ -195,6 +218,23 @@ def _decode_row(rows: Table, row: int) -> str:
     if (height, width) != (rows.height[row], rows.width[row]):
         return f"is {width}x{height}, recorded as {rows.width[row]}x{rows.height[row]}"
     return ""
+
+
+def refuse_too_large(table: Table) -> None:
+    """Refuse a table with images that no row of a .beton holds.
+
+    Raises:
+        ValueError: naming the first, and the loader and the command that take it.
+    """
+    pixels = table.height.astype(np.int64) * table.width
+    large = (np.maximum(table.height, table.width) > MAX_SIDE) | (pixels > MAX_PIXELS)
+    if large.any():
+        row = int(np.argmax(large))
+        raise ValueError(
+            f"{table.source.name(row)}: {table.width[row]}x{table.height[row]} pixels do not fit "
+            "a .beton (--loader ffcv): train with --loader dali, or shrink the images with "
+            "tools/write_ffcv.py --max-size"
+        )
 
 
 def split_table(table: Table, size: int) -> Iterator[Table]:

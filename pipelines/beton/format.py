@@ -119,7 +119,7 @@ def _read(path: Path, file: IO[bytes]) -> Table:
     label = _labels(path, metadata, types)
     height, width = image["height"].astype(np.int32), image["width"].astype(np.int32)
     offset = image["data_ptr"].astype(np.uint64)
-    rules = ImageRules(channels=channels)
+    rules = _rules(path, channels)
     source = Beton(path, offset, size, image["mode"] == JPG, height, width, rules)
     return Table(label, height, width, source, _classes(path, label))
 
@@ -201,6 +201,17 @@ def _channels(path: Path, image: NDArray[Any], size: NDArray[np.uint64]) -> int:
     wrong = raw & (size != np.uint64(found) * pixels)
     _refuse(path, wrong, f"raw data of another size than h x w x {found}")
     return found
+
+
+def _rules(path: Path, channels: int) -> ImageRules:
+    """Return what the files became when the ``.beton`` was written, from its manifest."""
+    try:
+        kept = dict(read_manifest(path).get("rules", {}))
+        pairs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return ImageRules(**(pairs | {"channels": channels}))
+    except (TypeError, ValueError) as error:
+        log.warning("%s: the rules are damaged (%s): ignored", manifest_path(path), error)
+        return ImageRules(channels=channels)
 
 
 def _refuse(path: Path, bad: NDArray[np.bool_], why: str) -> None:

@@ -57,11 +57,15 @@ class Headers:
     low: NDArray[np.float64]
     """Smallest sample of the row, measured if the file declares no range; else NaN."""
     high: NDArray[np.float64]
+    measured: bool
+    """Whether ``low`` and ``high`` are, for files that declare no range."""
     bad: dict[str, str]
     """Path -> reason of the files whose header, or undeclared samples, cannot be read."""
 
     def ranged(self, rules: ImageRules, rows: NDArray[np.int64]) -> ImageRules:
         """Return the rules with the ranges that the undeclared samples of these rows have."""
+        if rules.depth_range is not None:
+            return rules
         ints, floats = (self._range_of(rows, is_float) for is_float in (False, True))
         return dataclasses.replace(
             rules,
@@ -93,12 +97,11 @@ def read_headers(
         rules: with ``depth_range``, no samples are measured.
         cache_dir: the cache's folder.
     """
-    measures = rules.depth_range is None
-    stamp = f"{VERSION} {stamp} {rules.max_pixels} {rules.pages} {measures}"
+    stamp = f"{VERSION} {stamp} {rules.max_pixels} {rules.pages}"
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     file = cache_dir / "tables" / f"{root.name}-{key}.npz"
     known = _load(file, stamp)
-    if known is None:
+    if known is None or not (known.measured or rules.depth_range is not None):
         known = measure(root, names, rules)
         _save(file, known, stamp)
     return known
@@ -108,7 +111,11 @@ ARRAYS = ("place", "page", "height", "width", "kind", "low", "high")
 
 
 def _save(file: Path, headers: Headers, stamp: str) -> None:
-    words = {"kinds": [dataclasses.astuple(kind) for kind in headers.kinds], "bad": headers.bad}
+    words = {
+        "kinds": [dataclasses.astuple(kind) for kind in headers.kinds],
+        "measured": headers.measured,
+        "bad": headers.bad,
+    }
     arrays = {name: getattr(headers, name) for name in ARRAYS}
     with replacing(file) as temporary, temporary.open("wb") as out:
         text = np.frombuffer(json.dumps(words).encode(), np.uint8)
@@ -120,9 +127,9 @@ def _load(file: Path, stamp: str) -> Headers | None:
         with np.load(file, allow_pickle=False) as kept:
             if str(kept["stamp"]) == stamp:
                 words = json.loads(kept["words"].tobytes())
-                kinds = tuple(Header(*kind) for kind in words["kinds"])
+                words["kinds"] = tuple(Header(*kind) for kind in words["kinds"])
                 arrays = {name: kept[name] for name in ARRAYS}
-                return Headers(**arrays, kinds=kinds, bad=words["bad"])
+                return Headers(**arrays, **words)
     except FileNotFoundError:
         pass
     except Exception as error:  # a damaged zip raises half a dozen kinds
@@ -163,6 +170,7 @@ def measure(root: Path, names: Sequence[str], rules: ImageRules) -> Headers:
         tuple(number),
         lowest.copy(),
         highest.copy(),
+        rules.depth_range is None,
         bad,
     )
 

@@ -7,11 +7,11 @@ fast decoders see plain 8-bit JPEG only; everything else is decoded by ``decode`
 from __future__ import annotations
 
 import io
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from pipelines.sources import samples
+from pipelines.sources.colors import as_image, to_channels
 from pipelines.sources.depth import Range, to_8_bits
-from pipelines.sources.png import metadata_after_pixels
+from pipelines.sources.png import File, metadata_after_pixels
 from pipelines.sources.samples import Layout
 
 MAX_PIXELS = 178_956_970
 """Images beyond this many pixels are refused as decompression bombs (Pillow's own error limit)."""
 Pages = Literal["first", "all"]
-File = io.BytesIO | io.BufferedReader
 
 
 class BadImage(Exception):
@@ -40,8 +40,8 @@ class ImageRules:
     background: str = "white"
     """Colour behind transparent pixels: white, black or #rrggbb."""
     depth_range: Range | None = None
-    """Samples that become 0 and 255, in images of more than 8 bits a channel; None: the range that
-    the file declares, else that of the data set."""
+    """Samples that become 0 and 255, in images of more than 8 bits that declare no range; None:
+    the data set's, below."""
     pages: Pages = "first"
     """The page or frame of a file that is a row: the first, or each."""
     channels: int = 3
@@ -71,10 +71,10 @@ class ImageRules:
 
     def range_of(self, layout: Layout) -> Range | None:
         """Return the samples of such a file that become 0 and 255; None: its full range."""
-        if self.depth_range is not None:
-            return self.depth_range
         if layout.declared is not None:
             return layout.declared
+        if self.depth_range is not None:
+            return self.depth_range
         return self.float_range if layout.is_float else self.int_range
 
 
@@ -137,17 +137,10 @@ def _header(image: Image.Image | None, layout: Layout, file: File) -> Header:
     if turned in (5, 6, 7, 8):
         height, width = width, height
     return Header(
-        height,
-        width,
-        layout.format,
-        "" if image is None else image.mode,
-        layout.bits,
-        layout.is_float,
-        layout.bands,
-        layout.has_alpha,
-        layout.pages,
-        layout.bits <= 8 or layout.declared is not None,
-    )
+        height, width, layout.format, "" if image is None else image.mode, layout.bits,
+        layout.is_float, layout.bands, layout.has_alpha, layout.pages,
+        declared=layout.bits <= 8 or layout.declared is not None,
+    )  # fmt: skip
 
 
 def decode(
@@ -177,15 +170,11 @@ def decode(
     try:
         with _opened(io.BytesIO(data), rules, page) as (image, layout):
             if image is not None and shrink_to and layout.width * layout.height > MAX_PIXELS:
-                image.draft(None, _at_least(image.size, shrink_to))  # JPEG only
+                share = shrink_to / max(image.size)
+                image.draft(None, (ceil(image.width * share), ceil(image.height * share)))
             return _pixels(image, layout, data, rules, page)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         raise BadImage(f"{name}: {reason(error, len(data))}") from error
-
-
-def _at_least(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    share = longest / max(size)
-    return math.ceil(size[0] * share), math.ceil(size[1] * share)
 
 
 def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
@@ -257,13 +246,13 @@ def _pixels(
     check_bands(layout.bands, layout.has_alpha, rules)
     raw = rules.channels not in (1, 3)
     if image is not None and layout.reader == "pillow" and layout.bits <= 8 and not raw:
-        return _to_channels(ImageOps.exif_transpose(image), rules)
+        return to_channels(ImageOps.exif_transpose(image), rules.channels, rules.background)
     pixels = _samples(image, layout, data, page)
     if layout.bits > 8:
         pixels = to_8_bits(pixels, rules.range_of(layout), layout.bits)
     if raw:
         return np.ascontiguousarray(pixels[..., : rules.channels])
-    return _to_channels(_as_image(pixels), rules)
+    return to_channels(as_image(pixels), rules.channels, rules.background)
 
 
 def check_bands(bands: int, has_alpha: bool, rules: ImageRules) -> None:
@@ -295,26 +284,6 @@ def _samples(
     if layout.is_float and not np.isfinite(found).all():
         raise ValueError("holds NaN or infinite samples")
     return found
-
-
-def _as_image(pixels: NDArray[np.uint8]) -> Image.Image:
-    """Return 8-bit pixels (h, w, 1 to 4) as gray, gray with alpha, RGB or RGBA."""
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
-def _to_channels(image: Image.Image, rules: ImageRules) -> NDArray[np.uint8]:
-    """Flatten transparency, then convert to RGB or luma, (h, w, 3 or 1)."""
-    if image.has_transparency_data:
-        image = flattened(image, rules.background)
-    pixels = np.asarray(image.convert("RGB" if rules.channels == 3 else "L"))
-    return pixels if rules.channels == 3 else pixels[..., None]
-
-
-def flattened(image: Image.Image, background: str) -> Image.Image:
-    """Composite an image with transparency on a colour; the result is RGB."""
-    front = image.convert("RGBA")
-    back = Image.new("RGBA", front.size, ImageColor.getrgb(background))
-    return Image.alpha_composite(back, front).convert("RGB")
 
 
 def _turned(image: Image.Image, file: File) -> int:

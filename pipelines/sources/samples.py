@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipelines.sources.depth import Range
-from pipelines.sources.png import png_depth
+from pipelines.sources.png import File, png_depth
 
 ORIENTATION = 0x0112
 """EXIF's and TIFF's orientation tag; 5 to 8 exchange height and width."""
@@ -29,7 +29,6 @@ OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B"}
 """Pillow's raw modes by their ends: the one that takes the high byte, and the low byte."""
 CONTAINERS = (0.0, 255.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
 """Largest samples that describe the container and not what is in it."""
-File = io.BytesIO | io.BufferedReader
 
 
 @dataclass(frozen=True, slots=True)

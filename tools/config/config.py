@@ -13,6 +13,7 @@ from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.clim import ClimConfig
+from tools.config.images import ImageConfig
 from tools.config.pixels import PixelConfig
 from tools.config.sections import (
     SECTIONS,
@@ -70,6 +71,7 @@ class Config(  # fields are listed from the last base to the first
     MixConfig,
     ViewConfig,
     PixelConfig,
+    ImageConfig,
     DataConfig,
     RunConfig,
 ):

@@ -18,6 +18,7 @@ from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
+from tools.config.images import ImageConfig
 from tools.config.pixels import PixelConfig
 from tools.config.section import Section, free, once
 
@@ -292,6 +293,7 @@ class LogConfig(Section):
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig,
     DataConfig,
+    ImageConfig,
     PixelConfig,
     ViewConfig,
     MixConfig,

@@ -36,6 +36,7 @@ from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.images import image_rules, rules_like, with_measured_range
 from tools.config.mixture import clim_loss, mixture_of
 from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
@@ -67,12 +68,11 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "on_bad": config.on_bad_image,
         "classes_file": config.classes,
         "download": download,
-        "rules": ImageRules(channels=config.in_chans),
     }
 
-    def opened(spec: str, split: Split) -> Table:
+    def opened(spec: str, split: Split, rules: ImageRules) -> Table:
         try:
-            table = open_data(spec, config.data_dir, split, **options)
+            table = open_data(spec, config.data_dir, split, rules=rules, **options)
         except NotDownloaded:
             raise
         except ValueError as error:
@@ -85,11 +85,12 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         return table
 
     def both() -> Data:
-        train = opened(config.data, "train")
+        rules = image_rules(config)
+        train = opened(config.data, "train", rules)
         spec = config.val_data or default_val(config.data)
         val = None
         if spec is not None and spec != "none":
-            val = opened(spec, "val")
+            val = opened(spec, "val", rules_like(train, rules))
             try:
                 val = match_classes(val, train)
             except ValueError as error:
@@ -161,6 +162,7 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
+    config = with_measured_range(config, data.train)
     if config.normalize == "data":  # the run keeps what was measured
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
