@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
@@ -68,6 +68,15 @@ class ImageRules:
             raise ValueError(f"--in-chans {self.channels}: an image has at least 1 channel")
         if self.max_pixels < 1:
             raise ValueError(f"--max-pixels {self.max_pixels} leaves no image")
+
+    def like(self, train: ImageRules) -> ImageRules:
+        """Return these rules with the ranges and the background of a run's training images."""
+        return replace(
+            self,
+            background=train.background if self.background == "white" else self.background,
+            int_range=train.int_range,
+            float_range=train.float_range,
+        )
 
     def range_of(self, layout: Layout) -> Range | None:
         """Return the samples of such a file that become 0 and 255; None: its full range."""

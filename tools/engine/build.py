@@ -37,7 +37,7 @@ from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
-from tools.config.images import image_rules, rules_like, with_measured_range
+from tools.config.images import image_rules, warn_of_other_range, with_measured_range
 from tools.config.init import arguments
 from tools.config.mixture import clim_loss, mixture_of
 from tools.config.resolve import check, check_neighbours, resolve, resolved
@@ -99,7 +99,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         spec = config.val_data or default_val(config.data)
         val = None
         if spec is not None and spec != "none":
-            val = opened(spec, "val", rules_like(train, rules))
+            val = opened(spec, "val", rules.like(train.source.rules))
+            warn_of_other_range(train, val, spec)
             try:
                 val = match_classes(val, train)
             except ValueError as error:
