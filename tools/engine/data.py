@@ -22,7 +22,7 @@ from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 from tools.config.config import Config
-from tools.config.images import image_rules, rules_like
+from tools.config.images import image_rules, warn_of_other_range
 from tools.distributed.coordination import local_main_first
 from tools.engine.measured import measured_facts
 
@@ -81,7 +81,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         val = None
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
-            val = readable(opened(spec, "val", rules_like(train, rules)), spec, "val")
+            val = readable(opened(spec, "val", rules.like(train.source.rules)), spec, "val")
+            warn_of_other_range(train, val, spec)
             try:
                 val = match_classes(val, train)
             except ValueError as error:
