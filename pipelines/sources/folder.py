@@ -74,7 +74,9 @@ def scan(
     if on_bad != "keep":
         report_bad(bad, on_bad)
     names = [listing.names[file] for file in headers.place.tolist()]
-    is_good = np.array([str(root / name) not in bad for name in names], np.bool_)
+    is_good = np.ones(len(names), np.bool_)
+    if bad:
+        is_good = np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
     good = np.flatnonzero(is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{path}: not one of {len(listing.names)} images can be read")
