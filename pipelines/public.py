@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import datasets
+from pipelines.balance import Balance, weights_of
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, channel_facts, data_facts
@@ -33,7 +34,7 @@ from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from pipelines.system.transfer import to_device
 from pipelines.system.workers import cores_per_process
-from pipelines.views import View, ViewPlan
+from pipelines.views import View, ViewOverrides, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
     mixture: str | Mixture | None = None,
     groups: int = 1,
     order: Literal["random", "blocks"] | BlockShuffle = "random",
+    augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    balance: str | Path | NDArray[np.float64] | None = None,
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -144,6 +147,10 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
             mixtures of the first view (with a ``ViewPlan``, of its ``mixed`` views).
         groups: number of groups of the global batch; rows are mixed within each group.
         order: shuffle row by row, or by blocks of adjacent rows (for data larger than memory).
+        augment: numbers that replace those of ``views``, as ``{"flip": 0.0, "rotate90": 1.0}``: the
+            names of ``ViewOverrides``, for all views, or a list with one mapping a view.
+        balance: draw rows by weight: ``class``, a file of weights, or an array (N,). An image is
+            then in a step at most once, but may be in several steps of an epoch.
         seed: seed of all random numbers; seed and step determine a batch.
         rank: rank of this process.
         world_size: number of processes.
@@ -165,15 +172,16 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
     made = create_mixture(mixture) if isinstance(mixture, str) else mixture
     _check_batch(data, batch_size, rank, world_size)
     mean, std = _normalization(data, mean, std)
-    plan = _view_plan(views, size or data.facts.image_size)
+    plan = _augmented(_view_plan(views, size or data.facts.image_size), augment)
     check_groups(made, batch_size, groups, world_size)
     blocks = order if isinstance(order, BlockShuffle) else None
+    weighted = None if balance is None else _balance(balance, data, order)
     table, decoder = _decoder(data, where, options)
     if order == "blocks":
         blocks = BlockShuffle(table.in_file_order(), groups)
     maker = StepMaker(
         table=table,
-        sampler=Sampler(len(table), batch_size, seed, rank, world_size, blocks),
+        sampler=Sampler(len(table), batch_size, seed, rank, world_size, blocks, weighted),
         views=plan,
         decoder=decoder,
         mean=mean,
@@ -234,9 +242,9 @@ class EpochLoader:
             ValueError: seed, batch size or data differ, so that the rows would differ.
         """
         changed = [
-            f"{name} {value}, not {state[name]}"
+            f"{name} {value}, not {state.get(name, 0)}"
             for name, value in self._identity().items()
-            if state[name] != value
+            if state.get(name, 0) != value
         ]
         if changed:
             raise ValueError(f"state_dict of another loader: this one has {'; '.join(changed)}")
@@ -248,6 +256,7 @@ class EpochLoader:
             "seed": sampler.seed,
             "batch_size": sampler.batch_size,
             "num_rows": sampler.num_rows,
+            "balance": 0 if sampler.balance is None else sampler.balance.key,
         }
 
     def close(self) -> None:
@@ -389,6 +398,36 @@ def _view_plan(views: str | Sequence[View] | ViewPlan, size: int) -> ViewPlan:
     if not views:
         raise ValueError("views=[]: a batch needs at least one View")
     return ViewPlan(tuple(views))
+
+
+def _augmented(
+    plan: ViewPlan, augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+) -> ViewPlan:
+    """Return the plan with other numbers, for all views or for each."""
+    if augment is None:
+        return plan
+    each = [augment] * len(plan.views) if isinstance(augment, Mapping) else augment
+    if len(each) != len(plan.views):
+        raise ValueError(f"augment: {len(each)} mappings for {len(plan.views)} views")
+    known = [field.name for field in fields(ViewOverrides)]
+    for name in (name for numbers in each for name in numbers):
+        if name not in known:
+            raise ValueError(f"augment: {name!r} is not one of {', '.join(known)}")
+    changed = (replace(view, **numbers) for view, numbers in zip(plan.views, each, strict=True))
+    return replace(plan, views=tuple(changed))
+
+
+def _balance(balance: str | Path | NDArray[np.float64], data: Data, order: object) -> Balance:
+    if order != "random":
+        raise ValueError(f"balance draws single rows: it needs order='random', not {order!r}")
+    if isinstance(balance, str | Path):
+        return Balance(weights_of(str(balance), data.labels, data.table.source))
+    weights = np.asarray(balance, np.float64)
+    if weights.shape != (len(data),) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"balance: {weights.shape} weights for {len(data)} images; each must be 0 or more"
+        )
+    return Balance(weights)
 
 
 def _decoder(data: Data, device: torch.device, options: LoaderOptions) -> tuple[Table, Decoder]:

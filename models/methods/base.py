@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,11 +15,8 @@ from models.distributed import gather
 from models.losses.clim import ClimLoss
 from models.modules.backbone import encode
 from models.optim import LrScale
-from models.settings.base import BnMode, QuerySizes
+from models.settings.base import BnMode, QuerySizes, Which
 from pipelines.batch import Batch
-
-Which = Literal["online", "momentum"]
-"""An encoder of a method: the trained one, or its momentum (EMA) copy."""
 
 
 @dataclass(frozen=True)

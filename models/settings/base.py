@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+Which = Literal["online", "momentum"]
+"""An encoder of a method: the trained one, or its momentum (EMA) copy."""
+Distance = Literal["cosine", "euclidean"]
+"""How near two feature rows are."""
 Stem = Literal["auto", "small", "small-pool", "standard"]
 StemInit = Literal["he", "pytorch"]
 SMALL_IMAGE = 64
@@ -70,6 +74,8 @@ class MethodConfig:
     """The numbers of a method; class attributes are its traits, which no flag changes."""
 
     defaults: ClassVar[Defaults]
+    transformer: ClassVar[Defaults | None] = None
+    """Published training of ViTs; None: there is none (``models.settings.backbones``)."""
     min_views: ClassVar[int] = 2
     max_views: ClassVar[float] = 2
     """Fewest and most views of an image; ``math.inf``: no upper limit."""

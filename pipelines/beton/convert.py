@@ -249,7 +249,7 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
     path = cache_root() / "betons" / f"{title}-{content_key(table)}.beton"
     if path.is_file():
         try:
-            return open_beton(path)
+            return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
     refuse_too_large(table)
@@ -264,7 +264,16 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
         )
     log.info("converting %s once into %s (about %s)", spec, path, gigabytes(need))
     convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "keep", spec)
-    return open_beton(path)
+    return _named_as(open_beton(path), table)
+
+
+def _named_as(beton: Table, table: Table) -> Table:
+    """Give the rows the names of the images they come from; a skipped image leaves no numbering."""
+    if len(beton) != len(table):
+        return beton
+    assert isinstance(beton.source, Beton)
+    names = [table.source.name(row) for row in range(len(table))]
+    return dataclasses.replace(beton, source=dataclasses.replace(beton.source, names=names))
 
 
 def content_key(table: Table) -> str:

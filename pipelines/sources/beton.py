@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,10 @@ class Beton:
     width: NDArray[np.int32] = field(repr=False)
     rules: ImageRules = RULES
     """What the files became when the .beton was written."""
+    number: NDArray[np.int64] | None = field(default=None, repr=False)
+    """(N,) the rows' numbers in the file, where they are not 0 to N - 1."""
+    names: Sequence[str] = field(default=(), repr=False)
+    """Names of the images that the file was converted from, if they are known."""
 
     @cached_property
     def bytes(self) -> NDArray[np.uint8]:
@@ -42,8 +47,10 @@ class Beton:
         return np.asarray(self.bytes[begin : begin + int(self.size[row])])
 
     def name(self, row: int) -> str:
-        """Return the file and the row."""
-        return f"{self.path} row {row}"
+        """Return the name of the image, else the file and the row's number in it."""
+        if self.names:
+            return self.names[row]
+        return f"{self.path} row {row if self.number is None else self.number[row]}"
 
     def encoded(self, row: int) -> NDArray[np.uint8] | None:
         """Return the JPEG's bytes, or None for a raw row."""
@@ -70,6 +77,8 @@ class Beton:
             self.height[rows],
             self.width[rows],
             self.rules,
+            rows if self.number is None else self.number[rows],
+            [self.names[row] for row in rows] if self.names else (),
         )
 
     def ranges(self, rows: NDArray[np.int64]) -> page_cache.Ranges:

@@ -82,7 +82,9 @@ def open_cifar(name: str, data_dir: Path, split: Split, download: bool = True) -
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
     data = _published(kind, data_dir, download, train=split == "train")
-    return _table(name, data.data, np.array(data.targets, np.int64), tuple(data.classes))
+    return _table(
+        f"{name} {split}", data.data, np.array(data.targets, np.int64), tuple(data.classes)
+    )
 
 
 def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
@@ -93,7 +95,7 @@ def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
     data = _published(STL10, data_dir, download, split=parts)
     classes = tuple(getattr(data, "classes", STL10_CLASSES))
     labels = np.asarray(data.labels, np.int64)
-    return _table("stl10", data.data.transpose(0, 2, 3, 1), labels, classes)
+    return _table(f"stl10 {split}", data.data.transpose(0, 2, 3, 1), labels, classes)
 
 
 def _table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import Method
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.sources.table import Table
 from tools.config.config import ResolvedConfig
 from tools.config.pixels import facts_of
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.restore import restore
+from tools.engine.start import load_init
 from tools.scoring.features import evaluating
+
+log = logging.getLogger(__name__)
 
 Features = Literal["backbone", "projection"]
 Split = Literal["train", "val"]
@@ -85,6 +89,10 @@ def open_weights(folder: Path) -> Weights:
     config, state = load(folder)
     facts = facts_of(config)
     untrained = build.create_method(config, 1, facts, state["data"]["images"])
+    try:
+        load_init(config, untrained, facts)
+    except ValueError as error:
+        log.warning("%s: the weights before the first step are shown as random ones", error)
     return Weights(config, restore(config, state, facts), untrained)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ImageConfig(Section):
     """What image files of any kind become (docs/data.md has the table)."""
 
-    title = "files"
+    title = "formats"
     background: str = "white"
     """Colour behind transparent pixels: white, black or #rrggbb."""
     depth_range: tuple[float, float] | None = None

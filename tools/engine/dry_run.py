@@ -16,7 +16,7 @@ from pipelines.batch import Batch, Mixed
 from pipelines.decoders.build import decode_memory
 from pipelines.sources.published import NotDownloaded, stand_in
 from pipelines.sources.subset import take_subset
-from pipelines.views import ViewPlan
+from pipelines.views import ViewPlan, table_of
 from tools.config.cli import to_dict
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import facts_of
@@ -56,13 +56,14 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:
-    """Return the resolved settings, the steps and the estimated device memory, as text.
+    """Return the resolved settings, the views, the steps and the estimated device memory, as text.
 
     ``steps`` is the number of steps of an epoch, ``rows`` this process's share of a batch.
     """
     weights, activations = memory(config, method, plan, rows // config.accumulate)
     lines = [
         yaml.safe_dump(to_dict(config), sort_keys=False).rstrip(),
+        *table_of(plan.views),
         f"steps: {steps:,} an epoch, {steps * config.epochs:,} in all, "
         f"{rows} images each on every process",
         f"device memory, estimated: {weights / 2**30:.2f} GiB for weights, gradients, optimiser "

@@ -11,11 +11,14 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from models.methods.base import Which
 from models.methods.cmc import Halves
 from models.modules.backbone import num_features, size_options
+from models.modules.own_modules import OwnBackbone
+from models.settings.backbones import OWN
+from models.settings.base import Which
 from pipelines.datasets import DataFacts
 from tools.config.config import Config
+from tools.config.init import arguments
 from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.restore import restore
@@ -38,8 +41,9 @@ class Source:
 
     @property
     def architecture(self) -> str:
-        """Name of the backbone in timm, without a tag of pretrained weights, which are not used."""
-        return self.config.backbone.partition(".")[0]
+        """Name of the backbone in timm without a tag of weights, or of a class of one's own."""
+        own = OWN.fullmatch(self.config.backbone)
+        return own[2] if own else self.config.backbone.partition(".")[0]
 
     @property
     def channels(self) -> int:
@@ -71,7 +75,11 @@ class Source:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``timm.create_model``."""
-        options = {"num_classes": 0, **size_options(self.config.backbone, self.size)}
+        options = {
+            "num_classes": 0,
+            **size_options(self.config.backbone, self.size),
+            **arguments(self.config.backbone_args),
+        }
         return options if self.channels == 3 else options | {"in_chans": self.channels}
 
     @property
@@ -127,11 +135,16 @@ class Source:
             )
 
     def require_one_network(self, target: str) -> None:
-        """Refuse CMC's pair of networks for tools that take a single one.
+        """Refuse CMC's pair of networks, and modules of one's own, for tools that build the model.
 
         Raises:
-            ValueError: the encoder is such a pair; the message names an alternative.
+            ValueError: the encoder is one of these; the message names an alternative.
         """
+        if isinstance(self.encoder, OwnBackbone):
+            raise ValueError(
+                f"--to {target}: {self.config.backbone} is a module of your own, which no {target} "
+                "model is; --to onnx exports it as a graph"
+            )
         if isinstance(self.encoder, Halves):
             raise ValueError(
                 f"--to {target}: CMC trains two networks of {self.config.chosen.width:g} times the "

@@ -12,8 +12,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import ResNet
 from torch import nn
 
-from models.methods.base import Which
 from models.modules.backbone import create_backbone
+from models.settings.base import Which
 from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.restore import restore, with_encoder
