@@ -77,7 +77,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.distributed.launch import check_trackers
     from tools.engine import build
     from tools.engine.clim_refresh import ClimRefresh
-    from tools.engine.online_knn import OnlineKnn
+    from tools.engine.online_knn import OnlineKnn, why_off
     from tools.engine.train_state import TrainState
     from tools.engine.trainer import STOPPED, Run, prepare
     from tools.plots import curves
@@ -89,6 +89,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     run_dir.refuse_unwritable(given, accelerator)
     data = build.open_data_of(given, accelerator)
     config, sampler, method = build.assemble(given, data, accelerator)
+    why_off(config, data)  # refuses --keep-best before the run has a folder
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
