@@ -37,9 +37,9 @@ class Setup:
     """Views of each image."""
     num_rows: int = 0
     """Images of the data set, for methods that remember each; ``Batch.index`` is below it."""
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Mean by which each channel of a view in [0, 1] was normalized."""
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Deviation by which each channel was normalized."""
     clim: ClimLoss | None = None
     """CLIM's loss, if batches hold neighbors."""

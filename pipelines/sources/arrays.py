@@ -7,15 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.image_file import ImageRules
+
 
 @dataclass(frozen=True)
 class Arrays:
     """Decoded images of one size in memory."""
 
     title: str
-    images: NDArray[np.uint8]  # (N, h, w, 3)
+    images: NDArray[np.uint8]  # (N, h, w, channels)
     number: NDArray[np.int64] | None = None
     """(N,) the rows' numbers in the data set, where they are not 0 to N - 1."""
+
+    @property
+    def rules(self) -> ImageRules:
+        """The channels of the array."""
+        return ImageRules(channels=self.images.shape[3])
 
     def name(self, row: int) -> str:
         """Return the data set's name and the row's number in it."""

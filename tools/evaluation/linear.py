@@ -35,7 +35,7 @@ class Preset:
     """Share of the area that a training crop covers."""
     views: Views = "plain"
     """Colours of the training crops."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[float, ...] | None = None
     """Standard deviation that images are divided by (None: that of pre-training)."""
 
 
@@ -121,8 +121,8 @@ class Linear(FrozenScore):
         scale = self.crop_scale
         if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
             raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
-        if self.std and (len(self.std) != 3 or not min(self.std) > 0):
-            raise ValueError("--std takes the deviations of red, green and blue, above 0")
+        if self.std and not min(self.std) > 0:
+            raise ValueError("--std takes the deviation of each channel, above 0")
 
     def shown(self) -> Preset:
         """Return the preset with the flags' crops, colours and normalisation."""
@@ -168,6 +168,12 @@ class Linear(FrozenScore):
         std = self.shown().std
         if not std or std == evaluated.facts.std:
             return evaluated
+        if len(std) != len(evaluated.facts.std):
+            named = "--std" if self.std else f"--preset {self.preset}"
+            raise ValueError(
+                f"{named} divides {len(std)} channels, and the run's images have "
+                f"{len(evaluated.facts.std)}: give --std a value for each channel"
+            )
         own = " ".join(f"{value:g}" for value in evaluated.facts.std)
         probe = " ".join(f"{value:g}" for value in std)
         evaluated.print(f"images are divided by --std {probe}, in pre-training by {own}")

@@ -11,9 +11,9 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from models.settings.base import Which
-from pipelines.datasets import data_facts
 from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
+from tools.config.pixels import facts_of
 from tools.config.resolve import resolve
 from tools.distributed.launch import start
 from tools.engine import build
@@ -44,7 +44,7 @@ def open_run(
         ValueError: the run, the checkpoint or the data do not exist, or no image can be scored.
     """
     config, state = build.load_run(folder, checkpoint)
-    facts = data_facts(config.data)  # other data are normalized as the training images were
+    facts = facts_of(config)  # other data are normalized as the training images were
     method = restore(config, state, facts, encoder)
     changed = with_data(config, flags)
     own_data = (changed.data, changed.val_data) == (config.data, config.val_data)
