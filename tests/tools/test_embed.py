@@ -111,6 +111,10 @@ def test_parquet_goes_through_pyarrow(tmp_path: Path, monkeypatch: pytest.Monkey
         (("RUN", "a.parquet"), "pyarrow"),
         (("RUN", "a.npz", "--val-data", "photos"), "--split val"),
         (("RUN", "a.npz", "--random"), "--backbone"),
+        (
+            ("a.npz", "--backbone", "timm:test_resnet", "--data", "photos", "--init", "RUN"),
+            "a run is scored itself",
+        ),
         (("nowhere", "a.npz"), "nowhere"),
         (("RUN", "a.npz", "--backbone", "timm:resnet18", "--data", "photos"), "leave out RUN"),
         (("a.npz", "--backbone", "timm:resnet18"), "--data"),
@@ -202,7 +206,21 @@ def test_without_a_connection_a_sentence_says_so(
     assert run_eval("knn", *words) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("eval.py: --backbone timm:resnet18.a1_in1k") and "HF_HOME" in said
+    assert "--random" in said and "--init" not in said
     assert "no route to host" in said
+
+
+def test_weights_of_a_file_are_loaded_into_the_architecture(tmp_path: Path) -> None:
+    """In the layout of MoCo's released checkpoints."""
+    torch.manual_seed(3)
+    made = timm.create_model("resnet10t", num_classes=0).eval()
+    state = {f"module.encoder_q.{name}": value for name, value in made.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "moco.pth")
+    published = open_published("timm:resnet10t", init=str(tmp_path / "moco.pth"))
+    assert published.loaded is not None and "moco.pth" in published.loaded
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(published.method.features(x), made(x))
 
 
 def test_untrained_weights_repeat_themselves() -> None:
