@@ -74,7 +74,7 @@ def open_published(
         try:
             if (
                 start_of(init).kind == "run"
-            ):  # its stem and views may differ from the architecture's
+            ):
                 raise ValueError("a run is scored itself: eval.py knn RUN, without --backbone")
             weights = read(init)
             found = load_weights([model], weights.state, weights.others)
