@@ -72,9 +72,7 @@ def open_published(
     loaded = None
     if init is not None:
         try:
-            if (
-                start_of(init).kind == "run"
-            ):
+            if start_of(init).kind == "run":
                 raise ValueError("a run is scored itself: eval.py knn RUN, without --backbone")
             weights = read(init)
             found = load_weights([model], weights.state, weights.others)
