@@ -16,7 +16,7 @@ from pipelines import datasets
 from pipelines.balance import Balance, weights_of
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
-from pipelines.datasets import DataFacts, data_facts
+from pipelines.datasets import DataFacts, channel_facts, data_facts
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import LOADERS, build_decoder, choose_loader
 from pipelines.decoders.memory import MemoryDecoder
@@ -28,6 +28,7 @@ from pipelines.presets import PRESETS
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import Split
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
@@ -89,6 +90,7 @@ def open_data(
     *,
     classes: str | Path | None = None,
     on_bad_image: OnBadImage = "stop",
+    channels: int = 3,
 ) -> Data:
     """Open a data set.
 
@@ -99,13 +101,20 @@ def open_data(
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: what to do with files whose header cannot be read.
+        channels: channels of the images: 3 is RGB, 1 gray, others are the bands of the files.
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
     file = None if classes is None else Path(classes)
-    table = datasets.open_data(spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file)
-    return Data(table, data_facts(spec), spec, split)
+    rules = ImageRules(channels=channels)
+    table = datasets.open_data(
+        spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file, rules=rules
+    )
+    facts = data_facts(spec)
+    if channels in (1, len(facts.mean)):
+        return Data(table, channel_facts(facts, channels), spec, split)
+    return Data(table, replace(facts, mean=(), std=()), spec, split)
 
 
 def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.DataLoader
@@ -146,8 +155,9 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
         rank: rank of this process.
         world_size: number of processes.
         device: device of the batches (default: the current CUDA device, else the host).
-        mean: mean of pixels in [0, 1] (default: the data's).
-        std: standard deviation of pixels in [0, 1] (default: the data's).
+        mean: mean of each channel, of pixels in [0, 1] (default: the data's published one, which
+            images of 2, 4 or more channels lack; ``pixel_statistics(data.table)`` measures it).
+        std: standard deviation of each channel, likewise.
         options: how images are read.
 
     Raises:
@@ -161,6 +171,7 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
     where = _device(device)
     made = create_mixture(mixture) if isinstance(mixture, str) else mixture
     _check_batch(data, batch_size, rank, world_size)
+    mean, std = _normalization(data, mean, std)
     plan = _augmented(_view_plan(views, size or data.facts.image_size), augment)
     check_groups(made, batch_size, groups, world_size)
     blocks = order if isinstance(order, BlockShuffle) else None
@@ -173,8 +184,8 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
         sampler=Sampler(len(table), batch_size, seed, rank, world_size, blocks, weighted),
         views=plan,
         decoder=decoder,
-        mean=mean or data.facts.mean,
-        std=std or data.facts.std,
+        mean=mean,
+        std=std,
         device=where,
         mixture=made,
         groups=groups,
@@ -259,7 +270,7 @@ class EpochLoader:
         self.close()
 
 
-def build_eval_loader(
+def build_eval_loader(  # noqa: PLR0913 - a public builder
     data: Data,
     batch_size: int = 256,
     *,
@@ -268,6 +279,8 @@ def build_eval_loader(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     options: LoaderOptions = DEFAULTS,
 ) -> EvalLoader:
     """Build an iterable of centre crops: every row once over all ranks, in order.
@@ -281,6 +294,8 @@ def build_eval_loader(
         rank: rank of this process.
         world_size: number of processes.
         device: device of the batches (default: the current CUDA device, else the host).
+        mean: mean of each channel, as of ``build_loader``.
+        std: standard deviation of each channel, likewise.
         options: how images are read.
 
     Raises:
@@ -294,7 +309,7 @@ def build_eval_loader(
     shorter = resize or round(side * (facts.eval_resize or facts.image_size) / facts.image_size)
     if shorter < side:
         raise ValueError(f"resize={shorter} is smaller than size={side}")
-    crop = CenterCrop(side, shorter, facts.mean, facts.std)
+    crop = CenterCrop(side, shorter, *_normalization(data, mean, std))
     table, decoder = _decoder(data, where, options)
     return EvalLoader(table, decoder, crop, batch_size, where, rank, world_size)
 
@@ -348,6 +363,20 @@ def _device(device: torch.device | str | None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def _normalization(
+    data: Data, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the given mean and deviation, or the data's."""
+    mean, std = mean or data.facts.mean, std or data.facts.std
+    if not len(mean) == len(std) == data.table.channels:
+        raise ValueError(
+            f"mean has {len(mean)} values and std {len(std)}, and the images have "
+            f"{data.table.channels} channels: pass mean= and std= with one value for each; "
+            "pixel_statistics(data.table) measures them"
+        )
+    return mean, std
 
 
 def _check_batch(data: Data, batch_size: int, rank: int, world_size: int) -> None:

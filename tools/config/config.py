@@ -14,6 +14,10 @@ from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
 from tools.config.augment import AugConfig
 from tools.config.clim import ClimConfig
+from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
+from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
     DataConfig,
@@ -65,12 +69,16 @@ else:
 @dataclass(frozen=True)
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
+    ScoreConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,
+    InitConfig,
     ModelConfig,
     MixConfig,
     ViewConfig,
+    PixelConfig,
+    ImageConfig,
     DataConfig,
     RunConfig,
 ):
@@ -98,6 +106,7 @@ class ResolvedConfig(Config):
     views: PresetName
     image_size: int
     zero_init_last: bool
+    freeze_patch_embed: bool
     bn: BnMode
     optimizer: str
     lr: float

@@ -6,9 +6,9 @@ published with"; ``tools.config.resolve`` fills it in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import DisallowNone
 
@@ -19,6 +19,11 @@ from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, Wh
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
 from tools.config.augment import check_crops
+from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
+from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
+from tools.config.section import Section, free, once
 
 if TYPE_CHECKING:
     MethodName = str
@@ -28,30 +33,6 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 Precision = Literal["no", "bf16", "fp16"]
 Decay = Literal["all", "weights"]
-
-
-def free(default: Any) -> Any:
-    """Declare a field that a resumed run may change; all others are its identity."""
-    return field(default=default, metadata={"free": True})
-
-
-def once(default: Any) -> Any:
-    """Declare a field that belongs to one invocation: it is not saved with the settings."""
-    return field(default=default, metadata={"free": True, "once": True})
-
-
-class Section:
-    """Settings of one subject."""
-
-    title: ClassVar[str]
-    """The heading in ``--help``."""
-
-    def check(self) -> None:
-        """Refuse settings of the section that contradict each other.
-
-        Raises:
-            ValueError: naming the flags.
-        """
 
 
 @dataclass(frozen=True)
@@ -208,7 +189,7 @@ class ModelConfig(Section):
 
     title = "model"
     backbone: str = "auto"
-    """Any timm model. auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos."""
+    """timm model, hf-hub:ORG/NAME or FILE.py:CLASS; auto: --init's, or a ResNet for the size."""
     stem: Stem = "auto"
     """ResNet's first layers (small: 3x3, stride 1; small-pool: pooled; auto: small to 64 px)."""
     stem_init: StemInit = "he"
@@ -310,11 +291,15 @@ class LogConfig(Section):
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig,
     DataConfig,
+    ImageConfig,
+    PixelConfig,
     ViewConfig,
     MixConfig,
     ModelConfig,
+    InitConfig,
     OptimConfig,
     FaultConfig,
     LogConfig,
+    ScoreConfig,
 )
 """In the order of ``--help``."""

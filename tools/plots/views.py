@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pipelines.batch import Batch
 from pipelines.views import View
+from tools.plots.thumbnails import shown
 
 DPI = 100
 SIDE = 144
@@ -112,9 +113,10 @@ def _short(numbers: Sequence[float]) -> str:
 
 
 def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undo the normalisation: (n, 3, h, w) to (n, h, w, 3) uint8."""
+    """Undo the normalisation: (n, c, h, w) to RGB as ``shown`` has it, (n, h, w, 3)."""
     values = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-    return np.rint((values * np.array(std) + np.array(mean)).clip(0, 1) * 255).astype(np.uint8)
+    values = (values * np.array(std) + np.array(mean)).clip(0, 1)
+    return shown(np.rint(values * 255).astype(np.uint8))
 
 
 def enlarge(image: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
