@@ -19,7 +19,6 @@ from torch import Tensor
 from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
-from pipelines.balance import Balance, weights_of
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
 from pipelines.decoders import Decoder
@@ -28,7 +27,7 @@ from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.sampler import BlockShuffle, Sampler
+from pipelines.sampler import Sampler
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
@@ -46,6 +45,7 @@ from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
 from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
 from tools.engine.measured import measured_facts
+from tools.engine.sampling import build_sampler
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Data:
     train: Table
     val: Table | None
     facts: DataFacts
-    weights: NDArray[np.float64] | None = None
-    """Weights of the training images; None: all alike."""
+    unconverted: Table | None = None
+    """The training images before a conversion, which keeps no file names."""
 
 
 def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
@@ -74,8 +74,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "classes_file": config.classes,
         "download": download,
     }
-
-    weights: dict[str, NDArray[np.float64]] = {}
+    unconverted: dict[str, Table] = {}
 
     def opened(spec: str, split: Split, rules: ImageRules) -> Table:
         try:
@@ -87,8 +86,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
             raise ValueError(f"{given} {spec}: {error}") from error
         if split == "train" and config.subset is not None:
             table = take_subset(table, config.subset, config.subset_seed)
-        if split == "train" and config.balance is not None:  # a conversion leaves no file names
-            weights[split] = weights_of(config.balance, table.label, table.source)
+        unconverted[split] = table
         if choose(config, table, accelerator.device)[0] == "ffcv":
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table
@@ -104,7 +102,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, measured_facts(config, train), weights.get("train"))
+        return Data(train, val, measured_facts(config, train), unconverted["train"])
 
     return local_main_first(accelerator, both)
 
@@ -122,17 +120,6 @@ def loader_of(config: Config, data: Data, device: torch.device) -> str:
     tables = [table for table in (data.train, data.val) if table is not None]
     names = {choose(config, table, device)[0] for table in tables}
     return names.pop() if len(names) == 1 else config.loader
-
-
-def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
-    """Return the sampler of this process's rows in each step."""
-    blocks = None
-    if config.order == "blocks":
-        sequence = data.train.in_file_order()
-        blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
-    balance = None if data.weights is None else Balance(data.weights)
-    rows, batch = len(data.train), config.batch_size
-    return Sampler(rows, batch, config.seed, rank, world_size, blocks, balance)
 
 
 def create_method(
@@ -189,21 +176,12 @@ def assemble(
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = local_main_first(accelerator, partial(name_architecture, config))
     config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
-    sampler = sampler_of(config, data)
+    sampler = build_sampler(config, data.train, unconverted=data.unconverted)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
     refuse_views(config, method, sampler.steps_per_epoch)
     return config, sampler, method
-
-
-def gpu_decoder(config: Config) -> GpuDecoder:
-    """Return the settings of DALI's decoder on a GPU."""
-    return GpuDecoder(
-        config.dali_device_memory_padding,
-        config.dali_host_memory_padding,
-        config.dali_hw_decoder_load,
-    )
 
 
 class Decoders:
@@ -227,7 +205,11 @@ class Decoders:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
         self._print(f"loader {loader} ({reason}) for {len(table):,} images")
-        gpu = gpu_decoder(config)
+        gpu = GpuDecoder(
+            config.dali_device_memory_padding,
+            config.dali_host_memory_padding,
+            config.dali_hw_decoder_load,
+        )
         if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
             flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
             self._print(f"{flags}: no effect, since only --loader dali decodes on a GPU")
@@ -253,7 +235,8 @@ def training_loader(
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
     decoder = decoders.of(data.train)
-    sampler = sampler_of(config, data, accelerator.process_index, accelerator.num_processes)
+    share = accelerator.process_index, accelerator.num_processes
+    sampler = build_sampler(config, data.train, *share, unconverted=data.unconverted)
     maker = StepMaker(
         table=data.train,
         sampler=sampler,
