@@ -1,9 +1,10 @@
 """Score the representation of a run. Each protocol is a file in tools/evaluation.
 
-python eval.py knn runs/NAME
-python eval.py linear runs/NAME
-python eval.py detect runs/NAME
-python eval.py semi runs/NAME --fraction 0.1
+Examples:
+    python eval.py knn runs/NAME
+    python eval.py linear runs/NAME
+    python eval.py detect runs/NAME
+    python eval.py semi runs/NAME --fraction 0.1
 """
 
 from __future__ import annotations
