@@ -59,25 +59,33 @@ def parse_and_run(argv: Sequence[str] | None) -> int:
 
 def plan(config: Config, accelerator: Accelerator) -> int:
     """Print the settings, steps and memory of the run; download and write nothing."""
+    from tools.config.resolve import describe_defaults
     from tools.config.view_plan import view_plan
     from tools.engine import build, dry_run
+    from tools.engine.start import load_init
 
     data, missing = dry_run.open_without_download(config, accelerator)
     resolved, sampler, method = build.assemble(config, data, accelerator)
     views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
     accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
-    for line in missing:
+    accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
+    started = load_init(resolved, method, data.facts)
+    balance = sampler.balance
+    balanced = [] if balance is None else [balance.summary(sampler.batch_size)]
+    for line in [*describe_defaults(config, resolved), *started, *balanced, *missing]:
         accelerator.print(line)
     return 0
 
 
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
+    from tools.config.resolve import describe_defaults
     from tools.distributed.launch import check_trackers
     from tools.engine import build
     from tools.engine.clim_refresh import ClimRefresh
     from tools.engine.online_knn import OnlineKnn
+    from tools.engine.start import load_init
     from tools.engine.train_state import TrainState
     from tools.engine.trainer import STOPPED, Run, prepare
     from tools.plots import curves
@@ -92,12 +100,16 @@ def train(given: Config, accelerator: Accelerator) -> int:
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
+    started = [] if checkpoint else load_init(config, method, data.facts)
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        state.loader = build.loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)
         logger = start_logger(config, folder, accelerator, sampler, step, last)
+        for line in [*describe_defaults(given, config), *started]:
+            logger.message(line)
 
         decoders = build.Decoders(config, accelerator, logger.message)
         try:
@@ -110,7 +122,8 @@ def train(given: Config, accelerator: Accelerator) -> int:
                 clim_refresh.update(loader, step)
             if accelerator.is_main_process and step < last:
                 first = next(loader.batches(step, step + 1))
-                draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+                shown, facts = loader.maker.views.at(step), data.facts
+                draw_views(first, facts.mean, facts.std, folder / "views.png", views=shown)
             learning = (config, accelerator, sampler, model, method, optimizer, loader)
             run = Run(*learning, knn, clim_refresh, state, logger)
             status = run.steps(step, last)
@@ -136,6 +149,7 @@ def start_logger(
     last: int,
 ) -> RunLogger:
     """Write the run's settings, and start its trackers and its log, cut back to ``step``."""
+    from tools.config.pixels import describe_channels
     from tools.config.resolve import changes
     from tools.distributed.launch import start_trackers
     from tools.engine.logger import RunLogger
@@ -154,6 +168,10 @@ def start_logger(
         start_step=step,
     )
     logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    if note := describe_channels(config):
+        logger.message(note)
+    if sampler.balance is not None:
+        logger.message(sampler.balance.summary(sampler.batch_size))
     for change in changes(config):
         logger.message(f"--accumulate {config.accumulate}: {change}")
     return logger

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.system.atomic import replacing
 from tools.exporting import detectron2, hub, huggingface, onnx, torchvision
 from tools.exporting import timm as timm_file

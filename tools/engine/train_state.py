@@ -30,7 +30,8 @@ class TrainState:
 
     ``neighbors`` holds CLIM's last neighbour table (``tools.engine.clim_refresh``), or None;
     ``left_out`` the steps that are skipped (``tools.engine.rollback``); ``last_good`` the
-    checkpoint that this process loaded or wrote last.
+    checkpoint that this process loaded or wrote last; ``best`` the step and kNN score of the best
+    one (``--keep-best``); ``loader`` the decoder that training uses.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class TrainState:
         self.neighbors: dict[str, Any] | None = None
         self.left_out: set[int] = set()
         self.last_good: Path | None = None
+        self.best: dict[str, Any] | None = None
+        self.loader: str = config.loader
         self._data = {"images": len(data), "key": key_of(data)}
         if config.order == "blocks":  # the rows of a step depend on the places of their bytes
             self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
@@ -60,12 +63,25 @@ class TrainState:
         The minutes since the last checkpoint are the first process's, compared at log lines only.
         """
         config = self._config
+        if self.best is not None and self.best["step"] == step:
+            return True
         if step % config.checkpoint_every == 0 or (self._keep_each and step % self._keep_each == 0):
             return True
         if not at_log or not config.checkpoint_minutes:
             return False
         late = self._clock() - self._saved_at >= 60 * config.checkpoint_minutes
         return bool(broadcast(torch.tensor(late, device=self._accelerator.device)).item())
+
+    def scored(self, step: int, score: float) -> None:
+        """Note the kNN score of ``step``; with --keep-best, a new best is saved at this step.
+
+        All processes call it, and the first one compares.
+        """
+        if not self._config.keep_best:
+            return
+        better = self.best is None or score > self.best["knn_top1"]
+        if broadcast(torch.tensor(better, device=self._accelerator.device)).item():
+            self.best = {"step": step, "knn_top1": score}
 
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step`` finished steps; all processes call it.
@@ -89,9 +105,12 @@ class TrainState:
             "neighbours": self.neighbors,
             "left_out": sorted(self.left_out),
             "world_size": self._accelerator.num_processes,
+            "loader": self.loader,
+            "best": self.best,
         }
-        folder = self.folder / "checkpoints"
-        return checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
+        folder, keep = self.folder / "checkpoints", self._config.keep_checkpoints
+        best = self.best["step"] if self.best else None
+        return checkpoint.save(folder, step, state, keep, self._keep_each, best)
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint; if a machine lacks a complete copy, the first process sends it."""
@@ -131,6 +150,9 @@ class TrainState:
         self.neighbors = state.get("neighbours")
         self.left_out = set(state.get("left_out", ()))
         self.last_good = path
+        self.best = state.get("best")
+        if self.best and not (path.parent / f"step-{self.best['step']}.pt").is_file():
+            self.best = None  # a later best took its place, and was given up with its attempt
         return state["step"]
 
 

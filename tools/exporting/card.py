@@ -109,6 +109,7 @@ def facts_table(source: Source) -> str:
         "Mixture": config.mix,
         "Data": f"{data_name(config.data)}, {source.num_images:,} images, no labels used",
         "Backbone": f"{source.architecture}{stem}, {count / 1e6:.2f} M parameters",
+        "Started from": place_name(config.init) if config.init else "random weights",
         "Encoder": source.which,
         "Image size": f"{source.size} x {source.size} pixels",
         "Mean of the pixels": ", ".join(f"{x:g}" for x in source.facts.mean),
@@ -127,9 +128,9 @@ def preparation(source: Source) -> str:
     bicubic = source.config.interpolation == "bicubic"
     filtering = "bicubic" if bicubic else "bilinear with antialiasing, PIL's"
     return (
-        f"`images` (n, 3, {source.size}, {source.size}) are RGB, float32, `(pixel / 255 - mean) / "
-        f"std` with the numbers above. For the scores, the shorter side was resized to "
-        f"{source.resize} pixels ({filtering}) and the centre was cropped."
+        f"`images` (n, {source.channels}, {source.size}, {source.size}) are {source.color}, "
+        "float32, `(pixel / 255 - mean) / std` with the numbers above. For the scores, the shorter "
+        f"side was resized to {source.resize} pixels ({filtering}) and the centre was cropped."
     )
 
 
@@ -161,6 +162,7 @@ def reproduction(source: Source, command: str) -> str:
     free = {f.name for f in fields(Config) if f.metadata.get("free")} - {"data", "epochs"}
     settings = {name: value for name, value in to_dict(config).items() if name not in free}
     settings["data"] = data_name(config.data)
+    settings |= {k: place_name(v) for k, v in settings.items() if k in ("init", "backbone") and v}
     text = yaml.safe_dump(settings, sort_keys=False).strip()
     return (
         "Save the settings below as `settings.yaml`, and give the place of the images by `--data`:"
@@ -186,6 +188,11 @@ def data_name(data: str) -> str:
     """Return ``--data`` without the folders above a path."""
     kind, colon, path = data.rpartition(":")
     return f"{kind}{colon}{Path(path).name}"
+
+
+def place_name(name: str) -> str:
+    """Return ``--init`` or ``--backbone`` without the folders above a path."""
+    return name if name.startswith(("timm:", "hf-hub:")) else Path(name).name
 
 
 def _scores_of(line: dict[str, Any]) -> str:

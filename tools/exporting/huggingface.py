@@ -59,7 +59,7 @@ def config_of(source: Source) -> dict[str, Any]:
         "pretrained_cfg": {
             "tag": source.config.method,
             "custom_load": False,
-            "input_size": [3, source.size, source.size],
+            "input_size": [source.channels, source.size, source.size],
             "fixed_input_size": "img_size" in options and "dynamic_img_size" not in options,
             "interpolation": "bicubic" if source.config.interpolation == "bicubic" else "bilinear",
             "crop_pct": source.size / source.resize,
@@ -68,7 +68,8 @@ def config_of(source: Source) -> dict[str, Any]:
             "std": list(source.facts.std),
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": stock and stock.first_conv,
+            # timm adapts a named layer to --in-chans as if its weights were those of RGB images
+            "first_conv": stock.first_conv if stock and source.channels == 3 else None,
             "classifier": stock and stock.classifier,
         },
     }
