@@ -47,7 +47,7 @@ class RunConfig(Section):
     data: str = free("photos")
     """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
     recipe: Path | None = once(None)
-    """YAML file of settings; flags override it."""
+    """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
     """Name of the run's folder in --output; None: METHOD-MIX-DATA, numbered if that is taken."""
     output: Path = free(Path("runs"))
