@@ -27,6 +27,7 @@ from tools.config.sections import (
     RunConfig,
     ViewConfig,
 )
+from tools.config.trackers import TrackerConfig
 
 
 def numbers_of(method: str) -> str:
@@ -62,6 +63,7 @@ else:
 @dataclass(frozen=True)
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
+    TrackerConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,

@@ -6,9 +6,9 @@ published with"; ``tools.config.resolve`` fills it in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import DisallowNone
 
@@ -18,6 +18,8 @@ from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
+from tools.config.section import Section, free, once
+from tools.config.trackers import TrackerConfig, TrackerName
 
 if TYPE_CHECKING:
     MethodName = str
@@ -27,30 +29,6 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 Precision = Literal["no", "bf16", "fp16"]
 Decay = Literal["all", "weights"]
-
-
-def free(default: Any) -> Any:
-    """Declare a field that a resumed run may change; all others are its identity."""
-    return field(default=default, metadata={"free": True})
-
-
-def once(default: Any) -> Any:
-    """Declare a field that belongs to one invocation: it is not saved with the settings."""
-    return field(default=default, metadata={"free": True, "once": True})
-
-
-class Section:
-    """Settings of one subject."""
-
-    title: ClassVar[str]
-    """The heading in ``--help``."""
-
-    def check(self) -> None:
-        """Refuse settings of the section that contradict each other.
-
-        Raises:
-            ValueError: naming the flags.
-        """
 
 
 @dataclass(frozen=True)
@@ -302,10 +280,10 @@ class LogConfig(Section):
     checkpoint_every: Count = free(1000)
     """Steps between checkpoints; another is written at the end."""
     checkpoint_minutes: NonNegative = free(30.0)
-    """Also checkpoint after this many minutes, at the next log line (0: never)."""
+    """Also checkpoint after this many minutes, at a log line; the first after 5 (0: never)."""
     knn_every: WholeNumber = free(10)
     """Epochs between kNN scores, the first before training (0: never)."""
-    log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
+    log_with: tuple[TrackerName, ...] = free(("tensorboard",))
     """Accelerate's trackers, in addition to metrics.jsonl."""
     report: bool = free(True)
     """Write report.html at the end of the run (tools/report.py writes it at any time)."""
@@ -320,5 +298,6 @@ SECTIONS: tuple[type[Section], ...] = (
     OptimConfig,
     FaultConfig,
     LogConfig,
+    TrackerConfig,
 )
 """In the order of ``--help``."""
