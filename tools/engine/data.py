@@ -6,12 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 
-from pipelines.balance import weights_of
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DATASETS, DataFacts, default_val, match_classes, open_data
 from pipelines.decoders.build import choose_loader
@@ -36,8 +33,8 @@ class Data:
     train: Table
     val: Table | None
     facts: DataFacts
-    weights: NDArray[np.float64] | None = None
-    """Weights of the training images; None: all alike."""
+    unconverted: Table | None = None
+    """The training images before a conversion, which keeps no file names."""
 
 
 def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
@@ -68,16 +65,14 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         return table
 
     def both() -> Data:
-        weights, rules = None, image_rules(config)
-        train, val = divide(opened(config.data, "train", rules), config)
-        if config.balance is not None:  # a conversion leaves no file names
-            weights = weights_of(config.balance, train.label, train.source)
-        train = readable(train, config.data, "train")
+        rules = image_rules(config)
+        unconverted, val = divide(opened(config.data, "train", rules), config)
+        train = readable(unconverted, config.data, "train")
         if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
                 print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
             val = readable(val, config.data, "train")
-            return Data(train, val, measured_facts(config, train), weights)
+            return Data(train, val, measured_facts(config, train), unconverted)
         val = None
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
@@ -87,7 +82,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, measured_facts(config, train), weights)
+        return Data(train, val, measured_facts(config, train), unconverted)
 
     return local_main_first(accelerator, both)
 
