@@ -129,12 +129,13 @@ def read_pages(file: File, rules: ImageRules = RULES) -> list[Header]:
     """Read the header of every page; raises what ``read_header`` does."""
     with _opened(file, rules, 0) as (image, layout):
         first = _header(image, layout, file)
-        if layout.format != "TIFF" or image is None or first.pages == 1:
+        if layout.format != "TIFF":
             return [first] * first.pages
         headers = [first]
         for page in range(1, first.pages):
-            image.seek(page)
-            layout = samples.layout_of(image, file, page)
+            if image is not None:
+                image.seek(page)
+            layout = samples.layout_at(image, file, page)
             _check_size(layout, rules)
             headers.append(_header(image, layout, file))
         return headers
@@ -257,7 +258,7 @@ def _pixels(
     if image is not None and layout.reader == "pillow" and layout.bits <= 8 and not raw:
         return to_channels(ImageOps.exif_transpose(image), rules.channels, rules.background)
     pixels = _samples(image, layout, data, page)
-    if layout.bits > 8:
+    if pixels.dtype != np.uint8:
         pixels = to_8_bits(pixels, rules.range_of(layout), layout.bits)
     if raw:
         return np.ascontiguousarray(pixels[..., : rules.channels])

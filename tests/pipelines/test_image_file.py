@@ -153,9 +153,18 @@ def test_pages_of_other_sizes_have_their_own(folder: Path) -> None:
     frames = [Image.new("L", (4 + i, 5), 1) for i in range(3)]
     pages = encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:])
     (folder / "pages.tif").write_bytes(pages)
+    with tifffile.TiffWriter(folder / "real.tif") as out:
+        for i in range(3):
+            out.write(np.full((5, 4 + i), i / 2, np.float64))
     table = scanned(folder, ImageRules(pages="all"))
-    assert table.width.tolist() == [4, 5, 6]
-    assert [table.source.pixels(row).shape[1] for row in range(3)] == [4, 5, 6]
+    assert table.width.tolist() == [4, 5, 6, 4, 5, 6]
+    assert [table.source.pixels(row).shape[1] for row in range(6)] == [4, 5, 6, 4, 5, 6]
+    assert [int(table.source.pixels(row).max()) for row in range(3, 6)] == [0, 128, 255]
+
+
+def test_signed_bytes_keep_their_order() -> None:
+    data = tiff(np.array([[-128, 0, 127]], np.int8))
+    assert decode(data, "")[0, :, 0].tolist() == [0, 128, 255]
 
 
 def test_mixed_bands_name_a_file_of_each(folder: Path) -> None:
