@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import math
@@ -27,6 +28,7 @@ from pipelines.sources.image_file import (
     value_range,
 )
 from pipelines.system.atomic import replacing
+from pipelines.system.cache import writing
 from pipelines.system.progress import tracked
 from pipelines.system.workers import main_hidden, worker_pool
 
@@ -103,7 +105,11 @@ def read_headers(
     known = _load(file, stamp)
     if known is None or not (known.measured or rules.depth_range is not None):
         known = measure(root, names, rules)
-        _save(file, known, stamp)
+        try:
+            with writing():
+                _save(file, known, stamp)
+        except ValueError as error:
+            log.warning("%s; the headers are read again next time", error)
     return known
 
 
@@ -142,11 +148,12 @@ def measure(root: Path, names: Sequence[str], rules: ImageRules) -> Headers:
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
     title = f"reading headers below {root}"
     found = list(tracked(_measured(root, chunks, rules), len(names), title))
-    bad = {
-        str(root / name): rows
-        for name, rows in zip(names, found, strict=True)
-        if isinstance(rows, str)
-    }
+    return tabulate([str(root / name) for name in names], found, rules)
+
+
+def tabulate(names: Sequence[str], found: Sequence[list[Row] | str], rules: ImageRules) -> Headers:
+    """Return the headers of files from the rows of each, or the reason why it cannot be read."""
+    bad = {name: rows for name, rows in zip(names, found, strict=True) if isinstance(rows, str)}
     number: dict[Header, int] = {}
     table: list[tuple[int, int, int, int, int]] = []
     limits: list[tuple[float, float]] = []
@@ -195,17 +202,23 @@ def _measure_chunk(root: Path, names: Sequence[str], rules: ImageRules) -> list[
 def _measure_file(path: Path, rules: ImageRules) -> list[Row] | str:
     try:
         with path.open("rb") as file:
-            headers = (
-                read_pages(file, rules) if rules.pages == "all" else [read_header(file, rules)]
-            )
-        if rules.depth_range is not None or all(header.declared for header in headers):
-            return [(header, math.nan, math.nan) for header in headers]
-        data = path.read_bytes()
-        return [
-            (header, *_limits(data, header, rules, page)) for page, header in enumerate(headers)
-        ]
+            return read_rows(file, rules)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         return reason(error, path.stat().st_size if path.exists() else 1)
+
+
+def read_rows(file: io.BufferedReader, rules: ImageRules) -> list[Row]:
+    """Read the headers of a file's rows, and the limits of the samples without a declared range.
+
+    Raises:
+        Exception: of any kind; the file cannot be read.
+    """
+    headers = read_pages(file, rules) if rules.pages == "all" else [read_header(file, rules)]
+    if rules.depth_range is not None or all(header.declared for header in headers):
+        return [(header, math.nan, math.nan) for header in headers]
+    file.seek(0)
+    data = file.read()
+    return [(header, *_limits(data, header, rules, page)) for page, header in enumerate(headers)]
 
 
 def _limits(data: bytes, header: Header, rules: ImageRules, page: int) -> tuple[float, float]:
