@@ -72,12 +72,13 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         train, val = divide(opened(config.data, "train", rules), config)
         if config.balance is not None:  # a conversion leaves no file names
             weights = weights_of(config.balance, train.label, train.source)
+        facts = measured_facts(config, train)  # of the files, whatever the loader
         train = readable(train, config.data, "train")
         if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
                 print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
             val = readable(val, config.data, "train")
-            return Data(train, val, measured_facts(config, train), weights)
+            return Data(train, val, facts, weights)
         val = None
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
@@ -86,7 +87,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, measured_facts(config, train), weights)
+        return Data(train, val, facts, weights)
 
     return local_main_first(accelerator, both)
 
