@@ -95,6 +95,7 @@ def test_the_first_weights_are_those_of_the_source_to_the_bit(
     note = load_init(config, method, other)[1]
     assert "trained on images normalized by mean 0.485 0.456 0.406" in note
     assert "this run normalizes by mean 0.5 0.5 0.5" in note
+    assert "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 takes theirs" in note
 
 
 def test_a_run_starts_once_and_goes_on_without_its_source(

@@ -56,4 +56,4 @@ def refuse_views(config: ResolvedConfig, method: Method, steps_per_epoch: int) -
         ValueError: naming the flag of the view's side.
     """
     sides = sides_of(config, steps_per_epoch)
-    refuse_sides(method.backbone, config.backbone, 3, sides)
+    refuse_sides(method.backbone, config.backbone, config.in_chans, sides)
