@@ -202,6 +202,13 @@ def test_a_hub_model_becomes_timms_name_of_it(tmp_path: Path) -> None:
         name_architecture(Config(backbone=f"local-dir:{tmp_path / 'absent'}"))
 
 
+def test_weights_that_timm_lacks_are_refused_by_the_flag_that_names_them() -> None:
+    for name, text in (("resnet8x", "closest"), ("resnet18.x", "it has .*a1_in1k")):
+        with pytest.raises(ValueError, match=f"^--init timm:{name}: timm has no .*{text}"):
+            name_architecture(Config(init=f"timm:{name}"))
+    assert name_architecture(Config(init="timm:resnet18")).backbone == "auto"
+
+
 def test_arguments_of_the_backbone() -> None:
     words = ("drop_path_rate=0.1", "qkv_bias=false", "name=x", "size=[8, 8]", "none=null")
     assert arguments(words) == {
