@@ -84,6 +84,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
     from tools.config.resolve import describe_defaults
+    from tools.distributed.coordination import local_main_first
     from tools.engine import build
     from tools.engine.clim_refresh import ClimRefresh
     from tools.engine.logger import RunLogger
@@ -105,7 +106,9 @@ def train(given: Config, accelerator: Accelerator) -> int:
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
-    started = [] if checkpoint else load_init(config, method, data.facts)
+    started: list[str] = []
+    if not checkpoint:
+        started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
         state.loader = build.loader_of(config, data, accelerator.device)
