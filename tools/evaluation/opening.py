@@ -108,11 +108,12 @@ def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:
     """Return the run's settings, with its data replaced by those of the command line.
 
     If ``--data`` is given without ``--val-data``, that data set's own validation images are
-    scored. The run's ``--classes`` and ``--subset`` do not apply to another data set.
+    scored. The run's ``--classes``, ``--subset`` and ``--val-fraction`` do not apply to other data.
     """
     given = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
     if flags.data is not None and flags.data != config.data:
-        given = {"val_data": None, "classes": None, "subset": None} | given
+        own = ("val_data", "classes", "subset", "val_fraction")
+        given = dict.fromkeys(own) | given
     return dataclasses.replace(config, **given)
 
 
