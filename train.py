@@ -174,7 +174,8 @@ def describe_run(
     steps = sampler.steps_per_epoch
     for line in start_up.banner(config, data, method, steps, state.folder, state.accelerator):
         logger.message(line)
-    for line in start_up.advice(config, data, state.accelerator.num_processes):
+    processes = state.accelerator.num_processes
+    for line in start_up.advice(config, data, processes, of_knn=False):
         logger.message(line)
     if note := describe_channels(config):
         logger.message(note)

@@ -22,10 +22,13 @@ DEMONSTRATION = (
 )
 
 
-def advice(config: ResolvedConfig, data: Data, processes: int) -> list[str]:
-    """Return a line for each setting that does not fit the data or the length of the run."""
+def advice(config: ResolvedConfig, data: Data, processes: int, *, of_knn: bool = True) -> list[str]:
+    """Return a line for each setting that does not fit the data or the length of the run.
+
+    A run needs none ``of_knn``: the score has its own remarks (``tools.engine.online_knn``).
+    """
     sizes: list[int] = []
-    if data.val is not None and (data.val.label >= 0).any():
+    if of_knn and data.val is not None and (data.val.label >= 0).any():
         sizes = _class_sizes(data.train)
     return [f"note: {line}" for line in advise(config, len(data.train), sizes, processes)]
 
