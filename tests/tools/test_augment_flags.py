@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launch_cases import flags
+from runs import lines, run_train
 
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
@@ -108,3 +110,28 @@ def test_docs_name_every_number() -> None:
     text = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text()
     for name in to_dict(config_of("--aug.flip", "0"))["aug"]:
         assert f"`--aug.{name.replace('_', '-')}" in text, name
+
+
+def test_a_run_resumes_with_its_numbers_and_refuses_other_weights(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two crops of each of two sizes, turned and mixed, of rows that a file weighs by name."""
+    file = tmp_path / "weights.txt"
+    names = [path.relative_to(toy / "train") for path in sorted((toy / "train").rglob("*.jpg"))]
+    file.write_text("".join(f"{name} {1 + i % 3}\n" for i, name in enumerate(names)))
+    words = ["--mix", "unmix", "--crops", "2", "2", "--aug.rotate90", "1", "--val-data", "none"]
+    words += ["--aug.views", "2-3.gray=0.5", "--balance", str(file), "--limit-steps"]
+    start = flags(toy, tmp_path, "swav", *words)
+    assert run_train(*start, "3", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "balance: an epoch shows an image 0.4" in said and "scale" in said
+    table = [line.split() for line in said.splitlines() if line[:3] in ("0-1", "2-3")]
+    assert [row[:4] for row in table] == [["0-1", "16", "0.14", "1"], ["2-3", "8", "0.05", "0.14"]]
+    assert run_train(*start, "3") == 0
+    straight = [line["loss"] for line in lines(tmp_path / "run")]
+    (tmp_path / "run").rename(tmp_path / "straight")
+    assert run_train(*start, "2") == 0 and run_train(*start, "3", "--resume", "auto") == 0
+    assert [line["loss"] for line in lines(tmp_path / "run")] == straight
+    file.write_text("".join(f"{name} 1\n" for name in names))
+    assert run_train(*start, "4", "--resume", "auto") == 2
+    assert f"--balance {file}: the weights are not those of" in capsys.readouterr().err
