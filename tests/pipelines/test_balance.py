@@ -141,8 +141,8 @@ def test_a_file_holds_weights_by_row_or_by_name(text: str, tmp_path: Path) -> No
         ("1\nnan\n1\n3\n", "line 2: 'nan' is no weight"),
         ("0.png 1\n", "'0.png' ends the path of several images"),
         ("a/0.png 1\na/1.png 1\n", "2 of 4 images have no weight, as /data/train/b/0.png"),
-        ("a/0.png 1\\n2\\n", "line 2 names no image, and others do"),
-        ("a/0.png 1\\ntrain/a/0.png 1\\n", "'train/a/0.png' has a second weight"),
+        ("a/0.png 1\n2\n", "line 2 names no image, and others do"),
+        ("a/0.png 1\ntrain/a/0.png 1\n", "'train/a/0.png' has a second weight"),
         (None, "cannot be read"),
     ],
 )

@@ -9,6 +9,7 @@ from runs import lines, run_train
 
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
+from tools.config.augment import AugConfig
 from tools.config.cli import differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import ResolvedConfig
 from tools.config.resolve import resolve, resolved
@@ -86,6 +87,14 @@ def test_wrong_words_are_refused_by_flag(words: str, wrong: str) -> None:
     with pytest.raises(ValueError) as error:
         base_views(config_of(*words.split()))
     assert wrong in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [({"jitter": (0.4, 0.4, 0.4)}, 4), ({"scale": 0.5}, 2)]
+)
+def test_a_wrong_count_of_numbers_is_refused(given: dict[str, Any], count: int) -> None:
+    with pytest.raises(ValueError, match=rf"--aug\.{next(iter(given))} takes {count} numbers"):
+        AugConfig(**given).check()
 
 
 @pytest.mark.parametrize(("data", "sides"), [("imagenet", (224, 96)), ("cifar10", (32, 14))])
