@@ -1,5 +1,6 @@
 """``--aug.*``, ``--crops`` alone and ``--balance``: tools.config.augment and its neighbours."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from runs import lines, run_train
 
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
+from tools.benchmarks.torch_loader import torchvision_view
 from tools.config.augment import AugConfig
 from tools.config.cli import differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import ResolvedConfig
@@ -144,3 +146,10 @@ def test_a_run_resumes_with_its_numbers_and_refuses_other_weights(
     file.write_text(weights)
     assert run_train(*start, "2", "--resume", "auto") == 0
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+@pytest.mark.parametrize("number", ["vertical_flip", "rotate90"])
+def test_a_pipeline_to_compare_with_refuses_what_it_would_leave_out(number: str) -> None:
+    view = dataclasses.replace(PRESETS["moco-v2"](16)[0], **{number: 0.5})
+    with pytest.raises(ValueError, match="leave out --aug.vertical-flip and --aug.rotate90"):
+        torchvision_view(view, "antialias", (), ())
