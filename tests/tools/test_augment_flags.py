@@ -151,5 +151,5 @@ def test_a_run_resumes_with_its_numbers_and_refuses_other_weights(
 @pytest.mark.parametrize("number", ["vertical_flip", "rotate90"])
 def test_a_pipeline_to_compare_with_refuses_what_it_would_leave_out(number: str) -> None:
     view = dataclasses.replace(PRESETS["moco-v2"](16)[0], **{number: 0.5})
-    with pytest.raises(ValueError, match="leave out --aug.vertical-flip and --aug.rotate90"):
+    with pytest.raises(ValueError, match=r"leave out --aug\.vertical-flip and"):
         torchvision_view(view, "antialias", (), ())
