@@ -111,6 +111,8 @@ def train(given: Config, accelerator: Accelerator) -> int:
         started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        if sampler.balance is not None:
+            state.weigh(sampler.balance.key)
         state.loader = build.loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
