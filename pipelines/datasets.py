@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
@@ -14,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.beton.format import open_beton, read_manifest
+from pipelines.sources.arrays import Arrays
 from pipelines.sources.folder import OnBad, check_classes, scan
+from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
 from pipelines.sources.table import Table
@@ -27,8 +31,8 @@ from pipelines.system.cache import cache_root
 class DataFacts:
     """Constants of a data set: mean and std of pixels in [0, 1], and the evaluation view."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_size: int
     """Side of the evaluation view, a centre crop, in pixels."""
     eval_resize: int | None = None
@@ -54,6 +58,7 @@ def open_data(
     on_bad: OnBad = "stop",
     classes_file: Path | None = None,
     download: bool = True,
+    rules: ImageRules = RULES,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
@@ -65,15 +70,17 @@ def open_data(
         on_bad: what to do with files whose header cannot be read.
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
+        rules: what the image files become, with the number of channels of the images.
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
-        ValueError: there is no such data set, or nothing usable in it.
+        ValueError: there is no such data set, nothing usable in it, or its images have another
+            number of channels.
     """
     keep = None if classes_file is None else read_classes(classes_file)
     if spec.startswith("folder:"):
-        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep)
-    table = _open_named(spec, data_dir, split, on_bad, download)
+        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep, rules)
+    table = with_channels(_open_named(spec, data_dir, split, on_bad, download, rules), rules, spec)
     return table if keep is None else keep_classes(table, keep, spec)
 
 
@@ -89,17 +96,44 @@ def check_spec(spec: str) -> None:
         raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
 
 
-def _open_named(spec: str, data_dir: Path, split: Split, on_bad: OnBad, download: bool) -> Table:
+def with_channels(table: Table, rules: ImageRules, spec: str) -> Table:
+    """Return the table if its images have the channels asked for; RGB arrays become gray.
+
+    Raises:
+        ValueError: they have another number of channels; the text has the flag.
+    """
+    if table.channels == rules.channels:
+        return table
+    if rules.channels == 1 and isinstance(table.source, Arrays):
+        images = luma(table.source.images)[..., None]
+        return dataclasses.replace(table, source=Arrays(table.source.title, images))
+    raise ValueError(
+        f"{spec} holds images of {table.channels} channels, not {rules.channels}: "
+        f"--in-chans {table.channels}"
+    )
+
+
+def luma(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return Pillow's gray of RGB images, (..., 3) to (...)."""
+    gray = np.zeros(images.shape[:-1], np.uint32)
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        gray += weight * images[..., channel].astype(np.uint32)
+    return ((gray + 0x8000) >> 16).astype(np.uint8)
+
+
+def _open_named(
+    spec: str, data_dir: Path, split: Split, on_bad: OnBad, download: bool, rules: ImageRules
+) -> Table:
     check_spec(spec)
     if spec.endswith(".beton"):
         return open_beton(_path(spec))
     if spec == "photos":
-        return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad)
+        return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad, None, rules)
     if spec in ("cifar10", "cifar100"):
         return open_cifar(spec, data_dir, split, download)
     if spec == "stl10":
         return open_stl10(data_dir, split, download)
-    return open_tiny_imagenet(data_dir, split, on_bad)
+    return open_tiny_imagenet(data_dir, split, on_bad, rules)
 
 
 def _hint(spec: str) -> str:
@@ -164,6 +198,22 @@ def data_facts(spec: str) -> DataFacts:
     if spec.endswith(".beton"):
         spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
     return DATASETS.get(spec, IMAGENET)
+
+
+def channel_facts(facts: DataFacts, channels: int) -> DataFacts:
+    """Return published constants of RGB images for images with this number of channels.
+
+    Gray images have the average of the three means and of the three deviations, as usual.
+
+    Raises:
+        ValueError: nothing is published for this number of channels.
+    """
+    if channels == len(facts.mean):
+        return facts
+    if channels != 1:
+        raise ValueError(f"no mean and std are published for images of {channels} channels")
+    mean, std = (round(sum(values) / len(values), 4) for values in (facts.mean, facts.std))
+    return dataclasses.replace(facts, mean=(mean,), std=(std,))
 
 
 def read_classes(file: Path) -> list[str]:

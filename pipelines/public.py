@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import datasets
+from pipelines.balance import Balance, weights_of
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
-from pipelines.datasets import DataFacts, data_facts
+from pipelines.datasets import DataFacts, channel_facts, data_facts
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import LOADERS, build_decoder, choose_loader
 from pipelines.decoders.memory import MemoryDecoder
@@ -27,12 +28,13 @@ from pipelines.presets import PRESETS
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import Split
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from pipelines.system.transfer import to_device
 from pipelines.system.workers import cores_per_process
-from pipelines.views import View, ViewPlan
+from pipelines.views import View, ViewOverrides, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def open_data(
     *,
     classes: str | Path | None = None,
     on_bad_image: OnBadImage = "stop",
+    channels: int = 3,
 ) -> Data:
     """Open a data set.
 
@@ -98,13 +101,20 @@ def open_data(
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: what to do with files whose header cannot be read.
+        channels: channels of the images: 3 is RGB, 1 gray, others are the bands of the files.
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
     file = None if classes is None else Path(classes)
-    table = datasets.open_data(spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file)
-    return Data(table, data_facts(spec), spec, split)
+    rules = ImageRules(channels=channels)
+    table = datasets.open_data(
+        spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file, rules=rules
+    )
+    facts = data_facts(spec)
+    if channels in (1, len(facts.mean)):
+        return Data(table, channel_facts(facts, channels), spec, split)
+    return Data(table, replace(facts, mean=(), std=()), spec, split)
 
 
 def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.DataLoader
@@ -116,6 +126,8 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
     mixture: str | Mixture | None = None,
     groups: int = 1,
     order: Literal["random", "blocks"] | BlockShuffle = "random",
+    augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    balance: str | Path | NDArray[np.float64] | None = None,
     seed: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -135,12 +147,17 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
             mixtures of the first view (with a ``ViewPlan``, of its ``mixed`` views).
         groups: number of groups of the global batch; rows are mixed within each group.
         order: shuffle row by row, or by blocks of adjacent rows (for data larger than memory).
+        augment: numbers that replace those of ``views``, as ``{"flip": 0.0, "rotate90": 1.0}``: the
+            names of ``ViewOverrides``, for all views, or a list with one mapping a view.
+        balance: draw rows by weight: ``class``, a file of weights, or an array (N,). An image is
+            then in a step at most once, but may be in several steps of an epoch.
         seed: seed of all random numbers; seed and step determine a batch.
         rank: rank of this process.
         world_size: number of processes.
         device: device of the batches (default: the current CUDA device, else the host).
-        mean: mean of pixels in [0, 1] (default: the data's).
-        std: standard deviation of pixels in [0, 1] (default: the data's).
+        mean: mean of each channel, of pixels in [0, 1] (default: the data's published one, which
+            images of 2, 4 or more channels lack; ``pixel_statistics(data.table)`` measures it).
+        std: standard deviation of each channel, likewise.
         options: how images are read.
 
     Raises:
@@ -154,19 +171,21 @@ def build_loader(  # noqa: PLR0913 - a public builder, like torch.utils.data.Dat
     where = _device(device)
     made = create_mixture(mixture) if isinstance(mixture, str) else mixture
     _check_batch(data, batch_size, rank, world_size)
-    plan = _view_plan(views, size or data.facts.image_size)
+    mean, std = _normalization(data, mean, std)
+    plan = _augmented(_view_plan(views, size or data.facts.image_size), augment)
     check_groups(made, batch_size, groups, world_size)
     blocks = order if isinstance(order, BlockShuffle) else None
+    weighted = None if balance is None else _balance(balance, data, order)
     table, decoder = _decoder(data, where, options)
     if order == "blocks":
         blocks = BlockShuffle(table.in_file_order(), groups)
     maker = StepMaker(
         table=table,
-        sampler=Sampler(len(table), batch_size, seed, rank, world_size, blocks),
+        sampler=Sampler(len(table), batch_size, seed, rank, world_size, blocks, weighted),
         views=plan,
         decoder=decoder,
-        mean=mean or data.facts.mean,
-        std=std or data.facts.std,
+        mean=mean,
+        std=std,
         device=where,
         mixture=made,
         groups=groups,
@@ -223,9 +242,9 @@ class EpochLoader:
             ValueError: seed, batch size or data differ, so that the rows would differ.
         """
         changed = [
-            f"{name} {value}, not {state[name]}"
+            f"{name} {value}, not {state.get(name, 0)}"
             for name, value in self._identity().items()
-            if state[name] != value
+            if state.get(name, 0) != value
         ]
         if changed:
             raise ValueError(f"state_dict of another loader: this one has {'; '.join(changed)}")
@@ -237,6 +256,7 @@ class EpochLoader:
             "seed": sampler.seed,
             "batch_size": sampler.batch_size,
             "num_rows": sampler.num_rows,
+            "balance": 0 if sampler.balance is None else sampler.balance.key,
         }
 
     def close(self) -> None:
@@ -250,7 +270,7 @@ class EpochLoader:
         self.close()
 
 
-def build_eval_loader(
+def build_eval_loader(  # noqa: PLR0913 - a public builder
     data: Data,
     batch_size: int = 256,
     *,
@@ -259,6 +279,8 @@ def build_eval_loader(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     options: LoaderOptions = DEFAULTS,
 ) -> EvalLoader:
     """Build an iterable of centre crops: every row once over all ranks, in order.
@@ -272,6 +294,8 @@ def build_eval_loader(
         rank: rank of this process.
         world_size: number of processes.
         device: device of the batches (default: the current CUDA device, else the host).
+        mean: mean of each channel, as of ``build_loader``.
+        std: standard deviation of each channel, likewise.
         options: how images are read.
 
     Raises:
@@ -285,7 +309,7 @@ def build_eval_loader(
     shorter = resize or round(side * (facts.eval_resize or facts.image_size) / facts.image_size)
     if shorter < side:
         raise ValueError(f"resize={shorter} is smaller than size={side}")
-    crop = CenterCrop(side, shorter, facts.mean, facts.std)
+    crop = CenterCrop(side, shorter, *_normalization(data, mean, std))
     table, decoder = _decoder(data, where, options)
     return EvalLoader(table, decoder, crop, batch_size, where, rank, world_size)
 
@@ -341,6 +365,20 @@ def _device(device: torch.device | str | None) -> torch.device:
     return torch.device("cpu")
 
 
+def _normalization(
+    data: Data, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the given mean and deviation, or the data's."""
+    mean, std = mean or data.facts.mean, std or data.facts.std
+    if not len(mean) == len(std) == data.table.channels:
+        raise ValueError(
+            f"mean has {len(mean)} values and std {len(std)}, and the images have "
+            f"{data.table.channels} channels: pass mean= and std= with one value for each; "
+            "pixel_statistics(data.table) measures them"
+        )
+    return mean, std
+
+
 def _check_batch(data: Data, batch_size: int, rank: int, world_size: int) -> None:
     if not 1 <= batch_size <= len(data):
         raise ValueError(f"batch_size={batch_size} does not fit {len(data)} images")
@@ -360,6 +398,36 @@ def _view_plan(views: str | Sequence[View] | ViewPlan, size: int) -> ViewPlan:
     if not views:
         raise ValueError("views=[]: a batch needs at least one View")
     return ViewPlan(tuple(views))
+
+
+def _augmented(
+    plan: ViewPlan, augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+) -> ViewPlan:
+    """Return the plan with other numbers, for all views or for each."""
+    if augment is None:
+        return plan
+    each = [augment] * len(plan.views) if isinstance(augment, Mapping) else augment
+    if len(each) != len(plan.views):
+        raise ValueError(f"augment: {len(each)} mappings for {len(plan.views)} views")
+    known = [field.name for field in fields(ViewOverrides)]
+    for name in (name for numbers in each for name in numbers):
+        if name not in known:
+            raise ValueError(f"augment: {name!r} is not one of {', '.join(known)}")
+    changed = (replace(view, **numbers) for view, numbers in zip(plan.views, each, strict=True))
+    return replace(plan, views=tuple(changed))
+
+
+def _balance(balance: str | Path | NDArray[np.float64], data: Data, order: object) -> Balance:
+    if order != "random":
+        raise ValueError(f"balance draws single rows: it needs order='random', not {order!r}")
+    if isinstance(balance, str | Path):
+        return Balance(weights_of(str(balance), data.labels, data.table.source))
+    weights = np.asarray(balance, np.float64)
+    if weights.shape != (len(data),) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"balance: {weights.shape} weights for {len(data)} images; each must be 0 or more"
+        )
+    return Balance(weights)
 
 
 def _decoder(data: Data, device: torch.device, options: LoaderOptions) -> tuple[Table, Decoder]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from models.methods.base import Which
+from models.settings.base import Which
 from tools.analysis.loaded_run import open_runs
 from tools.reporting.embedding_panel import MapMethod
 from tools.reporting.write import write

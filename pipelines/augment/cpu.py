@@ -2,10 +2,10 @@
 
 The formulas are those of ``pipelines.augment.reference``. There each operation reads and writes the
 whole batch; here an image stays in cache. A scanline is stored as three planes, so that every loop
-runs over contiguous floats. Contrast needs the mean of the image after the operations before it, so
-a first pass applies those and a second pass does the rest. Vertical blur adds whole scanlines,
-horizontal blur padded ones. Each result depends on its row only, so it is the same for any number
-of workers.
+runs over contiguous floats. An image that is turned is copied that way first. Contrast needs the
+mean of the image after the operations before it, so a first pass applies those and a second pass
+does the rest. Vertical blur adds whole scanlines, horizontal blur padded ones. Each result depends
+on its row only, so it is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -93,8 +93,9 @@ class CpuAugmenter:
         kernels = gaussian_kernels(np.maximum(params.sigma, TINY), view)
         arguments: tuple[Any, ...] = (
             np.zeros(1, np.int64), np.ascontiguousarray(crops.numpy()), out.numpy(),
-            params.flip, params.jitter, params.factor, params.order, np.array(view.jitter) != 0,
-            params.gray, view.gray_first, params.sigma, kernels, params.solarize, scale, shift,
+            *params.orientation(), params.jitter, params.factor, params.order,
+            np.array(view.jitter) != 0, params.gray, view.gray_first, params.sigma, kernels,
+            params.solarize, scale, shift,
         )  # fmt: skip
         others = [self.pool.submit(augment_images, *arguments) for _ in range(self.workers - 1)]
         augment_images(*arguments)
@@ -110,8 +111,8 @@ class CpuAugmenter:
 @jit
 @no_type_check
 def augment_images(
-    counter, crops, out, flip, jitter, factor, order, active, gray, gray_first, sigma, kernels,
-    inverted, scale, shift,
+    counter, crops, out, mirrored, upside_down, transposed, jitter, factor, order, active, gray,
+    gray_first, sigma, kernels, inverted, scale, shift,
 ):  # fmt: skip
     """Augment images, taken from the shared ``counter``, until none is left."""
     n, height, width, _ = crops.shape
@@ -119,11 +120,15 @@ def augment_images(
     line = np.empty(3 * width, np.float32)
     padded = np.empty(width + kernels.shape[1], np.float32)
     ops, amount = np.empty(5, np.int64), np.empty(5, np.float32)
+    turned = np.empty((height, width, 3), np.uint8)
     while True:
         i = take_next(counter)
         if i >= n:
             return
-        source, target = crops[i], out[i]
+        source, target, flip = crops[i], out[i], mirrored[i]
+        if upside_down[i] or transposed[i]:
+            turn(source, flip, upside_down[i], transposed[i], turned)
+            source, flip = turned, False
         count = list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amount)
         contrast = 0
         while contrast < count and ops[contrast] != CONTRAST:
@@ -131,11 +136,11 @@ def augment_images(
         kept = contrast < count or sigma[i] > 0
         begin, mean = 0, ZERO
         if contrast < count:
-            begin, mean = contrast, mean_luma(source, flip[i], ops, amount, contrast, planes)
+            begin, mean = contrast, mean_luma(source, flip, ops, amount, contrast, planes)
         for y in range(height):
             row = planes[y] if kept else line
             if contrast == count:
-                load(source[y].reshape(-1), flip[i], row)
+                load(source[y].reshape(-1), flip, row)
             for k in range(begin, count):
                 apply(ops[k], amount[k], mean, row)
             if sigma[i] == 0:
@@ -145,6 +150,20 @@ def augment_images(
             for y in range(height):
                 blur_line(planes, y, kernels[i], reach, padded, line)
                 store(line, inverted[i], scale, shift, target[y].reshape(-1))
+
+
+@jit
+@no_type_check
+def turn(source, mirrored, upside_down, transposed, target):
+    """Copy a square image, flipped and then transposed."""
+    last = len(source) - 1
+    for y in range(len(source)):
+        for x in range(len(source)):
+            down, across = (x, y) if transposed else (y, x)
+            down = last - down if upside_down else down
+            across = last - across if mirrored else across
+            for c in range(3):
+                target[y, x, c] = source[down, across, c]
 
 
 @jit

@@ -19,13 +19,28 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pipelines.beton.encode import Encoded, Settings, Task, decode_rows, encode_rows, split_table
-from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifest_path, open_beton
+from pipelines.beton.encode import (
+    Encoded,
+    Settings,
+    Task,
+    decode_rows,
+    encode_rows,
+    refuse_too_large,
+    split_table,
+)
+from pipelines.beton.format import (
+    MAX_PAGE_SIZE,
+    MIN_PAGE_SIZE,
+    Sample,
+    manifest_path,
+    open_beton,
+)
 from pipelines.beton.writer import RECORD, write_beton
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
+from pipelines.sources.image_file import RULES
 from pipelines.sources.table import Table
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import cache_root
@@ -35,7 +50,7 @@ from pipelines.system.workers import main_hidden, worker_pool
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-OnError = Literal["stop", "skip"]
+OnError = Literal["stop", "skip", "keep"]
 CHUNK = 32
 """Rows of a worker's task."""
 FEW = 256
@@ -61,7 +76,8 @@ def convert(
         out: file that appears when it is complete, and only then.
         settings: how images are stored.
         on_error: ``stop`` names every bad image and writes nothing; ``skip`` leaves them out and
-            lists them in the manifest.
+            lists them in the manifest; ``keep`` lists them too, but stores their bytes, so that the
+            rows are the table's and a decoder replaces the image.
         source: the table's name for ``--data``; kept in the manifest.
 
     Raises:
@@ -80,6 +96,8 @@ def convert(
         "format": 1,
         "source": source,
         "rows": rows,
+        "channels": table.channels,
+        "rules": dataclasses.asdict(table.source.rules),
         "bytes": out.stat().st_size,
         **counts,
         "classes": list(table.classes),
@@ -103,15 +121,16 @@ def _samples(
 
     With ``stop``, the rows after a bad image are still examined, so that one run names all of them.
     """
-    tasks = (Task(part, settings, page_size) for part in split_table(table, CHUNK))
+    keep = on_error == "keep"
+    tasks = (Task(part, settings, page_size, keep) for part in split_table(table, CHUNK))
     results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
     rows = (row for part in results for row in part)
     for number, row in enumerate(tracked(rows, len(table), "converting")):
-        if isinstance(row, str):
+        if why := row if isinstance(row, str) else row.problem:
             name = table.source.name(number)
-            log.warning("bad image: %s: %s", name, row)
-            skipped.append({"name": name, "reason": row})
-        elif on_error == "skip" or not skipped:
+            log.warning("bad image: %s: %s", name, why)
+            skipped.append({"name": name, "reason": why})
+        if not isinstance(row, str) and (on_error != "stop" or not skipped):
             counts["kept"] += row.kept
             counts["jpg" if row.sample.jpg else "raw"] += 1
             yield row.sample
@@ -171,7 +190,7 @@ def _page_size(table: Table, settings: Settings) -> int:
     if settings.max_size:
         large = sides > settings.max_size
         area = np.where(large, np.minimum(area, settings.max_size**2), area)
-    largest = 3 * int(area.max(initial=1))
+    largest = max(table.channels, 3) * int(area.max(initial=1))
     wanted = max(min(8 * largest, USUAL_PAGE_SIZE), largest, MIN_PAGE_SIZE)
     return min(1 << (wanted - 1).bit_length(), MAX_PAGE_SIZE)
 
@@ -230,9 +249,10 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
     path = cache_root() / "betons" / f"{title}-{content_key(table)}.beton"
     if path.is_file():
         try:
-            return open_beton(path)
+            return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
+    refuse_too_large(table)
     need = estimate(table, CACHE_SETTINGS)
     path.parent.mkdir(parents=True, exist_ok=True)
     if need > min(CACHE_LIMIT, shutil.disk_usage(path.parent).free / 2):
@@ -243,19 +263,32 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
             f"and train with --data {title}.beton"
         )
     log.info("converting %s once into %s (about %s)", spec, path, gigabytes(need))
-    convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "skip", spec)
-    return open_beton(path)
+    convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "keep", spec)
+    return _named_as(open_beton(path), table)
+
+
+def _named_as(beton: Table, table: Table) -> Table:
+    """Give the rows the names of the images they come from; a skipped image leaves no numbering."""
+    if len(beton) != len(table):
+        return beton
+    assert isinstance(beton.source, Beton)
+    names = [table.source.name(row) for row in range(len(table))]
+    return dataclasses.replace(beton, source=dataclasses.replace(beton.source, names=names))
 
 
 def content_key(table: Table) -> str:
     """Return a digest of labels and sizes, and of pixels or the files' names, sizes and times."""
     digest = hashlib.sha256(repr(CACHE_SETTINGS).encode())
+    if table.source.rules != RULES:
+        digest.update(repr(table.source.rules).encode())
     for column in (table.label, table.height, table.width):
         digest.update(np.ascontiguousarray(column).data)
     digest.update(os.fsencode("\0".join(table.classes)))
     if isinstance(table.source, Arrays):
         digest.update(np.ascontiguousarray(table.source.images).data)
     elif isinstance(table.source, Files):
+        if table.source.pages is not None:
+            digest.update(table.source.pages.data)
         for name in table.source.names:
             stat = (table.source.root / name).stat()
             digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))

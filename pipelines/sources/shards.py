@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton.format import MAX_LABEL
-from pipelines.sources.folder import OnBad, report_bad, upright_size
-from pipelines.sources.image_file import decode_with_pil, reason
+from pipelines.sources.folder import OnBad, report_bad
+from pipelines.sources.image_file import RULES, ImageRules, decode, read_header, reason
 from pipelines.sources.table import Table
 from pipelines.system import page_cache
 from pipelines.system.progress import tracked
@@ -36,6 +36,7 @@ class Shards:
     offset: NDArray[np.int64]  # (N,)
     size: NDArray[np.int64]  # (N,)
     members: tuple[str, ...]
+    rules: ImageRules = RULES
 
     def name(self, row: int) -> str:
         """Return the shard and the member."""
@@ -48,7 +49,7 @@ class Shards:
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """Decode the member with PIL."""
-        return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
+        return decode(self.encoded(row).tobytes(), self.name(row), self.rules)
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the shards and their members."""
@@ -57,7 +58,8 @@ class Shards:
     def take(self, rows: NDArray[np.int64]) -> Shards:
         """Return these members only."""
         members = tuple(self.members[row] for row in rows)
-        return Shards(self.paths, self.shard[rows], self.offset[rows], self.size[rows], members)
+        shard, offset, size = self.shard[rows], self.offset[rows], self.size[rows]
+        return Shards(self.paths, shard, offset, size, members, self.rules)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Request the members' bytes."""
@@ -183,7 +185,8 @@ def _class_number(path: Path, member: str, data: bytes) -> int:
 
 def _measure(file: io.BufferedReader, size: int, name: str, bad: dict[str, str]) -> tuple[int, int]:
     try:
-        return upright_size(file)
+        header = read_header(file)
+        return header.height, header.width
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         bad[name] = reason(error, size)
         return 0, 0

@@ -14,10 +14,11 @@ from rich.console import Console
 from runs import lines, reset_accelerate
 
 from pipelines.batch import Batch, Mixed
+from pipelines.views import View
 from tools.engine.logger import RunLogger
 from tools.engine.throughput import ThroughputMeter
 from tools.plots import curves
-from tools.plots.views import draw_views
+from tools.plots.views import LINE_SPACE, caption, draw_views, with_structure
 
 
 def record(
@@ -143,6 +144,29 @@ def test_views_are_drawn(tmp_path: Path, views: int, size: int) -> None:
     with Image.open(path) as image:
         assert image.width > views * 60 and image.height > 4 * 100
         assert len(image.convert("L").getcolors()) > 50
+
+
+def test_views_with_structure_are_drawn_and_their_numbers_named(tmp_path: Path) -> None:
+    images = torch.zeros(40, 3, 16, 16)
+    textured = [3, 4, 8, 17, 18, 20, 30, 31, 35, 39]  # the quarter that counts
+    images[textured] = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[9, :, :8] = 5.0  # large, but flat inside the patches
+    assert set(with_structure(images, 5).tolist()) < set(textured)
+    assert with_structure(images, 5).tolist() == sorted(with_structure(images, 5).tolist())
+    assert len(with_structure(images, 50)) == 40 and len(with_structure(images[:1], 8)) == 1
+    partner = torch.arange(40).roll(1)  # only 4, 18 and 31 have a partner with structure
+    assert {4, 18, 31} <= set(with_structure(images, 10, partner).tolist())
+    view = View(16, rotate90=1.0, blur=0.5, gray=0.0)
+    assert caption(view) == [
+        *("crop .2 1", "flip .5", "rotate90 1", "jitter .8", ".4 .4 .4 .1"),
+        *("blur .5", "sigma .1 2"),
+    ]
+    sides = {}
+    for name, views in (("plain", ()), ("named", (view, view))):
+        draw_views(batch(2, 16), (0.5,) * 3, (0.25,) * 3, tmp_path / f"{name}.png", views=views)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            sides[name] = image.size
+    assert sides["named"] == (sides["plain"][0], sides["plain"][1] + 7 * LINE_SPACE)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

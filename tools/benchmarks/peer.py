@@ -36,11 +36,12 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
-from tools.engine.online_knn import BATCH, NEIGHBORS
+from tools.engine.online_knn import BATCH
 from tools.engine.trainer import rate
 from tools.profiling.rates import create_learner
 from tools.scoring.features import extract
 from tools.scoring.knn import knn as knn_accuracy
+from tools.scoring.plan import NEIGHBORS
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,6 @@ from models.settings.swav import SwavConfig
 from tools.config.config import ResolvedConfig, flag, numbers_of
 from tools.config.resolve import check
 
-ONLINE_KNN = 200
-"""Neighbours that vote in the score during training (``tools.engine.online_knn``)."""
 FEW_STEPS = 4
 """Steps an epoch below which a smaller batch is advised."""
 SHARE = 10
@@ -59,12 +57,11 @@ def advise(
         processes: number of processes.
     """
     lines = [str(found) for found in misfits(config, num_rows, processes)]
-    smallest = min(class_sizes, default=ONLINE_KNN)
-    if config.knn_every and smallest < ONLINE_KNN:
+    smallest = min(class_sizes, default=config.knn_k)
+    if config.knn_every and smallest < config.knn_k:
         lines.append(
-            f"kNN during training lets {ONLINE_KNN} neighbours vote, but the smallest class has "
-            f"{smallest:,} images, which are outvoted: compare such scores with each other only; "
-            f"eval.py knn RUN --k {max(smallest // 2, 1)} would fit"
+            f"--knn-k {config.knn_k}: the smallest class has {smallest:,} images, fewer than the "
+            f"neighbours that vote, and is outvoted; --knn-k {smallest} would fit"
         )
     return lines
 

@@ -17,6 +17,7 @@ import tyro
 import yaml
 from tyro.conf import OmitArgPrefixes
 
+from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
 from tools.config.sections import SECTIONS
 
@@ -118,7 +119,7 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
 
 def _chosen(config: Config) -> set[str]:
     """Return the fields whose numbers the run uses."""
-    return {numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
+    return {"aug", numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
 
 
 def _chooses(owner: str) -> str:
@@ -136,7 +137,10 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
         ValueError: a key is unknown (the nearest is suggested) or a value is not allowed.
     """
     _refuse_unknown(Config(), values, origin, "")
-    words = _as_flags(values, "")
+    try:
+        words = _as_flags(values, "")
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             return _parse(words, Config())
@@ -146,6 +150,7 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
 
 ADDED_LATER: dict[str, Any] = {
     "zero_init_last": False,
+    "freeze_patch_embed": False,
     "byol.last_bias": True,
     "moco_v3.last_bias": True,
 }
@@ -184,6 +189,8 @@ def _as_flags(values: dict[str, Any], prefix: str) -> list[str]:
     words: list[str] = []
     for key, value in values.items():
         name = prefix + str(key)
+        if name == "aug.views" and isinstance(value, dict):
+            value = words_of(value)
         if isinstance(value, dict):
             words += _as_flags(value, f"{name}.")
         elif value is False and name == "precision":  # YAML reads a bare no as False
@@ -218,6 +225,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     values = plain(dataclasses.asdict(config))
     leave_out = {f.name for f in fields(Config) if f.metadata.get("once")}
     leave_out |= NUMBERS.keys() - _chosen(config)
+    if config.aug == NUMBERS["aug"]:
+        leave_out.add("aug")
     return {name: value for name, value in values.items() if name not in leave_out}
 
 

@@ -12,7 +12,12 @@ from models.methods import METHODS
 from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig
+from tools.config.augment import AugConfig
 from tools.config.clim import ClimConfig
+from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
+from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
     DataConfig,
@@ -36,11 +41,12 @@ def numbers_of(method: str) -> str:
 
 
 NUMBERS: dict[str, Any] = {
+    "aug": AugConfig(),
     "clim": ClimConfig(),
     "im": ImConfig(),
     **{numbers_of(name): entry.settings() for name, entry in METHODS.items()},
 }
-"""The fields with numbers of a mixture or method, and their defaults."""
+"""The fields with numbers of the views, a mixture or a method, and their defaults."""
 MIX_NUMBERS: dict[str, str] = {"clim": "clim", **dict.fromkeys(LABEL_FREE, "im")}
 """Mixtures with numbers of their own, and the names of the fields that hold them."""
 
@@ -48,8 +54,9 @@ if TYPE_CHECKING:
 
     @dataclass(frozen=True)
     class NumbersConfig:
-        """A field for the numbers of each mixture and method."""
+        """A field for the numbers of the views, and of each mixture and method."""
 
+        aug: AugConfig = AugConfig()
         clim: ClimConfig = ClimConfig()
         im: ImConfig = ImConfig()
 else:
@@ -64,12 +71,16 @@ else:
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
     TrackerConfig,
+    ScoreConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,
+    InitConfig,
     ModelConfig,
     MixConfig,
     ViewConfig,
+    PixelConfig,
+    ImageConfig,
     DataConfig,
     RunConfig,
 ):
@@ -80,6 +91,7 @@ class Config(  # fields are listed from the last base to the first
         check_ranges(self.chosen, f"{flag(self.method)}.")
         for mixture in ("clim", "im"):
             check_ranges(getattr(self, mixture), f"--{mixture}.")
+        self.aug.check()
         for section in SECTIONS:
             section.check(self)
 
@@ -96,6 +108,7 @@ class ResolvedConfig(Config):
     views: PresetName
     image_size: int
     zero_init_last: bool
+    freeze_patch_embed: bool
     bn: BnMode
     optimizer: str
     lr: float

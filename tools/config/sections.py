@@ -18,6 +18,11 @@ from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, MixName, OnBadImage
+from tools.config.augment import check_crops
+from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
+from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
 from tools.config.trackers import TrackerConfig, TrackerName
 
@@ -100,13 +105,17 @@ class DataConfig(Section):
     """Consecutive rows in a block of --order blocks."""
     window_blocks: Count = 32
     """Blocks whose rows --order blocks shuffles together, for each of --groups."""
+    balance: str | None = None
+    """Draw rows by weight: 'class' (all classes alike), or a FILE of weights; None: each once."""
     read_ahead: WholeNumber = free(8)
     """Steps whose files the system is asked to read in advance (0: none)."""
     interpolation: Interpolation = "antialias"
     """Filter of the resize: antialias is PIL's; bicubic is that of BYOL and W-MSE."""
 
     def check(self) -> None:
-        """Refuse a number of images that is no whole one."""
+        """Refuse a number of images that is no whole one, and two orders of the rows."""
+        if self.balance is not None and self.order == "blocks":
+            raise ValueError(f"--balance {self.balance} draws single rows: it needs --order random")
         if self.subset is not None and self.subset > 1 and self.subset % 1:
             raise ValueError(
                 f"--subset {self.subset:g} must be a share up to 1, or a whole number of images"
@@ -131,7 +140,7 @@ class ViewConfig(Section):
     resolution_reduce: Reduce = "mean"
     """How the losses of several --resolutions are combined: their mean, or half their sum."""
     crops: tuple[Count, ...] = ()
-    """Number of views of each size, as 2 6; empty: the preset's."""
+    """Views of each size, as 2 6 (alone: SwAV's sizes and scales); empty: the preset's."""
     crop_sizes: tuple[Count, ...] = ()
     """Sides of the --crops in pixels, as 224 96."""
     crop_scales: tuple[Annotated[float, Range(0, 1, above=True)], ...] = ()
@@ -139,10 +148,6 @@ class ViewConfig(Section):
 
     def check(self) -> None:
         """Refuse sizes that exclude each other, and crops without sizes and scales."""
-        if any(low > high for low, high in zip(*[iter(self.crop_scales)] * 2, strict=False)):
-            raise ValueError(
-                f"--crop-scales {self.crop_scales}: each pair is the least and the most"
-            )
         if sum(map(bool, (self.resolution_schedule, self.multi_scale, self.resolutions))) > 1:
             raise ValueError(
                 "--resolution-schedule, --multi-scale and --resolutions exclude each other"
@@ -154,12 +159,7 @@ class ViewConfig(Section):
                 f"--image-size {self.image_size} is not the first of --resolutions "
                 f"{' '.join(map(str, self.resolutions))}"
             )
-        counts = (len(self.crops), len(self.crop_sizes), len(self.crop_scales) / 2)
-        if len(set(counts)) > 1:
-            raise ValueError(
-                "--crops, --crop-sizes and --crop-scales go together: as many sizes as counts, "
-                "and two scales for each"
-            )
+        check_crops(self.crops, self.crop_sizes, self.crop_scales)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class ModelConfig(Section):
 
     title = "model"
     backbone: str = "auto"
-    """Any timm model. auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos."""
+    """timm model, hf-hub:ORG/NAME or FILE.py:CLASS; auto: --init's, or a ResNet for the size."""
     stem: Stem = "auto"
     """ResNet's first layers (small: 3x3, stride 1; small-pool: pooled; auto: small to 64 px)."""
     stem_init: StemInit = "he"
@@ -292,12 +292,16 @@ class LogConfig(Section):
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig,
     DataConfig,
+    ImageConfig,
+    PixelConfig,
     ViewConfig,
     MixConfig,
     ModelConfig,
+    InitConfig,
     OptimConfig,
     FaultConfig,
     LogConfig,
+    ScoreConfig,
     TrackerConfig,
 )
 """In the order of ``--help``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
+from pipelines.balance import Balance, weights_of
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
 from pipelines.decoders import Decoder
@@ -28,17 +30,22 @@ from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.beton import Beton
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import take_subset
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.images import image_rules, rules_like, with_measured_range
+from tools.config.init import arguments
 from tools.config.mixture import clim_loss, mixture_of
 from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
+from tools.engine.measured import measured_facts
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -51,6 +58,8 @@ class Data:
     train: Table
     val: Table | None
     facts: DataFacts
+    weights: NDArray[np.float64] | None = None
+    """Weights of the training images; None: all alike."""
 
 
 def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
@@ -66,9 +75,11 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "download": download,
     }
 
-    def opened(spec: str, split: Split) -> Table:
+    weights: dict[str, NDArray[np.float64]] = {}
+
+    def opened(spec: str, split: Split, rules: ImageRules) -> Table:
         try:
-            table = open_data(spec, config.data_dir, split, **options)
+            table = open_data(spec, config.data_dir, split, rules=rules, **options)
         except NotDownloaded:
             raise
         except ValueError as error:
@@ -76,21 +87,24 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
             raise ValueError(f"{given} {spec}: {error}") from error
         if split == "train" and config.subset is not None:
             table = take_subset(table, config.subset, config.subset_seed)
+        if split == "train" and config.balance is not None:  # a conversion leaves no file names
+            weights[split] = weights_of(config.balance, table.label, table.source)
         if choose(config, table, accelerator.device)[0] == "ffcv":
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table
 
     def both() -> Data:
-        train = opened(config.data, "train")
+        rules = image_rules(config)
+        train = opened(config.data, "train", rules)
         spec = config.val_data or default_val(config.data)
         val = None
         if spec is not None and spec != "none":
-            val = opened(spec, "val")
+            val = opened(spec, "val", rules_like(train, rules))
             try:
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, data_facts(config.data))
+        return Data(train, val, measured_facts(config, train), weights.get("train"))
 
     return local_main_first(accelerator, both)
 
@@ -103,13 +117,22 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
 
 
+def loader_of(config: Config, data: Data, device: torch.device) -> str:
+    """Return the loader of both splits; ``auto`` if they do not have the same."""
+    tables = [table for table in (data.train, data.val) if table is not None]
+    names = {choose(config, table, device)[0] for table in tables}
+    return names.pop() if len(names) == 1 else config.loader
+
+
 def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
     """Return the sampler of this process's rows in each step."""
     blocks = None
     if config.order == "blocks":
         sequence = data.train.in_file_order()
         blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
-    return Sampler(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
+    balance = None if data.weights is None else Balance(data.weights)
+    rows, batch = len(data.train), config.batch_size
+    return Sampler(rows, batch, config.seed, rank, world_size, blocks, balance)
 
 
 def create_method(
@@ -125,10 +148,12 @@ def create_method(
         config.backbone,
         config.image_size,
         config.stem,
+        in_chans=config.in_chans,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
+        arguments=arguments(config.backbone_args),
     )
-    return build_method(
+    method = build_method(
         config.method,
         config.chosen,
         METHODS[config.method].method.build_backbone(config.chosen, create),
@@ -146,6 +171,9 @@ def create_method(
             sizes=sizes_of(config),
         ),
     )
+    if config.freeze_patch_embed:
+        freeze_patch_embed(method.backbone, config.backbone)
+    return method
 
 
 def assemble(
@@ -156,11 +184,16 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
-    config = resolve(config, data.facts, accelerator.mixed_precision)
+    config = with_measured_range(config, data.train)
+    if config.normalize == "data":  # the run keeps what was measured
+        config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
+    config = local_main_first(accelerator, partial(name_architecture, config))
+    config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
     sampler = sampler_of(config, data)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
+    refuse_views(config, method, sampler.steps_per_epoch)
     return config, sampler, method
 
 
@@ -272,9 +305,11 @@ def evaluation_batches_of(
 def load_run(run: Path, named: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return the settings and the state of a run's last checkpoint, or of the checkpoint ``named``.
 
+    ``named`` is what ``--checkpoint`` takes (``tools.runs.checkpoint.of_run``).
+
     Raises:
         ValueError: there is no such run, or no checkpoint in it.
     """
-    path = checkpoint.first_whole(checkpoint.find(named or run))
+    path = checkpoint.first_whole(checkpoint.of_run(run, named))
     state = checkpoint.load(path)
     return resolved(from_saved(state["config"], str(path))), state

@@ -1,4 +1,4 @@
-"""The score during training: weighted kNN of the backbone's features (k 200, T 0.1)."""
+"""The score during training: weighted kNN of the backbone's features (--knn-k, T 0.1)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ import sys
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.distributed import average_buffers
 from models.methods import Method
+from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.scoring.features import extract
-from tools.scoring.knn import knn
+from tools.scoring.knn import knn, remarks, voters
 
-NEIGHBORS = 200
 BATCH = 256
 
 
 class OnlineKnn:
-    """Scores the method on the validation images; ``off`` is the reason if it cannot, or None."""
+    """Scores the method on the validation images; ``off`` is the reason if it cannot, or None.
+
+    ``remarks`` are lines about what distorts the score, the same that ``eval.py knn`` prints.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,11 @@ class OnlineKnn:
         self._config, self._data = config, data
         self._decoders, self._method, self._accelerator = decoders, method, accelerator
         self.off = self._why_not()
+        self.remarks: list[str] = []
+        if self.off is None and data.val is not None:
+            self._prepare(data.train, data.val)
+        elif config.keep_best:
+            raise ValueError(f"--keep-best needs kNN scores, and kNN is off: {self.off}")
 
     def _why_not(self) -> str | None:
         if self._config.knn_every == 0:
@@ -45,6 +54,30 @@ class OnlineKnn:
             if not (table.label >= 0).any():
                 return f"the {name} images have no labels"
         return None
+
+    def _prepare(self, train: Table, val: Table) -> None:
+        """Choose the labelled rows and the number of neighbours that vote."""
+        device = self._accelerator.device
+        self._rows = {id(table): np.flatnonzero(table.label >= 0) for table in (train, val)}
+        bank, queries = (table.take(self._rows[id(table)]) for table in (train, val))
+        self._labels = [torch.from_numpy(table.label).to(device) for table in (bank, queries)]
+        own = rows_in(queries, bank)
+        self._own = torch.from_numpy(own).to(device) if (own >= 0).any() else None
+        wanted = self._config.knn_k
+        self._k = min(wanted, voters(self._labels[0], self._own))
+        if self._k < 1:
+            self.off = "a single labelled training image cannot vote on itself"
+            return
+        bank_labels, labels = self._labels
+        self.remarks = remarks(
+            bank_labels,
+            labels,
+            self._k,
+            self._own,
+            wanted=wanted,
+            class_name=train.class_name,
+            flag="--knn-k",
+        )
 
     def due(self, step: int, steps_per_epoch: int) -> int:
         """Return the first step after ``step`` at which a score is due."""
@@ -57,18 +90,15 @@ class OnlineKnn:
         """Return the current ``knn_top1`` and ``knn_top5``; all processes call it."""
         assert self._data.val is not None
         average_buffers(self._method)
-        train, val = self._data.train, self._data.val
-        bank, bank_labels = self._labelled_features(train)
-        queries, labels = self._labelled_features(val)
-        k = min(NEIGHBORS, len(bank))
-        return knn(bank, bank_labels, queries, labels, k=k)
+        bank, queries = map(self._labelled_features, (self._data.train, self._data.val))
+        bank_labels, labels = self._labels
+        return knn(bank, bank_labels, queries, labels, k=self._k, own=self._own)
 
-    def _labelled_features(self, table: Table) -> tuple[Tensor, Tensor]:
-        """Return features (n, d) and labels (n,) of the rows that have a label."""
+    def _labelled_features(self, table: Table) -> Tensor:
+        """Return the features, (n, d), of the rows that have a label."""
         method, accelerator = self._method, self._accelerator
-        rows = np.flatnonzero(table.label >= 0)
+        rows: NDArray[np.int64] = self._rows[id(table)]
         batches = build.evaluation_batches_of(
             self._config, table, self._data.facts, self._decoders, accelerator, BATCH, rows
         )
-        features = extract(method, method.features, batches, len(rows), accelerator)
-        return features, torch.from_numpy(table.label[rows]).to(accelerator.device)
+        return extract(method, method.features, batches, len(rows), accelerator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.methods import Method
-from models.optim import create_optimizer, learning_rate
+from models.optim import LrScale, create_optimizer, layer_shares, learning_rate
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from pipelines.sampler import Sampler
@@ -50,6 +50,14 @@ def prepare(
 
 def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
     """Build the optimiser of resolved settings."""
+    scale = method.lr_scale
+    if config.layer_decay < 1:
+        shares = layer_shares(method.backbone, config.layer_decay)
+
+        def scale(name: str, parameter: nn.Parameter) -> LrScale:
+            own = method.lr_scale(name, parameter)
+            return replace(own, share=own.share * shares.get(id(parameter), 1.0))
+
     return create_optimizer(
         method,
         config.optimizer,
@@ -57,7 +65,7 @@ def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
         config.weight_decay,
         config.momentum,
         config.decay == "all",
-        method.lr_scale,
+        scale,
     )
 
 
@@ -128,6 +136,8 @@ class Learner:
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.sampler.steps_per_epoch
         self.weights = [p for p in self.method.parameters() if p.requires_grad]
+        warmup = self.config.init_warmup * self.sampler.steps_per_epoch
+        self.backbone_starts = round(warmup)
         self.metrics = StepMetrics(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.throughput = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
@@ -139,6 +149,9 @@ class Learner:
         config = self.config
         terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
         self.method.after_backward()
+        if batch.step < self.backbone_starts:
+            for parameter in self.method.backbone.parameters():
+                parameter.grad = None  # which the optimizer skips
         norm = clip(self.accelerator, self.weights, config.clip_grad, config.clip_grad_each)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -168,7 +181,9 @@ class Run(Learner):
         """Train from ``step`` to ``last``; return the exit status."""
         if self.knn.off:
             self.logger.message(f"kNN is off: {self.knn.off}")
-        elif step == 0:
+        for remark in self.knn.remarks:
+            self.logger.message(remark)
+        if step == 0 and not self.knn.off:
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
             self.logger.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
@@ -187,6 +202,9 @@ class Run(Learner):
                     self.metrics.forget()
                     if self.stopped:  # a signal came in the same step
                         self.save(step)
+        if best := self.state.best:
+            score = f"kNN top-1 {best['knn_top1']:.1%}"
+            self.logger.message(f"best checkpoint: step {best['step']:,}, {score}")
         return STOPPED if self.stopped else 0
 
     def train_until(self, step: int, last: int, stop: StopSignal) -> int:
@@ -237,6 +255,7 @@ class Run(Learner):
             values |= self.clim_refresh.news()
             if scored:
                 values |= self.knn.score()
+                self.state.scored(step, values["knn_top1"])
             self.logger.log(step, values)
 
     def save(self, step: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tools.config.config import Config
+from tools.runs import checkpoint
 from tools.runs.run_dir import RESUME
 
 Line = dict[str, Any]
@@ -41,6 +42,17 @@ def values_of(lines: Sequence[Line], name: str) -> list[float]:
     """Return the finite numbers of a column."""
     found = (line.get(name) for line in lines)
     return [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def best(folder: Path, lines: Sequence[Line]) -> str | None:
+    """Return in words which checkpoint --keep-best kept; None without one."""
+    path = checkpoint.best(folder / "checkpoints")
+    if path is None:
+        return None
+    step = checkpoint.step_of(path)
+    score = next((line.get("knn_top1") for line in lines if line["step"] == step), None)
+    known = "" if score is None else f", kNN top-1 {score:.1%}"
+    return f"Best checkpoint by kNN: step {step:,}{known} (eval.py: --checkpoint best)."
 
 
 def collapse(lines: Sequence[Line]) -> Finding:

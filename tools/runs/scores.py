@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
-from pipelines.mixtures.unmix import UN_MIX
+from pipelines.settings import UN_MIX_NAMES
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
 from tools.runs.metrics import read_metrics
@@ -22,7 +22,7 @@ Settings = dict[str, Any]
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
-NOT_THE_PROTOCOL |= {"origin", "loss"}
+NOT_THE_PROTOCOL |= {"origin", "loss", "loader"}
 """Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """Endings of the names of scores, which are in [0, 1]; higher is better."""
@@ -75,7 +75,7 @@ def _without_effect(mix: str) -> set[str]:
     """Return the mixture settings that this mixture does not use."""
     if mix == "none":
         return {"mix_prob", "mix_beta", "mix_draw", "mix_groups"}
-    if mix not in UN_MIX:
+    if mix not in UN_MIX_NAMES:
         return {"mix_prob", "mix_beta"}
     return set() if mix == "unmix" else {"mix_prob"}
 
@@ -122,6 +122,8 @@ def encoder_of(line: Mapping[str, Any]) -> str:
 def _online(run: Path, config: Config) -> list[dict[str, Any]]:
     """Return the scores in metrics.jsonl, as lines of eval.jsonl."""
     how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
+    if config.knn_k != Config.knn_k:
+        how["k"] = config.knn_k
     if config.subset is not None:
         how |= {"subset": config.subset, "subset_seed": config.subset_seed}
     return [

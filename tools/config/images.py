@@ -1,0 +1,69 @@
+"""What image files of any kind become: ``--background``, ``--depth-range``, ``--pages``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipelines.ranges import Count
+from pipelines.sources.arrays import Arrays
+from pipelines.sources.image_file import MAX_PIXELS, ImageRules
+from pipelines.sources.table import Table
+from tools.config.section import Section
+
+if TYPE_CHECKING:
+    from tools.config.config import Config
+
+
+@dataclass(frozen=True)
+class ImageConfig(Section):
+    """What image files of any kind become (docs/data.md has the table)."""
+
+    title = "formats"
+    background: str = "white"
+    """Colour behind transparent pixels: white, black or #rrggbb."""
+    depth_range: tuple[float, float] | None = None
+    """Samples that become 0 and 255 where over 8 bits declare no range; None: the set's own."""
+    pages: Literal["first", "all"] = "first"
+    """Page or frame of a TIFF, GIF or WebP that is a row: the first, or each."""
+    max_pixels: Count = MAX_PIXELS
+    """Larger images are refused; raise it only for files that you trust."""
+
+    def check(self) -> None:
+        """Refuse what ``ImageRules`` refuses."""
+        ImageRules(self.background, self.depth_range, self.pages, max_pixels=self.max_pixels)
+
+
+def image_rules(config: Config) -> ImageRules:
+    """Return what the image files of a run become."""
+    return ImageRules(
+        config.background, config.depth_range, config.pages, config.in_chans, config.max_pixels
+    )
+
+
+def rules_like(train: Table, rules: ImageRules) -> ImageRules:
+    """Return the rules for other images of a run: the ranges are those of its training images."""
+    known = train.source.rules
+    if isinstance(train.source, Arrays):
+        return rules
+    return dataclasses.replace(
+        rules,
+        background=known.background if rules.background == "white" else rules.background,
+        depth_range=rules.depth_range or known.depth_range,
+        int_range=known.int_range,
+        float_range=known.float_range,
+    )
+
+
+def with_measured_range(config: Config, train: Table) -> Config:
+    """Return settings that keep the range measured in the training images.
+
+    Other images are then scaled as the training images were. A set that mixes integers and floats
+    has two ranges, which are not kept: they are measured again.
+    """
+    rules = train.source.rules
+    found = [limits for limits in (rules.int_range, rules.float_range) if limits is not None]
+    if config.depth_range is not None or len(found) != 1:
+        return config
+    return dataclasses.replace(config, depth_range=found[0])
