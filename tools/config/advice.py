@@ -74,8 +74,8 @@ def misfits(config: ResolvedConfig, num_rows: int, processes: int = 1) -> Iterat
         return
     if steps < FEW_STEPS:
         reason = (
-            f"an epoch of {num_rows:,} images has {steps} of the {steps * config.epochs:,} steps, and "
-            f"leaves out {num_rows - steps * batch:,} images"
+            f"an epoch of {num_rows:,} images has {steps} of the {steps * config.epochs:,} steps, "
+            f"and leaves out {num_rows - steps * batch:,} images"
         )
         yield Advice("batch_size", batch, reason, fitting)
     total = num_rows // (fitting or batch) * config.epochs
