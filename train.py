@@ -78,7 +78,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
     from tools.engine.logger import RunLogger
-    from tools.engine.online_knn import OnlineKnn
+    from tools.engine.online_knn import OnlineKnn, why_off
     from tools.engine.start import load_init
     from tools.engine.train_state import TrainState
     from tools.engine.trainer import STOPPED, Run, prepare
@@ -92,6 +92,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     run_dir.refuse_unwritable(given, accelerator)
     data = build.open_data_of(given, accelerator)
     config, sampler, method = build.assemble(given, data, accelerator)
+    why_off(config, data)  # refuses --keep-best before the run has a folder
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)

@@ -70,8 +70,8 @@ else:
 @dataclass(frozen=True)
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
-    TrackerConfig,
     ScoreConfig,
+    TrackerConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,

@@ -48,7 +48,7 @@ class RunConfig(Section):
     data: str = free("photos")
     """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
     recipe: Path | None = once(None)
-    """YAML file of settings; flags override it."""
+    """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
     """Name of the run's folder in --output; None: METHOD-MIX-DATA, numbered if that is taken."""
     output: Path = free(Path("runs"))
@@ -82,7 +82,9 @@ class DataConfig(Section):
     subset: Positive | None = None
     """Training images of each class: a fraction up to 1, or a number above 1; None: all."""
     subset_seed: Key = 0
-    """Seed of the choice of --subset; independent of --seed."""
+    """Seed of the choice of --subset and --val-fraction; independent of --seed."""
+    val_fraction: Share | None = None
+    """Share of each class's images that is scored instead of trained on; None: --val-data."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
     """Decoder (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: Count | None = free(None)
@@ -114,6 +116,8 @@ class DataConfig(Section):
 
     def check(self) -> None:
         """Refuse a number of images that is no whole one, and two orders of the rows."""
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction {self.val_fraction:g} must lie between 0 and 1")
         if self.balance is not None and self.order == "blocks":
             raise ValueError(f"--balance {self.balance} draws single rows: it needs --order random")
         if self.subset is not None and self.subset > 1 and self.subset % 1:
