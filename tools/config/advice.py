@@ -76,8 +76,8 @@ def misfits(config: ResolvedConfig, num_rows: int, processes: int = 1) -> Iterat
         return
     if steps < FEW_STEPS:
         reason = (
-            f"{num_rows:,} images make {steps} steps an epoch, {steps * config.epochs:,} in all, "
-            f"and leave out {num_rows - steps * batch:,} images of each epoch"
+            f"an epoch of {num_rows:,} images has {steps} of the {steps * config.epochs:,} steps, "
+            f"and leaves out {num_rows - steps * batch:,} images"
         )
         yield Advice("batch_size", batch, reason, fitting)
     total = num_rows // (fitting or batch) * config.epochs
@@ -177,7 +177,7 @@ def _average(config: ResolvedConfig, total: int) -> Iterator[Advice]:
     if first > 1 / SHARE:
         reason = (
             f"after the run's {total:,} steps the moving average still holds {first:.0%} of its "
-            "first, random weights"
+            "first weights"
         )
         fitting = max(round(1 - 10 / total, 4), 0.9) if total > 100 else 0.9
         if total * (1 - fitting) * (1.0 if constant else 0.5) < math.log(SHARE):
