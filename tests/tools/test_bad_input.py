@@ -10,7 +10,7 @@ from runs import run_main
 
 ROOT = Path(__file__).parents[2]
 ON_RUNS = {
-    "eval": ("knn {}", "linear {}", "semi {}", "finetune {}", "detect {}", "robustness {}"),
+    "eval": ("knn {}", "finetune {}", "detect {}", "robustness {}"),
     "tools.collect": ("{} out",),
     "tools.compare": ("{}", "{} --protocol linear --json"),
     "tools.export": ("{} b.pth --to timm", "{} hub --to huggingface"),
