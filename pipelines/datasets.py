@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,12 @@ from pipelines.sources.folder import OnBad, check_classes, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
+from pipelines.sources.splits import find_splits, sibling_val
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
+from pipelines.system.progress import print_once
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +71,8 @@ def open_data(
     Args:
         spec: a name or path in the grammar above.
         data_dir: folder of the published files of the named sets.
-        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` if it has them; a ``.beton`` has
-            one split only.
+        split: ``folder:PATH`` means its training or validation split if it is divided
+            (``pipelines.sources.splits``); a ``.beton`` has one split only.
         on_bad: what to do with files whose header cannot be read.
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
@@ -92,6 +98,12 @@ def check_spec(spec: str) -> None:
     """
     if spec.startswith("folder:") or spec.endswith(".beton"):
         _path(spec)
+    elif spec.startswith("wds:"):
+        raise ValueError(
+            "tar shards are converted before training, because rows are read in any order:\n"
+            f"  python tools/write_ffcv.py {shlex.quote(spec)} train.beton --keep-jpeg "
+            "--shuffle 0\n  python train.py --data train.beton"
+        )
     elif spec not in DATASETS:
         raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
 
@@ -139,6 +151,8 @@ def _open_named(
 def _hint(spec: str) -> str:
     if Path(spec).expanduser().is_dir():
         return f": for the folder write folder:{spec}"
+    if spec.endswith((".tar", ".tar}")):
+        return f": for tar shards write wds:{spec}"
     near = difflib.get_close_matches(spec, [*DATASETS, "folder:"], n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 
@@ -151,42 +165,49 @@ def _path(spec: str) -> Path:
 
 
 def _split_folder(path: Path, split: Split) -> Path:
-    """``path/split`` when ``path`` is divided into splits, else ``path`` itself."""
-    if not _is_divided(path):
+    """Return the folder of a split when ``path`` is divided into splits, else ``path`` itself."""
+    splits = find_splits(path)
+    if splits is None:
         return path
-    if not (path / split).is_dir():
-        raise ValueError(f"{path} has train/ but no {split}/")
-    return path / split
-
-
-def _is_divided(path: Path) -> bool:
-    """Whether ``path/train`` is a split and not a class called "train"."""
-    train = path / "train"
-    if not train.is_dir():
-        return False
-    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    return (
-        "val" in folders or folders == {"train"} or any(entry.is_dir() for entry in train.iterdir())
-    )
+    if split == "train":
+        for line in splits.notes():
+            print_once(log, line)
+        return splits.train
+    if splits.val is None:
+        raise ValueError(
+            f"{path} has {splits.train.name}/ but no val/, valid/, validation/ or test/: "
+            "--val-data names other images"
+        )
+    return splits.val
 
 
 def default_val(spec: str) -> str | None:
     """Return the validation data that belongs to ``spec``, to be opened as split ``val``, or None.
 
-    It is a named set's own test split; ``val/`` in the folder or next to ``train/``; ``val.beton``
-    next to ``train.beton`` (any name in which "train" can be replaced by "val").
+    It is a named set's own test split; ``val/`` in the folder or next to ``train/``, or the test
+    split where there is none (``pipelines.sources.splits`` has the names); ``val.beton`` next to
+    ``train.beton`` (any name in which "train" can be replaced by "val").
     """
     if spec in DATASETS:
         return spec
     path = Path(spec.removeprefix("folder:"))
     if spec.endswith(".beton"):
-        place = path.with_name(re.sub(r"train(?!.*train)", "val", path.name))
-        return str(place) if place.name != path.name and place.expanduser().is_file() else None
-    if (path / "val").expanduser().is_dir() and _is_divided(path.expanduser()):
-        return spec
-    root = path.expanduser().absolute()
-    if root.name == "train" and (root.parent / "val").is_dir():
-        return f"folder:{root.parent / 'val'}"
+        return _val_beton(path)
+    if path.expanduser().is_dir():
+        splits = find_splits(path.expanduser())
+        if splits is not None and splits.val is not None:
+            return spec
+    sibling = sibling_val(path)
+    return None if sibling is None else f"folder:{sibling}"
+
+
+def _val_beton(path: Path) -> str | None:
+    for name in ("val", "valid", "validation", "test"):
+        place = path.with_name(re.sub(r"train(?!.*train)", name, path.name))
+        if place.name != path.name and place.expanduser().is_file():
+            if name == "test":
+                print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
+            return str(place)
     return None
 
 

@@ -25,13 +25,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from pipelines.beton.convert import bad_rows, convert, gigabytes
+from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
 from pipelines.beton.format import manifest_path, open_beton
-from pipelines.datasets import DATASETS, open_data
+from pipelines.datasets import DATASETS, keep_classes, open_data, read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.shards import open_shards
 from pipelines.sources.table import Table
+from pipelines.system.units import size_text
 from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
@@ -64,6 +65,12 @@ class Arguments:
     """Split of a named data set, or of a folder with train/ and val/."""
     data_dir: Path = Path("data")
     """Folder of the published data sets."""
+    classes: Path | None = None
+    """File of class names to keep, one a line."""
+    image_key: str | None = None
+    """Key of the images in tar shards, as input.jpg (default: the ending of any image)."""
+    overwrite: bool = False
+    """Replace OUT if it exists."""
     verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
 
@@ -72,6 +79,8 @@ class Arguments:
             raise ValueError("give SOURCE and OUT, or --verify FILE")
         if self.out is not None and (self.out.suffix != ".beton" or self.out.is_dir()):
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
+        if self.image_key is not None and not (self.source or "").startswith("wds:"):
+            raise ValueError("--image-key is for tar shards: SOURCE wds:PATTERN")
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"--shuffle {self.shuffle} is negative")
 
@@ -96,6 +105,8 @@ def run(arguments: Arguments) -> int:
 def _write(arguments: Arguments) -> int:
     assert arguments.source is not None
     assert arguments.out is not None
+    if arguments.out.exists() and not arguments.overwrite:
+        raise ValueError(f"{arguments.out} exists: --overwrite replaces it, or choose another OUT")
     settings = Settings(
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
@@ -110,16 +121,20 @@ def _write(arguments: Arguments) -> int:
 def _open_source(arguments: Arguments) -> Table:
     """Open the source, including unreadable rows, which the writer reports."""
     spec = arguments.source or ""
+    keep = None if arguments.classes is None else read_classes(arguments.classes)
     if spec.startswith("wds:"):
-        return open_shards(spec.removeprefix("wds:"), "keep")
+        table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key)
+        return table if keep is None else keep_classes(table, keep, spec)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
-    return open_data(spec, arguments.data_dir, arguments.split, on_bad="keep")
+    return open_data(
+        spec, arguments.data_dir, arguments.split, on_bad="keep", classes_file=arguments.classes
+    )
 
 
 def _summary(out: Path, manifest: dict[str, Any]) -> str:
     lines = [
-        f"{out}: {manifest['rows']} rows, {gigabytes(manifest['bytes'])}: {manifest['jpg']} JPEG "
+        f"{out}: {manifest['rows']} rows, {size_text(manifest['bytes'])}: {manifest['jpg']} JPEG "
         f"({manifest['kept']} unchanged), {manifest['raw']} raw; "
         f"{len(manifest['classes'])} classes; described in {manifest_path(out)}"
     ]

@@ -28,23 +28,19 @@ from pipelines.beton.encode import (
     refuse_too_large,
     split_table,
 )
-from pipelines.beton.format import (
-    MAX_PAGE_SIZE,
-    MIN_PAGE_SIZE,
-    Sample,
-    manifest_path,
-    open_beton,
-)
+from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifest_path, open_beton
 from pipelines.beton.writer import RECORD, write_beton
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
 from pipelines.sources.image_file import RULES
+from pipelines.sources.listing import place_key
 from pipelines.sources.table import Table
+from pipelines.system import cache
 from pipelines.system.atomic import replacing
-from pipelines.system.cache import cache_root
 from pipelines.system.progress import tracked
+from pipelines.system.units import size_text
 from pipelines.system.workers import main_hidden, worker_pool
 
 T = TypeVar("T")
@@ -211,17 +207,12 @@ def check_room(out: Path, need: int) -> None:
     """Raise ``ValueError`` if the disk of ``out`` has less than ``need`` bytes free."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(place).free
-    log.info("%s: about %s, %s are free", out, gigabytes(need), gigabytes(free))
+    log.info("%s: about %s, %s are free", out, size_text(need), size_text(free))
     if need > free:
         raise ValueError(
-            f"{out} needs about {gigabytes(need)}, {gigabytes(free)} are free: "
+            f"{out} needs about {size_text(need)}, {size_text(free)} are free: "
             "choose another disk, or a smaller --max-size"
         )
-
-
-def gigabytes(size: int) -> str:
-    """Format a number of bytes in units of 10^9."""
-    return f"{size / 1e9:.2f} GB"
 
 
 def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
@@ -240,30 +231,38 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
     are stored at quality 95, the rest raw.
 
     Raises:
-        ValueError: the file would take over 5 GB or half the free disk; the text has the command
-            that converts the data explicitly.
+        ValueError: the file would take too much of the disk or of the cache's limit (the text has
+            the command that converts the data explicitly), or the cache is read-only.
     """
     if isinstance(table.source, Beton):
         return table
     title = re.sub(r"[^A-Za-z0-9]+", "-", spec).strip("-")[-40:]
-    path = cache_root() / "betons" / f"{title}-{content_key(table)}.beton"
-    if path.is_file():
+    content, betons = content_key(table), cache.cache_root() / "betons"
+    for path in betons.glob(f"*-{content}.beton"):
         try:
+            cache.hold(path)
             return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
+    place = place_key(table.source.root) if isinstance(table.source, Files) else "memory-0"
+    path = betons / f"{title}-{place}-{content}.beton"
     refuse_too_large(table)
+    with cache.writing():
+        path.parent.mkdir(parents=True, exist_ok=True)
     need = estimate(table, CACHE_SETTINGS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if need > min(CACHE_LIMIT, shutil.disk_usage(path.parent).free / 2):
-        line = f"python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}"
+    if need > min(CACHE_LIMIT, cache.size_limit(), shutil.disk_usage(path.parent).free / 2):
         raise ValueError(
-            f"--loader ffcv would convert {spec} into about {gigabytes(need)} below {path.parent}, "
-            f"more than 5 GB or half the free disk. Convert it yourself:\n  {line}\n"
+            f"--loader ffcv would convert {spec} into about {size_text(need)} below {path.parent}, "
+            "more than 5 GB, UNMIX_CACHE_LIMIT or half the free disk. Convert it yourself:\n"
+            f"  python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}\n"
             f"and train with --data {title}.beton"
         )
-    log.info("converting %s once into %s (about %s)", spec, path, gigabytes(need))
-    convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "keep", spec)
+    cache.make_room(need)
+    log.info("converting %s once into %s (about %s)", spec, path, size_text(need))
+    with cache.writing():
+        convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "keep", spec)
+    cache.hold(path)
+    cache.remove_outdated(path)
     return _named_as(open_beton(path), table)
 
 

@@ -20,6 +20,8 @@ from pipelines.sources.table import Table
 
 BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
 """JPEG frame markers that every fast decoder reads; not arithmetic and lossless coding."""
+FULL_CHROMA = 95
+"""From this quality on, colour is stored at full resolution: the loaders then agree at edges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,8 @@ def _store(
         sample = Sample(pixels.tobytes(), height, width, False, label, channels)
         return Encoded(sample, kept=False)
     out = io.BytesIO()
-    _image(pixels).save(out, "JPEG", quality=settings.quality)
+    chroma = 0 if settings.quality >= FULL_CHROMA else -1  # 0: whole; -1: PIL's half
+    _image(pixels).save(out, "JPEG", quality=settings.quality, subsampling=chroma)
     return Encoded(Sample(out.getvalue(), height, width, True, label), kept=False)
 
 

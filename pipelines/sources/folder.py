@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,24 +15,17 @@ from numpy.typing import NDArray
 from pipelines.sources.files import Files
 from pipelines.sources.headers import describe, other_bands, read_headers
 from pipelines.sources.image_file import RULES, ImageRules
+from pipelines.sources.listing import UNREADABLE, LeftOut, list_images
+from pipelines.sources.splits import warnings_of
+from pipelines.sources.summary import summarize
 from pipelines.sources.table import Table
+from pipelines.system.progress import print_once
 
 log = logging.getLogger(__name__)
 
 OnBad = Literal["stop", "replace", "keep"]
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-)
 LISTED = 20
 """Number of bad files that a message names; the others are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The image files below a folder, sorted by path; ``stamp`` changes if any of them does."""
-
-    names: list[str]
-    stamp: str
 
 
 def scan(
@@ -68,21 +59,40 @@ def scan(
         check_classes(keep_classes, folders, str(path))
     listing = list_images(root, keep_classes)
     if not listing.names:
-        raise ValueError(f"{path} holds no images ({' '.join(sorted(EXTENSIONS))})")
+        raise ValueError(_no_images(path, listing.left_out))
     headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
     bad = headers.bad | other_bands(root, listing.names, headers, rules, on_bad)
     if on_bad != "keep":
         report_bad(bad, on_bad)
     names = [listing.names[file] for file in headers.place.tolist()]
-    is_good = np.array([str(root / name) not in bad for name in names], np.bool_)
+    is_good = np.ones(len(names), np.bool_)
+    if bad:
+        is_good = np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
     good = np.flatnonzero(is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{path}: not one of {len(listing.names)} images can be read")
     rules = headers.ranged(rules, np.flatnonzero(is_good))
+    summary = summarize(headers, rules, listing.left_out, is_good)
+    print_once(log, f"{path}: {summary.text()}", logging.INFO)
     describe(headers, rules, str(path))
+    if keep_classes is None:
+        for line in warnings_of(path, names):
+            print_once(log, line)
     label, classes = _label(path, names, keep_classes)
     source = Files(root, names, rules, headers.page if headers.page.any() else None)
     return Table(label, headers.height, headers.width, source, classes).take(good)
+
+
+def _no_images(path: Path, left_out: LeftOut) -> str:
+    found = left_out.text()
+    lines = [f"{path} holds no images: " + (f"only {found}" if found else "it is empty")]
+    if left_out.endings.keys() & UNREADABLE:
+        lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
+    if ".tar" in left_out.endings:
+        lines.append(f"tar shards: python tools/write_ffcv.py 'wds:{path}/*.tar' train.beton")
+    if ".beton" in left_out.endings:
+        lines.append("a .beton is named itself, as --data PATH.beton")
+    return "\n".join(lines)
 
 
 def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
@@ -96,39 +106,6 @@ def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
     if on_bad == "stop":
         raise ValueError(f"{text}\nDelete them, or leave them out with --on-bad-image replace.")
     log.warning("%s\nThey are left out.", text)
-
-
-def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
-    """Find the image files below ``root``, or below these sub-folders of it."""
-    tops = [root] if folders is None else [root / name for name in folders]
-    found: list[tuple[str, int, int]] = []
-    for top in tops:
-        if top.is_dir():
-            found.extend(_walk(str(top), str(root), frozenset()))
-    found.sort()
-    digest = hashlib.sha256()
-    for name, size, changed in found:
-        digest.update(os.fsencode(f"{name}\0{size}\0{changed}\n"))
-    return Listing([name for name, _, _ in found], digest.hexdigest())
-
-
-def _walk(folder: str, root: str, above: frozenset[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield relative path, size and time of each image; a link to a parent is not followed."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, root, above | {real})
-            elif is_image(entry.name) and entry.is_file():
-                stat = entry.stat()
-                yield os.path.relpath(entry.path, root), stat.st_size, stat.st_mtime_ns
-
-
-def is_image(name: str) -> bool:
-    """Whether the extension is an image's; macOS's ``._*`` companion files are no images."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._")
 
 
 def _label(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import math
@@ -63,21 +64,27 @@ class Headers:
     """Path -> reason of the files whose header, or undeclared samples, cannot be read."""
 
     def ranged(self, rules: ImageRules, rows: NDArray[np.int64]) -> ImageRules:
-        """Return the rules with the ranges that the undeclared samples of these rows have."""
-        if rules.depth_range is not None:
-            return rules
-        ints, floats = (self._range_of(rows, is_float) for is_float in (False, True))
+        """Return the rules with the ranges of these rows' samples that declare none.
+
+        They are ``depth_range`` if it is set, else measured. In the result it is None, so that
+        equal ranges make equal rules.
+        """
         return dataclasses.replace(
             rules,
-            int_range=rules.int_range or ints,
-            float_range=rules.float_range or floats,
+            depth_range=None,
+            int_range=rules.int_range or self._range_of(rules, rows, False),
+            float_range=rules.float_range or self._range_of(rules, rows, True),
         )
 
-    def _range_of(self, rows: NDArray[np.int64], is_float: bool) -> Range | None:
-        kinds = [i for i, kind in enumerate(self.kinds) if kind.is_float == is_float]
-        chosen = rows[np.isin(self.kind[rows], kinds) & np.isfinite(self.high[rows])]
-        if not len(chosen):
-            return None
+    def _range_of(self, rules: ImageRules, rows: NDArray[np.int64], is_float: bool) -> Range | None:
+        kinds = [
+            number
+            for number, kind in enumerate(self.kinds)
+            if not kind.declared and kind.is_float == is_float
+        ]
+        chosen = rows[np.isin(self.kind[rows], kinds)]
+        if not len(chosen) or rules.depth_range is not None:
+            return rules.depth_range if len(chosen) else None
         return set_range(float(self.low[chosen].min()), float(self.high[chosen].max()), is_float)
 
 
@@ -142,11 +149,12 @@ def measure(root: Path, names: Sequence[str], rules: ImageRules) -> Headers:
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
     title = f"reading headers below {root}"
     found = list(tracked(_measured(root, chunks, rules), len(names), title))
-    bad = {
-        str(root / name): rows
-        for name, rows in zip(names, found, strict=True)
-        if isinstance(rows, str)
-    }
+    return tabulate([str(root / name) for name in names], found, rules)
+
+
+def tabulate(names: Sequence[str], found: Sequence[list[Row] | str], rules: ImageRules) -> Headers:
+    """Return the headers of files from the rows of each, or the reason why it cannot be read."""
+    bad = {name: rows for name, rows in zip(names, found, strict=True) if isinstance(rows, str)}
     number: dict[Header, int] = {}
     table: list[tuple[int, int, int, int, int]] = []
     limits: list[tuple[float, float]] = []
@@ -195,17 +203,23 @@ def _measure_chunk(root: Path, names: Sequence[str], rules: ImageRules) -> list[
 def _measure_file(path: Path, rules: ImageRules) -> list[Row] | str:
     try:
         with path.open("rb") as file:
-            headers = (
-                read_pages(file, rules) if rules.pages == "all" else [read_header(file, rules)]
-            )
-        if rules.depth_range is not None or all(header.declared for header in headers):
-            return [(header, math.nan, math.nan) for header in headers]
-        data = path.read_bytes()
-        return [
-            (header, *_limits(data, header, rules, page)) for page, header in enumerate(headers)
-        ]
+            return read_rows(file, rules)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         return reason(error, path.stat().st_size if path.exists() else 1)
+
+
+def read_rows(file: io.BufferedReader, rules: ImageRules) -> list[Row]:
+    """Read the headers of a file's rows, and the limits of the samples without a declared range.
+
+    Raises:
+        Exception: of any kind; the file cannot be read.
+    """
+    headers = read_pages(file, rules) if rules.pages == "all" else [read_header(file, rules)]
+    if rules.depth_range is not None or all(header.declared for header in headers):
+        return [(header, math.nan, math.nan) for header in headers]
+    file.seek(0)
+    data = file.read()
+    return [(header, *_limits(data, header, rules, page)) for page, header in enumerate(headers)]
 
 
 def _limits(data: bytes, header: Header, rules: ImageRules, page: int) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from pipelines.sources import samples
 from pipelines.sources.colors import as_image, to_channels
 from pipelines.sources.depth import Range, to_8_bits
-from pipelines.sources.png import File, metadata_after_pixels
+from pipelines.sources.png import File
 from pipelines.sources.samples import Layout
 
 MAX_PIXELS = 178_956_970
@@ -133,7 +133,7 @@ def read_pages(file: File, rules: ImageRules = RULES) -> list[Header]:
 
 def _header(image: Image.Image | None, layout: Layout, file: File) -> Header:
     height, width = layout.height, layout.width
-    turned = layout.orientation if image is None else _turned(image, file)
+    turned = layout.orientation if image is None else samples.orientation(image, file)
     if turned in (5, 6, 7, 8):
         height, width = width, height
     return Header(
@@ -284,14 +284,3 @@ def _samples(
     if layout.is_float and not np.isfinite(found).all():
         raise ValueError("holds NaN or infinite samples")
     return found
-
-
-def _turned(image: Image.Image, file: File) -> int:
-    """Return EXIF's orientation, 1 to 8; 1 for TIFF, whose size Pillow has already exchanged."""
-    if image.format == "TIFF":
-        return 1
-    if image.format == "PNG" and not metadata_after_pixels(file):
-        exif = Image.Image.getexif(image)  # PNG's own would decode the pixels first
-    else:
-        exif = image.getexif()
-    return int(exif.get(samples.ORIENTATION, 1))

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.files import Files
-from pipelines.sources.folder import OnBad, list_images, scan
+from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
+from pipelines.sources.listing import list_images
 from pipelines.sources.table import Table
 from pipelines.system.atomic import building
 from pipelines.system.cache import cache_root

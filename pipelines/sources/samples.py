@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipelines.sources.depth import Range
-from pipelines.sources.png import File, png_depth
+from pipelines.sources.png import File, metadata_after_pixels, png_depth
 
 ORIENTATION = 0x0112
 """EXIF's and TIFF's orientation tag; 5 to 8 exchange height and width."""
@@ -163,8 +163,24 @@ def _of_png(image: Image.Image, file: File, found: Layout) -> Layout:
     if image.mode == "I;16" and not found.has_alpha:
         return found
     bands = 1 if raw_mode[:2] in ("LA", "I;") else 3
-    turned = image.getexif().get(ORIENTATION, 1)
-    return replace(found, bands=bands, reader="bytes", orientation=int(turned))
+    return replace(found, bands=bands, reader="bytes", orientation=orientation(image, file))
+
+
+def orientation(image: Image.Image, file: File) -> int:
+    """Return the orientation, 1 to 8, that is left to apply to an opened image; load no pixels."""
+    if image.format == "TIFF":
+        return 1  # Pillow has already turned it
+    if image.format != "PNG":
+        exif = image.getexif()
+    elif not metadata_after_pixels(file):
+        exif = Image.Image.getexif(image)  # PNG's own would decode the pixels
+    else:
+        before = file.tell()
+        file.seek(0)
+        with Image.open(io.BytesIO(file.read())) as whole:
+            exif = whole.getexif()
+        file.seek(before)
+    return int(exif.get(ORIENTATION, 1))
 
 
 def read(image: Image.Image | None, data: bytes, layout: Layout, page: int) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,16 @@ T = TypeVar("T")
 
 
 log = logging.getLogger(__name__)
+
+
+_printed: set[str] = set()
+
+
+def print_once(logger: logging.Logger, line: str, level: int = logging.WARNING) -> None:
+    """Log a line once in the life of the first process of a run; the others stay silent."""
+    if line not in _printed and os.environ.get("RANK", "0") == "0":
+        _printed.add(line)
+        logger.log(level, "%s", line)
 
 
 LINE_SECONDS = 30.0

@@ -36,8 +36,8 @@ def run(*words):  # in this process: importing everything again for each command
 DATA, OUTPUT, NEIGHBOURS = {data!r}, {output!r}, 5
 METHOD, MIXTURE = "byol", "unmix"
 MORE = "--backbone test_resnet --image-size 16 --batch-size 16 --groups 4 --limit-steps 2"
-MORE = f"{{MORE}} --workers 2 --optimizer momentum --lr 0.05 --log-every 1 --knn-every 0 --no-report".split()
-MORE += ["--byol.dim", "16", "--byol.hidden", "32"]
+MORE = f"{{MORE}} --workers 2 --optimizer momentum --lr 0.05 --log-every 1 --knn-every 0"
+MORE = f"{{MORE}} --no-report --byol.dim 16 --byol.hidden 32".split()
 """
 
 

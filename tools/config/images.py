@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.ranges import Count
+from pipelines.ranges import Count, Finite
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules
 from pipelines.sources.table import Table
@@ -23,7 +23,7 @@ class ImageConfig(Section):
     title = "formats"
     background: str = "white"
     """Colour behind transparent pixels: white, black or #rrggbb."""
-    depth_range: tuple[float, float] | None = None
+    depth_range: tuple[Finite, Finite] | None = None
     """Samples that become 0 and 255 where over 8 bits declare no range; None: the set's own."""
     pages: Literal["first", "all"] = "first"
     """Page or frame of a TIFF, GIF or WebP that is a row: the first, or each."""

@@ -25,6 +25,8 @@ def preflight(config: Config) -> None:
             check_spec(spec)
         except ValueError as error:
             raise ValueError(f"{flag} {spec}: {error}") from error
+    if config.val_fraction is not None and config.val_data is not None:
+        raise ValueError("--val-fraction scores images of --data: leave out --val-data")
     if config.classes is not None:
         read_classes(config.classes)
     facts_of(config)

@@ -24,6 +24,7 @@ from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
 from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
+from tools.config.trackers import TrackerConfig, TrackerName
 
 if TYPE_CHECKING:
     MethodName = str
@@ -81,7 +82,9 @@ class DataConfig(Section):
     subset: Positive | None = None
     """Training images of each class: a fraction up to 1, or a number above 1; None: all."""
     subset_seed: Key = 0
-    """Seed of the choice of --subset; independent of --seed."""
+    """Seed of the choice of --subset and --val-fraction; independent of --seed."""
+    val_fraction: Share | None = None
+    """Share of each class's images that is scored instead of trained on; None: --val-data."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
     """Decoder (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: Count | None = free(None)
@@ -113,6 +116,8 @@ class DataConfig(Section):
 
     def check(self) -> None:
         """Refuse a number of images that is no whole one, and two orders of the rows."""
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction {self.val_fraction:g} must lie between 0 and 1")
         if self.balance is not None and self.order == "blocks":
             raise ValueError(f"--balance {self.balance} draws single rows: it needs --order random")
         if self.subset is not None and self.subset > 1 and self.subset % 1:
@@ -279,10 +284,10 @@ class LogConfig(Section):
     checkpoint_every: Count = free(1000)
     """Steps between checkpoints; another is written at the end."""
     checkpoint_minutes: NonNegative = free(30.0)
-    """Also checkpoint after this many minutes, at the next log line (0: never)."""
+    """Also checkpoint after this many minutes, at a log line; the first after 5 (0: never)."""
     knn_every: WholeNumber = free(10)
     """Epochs between kNN scores, the first before training (0: never)."""
-    log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
+    log_with: tuple[TrackerName, ...] = free(("tensorboard",))
     """Accelerate's trackers, in addition to metrics.jsonl."""
     report: bool = free(True)
     """Write report.html at the end of the run (tools/report.py writes it at any time)."""
@@ -301,5 +306,6 @@ SECTIONS: tuple[type[Section], ...] = (
     FaultConfig,
     LogConfig,
     ScoreConfig,
+    TrackerConfig,
 )
 """In the order of ``--help``."""

@@ -15,7 +15,7 @@ from models.methods import Method
 from pipelines.batch import Batch, Mixed
 from pipelines.decoders.build import decode_memory
 from pipelines.sources.published import NotDownloaded, stand_in
-from pipelines.sources.subset import take_subset
+from pipelines.sources.subset import divide
 from pipelines.views import ViewPlan, table_of
 from tools.config.cli import to_dict
 from tools.config.config import Config, ResolvedConfig
@@ -49,10 +49,8 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
     facts = facts_of(config)
     if not facts.mean:
         raise ValueError(f"--normalize data needs the images of --data: {missing[0]}")
-    table = stand_in(config.data, config.in_chans)
-    if config.subset is not None:
-        table = take_subset(table, config.subset, config.subset_seed)
-    return Data(table, None, facts), missing
+    train, val = divide(stand_in(config.data, config.in_chans), config)
+    return Data(train, val, facts), missing
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:

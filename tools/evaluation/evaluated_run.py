@@ -24,6 +24,7 @@ from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.restore import with_encoder
 from tools.evaluation.results import append, stamp
+from tools.runs.scores import chosen_rows
 from tools.scoring import accuracy
 from tools.scoring.features import extract
 
@@ -124,7 +125,7 @@ class EvaluatedRun:
         Raises:
             ValueError: an image to score belongs to a class without training images.
         """
-        known, scored = (np.unique(t.label[t.label >= 0]) for t in (self.train, self.val))
+        known, scored = (np.unique(t.label[t.label >= 0]).tolist() for t in (self.train, self.val))
         unseen = [self.class_name(c) for c in scored if c not in known]
         if unseen:
             raise ValueError(
@@ -183,18 +184,13 @@ class EvaluatedRun:
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
             **({"backbone": self.origin} if self.origin else {}),
             **encoder_line(self.restored),
-            **self._subset(),
+            **chosen_rows(self.config),
         } | stamp(command)
 
     @property
     def loader(self) -> str:
         """The decoder of the images to score."""
         return build.choose(self.config, self.val, self.accelerator.device)[0]
-
-    def _subset(self) -> dict[str, Any]:
-        if self.config.subset is None:
-            return {}
-        return {"subset": self.config.subset, "subset_seed": self.config.subset_seed}
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

@@ -125,13 +125,18 @@ def _online(run: Path, config: Config) -> list[dict[str, Any]]:
     how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
     if config.knn_k != Config.knn_k:
         how["k"] = config.knn_k
-    if config.subset is not None:
-        how |= {"subset": config.subset, "subset_seed": config.subset_seed}
+    how |= chosen_rows(config)
     return [
         how | {name: line[name] for name in ("step", "knn_top1", "knn_top5") if name in line}
         for line in read_metrics(run / "metrics.jsonl")
         if line.get("knn_top1") is not None
     ]
+
+
+def chosen_rows(config: Config) -> dict[str, Any]:
+    """Return the settings that choose rows of ``--data``; empty where all are trained on."""
+    names = [n for n in ("subset", "val_fraction") if getattr(config, n) is not None]
+    return {n: getattr(config, n) for n in [*names, *(["subset_seed"] if names else [])]}
 
 
 def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
