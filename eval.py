@@ -1,10 +1,11 @@
 """Score the representation of a run, or write its features. Each protocol is a subcommand.
 
-python eval.py knn runs/NAME
-python eval.py linear runs/NAME
-python eval.py embed runs/NAME features.npz
-python eval.py detect runs/NAME
-python eval.py semi runs/NAME --fraction 0.1
+Examples:
+    python eval.py knn runs/NAME
+    python eval.py linear runs/NAME
+    python eval.py embed runs/NAME features.npz
+    python eval.py detect runs/NAME
+    python eval.py semi runs/NAME --fraction 0.1
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.config.cli import parse
@@ -25,8 +24,11 @@ from tools.runs.command import command
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from models.methods import Method
     from pipelines.sampler import Sampler
+    from tools.engine.build import Data
     from tools.engine.logger import RunLogger
+    from tools.engine.train_state import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     """Print the settings, steps and memory of the run; download and write nothing."""
     from tools.config.resolve import describe_defaults
     from tools.config.view_plan import view_plan
-    from tools.engine import build, dry_run
+    from tools.engine import build, dry_run, start_up
     from tools.engine.start import load_init
 
     data, missing = dry_run.open_without_download(config, accelerator)
@@ -73,7 +75,8 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     started = load_init(resolved, method, data.facts)
     balance = sampler.balance
     balanced = [] if balance is None else [balance.summary(sampler.batch_size)]
-    for line in [*describe_defaults(config, resolved), *started, *balanced, *missing]:
+    advice = start_up.advice(resolved, data, accelerator.num_processes)
+    for line in [*describe_defaults(config, resolved), *started, *balanced, *advice, *missing]:
         accelerator.print(line)
     return 0
 
@@ -81,10 +84,10 @@ def plan(config: Config, accelerator: Accelerator) -> int:
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
     from tools.config.resolve import describe_defaults
-    from tools.distributed.launch import check_trackers
     from tools.engine import build
     from tools.engine.clim_refresh import ClimRefresh
-    from tools.engine.online_knn import OnlineKnn
+    from tools.engine.logger import RunLogger
+    from tools.engine.online_knn import OnlineKnn, why_off
     from tools.engine.start import load_init
     from tools.engine.train_state import TrainState
     from tools.engine.trainer import STOPPED, Run, prepare
@@ -92,11 +95,13 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.plots.views import draw_views
     from tools.reporting.write import at_end as report_at_end
     from tools.runs import run_dir
+    from tools.runs.trackers import check_trackers
 
     check_trackers(given.log_with)
     run_dir.refuse_unwritable(given, accelerator)
     data = build.open_data_of(given, accelerator)
     config, sampler, method = build.assemble(given, data, accelerator)
+    why_off(config, data)  # refuses --keep-best before the run has a folder
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
@@ -107,7 +112,14 @@ def train(given: Config, accelerator: Accelerator) -> int:
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)
-        logger = start_logger(config, folder, accelerator, sampler, step, last)
+        logger = RunLogger(
+            folder,
+            accelerator,
+            total_steps=last,
+            steps_per_epoch=sampler.steps_per_epoch,
+            start_step=step,
+        )
+        describe_run(config, data, method, sampler, state, logger, step)
         for line in [*describe_defaults(given, config), *started]:
             logger.message(line)
 
@@ -124,6 +136,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
                 first = next(loader.batches(step, step + 1))
                 shown, facts = loader.maker.views.at(step), data.facts
                 draw_views(first, facts.mean, facts.std, folder / "views.png", views=shown)
+            run_dir.begin(folder, config, accelerator)
             learning = (config, accelerator, sampler, model, method, optimizer, loader)
             run = Run(*learning, knn, clim_refresh, state, logger)
             status = run.steps(step, last)
@@ -140,41 +153,36 @@ def train(given: Config, accelerator: Accelerator) -> int:
     return status
 
 
-def start_logger(
+def describe_run(
     config: ResolvedConfig,
-    folder: Path,
-    accelerator: Accelerator,
+    data: Data,
+    method: Method,
     sampler: Sampler,
+    state: TrainState,
+    logger: RunLogger,
     step: int,
-    last: int,
-) -> RunLogger:
-    """Write the run's settings, and start its trackers and its log, cut back to ``step``."""
+) -> None:
+    """Print what the run is, what does not fit it, and what a resume changed."""
     from tools.config.pixels import describe_channels
     from tools.config.resolve import changes
-    from tools.distributed.launch import start_trackers
-    from tools.engine.logger import RunLogger
-    from tools.runs import run_dir
+    from tools.engine import start_up
+    from tools.engine.trainer import schedule_change
 
-    if accelerator.is_main_process:
-        start_trackers(accelerator, folder, config.log_with)
-        run_dir.write_config(folder, config)
-        (folder / run_dir.RESUME).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    logger = RunLogger(
-        folder,
-        accelerator,
-        total_steps=last,
-        steps_per_epoch=sampler.steps_per_epoch,
-        start_step=step,
-    )
-    logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
+    steps = sampler.steps_per_epoch
+    for line in start_up.banner(config, data, method, steps, state.folder, state.accelerator):
+        logger.message(line)
+    for line in start_up.advice(config, data, state.accelerator.num_processes):
+        logger.message(line)
     if note := describe_channels(config):
         logger.message(note)
     if sampler.balance is not None:
         logger.message(sampler.balance.summary(sampler.batch_size))
     for change in changes(config):
         logger.message(f"--accumulate {config.accumulate}: {change}")
-    return logger
+    if step:
+        logger.message(f"run {state.folder}, resumed at step {step:,}")
+    if longer := schedule_change(config, state.epochs_before, step, steps):
+        logger.message(longer)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Export the backbone of a run for another tool, with a model card, and verify the export.
 
-python tools/export.py runs/NAME --to timm backbone.safetensors
-python tools/export.py runs/NAME --to torchvision backbone.pth
-python tools/export.py runs/NAME --to huggingface FOLDER
-python tools/export.py runs/NAME --to huggingface FOLDER --push ACCOUNT/NAME
-python tools/export.py runs/NAME --to detectron2 backbone.pkl
-python tools/export.py runs/NAME --to onnx backbone.onnx
+Examples:
+    python tools/export.py runs/NAME --to timm backbone.safetensors
+    python tools/export.py runs/NAME --to torchvision backbone.pth
+    python tools/export.py runs/NAME --to huggingface FOLDER
+    python tools/export.py runs/NAME --to huggingface FOLDER --push ACCOUNT/NAME
+    python tools/export.py runs/NAME --to detectron2 backbone.pkl
+    python tools/export.py runs/NAME --to onnx backbone.onnx
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Draw CLIM's neighbours, and mark which ones its rule keeps or rejects.
 
-python tools/neighbours.py runs/NAME
+Example:
+    python tools/neighbours.py runs/NAME
 """
 
 from __future__ import annotations

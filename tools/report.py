@@ -1,6 +1,7 @@
 """Write the reports of runs: one self-contained page each, readable on a phone.
 
-python tools/report.py runs/NAME
+Example:
+    python tools/report.py runs/NAME
 """
 
 from __future__ import annotations

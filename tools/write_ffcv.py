@@ -1,9 +1,10 @@
 """Write an FFCV file from a data set, or check one.
 
-python tools/write_ffcv.py photos photos.beton
-python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
-python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
-python tools/write_ffcv.py --verify train.beton
+Examples:
+    python tools/write_ffcv.py photos photos.beton
+    python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
+    python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
+    python tools/write_ffcv.py --verify train.beton
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
-    return command("tools/write_ffcv.py", lambda: run(tyro.cli(Arguments, args=argv)))
+    return command(
+        "tools/write_ffcv.py", lambda: run(tyro.cli(Arguments, args=argv, description=__doc__))
+    )
 
 
 def run(arguments: Arguments) -> int:

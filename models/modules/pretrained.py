@@ -98,8 +98,10 @@ def architecture_of(name: str) -> tuple[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def fetching(name: str) -> Iterator[None]:
-    """Turn what fails inside, while weights are fetched or read, into one sentence.
+def fetching(
+    name: str, hint: str = "Fetch them where there is a network (--dry-run does), or --init FILE"
+) -> Iterator[None]:
+    """Turn what fails inside, while weights are fetched or read, into one sentence and a hint.
 
     Raises:
         ValueError: the weights are neither in the cache nor to be had.
@@ -113,7 +115,7 @@ def fetching(name: str) -> Iterator[None]:
         reason = first_sentence(error)
         raise ValueError(
             f"the weights of {name} are not in the cache (HF_HOME), and could not be fetched: "
-            f"{reason}. Fetch them where there is a network (--dry-run does), or --init FILE"
+            f"{reason}. {hint}"
         ) from error
 
 

@@ -50,7 +50,7 @@ class Found:
     @property
     def is_good(self) -> NDArray[np.bool_]:
         """Whether each row can be read, (n,)."""
-        return np.array([str(self.root / name) not in self.bad for name in self.names], np.bool_)
+        return _is_good(self.root, self.names, self.bad)
 
 
 def inspect(
@@ -75,8 +75,8 @@ def inspect(
         raise ValueError(_no_images(path, listing.left_out))
     headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
     bad = headers.bad | other_bands(root, listing.names, headers, rules, on_bad)
-    files = headers.place.tolist()
-    is_good = np.array([str(root / listing.names[file]) not in bad for file in files], np.bool_)
+    names = [listing.names[file] for file in headers.place.tolist()]
+    is_good = _is_good(root, names, bad)
     rules = headers.ranged(rules, np.flatnonzero(is_good))
     summary = summarize(headers, rules, listing.left_out, is_good)
     return Found(root, listing, headers, rules, bad, summary)
@@ -120,6 +120,12 @@ def scan(
     label, classes = _label(path, names, keep_classes)
     source = Files(found.root, names, found.rules, headers.page if headers.page.any() else None)
     return Table(label, headers.height, headers.width, source, classes).take(good)
+
+
+def _is_good(root: Path, names: Sequence[str], bad: dict[str, str]) -> NDArray[np.bool_]:
+    if not bad:
+        return np.ones(len(names), np.bool_)
+    return np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
 
 
 def _no_images(path: Path, left_out: LeftOut) -> str:

@@ -65,21 +65,27 @@ class Headers:
     """Path -> reason of the files whose header, or undeclared samples, cannot be read."""
 
     def ranged(self, rules: ImageRules, rows: NDArray[np.int64]) -> ImageRules:
-        """Return the rules with the ranges that the undeclared samples of these rows have."""
-        if rules.depth_range is not None:
-            return rules
-        ints, floats = (self._range_of(rows, is_float) for is_float in (False, True))
+        """Return the rules with the ranges of these rows' samples that declare none.
+
+        They are ``depth_range`` if it is set, else measured. In the result it is None, so that
+        equal ranges make equal rules.
+        """
         return dataclasses.replace(
             rules,
-            int_range=rules.int_range or ints,
-            float_range=rules.float_range or floats,
+            depth_range=None,
+            int_range=rules.int_range or self._range_of(rules, rows, False),
+            float_range=rules.float_range or self._range_of(rules, rows, True),
         )
 
-    def _range_of(self, rows: NDArray[np.int64], is_float: bool) -> Range | None:
-        kinds = [i for i, kind in enumerate(self.kinds) if kind.is_float == is_float]
-        chosen = rows[np.isin(self.kind[rows], kinds) & np.isfinite(self.high[rows])]
-        if not len(chosen):
-            return None
+    def _range_of(self, rules: ImageRules, rows: NDArray[np.int64], is_float: bool) -> Range | None:
+        kinds = [
+            number
+            for number, kind in enumerate(self.kinds)
+            if not kind.declared and kind.is_float == is_float
+        ]
+        chosen = rows[np.isin(self.kind[rows], kinds)]
+        if not len(chosen) or rules.depth_range is not None:
+            return rules.depth_range if len(chosen) else None
         return set_range(float(self.low[chosen].min()), float(self.high[chosen].max()), is_float)
 
 

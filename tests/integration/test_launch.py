@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from launch_cases import (
     FEW,
     RESUMED,
@@ -171,3 +172,34 @@ def test_processes_that_did_not_find_each_other_are_refused(
     assert run_train(*flags(toy, tmp_path, "moco")) == 2
     assert "started 2 processes but 1 joined" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [("--cpu",), ()])
+def test_a_launcher_that_starts_one_of_several_is_refused(
+    toy: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """Accelerate's own, without --multi_gpu; on a machine with several GPUs it starts them all."""
+    if not more and torch.cuda.device_count() > 1:
+        pytest.skip("the launcher starts a process for each GPU")
+    module = ("accelerate.commands.launch", *more, "--num_processes", "2")
+    status, said = end(start(module, flags(toy, tmp_path, "moco")))
+    assert status != 0 and not (tmp_path / "run").exists()
+    assert "was asked for 2 processes, but without --multi_gpu it starts one" in said
+    assert "accelerate launch --multi_gpu --num_processes 2 train.py" in said
+
+
+ALONE = {"ACCELERATE_USE_CPU": "False", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def test_one_process_is_one_where_it_was_asked_for() -> None:
+    words = ["accelerate", "launch", "train.py"]
+    with pytest.raises(ValueError, match="several processes"):
+        launch.refuse_one_of_many(ALONE, {}, words)
+    with pytest.raises(ValueError, match="3 processes"):
+        launch.refuse_one_of_many(ALONE, {}, [*words, "--num_processes=3"])
+    own = {"MASTER_ADDR": "node7"}  # a cluster's own variable, which the launcher passes on
+    launch.refuse_one_of_many(ALONE | own, own, words)
+    launch.refuse_one_of_many(ALONE | {"WORLD_SIZE": "2"}, {}, words)
+    launch.refuse_one_of_many(ALONE | {"OMPI_COMM_WORLD_SIZE": "2"}, {}, words)
+    launch.refuse_one_of_many({"ACCELERATE_USE_CPU": "True"}, {}, words)
+    launch.refuse_one_of_many(own, {}, words)

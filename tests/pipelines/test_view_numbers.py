@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipelines.augment import reference
+from pipelines.augment.channels import ChannelAugmenter
 from pipelines.augment.cpu import CpuAugmenter
 from pipelines.augment.params import ViewParams, draw_params, random_resized_box
 from pipelines.presets import PRESETS
@@ -134,3 +135,13 @@ def test_the_table_of_views_joins_neighbours_that_are_equal() -> None:
         ["2-7", "96", "0.05", "0.14"],
     ]
     assert len(table_of(PRESETS["byol"](32))) == 3
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_every_channel_is_turned_alike(channels: int) -> None:
+    crops = unlike(9)[..., :1].repeat(1, 1, 1, channels)
+    host = ChannelAugmenter(CpuAugmenter(1), channels)
+    turned = host.augment(crops, host.plan(TURNED, every_orientation()), (0.0,) * 5, (1.0,) * 5)
+    rgb = host.rgb.augment(unlike(9), host.rgb.plan(TURNED, every_orientation()), ZERO, ONE)
+    assert torch.equal(turned, rgb[:, :1].expand(-1, channels, -1, -1))
+    host.rgb.close()

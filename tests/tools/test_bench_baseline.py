@@ -24,7 +24,7 @@ from tools.distributed.launch import start
 from tools.engine import build
 from tools.profiling.rates import create_learner
 
-SMALL: dict[str, Any] = {"backbone": "resnet10t", "batch_size": 8, "groups": 2, "workers": 1}
+SMALL: dict[str, Any] = {"backbone": "test_resnet", "batch_size": 8, "groups": 2, "workers": 1}
 
 
 @pytest.fixture

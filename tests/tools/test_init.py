@@ -24,6 +24,7 @@ from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
 from tools.config.init import arguments, check_backbone_name, named_backbone, start_of
 from tools.config.resolve import describe_defaults, resolve, resolved
+from tools.config.sides import sides_of
 from tools.engine import build
 from tools.engine.architecture import name_architecture
 from tools.engine.start import load_init, read
@@ -216,6 +217,36 @@ def test_arguments_of_the_backbone() -> None:
     assert config.backbone_args == from_saved(to_dict(config), "a run").backbone_args
     with pytest.raises(ValueError, match=r"--backbone-args.*foo.*; it takes .*drop_path_rate"):
         build.create_method(dataclasses.replace(config, backbone_args=("foo=1",)), 2, IMAGENET, 40)
+
+
+@pytest.mark.parametrize(
+    ("values", "more"),
+    [
+        ({"views": "byol"}, {}),
+        ({"method": "swav", "views": "swav"}, {96: "--views swav"}),
+        ({"method": "dino", "crops": (2, 3), "crop_sizes": (224, 80),
+          "crop_scales": (0.1, 1.0, 0.1, 0.2)}, {80: "--crop-sizes"}),
+        ({"multi_scale": (192, 224)}, {192: "--multi-scale"}),
+        ({"resolution_schedule": "160:224", "epochs": 3},
+         {160: "--resolution-schedule", 192: "--resolution-schedule"}),
+        ({"method": "moco", "resolutions": (224, 160)}, {160: "--resolutions"}),
+    ],
+)  # fmt: skip
+def test_every_side_of_a_view_has_its_flag(values: dict[str, Any], more: dict[int, str]) -> None:
+    config = settings(**({"method": "simclr", "backbone": "resnet18"} | values))
+    assert sides_of(config, 10) == {224: "--image-size 224"} | more
+
+
+def test_a_side_of_a_later_epoch_is_refused_before_the_first_step(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--method", "simclr", "--data", f"folder:{toy / 'train'}", "--backbone", "test_vit")
+    flags += ("--resolution-schedule", "16:24", "--image-size", "32", "--batch-size", "16")
+    flags += ("--groups", "4", "--epochs", "3", "--output", str(tmp_path))
+    assert run_train(*flags) == 2
+    said = capsys.readouterr().err
+    assert "--backbone test_vit cannot take views of 20 pixels (--resolution-schedule)" in said
+    assert not list(tmp_path.iterdir())
 
 
 CONVOLUTIONAL = ("resnet", "convnext", "efficientnet", "regnet", "densenet", "vgg", "mobilenetv3")

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,15 @@ from tools.plots import curves
 from tools.plots.views import LINE_SPACE, caption, draw_views, with_structure
 
 
-def record(folder: Path, start: int = 0) -> tuple[RunLogger, io.StringIO]:
+def record(
+    folder: Path, start: int = 0, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[RunLogger, io.StringIO]:
     reset_accelerate()
     text = io.StringIO()
     console = Console(file=text, force_terminal=False)
     made = RunLogger(
         folder, Accelerator(cpu=True), total_steps=8, steps_per_epoch=2, start_step=start,
-        console=console, clock=lambda: 0.0,
+        console=console, clock=clock,
     )  # fmt: skip
     return made, text
 
@@ -80,6 +83,33 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_a_step_belongs_to_the_epoch_that_it_ends(tmp_path: Path) -> None:
+    """Epochs have two steps."""
+    said = write(tmp_path, 0, 8).splitlines()
+    epochs = [line.split()[1] for line in said]
+    assert epochs == [f"{epoch}/4" for epoch in (1, 1, 2, 2, 3, 3, 4, 4)]
+
+
+def test_a_line_appears_at_least_each_half_minute(tmp_path: Path) -> None:
+    """Where there is no bar; it needs no number from the device."""
+    clock = Clock()
+    made, text = record(tmp_path, clock=clock)
+    made.show(1, {"loss": 2.0})
+    for step in (2, 3, 4, 5):
+        clock.now += 11
+        made.tick(step)
+    clock.now += 29
+    made.log(6, {"loss": 1.0})
+    made.tick(6)
+    clock.now += 29
+    made.tick(7)
+    made.close()
+    said = [line.split("  ")[:3] for line in text.getvalue().splitlines()]
+    assert [line[1] for line in said] == ["step 1/8", "step 4/8", "step 6/8"]
+    assert [line[2][:4] for line in said] == ["loss", "ETA ", "loss"]
+    assert [line["step"] for line in lines(tmp_path)] == [6]
 
 
 def test_the_meter_leaves_out_warm_up_and_pauses() -> None:

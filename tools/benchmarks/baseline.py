@@ -1,7 +1,8 @@
 """Compare our steps per second with a plain torchvision, DataLoader and PyTorch loop.
 
-python tools/bench.py baseline --data cifar10 --data-dir PATH --json baseline.json
-python tools/bench.py baseline --data cifar10 --data-dir PATH --precision bf16   # on a GPU
+Examples:
+    python tools/bench.py baseline --data cifar10 --data-dir PATH --json baseline.json
+    python tools/bench.py baseline --data cifar10 --data-dir PATH --precision bf16   # on a GPU
 
 Both train MoCo on CIFAR (Shen 2022, arXiv:2003.05438), taking turns, with the same network, batch
 norm groups, batch size, precision, memory layout and device. ``tools/benchmarks/plain_loop.py``

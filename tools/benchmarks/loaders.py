@@ -1,7 +1,8 @@
 """Compare our loaders with stock FFCV, torchvision and lightly on one set of images.
 
-python tools/bench.py loaders --data folder:PATH --json loaders.json
-python tools/bench.py loaders --data train.beton --cases two --interpolation bilinear
+Examples:
+    python tools/bench.py loaders --data folder:PATH --json loaders.json
+    python tools/bench.py loaders --data train.beton --cases two --interpolation bilinear
 
 All run in one process, taking turns, on the same images in the same order;
 ``tools/benchmarks/contenders.py`` describes each contender. A measurement is the time between two

@@ -1,7 +1,8 @@
 """Measure how much a mixture adds to a step's time, and compare it with the added encoder work.
 
-python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
-python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
+Examples:
+    python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
+    python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
 
 Takes train.py's flags as well. The step is measured alone, on a synthetic batch, with and without
 the mixture in turn, and the encoders' work in it is counted. A unit is the forward pass of one

@@ -1,7 +1,8 @@
 """Train with lightly's modules and with ours, in turns, and compare images/s and kNN.
 
-pip install lightly    # not a dependency of this project
-python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
+Examples:
+    pip install lightly    # not a dependency of this project
+    python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
 
 Takes train.py's flags as well; --method is simclr or moco, and there is no mixture. Both sides have
 the same network, initial weights, rows in each step, optimiser, learning rate and augmentation

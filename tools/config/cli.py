@@ -30,6 +30,15 @@ Grouped = make_dataclass(
     frozen=True,
 )
 """``Config`` as the command line shows it: a group of flags for each section."""
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+DESCRIPTION = f"""{Config.__doc__}
+
+Examples:
+    python train.py --data folder:IMAGES --dry-run
+    accelerate launch train.py --method swav --mix region
+    accelerate launch train.py --recipe cifar10-host --resume auto
+"""
+"""What ``train.py --help`` prints first; an indented line stays on a line of its own."""
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -41,7 +50,8 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     defaults = _defaults(argv)
-    return _refuse_not_chosen(_parse(argv, defaults), defaults)
+    config = _refuse_not_chosen(_parse(argv, defaults), defaults)
+    return dataclasses.replace(config, recipe=config.recipe and find_recipe(str(config.recipe)))
 
 
 def _parse(words: Sequence[str], defaults: Config) -> Config:
@@ -52,7 +62,7 @@ def _parse(words: Sequence[str], defaults: Config) -> Config:
         for section in SECTIONS
     }
     grouped = tyro.cli(
-        Grouped, args=words, default=Grouped(**parts, **settings), description=Config.__doc__
+        Grouped, args=words, default=Grouped(**parts, **settings), description=DESCRIPTION
     )
     numbers = {name: getattr(grouped, name) for name in NUMBERS}
     given = [vars(getattr(grouped, section.title)) for section in SECTIONS]
@@ -64,11 +74,39 @@ def _defaults(argv: Sequence[str]) -> Config:
         name, _, value = word.partition("=")
         path = value or following
         if name == "--recipe":
-            return _from_yaml(Path(path), f"--recipe {path}")
+            return _from_yaml(find_recipe(path), f"--recipe {path}")
         if name == "--resume" and path != "auto":
             saved = _settings_of(Path(path))
             return _from_yaml(saved, f"--resume {path}: {saved}", saved=True)
     return Config()
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe, given by its path or by its name in recipes/, as photos.
+
+    Raises:
+        ValueError: there is none; the message names the closest.
+    """
+    given = Path(name).expanduser()
+    if given.is_dir():
+        inside = given / "config.yaml"
+        hint = f": --recipe {inside}" if inside.is_file() else ""
+        raise ValueError(f"--recipe {name} is a folder, not a file of settings{hint}")
+    tried = [given, given.with_name(f"{given.name}.yaml")]
+    if given.parent in (Path(), Path("recipes")):
+        tried += [folder / f"{given.stem}.yaml" for folder in (Path("recipes"), RECIPES)]
+    for path in tried:
+        if path.is_file():
+            return path
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    wanted = given.name.removesuffix(".yaml").removesuffix(".yml").replace("_", "-").lower()
+    close = difflib.get_close_matches(wanted, names, 3, 0.5)
+    close = close or [known for known in names if wanted in known][:3]
+    hint = f"; closest: {', '.join(close)}" if close else ""
+    raise ValueError(
+        f"--recipe {name}: there is no such file, nor a recipe of that name{hint} "
+        f"(docs/recipes.md lists all)"
+    )
 
 
 def _settings_of(path: Path) -> Path:

@@ -32,6 +32,7 @@ from tools.config.sections import (
     RunConfig,
     ViewConfig,
 )
+from tools.config.trackers import TrackerConfig
 
 
 def numbers_of(method: str) -> str:
@@ -70,6 +71,7 @@ else:
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
     ScoreConfig,
+    TrackerConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,

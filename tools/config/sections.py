@@ -24,6 +24,7 @@ from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
 from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
+from tools.config.trackers import TrackerConfig, TrackerName
 
 if TYPE_CHECKING:
     MethodName = str
@@ -47,7 +48,7 @@ class RunConfig(Section):
     data: str = free("photos")
     """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
     recipe: Path | None = once(None)
-    """YAML file of settings; flags override it."""
+    """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
     """Name of the run's folder in --output; None: METHOD-MIX-DATA, numbered if that is taken."""
     output: Path = free(Path("runs"))
@@ -283,10 +284,10 @@ class LogConfig(Section):
     checkpoint_every: Count = free(1000)
     """Steps between checkpoints; another is written at the end."""
     checkpoint_minutes: NonNegative = free(30.0)
-    """Also checkpoint after this many minutes, at the next log line (0: never)."""
+    """Also checkpoint after this many minutes, at a log line; the first after 5 (0: never)."""
     knn_every: WholeNumber = free(10)
     """Epochs between kNN scores, the first before training (0: never)."""
-    log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
+    log_with: tuple[TrackerName, ...] = free(("tensorboard",))
     """Accelerate's trackers, in addition to metrics.jsonl."""
     report: bool = free(True)
     """Write report.html at the end of the run (tools/report.py writes it at any time)."""
@@ -305,5 +306,6 @@ SECTIONS: tuple[type[Section], ...] = (
     FaultConfig,
     LogConfig,
     ScoreConfig,
+    TrackerConfig,
 )
 """In the order of ``--help``."""

@@ -18,18 +18,14 @@ from torch import Tensor
 from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
-from pipelines.balance import Balance
-from pipelines.datasets import (
-    DataFacts,
-    data_facts,
-)
+from pipelines.datasets import DataFacts, data_facts
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder
 from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.sampler import BlockShuffle, Sampler
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
@@ -46,20 +42,10 @@ from tools.engine.data import Data as Data
 from tools.engine.data import choose
 from tools.engine.data import loader_of as loader_of
 from tools.engine.data import open_data_of as open_data_of
+from tools.engine.sampling import build_sampler
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
-
-
-def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
-    """Return the sampler of this process's rows in each step."""
-    blocks = None
-    if config.order == "blocks":
-        sequence = data.train.in_file_order()
-        blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
-    balance = None if data.weights is None else Balance(data.weights)
-    rows, batch = len(data.train), config.batch_size
-    return Sampler(rows, batch, config.seed, rank, world_size, blocks, balance)
 
 
 def create_method(
@@ -116,21 +102,12 @@ def assemble(
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = local_main_first(accelerator, partial(name_architecture, config))
     config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
-    sampler = sampler_of(config, data)
+    sampler = build_sampler(config, data.train, unconverted=data.unconverted)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
     refuse_views(config, method, sampler.steps_per_epoch)
     return config, sampler, method
-
-
-def gpu_decoder(config: Config) -> GpuDecoder:
-    """Return the settings of DALI's decoder on a GPU."""
-    return GpuDecoder(
-        config.dali_device_memory_padding,
-        config.dali_host_memory_padding,
-        config.dali_hw_decoder_load,
-    )
 
 
 class Decoders:
@@ -154,7 +131,11 @@ class Decoders:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
         self._print(f"loader {loader} ({reason}) for {len(table):,} images")
-        gpu = gpu_decoder(config)
+        gpu = GpuDecoder(
+            config.dali_device_memory_padding,
+            config.dali_host_memory_padding,
+            config.dali_hw_decoder_load,
+        )
         if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
             flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
             self._print(f"{flags}: no effect, since only --loader dali decodes on a GPU")
@@ -180,7 +161,8 @@ def training_loader(
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
     decoder = decoders.of(data.train)
-    sampler = sampler_of(config, data, accelerator.process_index, accelerator.num_processes)
+    share = accelerator.process_index, accelerator.num_processes
+    sampler = build_sampler(config, data.train, *share, unconverted=data.unconverted)
     maker = StepMaker(
         table=data.train,
         sampler=sampler,

@@ -6,12 +6,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 
-from pipelines.balance import weights_of
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DATASETS, DataFacts, default_val, match_classes, open_data
 from pipelines.decoders.build import choose_loader
@@ -22,7 +19,7 @@ from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 from tools.config.config import Config
-from tools.config.images import image_rules, rules_like
+from tools.config.images import image_rules, warn_of_other_range
 from tools.distributed.coordination import local_main_first
 from tools.engine.measured import measured_facts
 
@@ -36,8 +33,8 @@ class Data:
     train: Table
     val: Table | None
     facts: DataFacts
-    weights: NDArray[np.float64] | None = None
-    """Weights of the training images; None: all alike."""
+    unconverted: Table | None = None
+    """The training images before a conversion, which keeps no file names."""
 
 
 def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
@@ -68,26 +65,24 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         return table
 
     def both() -> Data:
-        weights, rules = None, image_rules(config)
-        train, val = divide(opened(config.data, "train", rules), config)
-        if config.balance is not None:  # a conversion leaves no file names
-            weights = weights_of(config.balance, train.label, train.source)
-        facts = measured_facts(config, train)  # of the files, whatever the loader
-        train = readable(train, config.data, "train")
+        rules = image_rules(config)
+        unconverted, val = divide(opened(config.data, "train", rules), config)
+        train = readable(unconverted, config.data, "train")
         if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
                 print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
             val = readable(val, config.data, "train")
-            return Data(train, val, facts, weights)
+            return Data(train, val, measured_facts(config, unconverted), unconverted)
         val = None
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
-            val = readable(opened(spec, "val", rules_like(train, rules)), spec, "val")
+            val = readable(opened(spec, "val", rules.like(train.source.rules)), spec, "val")
+            warn_of_other_range(train, val, spec)
             try:
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, facts, weights)
+        return Data(train, val, measured_facts(config, unconverted), unconverted)
 
     return local_main_first(accelerator, both)
 

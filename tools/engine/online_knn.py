@@ -14,12 +14,35 @@ from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
-from tools.config.config import ResolvedConfig
+from tools.config.config import Config, ResolvedConfig
 from tools.engine import build
 from tools.scoring.features import extract
 from tools.scoring.knn import knn, remarks, voters
 
 BATCH = 256
+
+
+def why_off(config: Config, data: build.Data) -> str | None:
+    """Return why there can be no score, or None.
+
+    Raises:
+        ValueError: there can be none, and --keep-best needs it.
+    """
+    reason = _why_off(config, data)
+    if reason is not None and config.keep_best:
+        raise ValueError(f"--keep-best needs kNN scores, and kNN is off: {reason}")
+    return reason
+
+
+def _why_off(config: Config, data: build.Data) -> str | None:
+    if config.knn_every == 0:
+        return "--knn-every 0"
+    if data.val is None:
+        return "no validation images (--val-data)"
+    for name, table in (("training", data.train), ("validation", data.val)):
+        if not (table.label >= 0).any():
+            return f"the {name} images have no labels"
+    return None
 
 
 class OnlineKnn:
@@ -38,22 +61,10 @@ class OnlineKnn:
     ) -> None:
         self._config, self._data = config, data
         self._decoders, self._method, self._accelerator = decoders, method, accelerator
-        self.off = self._why_not()
+        self.off = why_off(config, data)
         self.remarks: list[str] = []
         if self.off is None and data.val is not None:
             self._prepare(data.train, data.val)
-        elif config.keep_best:
-            raise ValueError(f"--keep-best needs kNN scores, and kNN is off: {self.off}")
-
-    def _why_not(self) -> str | None:
-        if self._config.knn_every == 0:
-            return "--knn-every 0"
-        if self._data.val is None:
-            return "no validation images (--val-data)"
-        for name, table in (("training", self._data.train), ("validation", self._data.val)):
-            if not (table.label >= 0).any():
-                return f"the {name} images have no labels"
-        return None
 
     def _prepare(self, train: Table, val: Table) -> None:
         """Choose the labelled rows and the number of neighbours that vote."""
@@ -64,10 +75,7 @@ class OnlineKnn:
         own = rows_in(queries, bank)
         self._own = torch.from_numpy(own).to(device) if (own >= 0).any() else None
         wanted = self._config.knn_k
-        self._k = min(wanted, voters(self._labels[0], self._own))
-        if self._k < 1:
-            self.off = "a single labelled training image cannot vote on itself"
-            return
+        self._k = max(min(wanted, voters(self._labels[0], self._own)), 1)
         bank_labels, labels = self._labels
         self.remarks = remarks(
             bank_labels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -86,6 +87,33 @@ def rate(config: ResolvedConfig, step: int, steps_per_epoch: int, scheduled: boo
     )
 
 
+def schedule_change(
+    config: ResolvedConfig, epochs_before: int, step: int, steps_per_epoch: int
+) -> str | None:
+    """Return what another --epochs at a resume does to the learning rate, as a line; None: same.
+
+    Args:
+        config: the settings now.
+        epochs_before: the --epochs of the checkpoint.
+        step: number of finished steps.
+        steps_per_epoch: steps of an epoch.
+    """
+    if config.epochs == epochs_before:
+        return None
+    before = dataclasses.replace(config, epochs=epochs_before)
+    total, now = config.epochs * steps_per_epoch, rate(config, step, steps_per_epoch)
+    head = f"--epochs: {epochs_before:,} -> {config.epochs:,}: "
+    if step >= total:
+        return f"{head}nothing is left to train, {step:,} of {total:,} steps are finished"
+    text = (
+        f"the schedule now ends at step {total:,}; the learning rate of the next step is {now:.2e}"
+    )
+    if step >= epochs_before * steps_per_epoch:
+        last = rate(before, max(step - 1, 0), steps_per_epoch)
+        return f"{head}the run was finished; {text}, after {last:.2e} in its last step"
+    return f"{head}{text} instead of {rate(before, step, steps_per_epoch):.2e}"
+
+
 def mean_share(batch: Batch) -> dict[str, Tensor]:
     """Return the mean lam of a batch's mixtures, if it has any."""
     if not batch.mixed:
@@ -147,6 +175,7 @@ class Run(Learner):
     logger: RunLogger
     stopped: bool = False
     steps_done: int = 0
+    first_step: int = 0
 
     def steps(self, step: int, last: int) -> int:
         """Train from ``step`` to ``last``; return the exit status."""
@@ -163,7 +192,7 @@ class Run(Learner):
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
         with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
-            self.steps_done = step
+            self.steps_done = self.first_step = step
             while step < last and not self.stopped:
                 try:
                     step = self.train_until(step, last, stop)
@@ -191,13 +220,15 @@ class Run(Learner):
                     self.train_on(batch)
                 step += 1
                 self.steps_done += 1  # for stop; a rollback does not lower it
-                self.logger.tick(step)
                 if self.config.check_ranks and step % self.config.check_ranks == 0:
                     self.compare_ranks(step)
                 epoch_ends = step % self.sampler.steps_per_epoch == 0
                 at_log = step % self.config.log_every == 0 or step == until or epoch_ends
                 if at_log:
                     self.log(step, scored=step == scoring and not self.knn.off)
+                elif self.steps_done == self.first_step + 1:
+                    self.logger.show(step, self.metrics.last())
+                self.logger.tick(step)
                 if epoch_ends:
                     self.logger.epoch(step)
                 self.stopped = stop.after(self.steps_done)

@@ -108,7 +108,10 @@ class FrozenProtocol(ImageFlags):
     encoder: Which | None = None
     """Encoder to score: the trained one or its momentum (EMA) copy (default: the paper's)."""
     backbone: str | None = None
-    """Score these weights instead of a run's, as a baseline: timm:NAME[.TAG] or hf-hub:ORG/NAME."""
+    """Score these weights instead of a run's, as a baseline: timm:NAME[.TAG], hf-hub:ORG/NAME or a
+    folder in the hub's form."""
+    init: str | None = None
+    """File of weights for --backbone, as --init of train.py; timm:NAME names the architecture."""
     random: bool = False
     """Draw the weights of --backbone at random: the untrained network."""
 
@@ -119,9 +122,12 @@ class FrozenProtocol(ImageFlags):
                 "published weights"
             )
         if self.backbone is None:
-            if self.random:
-                raise ValueError("--random is for --backbone; a run has its own weights")
+            if self.random or self.init is not None:
+                flag = "--random" if self.random else "--init"
+                raise ValueError(f"{flag} is for --backbone; a run has its own weights")
             return
+        if self.random and self.init is not None:
+            raise ValueError("--init and --random exclude each other: both give the weights")
         if self.run is not None:
             raise ValueError(f"--backbone {self.backbone} is scored without a run: leave out RUN")
         if self.data is None:
@@ -152,7 +158,7 @@ class FrozenProtocol(ImageFlags):
         if self.folder is not None:
             return open_run(self, self.folder, self.checkpoint, self.encoder, split)
         assert self.backbone is not None
-        return open_backbone(self, self.backbone, random=self.random, split=split)
+        return open_backbone(self, self.backbone, init=self.init, random=self.random, split=split)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,9 @@ class Embeddings:
 
     def columns(self) -> dict[str, Any]:
         """Return the columns of a table: name, label, class, f0, f1, ..."""
-        named = [self.classes[label] if label >= 0 else "" for label in self.labels]
         head: dict[str, Any] = {"name": self.names, "label": self.labels}
-        head |= {"class": named} if self.classes else {}
+        if self.classes:
+            head["class"] = [self.classes[label] if label >= 0 else "" for label in self.labels]
         return head | {f"f{i}": column for i, column in enumerate(self.features.T)}
 
 
@@ -112,7 +112,6 @@ class Embed(FrozenProtocol):
             object.__setattr__(self, "out", self.run)
             object.__setattr__(self, "run", None)
         super().__post_init__()
-        check_output(self.out, self.overwrite)
         if self.batch_size < 1:
             raise ValueError("--batch-size must be at least 1")
         if self.split == "train" and self.val_data is not None:
@@ -122,6 +121,7 @@ class Embed(FrozenProtocol):
 
     def evaluate(self, command: str) -> None:
         """Encode the images and write the file."""
+        check_output(self.out, self.overwrite)
         with self.open(self.split) as evaluated:
             table, method = evaluated.val, evaluated.method()
             encode = method.features if self.features == "backbone" else method.project
@@ -150,6 +150,7 @@ class Embed(FrozenProtocol):
     def settings(self, evaluated: EvaluatedRun, command: str) -> dict[str, Any]:
         """Return what the features depend on."""
         config, facts = evaluated.config, evaluated.facts
+        resize = facts.eval_resize or facts.image_size
         record = evaluated.record(command)
         del record["train_images"], record["val_images"]
         return {
@@ -158,7 +159,7 @@ class Embed(FrozenProtocol):
             "split": self.split,
             "features": self.features,
             "image_size": config.image_size,
-            "resize": facts.eval_resize,
+            "resize": round(config.image_size * resize / facts.image_size),
             "interpolation": config.interpolation,
             "mean": facts.mean,
             "std": facts.std,
@@ -191,7 +192,8 @@ def names_of(table: Table, config: ResolvedConfig) -> list[str]:
     """Return the images' names, without the folder of the data set."""
     specs = [spec for spec in (config.val_data, config.data) if spec]
     folders = [Path(spec.removeprefix("folder:")).expanduser() for spec in specs]
-    places = [*folders, *(folder.absolute().parent for folder in folders)]
+    folders = [place for folder in folders for place in (folder, folder.absolute().resolve())]
+    places = [*folders, *(folder.parent for folder in folders[1::2])]
     places += [config.data_dir, cache_root()]
     heads = [f"{place}/" for place in places]
     names = [table.source.name(row) for row in range(len(table))]

@@ -125,7 +125,7 @@ class EvaluatedRun:
         Raises:
             ValueError: an image to score belongs to a class without training images.
         """
-        known, scored = (np.unique(t.label[t.label >= 0]) for t in (self.train, self.val))
+        known, scored = (np.unique(t.label[t.label >= 0]).tolist() for t in (self.train, self.val))
         unseen = [self.class_name(c) for c in scored if c not in known]
         if unseen:
             raise ValueError(

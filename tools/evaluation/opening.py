@@ -56,7 +56,12 @@ def open_run(
 
 @contextmanager
 def open_backbone(
-    flags: ImageFlags, name: str, *, random: bool, split: Split | None = None
+    flags: ImageFlags,
+    name: str,
+    *,
+    init: str | None = None,
+    random: bool = False,
+    split: Split | None = None,
 ) -> Iterator[EvaluatedRun]:
     """Open published weights and the images that the flags name; close the decoders afterwards.
 
@@ -65,12 +70,14 @@ def open_backbone(
     Raises:
         ValueError: the weights or the data do not exist, or no image can be scored.
     """
-    published = open_published(name, random=random)
+    published = open_published(name, init=init, random=random)
     settings = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
     given = Config(**settings, interpolation=published.interpolation)
     config = resolve(given, published.facts, flags.precision or "no")
-    origin = f"{name}, untrained" if random else name
+    origin = f"{name}, untrained" if random else name if init is None else f"{name}, {init}"
     with _opened(config, flags.precision, split, "--loader") as parts:
+        if published.loaded is not None:
+            parts[-1].print(published.loaded)
         state = {"step": 0, "data": {"images": 0}}
         yield EvaluatedRun(config, state, published.facts, *parts, published.method, origin=origin)
 

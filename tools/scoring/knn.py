@@ -166,7 +166,7 @@ def remarks(
     if wanted is not None and wanted > k:
         lines.append(f"kNN: {flag} {wanted} becomes {k}, the number of images that can vote")
     least = int(counts.min())
-    if len(known) > 1 and k > least:
+    if int(counts.max()) > least and k > least:
         name = class_name(int(known[counts.argmin()]))
         lines.append(
             f"kNN: {k} neighbours vote, but the smallest class, {name}, has {least} training "
