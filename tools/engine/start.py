@@ -62,7 +62,7 @@ def load_init(config: ResolvedConfig, method: Method, facts: DataFacts) -> list[
         lines.append(
             f"--init: these weights were trained on images normalized by mean {_numbers(mean)} and "
             f"std {_numbers(std)}; this run normalizes by mean {_numbers(facts.mean)} and std "
-            f"{_numbers(facts.std)}"
+            f"{_numbers(facts.std)} (--mean {_numbers(mean)} --std {_numbers(std)} takes theirs)"
         )
     return lines
 
