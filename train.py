@@ -78,6 +78,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.distributed.coordination import local_main_first
     from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
+    from tools.engine.data import loader_of, open_data_of
     from tools.engine.logger import RunLogger
     from tools.engine.online_knn import OnlineKnn, why_off
     from tools.engine.start import load_init
@@ -91,7 +92,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
 
     check_trackers(given.log_with)
     run_dir.refuse_unwritable(given, accelerator)
-    data = build.open_data_of(given, accelerator)
+    data = open_data_of(given, accelerator)
     config, sampler, method = build.assemble(given, data, accelerator)
     why_off(config, data)  # refuses --keep-best before the run has a folder
     model, optimizer = prepare(config, method, accelerator)
@@ -104,7 +105,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
         if sampler.balance is not None:
             state.weigh(sampler.balance.key)
-        state.loader = build.loader_of(config, data, accelerator.device)
+        state.loader = loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)

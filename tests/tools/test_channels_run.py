@@ -28,6 +28,7 @@ from tools.config.pixels import describe_channels, facts_of
 from tools.config.preflight import preflight
 from tools.config.resolve import resolve
 from tools.engine import build, dry_run
+from tools.engine.data import Data
 from tools.evaluation.detection.backbone import open_backbone
 from tools.evaluation.linear import Linear
 from tools.exporting import detectron2, huggingface, onnx, timm, torchvision
@@ -188,7 +189,7 @@ def test_the_dry_run_foretells_the_decoded_images_the_chosen_loader_first() -> N
     )
     side = np.full(100, 2000, np.int32)
     blank = Arrays("camera", np.zeros((100, 1, 1, 3), np.uint8))
-    data = build.Data(Table(np.full(100, -1), side, side, blank), None, IMAGENET)
+    data = Data(Table(np.full(100, -1), side, side, blank), None, IMAGENET)
     text = dry_run.describe_decoding(config, data, torch.device("cpu"), 32)
     first, *lines = text.splitlines()
     assert first == "decoded images, at most, on each process:"

@@ -21,6 +21,7 @@ from tools.config.config import ResolvedConfig
 from tools.config.pixels import facts_of
 from tools.distributed.launch import start
 from tools.engine import build
+from tools.engine.data import Data, open_data_of
 from tools.engine.restore import restore
 from tools.engine.start import load_init
 from tools.scoring.features import evaluating
@@ -48,7 +49,7 @@ class LoadedRun:
 
     config: ResolvedConfig
     method: Method
-    data: build.Data
+    data: Data
     accelerator: Accelerator
     folder: Path
     left_out: tuple[int, ...] = ()
@@ -116,7 +117,7 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Loa
                 "this figure needs runs of the same data"
             )
     accelerator = start("no")
-    data = build.open_data_of(first, accelerator)
+    data = open_data_of(first, accelerator)
     opened = []
     for folder, (config, state) in zip(folders, loaded, strict=True):
         method = restore(config, state, facts_of(config), encoder).to(accelerator.device)
@@ -125,12 +126,12 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Loa
     return opened
 
 
-def split_of(data: build.Data) -> Split:
+def split_of(data: Data) -> Split:
     """Return the default split: validation if there is one, else training."""
     return "train" if data.val is None else "val"
 
 
-def table_of(data: build.Data, split: Split) -> Table:
+def table_of(data: Data, split: Split) -> Table:
     """Return the images of a split.
 
     Raises:

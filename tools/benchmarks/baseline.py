@@ -25,6 +25,7 @@ from tools.config.cli import parse
 from tools.config.config import Config
 from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
+from tools.engine.data import open_data_of
 from tools.engine.trainer import Learner
 from tools.profiling.rates import Rates, create_learner
 
@@ -103,7 +104,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
     config = arguments.config()
     results = harness.record(accelerator.device, "torchvision")
     with ExitStack() as stack:
-        data = build.open_data_of(config, accelerator)
+        data = open_data_of(config, accelerator)
         decoders = build.Decoders(config, accelerator, print)
         stack.callback(decoders.close)
         plain = PlainLoop(config, data, accelerator)

@@ -37,6 +37,7 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
+from tools.engine.data import Data, open_data_of
 from tools.engine.online_knn import BATCH
 from tools.engine.trainer import rate
 from tools.profiling.rates import create_learner
@@ -143,7 +144,7 @@ def the_peer(
 def knn(
     one: Contender,
     config: ResolvedConfig,
-    data: build.Data,
+    data: Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
 ) -> float:
@@ -165,7 +166,7 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
     """Train both in turns; return the content of ``--json``."""
     device = accelerator.device
     with ExitStack() as stack:
-        data = build.open_data_of(config, accelerator)
+        data = open_data_of(config, accelerator)
         if data.val is None or min(data.train.label.max(), data.val.label.max()) < 0:
             raise ValueError(f"--data {config.data}: kNN needs labels in both its parts")
         decoders = build.Decoders(config, accelerator, log.info)

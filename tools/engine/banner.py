@@ -16,7 +16,7 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
 from tools.config.resolve import changes, describe_defaults
 from tools.config.view_plan import views_of
-from tools.engine.build import Data
+from tools.engine.data import Data
 from tools.engine.dry_run import size_of
 from tools.engine.train_state import TrainState
 from tools.engine.trainer import schedule_change

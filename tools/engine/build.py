@@ -38,10 +38,7 @@ from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
 from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
-from tools.engine.data import Data as Data
-from tools.engine.data import choose
-from tools.engine.data import loader_of as loader_of
-from tools.engine.data import open_data_of as open_data_of
+from tools.engine.data import Data, choose
 from tools.engine.sampling import build_sampler
 from tools.runs import checkpoint
 

@@ -22,7 +22,7 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import facts_of
 from tools.distributed.launch import cores_per_process
 from tools.engine import build
-from tools.engine.build import Data
+from tools.engine.data import Data, open_data_of
 
 
 def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Data, list[str]]:
@@ -32,16 +32,16 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
         The data, and a line for each missing set: what to fetch, and where to put it.
 
     Raises:
-        ValueError: as ``build.open_data_of``; or the settings depend on the missing images.
+        ValueError: as ``open_data_of``; or the settings depend on the missing images.
     """
     missing: list[str] = []
     without_val = dataclasses.replace(config, val_data="none")
     try:
-        return build.open_data_of(config, accelerator, download=False), missing
+        return open_data_of(config, accelerator, download=False), missing
     except NotDownloaded as error:
         missing.append(f"missing data: {error}")
     try:
-        return build.open_data_of(without_val, accelerator, download=False), missing
+        return open_data_of(without_val, accelerator, download=False), missing
     except NotDownloaded:
         pass  # the training images are missing
     if config.classes is not None:

@@ -16,13 +16,14 @@ from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
 from tools.engine import build
+from tools.engine.data import Data
 from tools.scoring.features import extract
 from tools.scoring.knn import knn, remarks, voters
 
 BATCH = 256
 
 
-def why_off(config: Config, data: build.Data) -> str | None:
+def why_off(config: Config, data: Data) -> str | None:
     """Return why there can be no score, or None.
 
     Raises:
@@ -34,7 +35,7 @@ def why_off(config: Config, data: build.Data) -> str | None:
     return reason
 
 
-def _why_off(config: Config, data: build.Data) -> str | None:
+def _why_off(config: Config, data: Data) -> str | None:
     if config.knn_every == 0:
         return "--knn-every 0"
     if data.val is None:
@@ -54,7 +55,7 @@ class OnlineKnn:
     def __init__(
         self,
         config: ResolvedConfig,
-        data: build.Data,
+        data: Data,
         decoders: build.Decoders,
         method: Method,
         accelerator: Accelerator,

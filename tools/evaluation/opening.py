@@ -17,6 +17,7 @@ from tools.config.pixels import facts_of
 from tools.config.resolve import resolve
 from tools.distributed.launch import start
 from tools.engine import build
+from tools.engine.data import open_data_of
 from tools.engine.restore import restore
 from tools.evaluation.base import ImageFlags, LoaderName, Split
 from tools.evaluation.evaluated_run import EvaluatedRun
@@ -90,7 +91,7 @@ def _opened(
     accelerator = start(precision or config.precision)
     if split == "train":  # validation images that do not fit these are no concern
         config = dataclasses.replace(config, val_data="none")
-    data = build.open_data_of(config, accelerator)
+    data = open_data_of(config, accelerator)
     val = data.train if split == "train" else data.val
     if val is None:
         raise ValueError("--val-data: there are no images to score; name labelled images")

@@ -16,7 +16,7 @@ from models.methods import METHODS, Method
 from pipelines.system.atomic import replacing, write_text
 from tools.analysis.loaded_run import LoadedRun, load
 from tools.config.config import ResolvedConfig
-from tools.engine.build import Data
+from tools.engine.data import Data
 from tools.plots.curves import training_panels
 from tools.reporting import findings, sections
 from tools.reporting.embedding_panel import MapMethod, encode_some, map_panel, neighbor_panel
