@@ -243,7 +243,7 @@ def test_an_unwritable_folder_is_refused_before_any_work(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tools.engine.open_data_of", None)
+    monkeypatch.setattr("tools.engine.data.open_data_of", None)
     file = tmp_path / "file"
     file.touch()
     assert run_train(*flags(toy, file / "runs", "simclr", *more)) == 2
