@@ -29,7 +29,12 @@ from pipelines.sources.image_file import BadImage, ImageRules, decode, read_head
 from pipelines.sources.table import Table
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
-from tools.config.images import image_rules, with_measured_range
+from tools.config.images import (
+    image_rules,
+    warn_of_late_rules,
+    warn_of_other_range,
+    with_measured_range,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -294,6 +299,23 @@ def test_a_beton_knows_what_its_files_became(folder: Path, tmp_path: Path) -> No
     manifest["rules"]["background"] = "nocolour"
     manifest_path(out).write_text(json.dumps(manifest))
     assert open_beton(out).source.rules == ImageRules()
+
+
+def test_a_beton_of_another_range_or_rule_is_warned_of(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "a.png").write_bytes(encoded(np.full((4, 4), 3000, np.uint16), "PNG"))
+    train = scanned(folder)
+    convert(scanned(folder, ImageRules(depth_range=(0.0, 9.0))), tmp_path / "a.beton", Settings())
+    val = open_beton(tmp_path / "a.beton")
+    warn_of_other_range(train, train, "folder:images")
+    warn_of_late_rules(val, ImageRules(), "a.beton")
+    warn_of_late_rules(train, ImageRules("black", pages="all"), "folder:images")
+    assert not caplog.messages
+    warn_of_other_range(train, val, "a.beton")
+    assert "from 0 to 9" in caplog.text and "--depth-range 0 4095" in caplog.text
+    warn_of_late_rules(val, ImageRules("black", pages="all"), "a.beton")
+    assert "--background black needs" in caplog.text and "--pages all needs" in caplog.text
 
 
 def test_channels_are_gray_by_luma() -> None:
