@@ -83,6 +83,7 @@ def test_deep_images_are_turned_as_pillow_turns_plain_ones(orientation: int) -> 
         encoded(deep, "PNG", exif=turned(orientation), transparency=1),
         tiff(deep, extratags=tag),
         tiff(np.stack([deep] * 3, 2), photometric="rgb", extratags=tag),
+        tiff(deep.astype(np.uint32), extratags=tag),
         tiff(deep.astype(np.float64) / 65535, extratags=tag),
     ]
     for number, data in enumerate(files):
@@ -165,6 +166,20 @@ def test_pages_of_other_sizes_have_their_own(folder: Path) -> None:
     assert table.width.tolist() == [4, 5, 6, 4, 5, 6]
     assert [table.source.pixels(row).shape[1] for row in range(6)] == [4, 5, 6, 4, 5, 6]
     assert [int(table.source.pixels(row).max()) for row in range(3, 6)] == [0, 128, 255]
+
+
+def test_transparency_of_16_bits_has_a_scale_of_its_own() -> None:
+    """Colours are of the set's 12 bits, transparency of 16."""
+    image = np.tile(np.array([2048, 2048, 2048, 32768], np.uint16), (4, 4, 1))
+    data = tiff(image, photometric="rgb", extrasamples=["unassalpha"])
+    seen = decode(data, "", ImageRules("black", int_range=(0.0, 4095.0)))
+    assert np.abs(seen.astype(int) - 64).max() <= 1
+
+
+def test_white_may_be_0() -> None:
+    data = tiff(np.full((4, 4), 1000, np.uint16), photometric="miniswhite")
+    assert (decode(data, "", ImageRules(int_range=(0.0, 4095.0))) == 255 - 62).all()
+    assert read_header(io.BytesIO(data)).bits == 16
 
 
 def test_signed_bytes_keep_their_order() -> None:
