@@ -17,18 +17,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from tools.config.cli import parse
-from tools.config.config import Config, ResolvedConfig
+from tools.config.config import Config
 from tools.config.preflight import preflight
 from tools.runs.command import command
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from models.methods import Method
-    from pipelines.sampler import Sampler
-    from tools.engine.build import Data
-    from tools.engine.logger import RunLogger
-    from tools.engine.train_state import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,9 +55,8 @@ def parse_and_run(argv: Sequence[str] | None) -> int:
 
 def plan(config: Config, accelerator: Accelerator) -> int:
     """Print the settings, steps and memory of the run; download and write nothing."""
-    from tools.config.resolve import describe_defaults
     from tools.config.view_plan import view_plan
-    from tools.engine import build, dry_run, start_up
+    from tools.engine import banner, build, dry_run
     from tools.engine.start import load_init
 
     data, missing = dry_run.open_without_download(config, accelerator)
@@ -73,18 +66,17 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
     accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
     started = load_init(resolved, method, data.facts)
-    balance = sampler.balance
-    balanced = [] if balance is None else [balance.summary(sampler.batch_size)]
-    advice = start_up.advice(resolved, data, accelerator.num_processes)
-    for line in [*describe_defaults(config, resolved), *started, *balanced, *advice, *missing]:
+    processes = accelerator.num_processes
+    notes = banner.notes(config, resolved, data, sampler, processes, planned=True)
+    for line in [*started, *notes, *missing]:
         accelerator.print(line)
     return 0
 
 
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
-    from tools.config.resolve import describe_defaults
-    from tools.engine import build
+    from tools.distributed.coordination import local_main_first
+    from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
     from tools.engine.logger import RunLogger
     from tools.engine.online_knn import OnlineKnn, why_off
@@ -105,9 +97,13 @@ def train(given: Config, accelerator: Accelerator) -> int:
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
-    started = [] if checkpoint else load_init(config, method, data.facts)
+    started: list[str] = []
+    if not checkpoint:
+        started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        if sampler.balance is not None:
+            state.weigh(sampler.balance.key)
         state.loader = build.loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
@@ -119,8 +115,10 @@ def train(given: Config, accelerator: Accelerator) -> int:
             steps_per_epoch=sampler.steps_per_epoch,
             start_step=step,
         )
-        describe_run(config, data, method, sampler, state, logger, step)
-        for line in [*describe_defaults(given, config), *started]:
+        about = banner.banner(config, data, method, sampler.steps_per_epoch, folder, accelerator)
+        notes = banner.notes(given, config, data, sampler, accelerator.num_processes)
+        resumed = banner.resumed(config, state, sampler.steps_per_epoch, step)
+        for line in [*about, *started, *notes, *resumed]:
             logger.message(line)
 
         decoders = build.Decoders(config, accelerator, logger.message)
@@ -151,38 +149,6 @@ def train(given: Config, accelerator: Accelerator) -> int:
                 (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
     return status
-
-
-def describe_run(
-    config: ResolvedConfig,
-    data: Data,
-    method: Method,
-    sampler: Sampler,
-    state: TrainState,
-    logger: RunLogger,
-    step: int,
-) -> None:
-    """Print what the run is, what does not fit it, and what a resume changed."""
-    from tools.config.pixels import describe_channels
-    from tools.config.resolve import changes
-    from tools.engine import start_up
-    from tools.engine.trainer import schedule_change
-
-    steps = sampler.steps_per_epoch
-    for line in start_up.banner(config, data, method, steps, state.folder, state.accelerator):
-        logger.message(line)
-    for line in start_up.advice(config, data, state.accelerator.num_processes):
-        logger.message(line)
-    if note := describe_channels(config):
-        logger.message(note)
-    if sampler.balance is not None:
-        logger.message(sampler.balance.summary(sampler.batch_size))
-    for change in changes(config):
-        logger.message(f"--accumulate {config.accumulate}: {change}")
-    if step:
-        logger.message(f"run {state.folder}, resumed at step {step:,}")
-    if longer := schedule_change(config, state.epochs_before, step, steps):
-        logger.message(longer)
 
 
 if __name__ == "__main__":

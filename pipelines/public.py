@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import datasets
-from pipelines.balance import Balance, weights_of
+from pipelines.balance import Balance, balance_of
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, channel_facts, data_facts
@@ -434,7 +434,7 @@ def _balance(balance: str | Path | NDArray[np.float64], data: Data, order: objec
     if order != "random":
         raise ValueError(f"balance draws single rows: it needs order='random', not {order!r}")
     if isinstance(balance, str | Path):
-        return Balance(weights_of(str(balance), data.labels, data.table.source))
+        return balance_of(str(balance), data.labels, data.table.source)
     weights = np.asarray(balance, np.float64)
     if weights.shape != (len(data),) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(

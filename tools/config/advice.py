@@ -19,8 +19,6 @@ from models.settings.swav import SwavConfig
 from tools.config.config import ResolvedConfig, flag, numbers_of
 from tools.config.resolve import check
 
-ONLINE_KNN = 200
-"""Neighbours that vote in the score during training (``tools.engine.online_knn``)."""
 FEW_STEPS = 4
 """Steps an epoch below which a smaller batch is advised."""
 SHARE = 10
@@ -59,12 +57,13 @@ def advise(
         processes: number of processes.
     """
     lines = [str(found) for found in misfits(config, num_rows, processes)]
-    smallest = min(class_sizes, default=ONLINE_KNN)
-    if config.knn_every and smallest < ONLINE_KNN:
+    smallest = min(class_sizes, default=config.knn_k)
+    if config.knn_every and smallest < config.knn_k:
+        fitting = max(smallest // 2, 1)
         lines.append(
-            f"kNN during training lets {ONLINE_KNN} neighbours vote, but the smallest class has "
+            f"kNN during training lets {config.knn_k} neighbours vote, but the smallest class has "
             f"{smallest:,} images, which are outvoted: compare such scores with each other only; "
-            f"eval.py knn RUN --k {max(smallest // 2, 1)} would fit"
+            f"--knn-k {fitting} would fit, as would eval.py knn RUN --k {fitting}"
         )
     return lines
 
@@ -77,8 +76,8 @@ def misfits(config: ResolvedConfig, num_rows: int, processes: int = 1) -> Iterat
         return
     if steps < FEW_STEPS:
         reason = (
-            f"{num_rows:,} images make {steps} steps an epoch, {steps * config.epochs:,} in all, "
-            f"and leave out {num_rows - steps * batch:,} images of each epoch"
+            f"an epoch of {num_rows:,} images has {steps} of the {steps * config.epochs:,} steps, "
+            f"and leaves out {num_rows - steps * batch:,} images"
         )
         yield Advice("batch_size", batch, reason, fitting)
     total = num_rows // (fitting or batch) * config.epochs
@@ -178,7 +177,7 @@ def _average(config: ResolvedConfig, total: int) -> Iterator[Advice]:
     if first > 1 / SHARE:
         reason = (
             f"after the run's {total:,} steps the moving average still holds {first:.0%} of its "
-            "first, random weights"
+            "first weights"
         )
         fitting = max(round(1 - 10 / total, 4), 0.9) if total > 100 else 0.9
         if total * (1 - fitting) * (1.0 if constant else 0.5) < math.log(SHARE):

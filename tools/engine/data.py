@@ -69,12 +69,13 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
     def both() -> Data:
         rules = image_rules(config)
         unconverted, val = divide(opened(config.data, "train", rules), config)
+        facts = measured_facts(config, unconverted)  # of the files, whatever the loader
         train = readable(unconverted, config.data, "train")
         if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
                 print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
             val = readable(val, config.data, "train")
-            return Data(train, val, measured_facts(config, train), unconverted)
+            return Data(train, val, facts, unconverted)
         val = None
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
@@ -84,7 +85,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, measured_facts(config, train), unconverted)
+        return Data(train, val, facts, unconverted)
 
     return local_main_first(accelerator, both)
 

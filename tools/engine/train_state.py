@@ -34,8 +34,8 @@ class TrainState:
     ``neighbors`` holds CLIM's last neighbour table (``tools.engine.clim_refresh``), or None;
     ``left_out`` the steps that are skipped (``tools.engine.rollback``); ``last_good`` the
     checkpoint that this process loaded or wrote last; ``best`` the step and kNN score of the best
-    one (``--keep-best``); ``loader`` the decoder that training uses; ``epochs_before`` the
-    --epochs of the checkpoint that was restored.
+    one (``--keep-best``); ``loader`` the decoder that training uses; ``epochs_before`` the --epochs
+    of the checkpoint that was restored.
     """
 
     def __init__(
@@ -55,13 +55,17 @@ class TrainState:
         self.neighbors: dict[str, Any] | None = None
         self.left_out: set[int] = set()
         self.last_good: Path | None = None
+        self.epochs_before = config.epochs
         self.best: dict[str, Any] | None = None
         self.loader: str = config.loader
-        self.epochs_before = config.epochs
         self._data = {"images": len(data), "key": key_of(data)}
         if config.order == "blocks":  # the rows of a step depend on the places of their bytes
             self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
-        self.folder, self._config, self.accelerator = folder, config, accelerator
+        self.folder, self._config, self._accelerator = folder, config, accelerator
+
+    def weigh(self, weights: int) -> None:
+        """Make the checksum of ``--balance``'s weights a part of what a resume compares."""
+        self._data["weights"] = weights
 
     def is_due(self, step: int, at_log: bool) -> bool:
         """Whether to save after ``step`` steps; all processes call it and get the same answer.
@@ -74,7 +78,7 @@ class TrainState:
             return True
         if step % config.checkpoint_every == 0 or (self._keep_each and step % self._keep_each == 0):
             return True
-        alone = self.accelerator.num_processes == 1
+        alone = self._accelerator.num_processes == 1
         if not config.checkpoint_minutes or not (at_log or (alone and not self._has_saved)):
             return False
         minutes = config.checkpoint_minutes
@@ -83,7 +87,7 @@ class TrainState:
         late = self._clock() - self._saved_at >= 60 * minutes
         if alone:
             return late
-        return bool(broadcast(torch.tensor(late, device=self.accelerator.device)).item())
+        return bool(broadcast(torch.tensor(late, device=self._accelerator.device)).item())
 
     def scored(self, step: int, score: float) -> None:
         """Note the kNN score of ``step``; with --keep-best, a new best is saved at this step.
@@ -93,7 +97,7 @@ class TrainState:
         if not self._config.keep_best:
             return
         better = self.best is None or score > self.best["knn_top1"]
-        if broadcast(torch.tensor(better, device=self.accelerator.device)).item():
+        if broadcast(torch.tensor(better, device=self._accelerator.device)).item():
             self.best = {"step": step, "knn_top1": score}
 
     def save(self, step: int) -> None:
@@ -103,13 +107,13 @@ class TrainState:
             OSError: it could not be written; the text names the file.
         """
         average_buffers(self._method)
-        self.last_good = main_process_first(self.accelerator, partial(self._write, step))
-        self.accelerator.wait_for_everyone()
+        self.last_good = main_process_first(self._accelerator, partial(self._write, step))
+        self._accelerator.wait_for_everyone()
         self._saved_at = self._clock()
         self._has_saved = step > 0
 
     def _write(self, step: int) -> Path:
-        scaler = self.accelerator.scaler
+        scaler = self._accelerator.scaler
         state = {
             "method": self._method.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -118,7 +122,7 @@ class TrainState:
             "data": self._data,
             "neighbours": self.neighbors,
             "left_out": sorted(self.left_out),
-            "world_size": self.accelerator.num_processes,
+            "world_size": self._accelerator.num_processes,
             "loader": self.loader,
             "best": self.best,
         }
@@ -128,7 +132,7 @@ class TrainState:
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint; if a machine lacks a complete copy, the first process sends it."""
-        process = self.accelerator
+        process = self._accelerator
         wanted = main_process_first(process, partial(checkpoint.signature, path))
         lacks = not process.is_main_process and not checkpoint.is_copy(path, wanted)
         lacking = torch.tensor(float(lacks), device=process.device)
@@ -153,6 +157,11 @@ class TrainState:
             raise ValueError(
                 f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
             )
+        if (then := state["data"].get("weights")) != self._data.get("weights"):
+            raise ValueError(
+                f"--balance {self._config.balance}: the weights are not those of {path} (checksum "
+                f"{then} then, {self._data.get('weights')} now): the rows of a step would differ"
+            )
         if state["data"] != self._data:
             raise ValueError(
                 f"{path} was trained on other images ({state['data']['images']} then, "
@@ -160,16 +169,16 @@ class TrainState:
             )
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] and self.accelerator.scaler:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self._accelerator.scaler:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
         self.neighbors = state.get("neighbours")
         self.left_out = set(state.get("left_out", ()))
         self.last_good = path
+        self.epochs_before = before.epochs
+        self._has_saved = state["step"] > 0
         self.best = state.get("best")
         if self.best and not (path.parent / f"step-{self.best['step']}.pt").is_file():
             self.best = None  # a later best took its place, and was given up with its attempt
-        self.epochs_before = before.epochs
-        self._has_saved = state["step"] > 0
         return state["step"]
 
 

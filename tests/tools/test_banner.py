@@ -13,7 +13,7 @@ from runs import lines, run_train, skip_pictures
 from pipelines.datasets import DATASETS
 from tools.config.config import Config
 from tools.config.resolve import resolve
-from tools.engine import start_up, train_state, trainer
+from tools.engine import banner, train_state, trainer
 from tools.engine.online_knn import OnlineKnn
 
 
@@ -48,7 +48,7 @@ def test_a_run_begins_with_what_it_is(
 
 
 def test_the_demonstration_says_that_it_is_one() -> None:
-    assert "17 photographs" in start_up.DEMONSTRATION and "--data" in start_up.DEMONSTRATION
+    assert "17 photographs" in banner.DEMONSTRATION and "--data" in banner.DEMONSTRATION
 
 
 def test_a_plan_has_the_same_notes(

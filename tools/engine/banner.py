@@ -9,12 +9,17 @@ import numpy as np
 from accelerate import Accelerator
 
 from models.methods import Method
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from tools.config.advice import advise
-from tools.config.config import ResolvedConfig
+from tools.config.config import Config, ResolvedConfig
+from tools.config.pixels import describe_channels
+from tools.config.resolve import changes, describe_defaults
 from tools.config.view_plan import views_of
 from tools.engine.build import Data
 from tools.engine.dry_run import size_of
+from tools.engine.train_state import TrainState
+from tools.engine.trainer import schedule_change
 
 DEMONSTRATION = (
     "photos: patches of 17 photographs that come with the packages, a demonstration; "
@@ -22,12 +27,48 @@ DEMONSTRATION = (
 )
 
 
-def advice(config: ResolvedConfig, data: Data, processes: int) -> list[str]:
-    """Return a line for each setting that does not fit the data or the length of the run."""
-    sizes: list[int] = []
-    if data.val is not None and (data.val.label >= 0).any():
-        sizes = _class_sizes(data.train)
-    return [f"note: {line}" for line in advise(config, len(data.train), sizes, processes)]
+def notes(
+    given: Config,
+    config: ResolvedConfig,
+    data: Data,
+    sampler: Sampler,
+    processes: int,
+    *,
+    planned: bool = False,
+) -> list[str]:
+    """Return what a reader of the settings should know, in lines.
+
+    These are defaults that differ from those of other runs, and numbers that do not fit the data or
+    the length of the run.
+
+    Args:
+        given: the settings as given.
+        config: the same, resolved.
+        data: the images.
+        sampler: the rows of the run's steps.
+        processes: number of processes.
+        planned: include what the kNN score says of itself when training begins.
+    """
+    lines = describe_defaults(given, config)
+    if channels := describe_channels(config):
+        lines.append(channels)
+    if sampler.balance is not None:
+        lines.append(sampler.balance.summary(sampler.batch_size))
+    lines += [f"--accumulate {config.accumulate}: {change}" for change in changes(config)]
+    scored = planned and data.val is not None and (data.val.label >= 0).any()
+    sizes = _class_sizes(data.train) if scored else []
+    advice = advise(config, len(data.train), sizes, processes)
+    return [*lines, *(f"note: {line}" for line in advice)]
+
+
+def resumed(
+    config: ResolvedConfig, state: TrainState, steps_per_epoch: int, step: int
+) -> list[str]:
+    """Return where a resumed run continues, and what other --epochs change; nothing at step 0."""
+    if not step:
+        return []
+    change = schedule_change(config, state.epochs_before, step, steps_per_epoch)
+    return [f"run {state.folder}, resumed at step {step:,}", *([change] if change else [])]
 
 
 def banner(
