@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from PIL import Image
 
 from pipelines.beton.format import MAX_SIDE, Sample
 from pipelines.sources.files import Files
-from pipelines.sources.image_file import MAX_PIXELS, Header, decode, read_header, reason
+from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
 from pipelines.sources.samples import ORIENTATION
 from pipelines.sources.table import Table
 
@@ -102,7 +101,8 @@ def _encode_row(task: Task, row: int) -> Encoded | str:
             encoded = _store(pixels, wanted, label, task.settings, lossless=True)
         else:
             size = len(data)
-            encoded = _encode(data.tobytes(), row, task)
+            with quiet():
+                encoded = _encode(data.tobytes(), row, task)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         return reason(error, size).removeprefix(f"{task.rows.source.name(row)}: ")
     if max(encoded.sample.height, encoded.sample.width) > MAX_SIDE:
@@ -135,12 +135,10 @@ def _keepable(header: Header, data: bytes) -> bool:
     """
     if header.format != "JPEG" or header.mode not in ("RGB", "L"):
         return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images and odd EXIF
-        with Image.open(io.BytesIO(data)) as image:
-            turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
-            if not turned:
-                image.load()
+    with Image.open(io.BytesIO(data)) as image:
+        turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+        if not turned:
+            image.load()
     return not turned and jpeg_frame(data) in BASELINE_TO_PROGRESSIVE
 
 

@@ -1,4 +1,4 @@
-"""Transparency flattened, and colours converted to RGB or gray."""
+"""Transparency flattened, colours converted to RGB or gray, and other bands refused."""
 
 from __future__ import annotations
 
@@ -25,3 +25,20 @@ def flattened(image: Image.Image, background: str) -> Image.Image:
     front = image.convert("RGBA")
     back = Image.new("RGBA", front.size, ImageColor.getrgb(background))
     return Image.alpha_composite(back, front).convert("RGB")
+
+
+def check_bands(bands: int, has_alpha: bool, wanted: int) -> None:
+    """Refuse an image whose bands are not what ``--in-chans`` asks for.
+
+    Gray images become RGB and colour images gray, and transparency is a band where it makes up the
+    number (RGBA for 4).
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    stored = bands + has_alpha
+    if wanted in (1, 3):
+        if bands not in (1, 3):
+            raise ValueError(f"{stored} bands are no gray or RGB image; --in-chans {stored}")
+    elif wanted not in (bands, stored):
+        raise ValueError(f"{stored} bands, where --in-chans {wanted} needs {wanted}")

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.colors import check_bands
 from pipelines.sources.depth import Range, set_range
 from pipelines.sources.image_file import (
     Header,
     ImageRules,
-    check_bands,
     read_header,
     read_pages,
     reason,
@@ -105,7 +105,7 @@ def read_headers(
         rules: with ``depth_range``, no samples are measured.
         cache_dir: the cache's folder.
     """
-    stamp = f"{VERSION} {stamp} {rules.max_pixels} {rules.pages}"
+    stamp = f"{VERSION} {stamp} {rules.max_pixels} {rules.pages} {rules.is_color}"
     key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     file = cache_dir / "tables" / f"{root.name}-{key}.npz"
     known = _load(file, stamp)
@@ -243,7 +243,7 @@ def other_bands(
     wrong: dict[int, str] = {}
     for number, kind in enumerate(headers.kinds):
         try:
-            check_bands(kind.channels, kind.has_alpha, rules)
+            check_bands(kind.channels, kind.has_alpha, rules.channels)
         except ValueError as error:
             wrong[number] = str(error)
     rows = np.flatnonzero(np.isin(headers.kind, list(wrong)))

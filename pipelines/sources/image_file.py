@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from pipelines.sources import samples
-from pipelines.sources.colors import as_image, to_channels
+from pipelines.sources.colors import as_image, check_bands, to_channels
 from pipelines.sources.depth import Range, to_8_bits
 from pipelines.sources.png import File
 from pipelines.sources.samples import Layout
@@ -80,11 +80,14 @@ class ImageRules:
 
     def range_of(self, layout: Layout) -> Range | None:
         """Return the samples of such a file that become 0 and 255; None: its full range."""
-        if layout.declared is not None:
-            return layout.declared
-        if self.depth_range is not None:
-            return self.depth_range
-        return self.float_range if layout.is_float else self.int_range
+        measured = self.float_range if layout.is_float else self.int_range
+        limits = layout.declared or self.depth_range or measured
+        return limits[::-1] if limits and layout.white_is_zero else limits
+
+    @property
+    def is_color(self) -> bool:
+        """Whether images are gray or RGB, and their bands not just numbers."""
+        return self.channels in (1, 3)
 
 
 RULES = ImageRules()
@@ -121,13 +124,13 @@ def read_header(file: File, rules: ImageRules = RULES, page: int = 0) -> Header:
         ValueError: the image has more than ``rules.max_pixels`` pixels. Pillow raises many other
             errors.
     """
-    with _opened(file, rules, page) as (image, layout):
+    with quiet(), _opened(file, rules, page) as (image, layout):
         return _header(image, layout, file)
 
 
 def read_pages(file: File, rules: ImageRules = RULES) -> list[Header]:
     """Read the header of every page; raises what ``read_header`` does."""
-    with _opened(file, rules, 0) as (image, layout):
+    with quiet(), _opened(file, rules, 0) as (image, layout):
         first = _header(image, layout, file)
         if layout.format != "TIFF":
             return [first] * first.pages
@@ -143,7 +146,9 @@ def read_pages(file: File, rules: ImageRules = RULES) -> list[Header]:
 
 def _header(image: Image.Image | None, layout: Layout, file: File) -> Header:
     height, width = layout.height, layout.width
-    turned = layout.orientation if image is None else samples.orientation(image, file)
+    turned = layout.orientation
+    if image is not None and layout.reader != "tifffile":
+        turned = samples.orientation(image, file)
     if turned in (5, 6, 7, 8):
         height, width = width, height
     return Header(
@@ -193,13 +198,14 @@ def decode_with_pil(data: bytes | memoryview, name: str) -> NDArray[np.uint8]:
 
 
 def value_range(data: bytes | memoryview, rules: ImageRules = RULES, page: int = 0) -> Range:
-    """Return the smallest and the largest sample of an image, transparency left out.
+    """Return the smallest and the largest sample of an image, without its transparency.
 
     Raises:
         ValueError: a sample is not finite. Pillow raises many other errors.
     """
-    with _opened(io.BytesIO(data), rules, page) as (image, layout):
-        colors = _samples(image, layout, data, page)[..., : layout.bands]
+    with quiet(), _opened(io.BytesIO(data), rules, page) as (image, layout):
+        bands = layout.bands if rules.is_color else rules.channels
+        colors = _samples(image, layout, data, page)[..., :bands]
         return float(colors.min()), float(colors.max())
 
 
@@ -219,23 +225,29 @@ def _opened(
     """Open a page with Pillow, or as None where only ``samples`` reads the file."""
     if rules.max_pixels > MAX_PIXELS:
         Image.MAX_IMAGE_PIXELS = None  # the check below is the limit
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        layout = samples.layout_of_tiff(file, page)
+        if layout is None:
+            raise
+        _check_size(layout, rules)
+        yield None, layout
+        return
+    with image:
+        if page:
+            image.seek(page)
+        layout = samples.layout_of(image, file, page)
+        _check_size(layout, rules)
+        yield image, layout
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's warnings of large images and odd EXIF. Not for threads: it is global."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images and odd EXIF; the limit below decides
-        try:
-            image = Image.open(file)
-        except UnidentifiedImageError:
-            layout = samples.layout_of_tiff(file, page)
-            if layout is None:
-                raise
-            _check_size(layout, rules)
-            yield None, layout
-            return
-        with image:
-            if page:
-                image.seek(page)
-            layout = samples.layout_of(image, file, page)
-            _check_size(layout, rules)
-            yield image, layout
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check_size(layout: Layout, rules: ImageRules) -> None:
@@ -253,33 +265,20 @@ def _pixels(
     rules: ImageRules,
     page: int,
 ) -> NDArray[np.uint8]:
-    check_bands(layout.bands, layout.has_alpha, rules)
-    raw = rules.channels not in (1, 3)
-    if image is not None and layout.reader == "pillow" and layout.bits <= 8 and not raw:
+    check_bands(layout.bands, layout.has_alpha, rules.channels)
+    if image is not None and layout.reader == "pillow" and layout.bits <= 8 and rules.is_color:
         return to_channels(ImageOps.exif_transpose(image), rules.channels, rules.background)
     pixels = _samples(image, layout, data, page)
     if pixels.dtype != np.uint8:
-        pixels = to_8_bits(pixels, rules.range_of(layout), layout.bits)
-    if raw:
+        limits, full = rules.range_of(layout), layout.full_range
+        alpha = to_8_bits(pixels[..., layout.bands :], full, layout.bits)
+        colors = pixels[..., : layout.bands] if rules.is_color else pixels
+        pixels = to_8_bits(colors, limits, layout.bits)
+        if rules.is_color:
+            pixels = np.concatenate([pixels, alpha], axis=2)
+    if not rules.is_color:
         return np.ascontiguousarray(pixels[..., : rules.channels])
     return to_channels(as_image(pixels), rules.channels, rules.background)
-
-
-def check_bands(bands: int, has_alpha: bool, rules: ImageRules) -> None:
-    """Refuse an image whose bands are not what ``rules.channels`` asks for.
-
-    Gray images become RGB and colour images gray, and transparency is a band where it makes up the
-    number (RGBA for 4).
-
-    Raises:
-        ValueError: naming the flag.
-    """
-    wanted, stored = rules.channels, bands + has_alpha
-    if wanted in (1, 3):
-        if bands not in (1, 3):
-            raise ValueError(f"{stored} bands are no gray or RGB image; --in-chans {stored}")
-    elif wanted not in (bands, stored):
-        raise ValueError(f"{stored} bands, where --in-chans {wanted} needs {wanted}")
 
 
 def _samples(

@@ -50,6 +50,13 @@ class Layout:
     """Who reads the samples."""
     orientation: int = 1
     """The orientation that is left to apply, where Pillow does not read the samples."""
+    white_is_zero: bool = False
+    """Whether 0 is white, in a TIFF of over 8 bits."""
+
+    @property
+    def full_range(self) -> Range:
+        """The range of transparency: the declared one, else all that the samples can hold."""
+        return self.declared or (0.0, 1.0 if self.is_float else float(2**self.bits - 1))
 
 
 def layout_of(image: Image.Image, file: File, page: int) -> Layout:
@@ -98,10 +105,11 @@ def _of_tiff(image: Image.Image, file: File, page: int, found: Layout) -> Layout
     stored = max(_tuple(tags.get(258, (1,))))
     whole = tags.get(277, 1) == len(image.getbands())
     declared = _declared_by_tags(tags, stored) if stored > 8 else None
-    if whole and kinds == {1} and stored <= 8:
+    if whole and kinds == {1} and (stored <= 8 or image.mode == "CMYK"):
         return replace(found, bits=min(found.bits, stored))
     if whole and image.mode in BITS and kinds <= {1, 2, 3} and (stored, kinds) != (32, {1}):
-        return replace(found, bits=stored, declared=declared)
+        white = tags.get(262) == 0
+        return replace(found, bits=stored, declared=declared, white_is_zero=white)
     if whole and kinds == {1} and stored == 16 and _other_byte(_raw_mode(image)):
         return replace(found, bits=16, declared=declared, reader="bytes")
     own = layout_of_tiff(file, page)
@@ -149,7 +157,7 @@ def layout_of_tiff(file: File, page: int) -> Layout | None:
         "TIFF", int(shown.imagelength), int(shown.imagewidth), total - alpha, alpha, bits,
         kind == 3, len(tiff.pages),
         (-128.0, 127.0) if (bits, kind) == (8, 2) else _declared_by_tags(tags, bits),
-        "tifffile", int(tags.get(ORIENTATION, 1)),
+        "tifffile", int(tags.get(ORIENTATION, 1)), bits > 8 and tags.get(262) == 0,
     )  # fmt: skip
 
 

@@ -29,7 +29,12 @@ from pipelines.sources.image_file import BadImage, ImageRules, decode, read_head
 from pipelines.sources.table import Table
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
-from tools.config.images import image_rules, with_measured_range
+from tools.config.images import (
+    image_rules,
+    warn_of_late_rules,
+    warn_of_other_range,
+    with_measured_range,
+)
 
 RANDOM = np.random.default_rng(0)
 
@@ -78,6 +83,7 @@ def test_deep_images_are_turned_as_pillow_turns_plain_ones(orientation: int) -> 
         encoded(deep, "PNG", exif=turned(orientation), transparency=1),
         tiff(deep, extratags=tag),
         tiff(np.stack([deep] * 3, 2), photometric="rgb", extratags=tag),
+        tiff(deep.astype(np.uint32), extratags=tag),
         tiff(deep.astype(np.float64) / 65535, extratags=tag),
     ]
     for number, data in enumerate(files):
@@ -160,6 +166,20 @@ def test_pages_of_other_sizes_have_their_own(folder: Path) -> None:
     assert table.width.tolist() == [4, 5, 6, 4, 5, 6]
     assert [table.source.pixels(row).shape[1] for row in range(6)] == [4, 5, 6, 4, 5, 6]
     assert [int(table.source.pixels(row).max()) for row in range(3, 6)] == [0, 128, 255]
+
+
+def test_transparency_of_16_bits_has_a_scale_of_its_own() -> None:
+    """Colours are of the set's 12 bits, transparency of 16."""
+    image = np.tile(np.array([2048, 2048, 2048, 32768], np.uint16), (4, 4, 1))
+    data = tiff(image, photometric="rgb", extrasamples=["unassalpha"])
+    seen = decode(data, "", ImageRules("black", int_range=(0.0, 4095.0)))
+    assert np.abs(seen.astype(int) - 64).max() <= 1
+
+
+def test_white_may_be_0() -> None:
+    data = tiff(np.full((4, 4), 1000, np.uint16), photometric="miniswhite")
+    assert (decode(data, "", ImageRules(int_range=(0.0, 4095.0))) == 255 - 62).all()
+    assert read_header(io.BytesIO(data)).bits == 16
 
 
 def test_signed_bytes_keep_their_order() -> None:
@@ -294,6 +314,23 @@ def test_a_beton_knows_what_its_files_became(folder: Path, tmp_path: Path) -> No
     manifest["rules"]["background"] = "nocolour"
     manifest_path(out).write_text(json.dumps(manifest))
     assert open_beton(out).source.rules == ImageRules()
+
+
+def test_a_beton_of_another_range_or_rule_is_warned_of(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "a.png").write_bytes(encoded(np.full((4, 4), 3000, np.uint16), "PNG"))
+    train = scanned(folder)
+    convert(scanned(folder, ImageRules(depth_range=(0.0, 9.0))), tmp_path / "a.beton", Settings())
+    val = open_beton(tmp_path / "a.beton")
+    warn_of_other_range(train, train, "folder:images")
+    warn_of_late_rules(val, ImageRules(), "a.beton")
+    warn_of_late_rules(train, ImageRules("black", pages="all"), "folder:images")
+    assert not caplog.messages
+    warn_of_other_range(train, val, "a.beton")
+    assert "from 0 to 9" in caplog.text and "--depth-range 0 4095" in caplog.text
+    warn_of_late_rules(val, ImageRules("black", pages="all"), "a.beton")
+    assert "--background black needs" in caplog.text and "--pages all needs" in caplog.text
 
 
 def test_channels_are_gray_by_luma() -> None:

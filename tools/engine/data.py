@@ -19,7 +19,7 @@ from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 from tools.config.config import Config
-from tools.config.images import image_rules, warn_of_other_range
+from tools.config.images import image_rules, warn_of_late_rules, warn_of_other_range
 from tools.distributed.coordination import local_main_first
 from tools.engine.measured import measured_facts
 
@@ -52,12 +52,14 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
 
     def opened(spec: str, split: Split, rules: ImageRules) -> Table:
         try:
-            return open_data(spec, config.data_dir, split, rules=rules, **options)
+            table = open_data(spec, config.data_dir, split, rules=rules, **options)
         except NotDownloaded:
             raise
         except ValueError as error:
             given = "--data" if split == "train" else "--val-data"
             raise ValueError(f"{given} {spec}: {error}") from error
+        warn_of_late_rules(table, rules, spec)
+        return table
 
     def readable(table: Table, spec: str, split: Split) -> Table:
         if choose(config, table, accelerator.device)[0] == "ffcv":
