@@ -25,7 +25,7 @@ from pipelines.sources.folder import OnBad, check_classes, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
-from pipelines.sources.splits import find_splits, sibling_val
+from pipelines.sources.splits import NAMES, find_splits, sibling_val
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
 from pipelines.system.progress import print_once
@@ -198,6 +198,8 @@ def default_val(spec: str) -> str | None:
         if splits is not None and splits.val is not None:
             return spec
     sibling = sibling_val(path)
+    if sibling is not None and sibling.name.lower() in NAMES["test"]:
+        print_once(log, f"{sibling.parent} has no val/: the scores are those of {sibling.name}/")
     return None if sibling is None else f"folder:{sibling}"
 
 

@@ -32,6 +32,7 @@ from pipelines.datasets import DATASETS, keep_classes, open_data, read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.shards import open_shards
+from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
 from pipelines.system.units import size_text
 from tools.config.images import ImageConfig
@@ -150,6 +151,8 @@ def _open_source(arguments: Arguments) -> Table:
         return table if keep is None else keep_classes(table, keep, spec)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
+    if spec.startswith("folder:"):
+        _name_other_split(Path(spec.removeprefix("folder:")).expanduser(), arguments.split)
     return open_data(
         spec,
         arguments.data_dir,
@@ -158,6 +161,16 @@ def _open_source(arguments: Arguments) -> Table:
         classes_file=arguments.classes,
         rules=rules,
     )
+
+
+def _name_other_split(path: Path, split: str) -> None:
+    """Write a line for the split of a divided folder that this file does not hold."""
+    splits = find_splits(path)
+    if splits is not None and splits.val is not None:
+        here, other = splits.train.name, splits.val.name
+        wanted = "val" if split == "train" else "train"
+        here, other = (here, other) if split == "train" else (other, here)
+        log.info("%s: this is %s/; --split %s writes %s/", path, here, wanted, other)
 
 
 def _summary(out: Path, manifest: dict[str, Any]) -> str:

@@ -149,6 +149,8 @@ def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
     if len(bad) > LISTED:
         lines.append(f"  ... and {len(bad) - LISTED} more")
     text = "\n".join([f"{len(bad)} files cannot be read:", *lines])
+    if any("Permission denied" in why for why in bad.values()):
+        text += "\nGive this user the right to read them: chmod u+r FILE."
     if on_bad == "stop":
         raise ValueError(f"{text}\nDelete them, or leave them out with --on-bad-image replace.")
     log.warning("%s\nThey are left out.", text)

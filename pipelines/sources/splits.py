@@ -63,7 +63,7 @@ def find_splits(path: Path) -> Splits | None:
         if folders and all(name.lower() in SPLIT_WORDS for name in folders):
             raise ValueError(
                 f"{path} has {', '.join(f'{name}/' for name in folders)} but no train/: "
-                f"name the images to train on, as folder:{path / folders[0]}"
+                f"name one of them, as folder:{path / folders[0]}"
             )
         return None
     if val is None and folders != [train] and not sub_folders(path / train):

@@ -71,7 +71,7 @@ def writing() -> Iterator[None]:
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise ValueError(unwritable(error)) from error
     except OSError as error:
-        if error.errno == errno.EROFS:
+        if error.errno == errno.EROFS or not cache_root().is_dir():
             raise ValueError(unwritable(error)) from error
         raise
 

@@ -12,7 +12,7 @@ import pipelines.system.progress
 from pipelines import public
 from pipelines.datasets import check_spec, default_val, open_data
 from pipelines.sources.files import Files
-from pipelines.sources.folder import inspect, scan
+from pipelines.sources.folder import inspect, report_bad, scan
 from pipelines.sources.listing import extensions, list_images
 from pipelines.sources.splits import find_splits, looks_like_split, warnings_of
 
@@ -188,6 +188,20 @@ def test_scores_of_a_test_split_are_announced(root: Path) -> None:
         f"{root} has no val/: the scores are those of test/",
         f"{root}: extra/ not used; --data and --val-data name a folder",
     ]
+
+
+def test_scores_of_a_test_folder_next_to_train_are_announced(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ["train/a/1.png", "test/a/1.png"]:
+        save(root / name)
+    assert default_val(f"folder:{root}/train") == f"folder:{root}/test"
+    assert f"{root} has no val/: the scores are those of test/" in caplog.text
+
+
+def test_unreadable_files_have_a_remedy() -> None:
+    with pytest.raises(ValueError, match=r"chmod u\+r FILE"):
+        report_bad({"a.jpg": "[Errno 13] Permission denied: 'a.jpg'"}, "stop")
 
 
 def test_validation_images_alone_are_refused(root: Path) -> None:
