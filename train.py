@@ -108,16 +108,13 @@ def train(given: Config, accelerator: Accelerator) -> int:
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)
+        steps = sampler.steps_per_epoch
         logger = RunLogger(
-            folder,
-            accelerator,
-            total_steps=last,
-            steps_per_epoch=sampler.steps_per_epoch,
-            start_step=step,
+            folder, accelerator, total_steps=last, steps_per_epoch=steps, start_step=step
         )
-        about = banner.banner(config, data, method, sampler.steps_per_epoch, folder, accelerator)
+        about = banner.banner(config, data, method, steps, folder, accelerator)
         notes = banner.notes(given, config, data, sampler, accelerator.num_processes)
-        resumed = banner.resumed(config, state, sampler.steps_per_epoch, step)
+        resumed = banner.resumed(config, state, steps, step)
         for line in [*about, *started, *notes, *resumed]:
             logger.message(line)
 
@@ -126,7 +123,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
             loader = build.training_loader(config, data, decoders, method, accelerator)
             knn = OnlineKnn(config, data, decoders, method, accelerator)
             clim_refresh = ClimRefresh(
-                config, data, decoders, state, logger, method, accelerator, sampler.steps_per_epoch
+                config, data, decoders, state, logger, method, accelerator, steps
             )
             if step < last:
                 clim_refresh.update(loader, step)
@@ -142,11 +139,11 @@ def train(given: Config, accelerator: Accelerator) -> int:
             decoders.close()
             logger.close()
         if accelerator.is_main_process:
+            if status == STOPPED:
+                (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
             curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
             if config.report and status == 0:
                 report_at_end(config, folder, data, method, accelerator, state.left_out)
-            if status == STOPPED:
-                (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
     accelerator.end_training()
     return status
 
