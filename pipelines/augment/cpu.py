@@ -18,6 +18,7 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.augment import operations
@@ -87,15 +88,15 @@ class CpuAugmenter:
             raise ValueError(
                 f"crops {tuple(crops.shape)} are not {len(params.flip)} of {view.size} pixels"
             )
+        images, flip = turned(crops.numpy(), params)
         out = pooled_empty(crops.shape, torch.float32)
         scale = (1 / np.array(std)).astype(np.float32)
         shift = (-np.array(mean) / np.array(std)).astype(np.float32)
         kernels = gaussian_kernels(np.maximum(params.sigma, TINY), view)
         arguments: tuple[Any, ...] = (
-            np.zeros(1, np.int64), np.ascontiguousarray(crops.numpy()), out.numpy(),
-            *params.orientation(), params.jitter, params.factor, params.order,
-            np.array(view.jitter) != 0, params.gray, view.gray_first, params.sigma, kernels,
-            params.solarize, scale, shift,
+            np.zeros(1, np.int64), np.ascontiguousarray(images), out.numpy(),
+            flip, params.jitter, params.factor, params.order, np.array(view.jitter) != 0,
+            params.gray, view.gray_first, params.sigma, kernels, params.solarize, scale, shift,
         )  # fmt: skip
         others = [self.pool.submit(augment_images, *arguments) for _ in range(self.workers - 1)]
         augment_images(*arguments)
@@ -108,11 +109,27 @@ class CpuAugmenter:
         self.pool.shutdown()
 
 
+def turned(
+    crops: NDArray[np.uint8], params: ViewParams
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the crops with the rows that are turned copied that way, and which rows to mirror."""
+    mirrored, upside_down, transposed = params.orientation()
+    rows = upside_down | transposed
+    if not rows.any():
+        return crops, mirrored
+    images = crops.copy()
+    for row in np.flatnonzero(rows):
+        image = crops[row, :, ::-1] if mirrored[row] else crops[row]
+        image = image[::-1] if upside_down[row] else image
+        images[row] = image.swapaxes(0, 1) if transposed[row] else image
+    return images, mirrored & ~rows
+
+
 @jit
 @no_type_check
 def augment_images(
-    counter, crops, out, mirrored, upside_down, transposed, jitter, factor, order, active, gray,
-    gray_first, sigma, kernels, inverted, scale, shift,
+    counter, crops, out, flip, jitter, factor, order, active, gray, gray_first, sigma, kernels,
+    inverted, scale, shift,
 ):  # fmt: skip
     """Augment images, taken from the shared ``counter``, until none is left."""
     n, height, width, _ = crops.shape
@@ -120,15 +137,11 @@ def augment_images(
     line = np.empty(3 * width, np.float32)
     padded = np.empty(width + kernels.shape[1], np.float32)
     ops, amount = np.empty(5, np.int64), np.empty(5, np.float32)
-    turned = np.empty((height, width, 3), np.uint8)
     while True:
         i = take_next(counter)
         if i >= n:
             return
-        source, target, flip = crops[i], out[i], mirrored[i]
-        if upside_down[i] or transposed[i]:
-            turn(source, flip, upside_down[i], transposed[i], turned)
-            source, flip = turned, False
+        source, target = crops[i], out[i]
         count = list_operations(i, jitter, factor, order, active, gray, gray_first, ops, amount)
         contrast = 0
         while contrast < count and ops[contrast] != CONTRAST:
@@ -136,11 +149,11 @@ def augment_images(
         kept = contrast < count or sigma[i] > 0
         begin, mean = 0, ZERO
         if contrast < count:
-            begin, mean = contrast, mean_luma(source, flip, ops, amount, contrast, planes)
+            begin, mean = contrast, mean_luma(source, flip[i], ops, amount, contrast, planes)
         for y in range(height):
             row = planes[y] if kept else line
             if contrast == count:
-                load(source[y].reshape(-1), flip, row)
+                load(source[y].reshape(-1), flip[i], row)
             for k in range(begin, count):
                 apply(ops[k], amount[k], mean, row)
             if sigma[i] == 0:
@@ -150,20 +163,6 @@ def augment_images(
             for y in range(height):
                 blur_line(planes, y, kernels[i], reach, padded, line)
                 store(line, inverted[i], scale, shift, target[y].reshape(-1))
-
-
-@jit
-@no_type_check
-def turn(source, mirrored, upside_down, transposed, target):
-    """Copy a square image, flipped and then transposed."""
-    last = len(source) - 1
-    for y in range(len(source)):
-        for x in range(len(source)):
-            down, across = (x, y) if transposed else (y, x)
-            down = last - down if upside_down else down
-            across = last - across if mirrored else across
-            for c in range(3):
-                target[y, x, c] = source[down, across, c]
 
 
 @jit
