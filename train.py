@@ -75,6 +75,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
 
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
+    from tools.distributed.coordination import local_main_first
     from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
     from tools.engine.logger import RunLogger
@@ -96,9 +97,13 @@ def train(given: Config, accelerator: Accelerator) -> int:
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
-    started = [] if checkpoint else load_init(config, method, data.facts)
+    started: list[str] = []
+    if not checkpoint:
+        started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        if sampler.balance is not None:
+            state.weigh(sampler.balance.key)
         state.loader = build.loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch

@@ -44,6 +44,8 @@ class Balance:
     """
 
     weights: NDArray[np.float64]  # (N,), finite, not negative
+    unused: int = 0
+    """Lines of the file that name no image."""
 
     @property
     def key(self) -> int:
@@ -111,11 +113,13 @@ class Balance:
             text += f", and {never:,} of weight 0 never"
         if capped := int((share == 1).sum()):
             text += f"; {capped:,} are in every step, the most that a weight can do"
+        if self.unused:
+            text += f"; {self.unused:,} lines of the file name none of the images"
         return text
 
 
-def weights_of(spec: str, label: NDArray[np.int64], source: Named) -> NDArray[np.float64]:
-    """Return the weight of each row, (N,).
+def balance_of(spec: str, label: NDArray[np.int64], source: Named) -> Balance:
+    """Return the weight of each row.
 
     Args:
         spec: ``class`` gives every class the same weight, shared by its rows; else a file with one
@@ -137,11 +141,10 @@ def weights_of(spec: str, label: NDArray[np.int64], source: Named) -> NDArray[np
             "FILE takes a weight for each image"
         )
     _, number, count = np.unique(label, return_inverse=True, return_counts=True)
-    weights: NDArray[np.float64] = 1 / count[number]
-    return weights
+    return Balance(1 / count[number])
 
 
-def _read(file: Path, num_rows: int, source: Named) -> NDArray[np.float64]:
+def _read(file: Path, num_rows: int, source: Named) -> Balance:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -151,13 +154,15 @@ def _read(file: Path, num_rows: int, source: Named) -> NDArray[np.float64]:
     numbers = np.array([_weight(n, words[-1]) for n, words in given], np.float64)
     names = [words[0] if len(words) > 1 else "" for _, words in given]
     if any(names):
+        if "" in names:
+            raise ValueError(f"line {given[names.index('')][0]} names no image, and others do")
         return _by_name(names, numbers, [source.name(row) for row in range(num_rows)])
     if len(numbers) != num_rows:
         raise ValueError(
             f"{len(numbers):,} weights for {num_rows:,} images: write one for each image, or lines "
             "'NAME WEIGHT'"
         )
-    return numbers
+    return Balance(numbers)
 
 
 def _weight(number: int, word: str) -> float:
@@ -173,11 +178,10 @@ def _weight(number: int, word: str) -> float:
     return weight
 
 
-def _by_name(
-    names: list[str], numbers: NDArray[np.float64], rows: list[str]
-) -> NDArray[np.float64]:
+def _by_name(names: list[str], numbers: NDArray[np.float64], rows: list[str]) -> Balance:
     """Return the weight of each row; a name is a path, or its end below any folder."""
     ends: dict[int, dict[tuple[str, ...], int]] = {}
+    unused = 0
     weights = np.full(len(rows), np.nan)
     for name, number in zip(names, numbers, strict=True):
         parts = PurePath(name).parts
@@ -186,14 +190,18 @@ def _by_name(
         row = ends[len(parts)].get(parts)
         if row == _SEVERAL:
             raise ValueError(f"{name!r} ends the path of several images: write more of the path")
-        if row is not None:
-            weights[row] = number
+        if row is None:
+            unused += 1
+            continue
+        if not np.isnan(weights[row]):
+            raise ValueError(f"{name!r} has a second weight")
+        weights[row] = number
     if (missing := np.flatnonzero(np.isnan(weights))).size:
         raise ValueError(
             f"{missing.size:,} of {len(rows):,} images have no weight, as {rows[missing[0]]}: "
             "write 'NAME WEIGHT' for each (0 leaves it out)"
         )
-    return weights
+    return Balance(weights, unused)
 
 
 _SEVERAL = -1

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import datasets
-from pipelines.balance import Balance, weights_of
+from pipelines.balance import Balance, balance_of
 from pipelines.batch import Batch
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DataFacts, channel_facts, data_facts
@@ -28,7 +28,7 @@ from pipelines.presets import PRESETS
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
-from pipelines.sources.image_file import ImageRules
+from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
 from pipelines.sources.published import Split
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
@@ -83,7 +83,7 @@ class LoaderOptions:
 DEFAULTS = LoaderOptions()
 
 
-def open_data(
+def open_data(  # noqa: PLR0913 - a public builder, with an argument for each flag
     spec: str,
     split: Split = "train",
     data_dir: str | Path = "data",
@@ -91,6 +91,11 @@ def open_data(
     classes: str | Path | None = None,
     on_bad_image: OnBadImage = "stop",
     channels: int = 3,
+    background: str = "white",
+    depth_range: tuple[float, float] | None = None,
+    pages: Pages = "first",
+    max_pixels: int = MAX_PIXELS,
+    like: Data | None = None,
 ) -> Data:
     """Open a data set.
 
@@ -102,12 +107,20 @@ def open_data(
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: what to do with files whose header cannot be read.
         channels: channels of the images: 3 is RGB, 1 gray, others are the bands of the files.
+        background: colour behind transparent pixels: ``white``, ``black`` or ``#rrggbb``.
+        depth_range: samples that become 0 and 255 in images of more than 8 bits that declare no
+            range (default: the range of the set).
+        pages: the page or frame of a file that is an image: the first, or each.
+        max_pixels: larger images are refused.
+        like: training images, whose range and background these get.
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
     file = None if classes is None else Path(classes)
-    rules = ImageRules(channels=channels)
+    rules = ImageRules(background, depth_range, pages, channels, max_pixels)
+    if like is not None:
+        rules = rules.like(like.table.source.rules)
     table = datasets.open_data(
         spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file, rules=rules
     )
@@ -421,7 +434,7 @@ def _balance(balance: str | Path | NDArray[np.float64], data: Data, order: objec
     if order != "random":
         raise ValueError(f"balance draws single rows: it needs order='random', not {order!r}")
     if isinstance(balance, str | Path):
-        return Balance(weights_of(str(balance), data.labels, data.table.source))
+        return balance_of(str(balance), data.labels, data.table.source)
     weights = np.asarray(balance, np.float64)
     if weights.shape != (len(data),) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(

@@ -87,6 +87,10 @@ class ViewOverrides:
             ValueError: ``prefix`` and the field's name make the flag that the text names.
         """
         check_ranges(self, prefix)
+        for name, count in {"scale": 2, "ratio": 2, "blur_sigma": 2, "jitter": 4}.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, tuple) and len(value) == count):
+                raise ValueError(f"{prefix}{name.replace('_', '-')} takes {count} numbers")
         for name in ("scale", "ratio", "blur_sigma"):
             pair = getattr(self, name)
             if pair is not None and pair[0] > pair[1]:

@@ -60,7 +60,7 @@ def report(argv: Sequence[str] | None) -> None:
             run = open_runs([folder], arguments.encoder)[0] if arguments.look else None
         except (ValueError, OSError) as error:
             hint = "--no-look writes the report without the network and the images"
-            raise ValueError(f"{error}\n{hint}") from error
+            raise ValueError(f"{error}; {hint}") from error
         print(write(folder, run, arguments.map))
 
 

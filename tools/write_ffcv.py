@@ -30,9 +30,11 @@ from pipelines.beton.encode import Settings
 from pipelines.beton.format import manifest_path, open_beton
 from pipelines.datasets import DATASETS, keep_classes, open_data, read_classes
 from pipelines.sources.folder import LISTED
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.shards import open_shards
 from pipelines.sources.table import Table
 from pipelines.system.units import size_text
+from tools.config.images import ImageConfig
 from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
@@ -69,6 +71,9 @@ class Arguments:
     """File of class names to keep, one a line."""
     image_key: str | None = None
     """Key of the images in tar shards, as input.jpg (default: the ending of any image)."""
+    formats: Annotated[ImageConfig, tyro.conf.OmitArgPrefixes] = ImageConfig()
+    in_chans: int = 3
+    """Channels of the stored images: 3 for RGB, 1 for gray, N for images of N bands."""
     overwrite: bool = False
     """Replace OUT if it exists."""
     verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -81,8 +86,25 @@ class Arguments:
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
         if self.image_key is not None and not (self.source or "").startswith("wds:"):
             raise ValueError("--image-key is for tar shards: SOURCE wds:PATTERN")
+        self.formats.check()
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"--shuffle {self.shuffle} is negative")
+
+    @property
+    def rules(self) -> ImageRules:
+        """What the image files become.
+
+        Raises:
+            ValueError: a flag is out of range; the text names it.
+        """
+        formats = self.formats
+        return ImageRules(
+            formats.background,
+            formats.depth_range,
+            formats.pages,
+            self.in_chans,
+            formats.max_pixels,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,14 +143,20 @@ def _write(arguments: Arguments) -> int:
 def _open_source(arguments: Arguments) -> Table:
     """Open the source, including unreadable rows, which the writer reports."""
     spec = arguments.source or ""
+    rules = arguments.rules
     keep = None if arguments.classes is None else read_classes(arguments.classes)
     if spec.startswith("wds:"):
-        table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key)
+        table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key, rules)
         return table if keep is None else keep_classes(table, keep, spec)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
     return open_data(
-        spec, arguments.data_dir, arguments.split, on_bad="keep", classes_file=arguments.classes
+        spec,
+        arguments.data_dir,
+        arguments.split,
+        on_bad="keep",
+        classes_file=arguments.classes,
+        rules=rules,
     )
 
 

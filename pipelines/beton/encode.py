@@ -120,22 +120,27 @@ def _encode(data: bytes, row: int, task: Task) -> Encoded:
     size = header.height, header.width
     small = not settings.max_size or max(size) <= settings.max_size
     if not small or header.height * header.width <= MAX_PIXELS:
-        pixels = decode(data, name, rules, page, settings.max_size)  # finds truncated files
         if settings.keep_jpeg and small and len(data) <= task.room and _keepable(header, data):
-            return Encoded(Sample(data, *size, True, label), kept=True)
+            return Encoded(Sample(data, *size, True, label, rules.channels), kept=True)
+        pixels = decode(data, name, rules, page, settings.max_size)
         wanted = fitted(header.width, header.height, settings.max_size)
         return _store(pixels, wanted, label, settings, _is_lossless(header, data))
     raise ValueError(f"{header.width}x{header.height} pixels do not fit a .beton; set --max-size")
 
 
 def _keepable(header: Header, data: bytes) -> bool:
-    """Whether every decoder decodes these bytes to the same upright image."""
+    """Whether every decoder decodes these bytes to the same upright image.
+
+    Pillow decodes the pixels, and so raises for a file that is cut off.
+    """
     if header.format != "JPEG" or header.mode not in ("RGB", "L"):
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # large images and odd EXIF
         with Image.open(io.BytesIO(data)) as image:
             turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+            if not turned:
+                image.load()
     return not turned and jpeg_frame(data) in BASELINE_TO_PROGRESSIVE
 
 

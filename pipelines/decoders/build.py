@@ -66,7 +66,9 @@ def decode_memory(table: Table, rows: int, workers: int) -> dict[str, DecodeMemo
     at_once = max(PART_BYTES, table.channels * largest)
     scratch = 3 * largest * (1 if table.channels == 3 else 2)  # decoded, and three channels of it
     found = {
-        "ffcv": DecodeMemory(workers * scratch, f"the largest image in each of {workers} threads"),
+        "ffcv": DecodeMemory(
+            workers * scratch, f"the largest image for each of --workers {workers}"
+        ),
         "dali": DecodeMemory(
             min(table.channels * int(pixels[:rows].sum()), at_once),
             f"the images of a step, at most {PART_BYTES >> 20} MiB or one image at a time",

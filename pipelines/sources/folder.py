@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.sources.files import Files
-from pipelines.sources.headers import describe, other_bands, read_headers
+from pipelines.sources.headers import Headers, describe, other_bands, read_headers
 from pipelines.sources.image_file import RULES, ImageRules
-from pipelines.sources.listing import UNREADABLE, LeftOut, list_images
+from pipelines.sources.listing import UNREADABLE, LeftOut, Listing, list_images
 from pipelines.sources.splits import warnings_of
-from pipelines.sources.summary import summarize
+from pipelines.sources.summary import Summary, summarize
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 
@@ -26,6 +27,59 @@ log = logging.getLogger(__name__)
 OnBad = Literal["stop", "replace", "keep"]
 LISTED = 20
 """Number of bad files that a message names; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is below a folder; every name is relative to ``root``."""
+
+    root: Path
+    listing: Listing
+    headers: Headers
+    rules: ImageRules
+    """What the files become, with the ranges measured in them."""
+    bad: dict[str, str]
+    """Path -> reason of the files that cannot be read."""
+    summary: Summary
+
+    @property
+    def names(self) -> list[str]:
+        """The file of each row."""
+        return [self.listing.names[file] for file in self.headers.place.tolist()]
+
+    @property
+    def is_good(self) -> NDArray[np.bool_]:
+        """Whether each row can be read, (n,)."""
+        return _is_good(self.root, self.names, self.bad)
+
+
+def inspect(
+    path: Path,
+    cache_dir: Path,
+    on_bad: OnBad = "keep",
+    keep_classes: Sequence[str] | None = None,
+    rules: ImageRules = RULES,
+) -> Found:
+    """Find the images below ``path`` and read their headers; arguments and errors as in ``scan``.
+
+    Unreadable files raise nothing, unless they are readable images of other bands.
+    """
+    root = path.expanduser().absolute()
+    if not root.is_dir():
+        raise ValueError(f"{path} is not a folder")
+    if keep_classes is not None:
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        check_classes(keep_classes, folders, str(path))
+    listing = list_images(root, keep_classes)
+    if not listing.names:
+        raise ValueError(_no_images(path, listing.left_out))
+    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
+    bad = headers.bad | other_bands(root, listing.names, headers, rules, on_bad)
+    names = [listing.names[file] for file in headers.place.tolist()]
+    is_good = _is_good(root, names, bad)
+    rules = headers.ranged(rules, np.flatnonzero(is_good))
+    summary = summarize(headers, rules, listing.left_out, is_good)
+    return Found(root, listing, headers, rules, bad, summary)
 
 
 def scan(
@@ -51,36 +105,27 @@ def scan(
         ValueError: there is no folder or no image, a class is unknown, or files cannot be read and
             ``on_bad`` is ``stop``.
     """
-    root = path.expanduser().absolute()
-    if not root.is_dir():
-        raise ValueError(f"{path} is not a folder")
-    if keep_classes is not None:
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        check_classes(keep_classes, folders, str(path))
-    listing = list_images(root, keep_classes)
-    if not listing.names:
-        raise ValueError(_no_images(path, listing.left_out))
-    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
-    bad = headers.bad | other_bands(root, listing.names, headers, rules, on_bad)
+    found = inspect(path, cache_dir, on_bad, keep_classes, rules)
     if on_bad != "keep":
-        report_bad(bad, on_bad)
-    names = [listing.names[file] for file in headers.place.tolist()]
-    is_good = np.ones(len(names), np.bool_)
-    if bad:
-        is_good = np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
-    good = np.flatnonzero(is_good | (on_bad == "keep"))
+        report_bad(found.bad, on_bad)
+    good = np.flatnonzero(found.is_good | (on_bad == "keep"))
     if not len(good):
-        raise ValueError(f"{path}: not one of {len(listing.names)} images can be read")
-    rules = headers.ranged(rules, np.flatnonzero(is_good))
-    summary = summarize(headers, rules, listing.left_out, is_good)
-    print_once(log, f"{path}: {summary.text()}", logging.INFO)
-    describe(headers, rules, str(path))
+        raise ValueError(f"{path}: not one of {len(found.listing.names)} images can be read")
+    headers, names = found.headers, found.names
+    print_once(log, f"{path}: {found.summary.text()}", logging.INFO)
+    describe(headers, found.rules, str(path))
     if keep_classes is None:
         for line in warnings_of(path, names):
             print_once(log, line)
     label, classes = _label(path, names, keep_classes)
-    source = Files(root, names, rules, headers.page if headers.page.any() else None)
+    source = Files(found.root, names, found.rules, headers.page if headers.page.any() else None)
     return Table(label, headers.height, headers.width, source, classes).take(good)
+
+
+def _is_good(root: Path, names: Sequence[str], bad: dict[str, str]) -> NDArray[np.bool_]:
+    if not bad:
+        return np.ones(len(names), np.bool_)
+    return np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
 
 
 def _no_images(path: Path, left_out: LeftOut) -> str:

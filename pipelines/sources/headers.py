@@ -28,6 +28,7 @@ from pipelines.sources.image_file import (
     value_range,
 )
 from pipelines.system.atomic import replacing
+from pipelines.system.cache import writing
 from pipelines.system.progress import tracked
 from pipelines.system.workers import main_hidden, worker_pool
 
@@ -110,7 +111,11 @@ def read_headers(
     known = _load(file, stamp)
     if known is None or not (known.measured or rules.depth_range is not None):
         known = measure(root, names, rules)
-        _save(file, known, stamp)
+        try:
+            with writing():
+                _save(file, known, stamp)
+        except ValueError as error:
+            log.warning("%s; the headers are read again next time", error)
     return known
 
 

@@ -10,7 +10,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
 
@@ -69,6 +69,15 @@ class ImageRules:
         if self.max_pixels < 1:
             raise ValueError(f"--max-pixels {self.max_pixels} leaves no image")
 
+    def like(self, train: ImageRules) -> ImageRules:
+        """Return these rules with the ranges and the background of a run's training images."""
+        return replace(
+            self,
+            background=train.background if self.background == "white" else self.background,
+            int_range=train.int_range,
+            float_range=train.float_range,
+        )
+
     def range_of(self, layout: Layout) -> Range | None:
         """Return the samples of such a file that become 0 and 255; None: its full range."""
         if layout.declared is not None:
@@ -120,12 +129,13 @@ def read_pages(file: File, rules: ImageRules = RULES) -> list[Header]:
     """Read the header of every page; raises what ``read_header`` does."""
     with _opened(file, rules, 0) as (image, layout):
         first = _header(image, layout, file)
-        if layout.format != "TIFF" or image is None or first.pages == 1:
+        if layout.format != "TIFF":
             return [first] * first.pages
         headers = [first]
         for page in range(1, first.pages):
-            image.seek(page)
-            layout = samples.layout_of(image, file, page)
+            if image is not None:
+                image.seek(page)
+            layout = samples.layout_at(image, file, page)
             _check_size(layout, rules)
             headers.append(_header(image, layout, file))
         return headers
@@ -248,7 +258,7 @@ def _pixels(
     if image is not None and layout.reader == "pillow" and layout.bits <= 8 and not raw:
         return to_channels(ImageOps.exif_transpose(image), rules.channels, rules.background)
     pixels = _samples(image, layout, data, page)
-    if layout.bits > 8:
+    if pixels.dtype != np.uint8:
         pixels = to_8_bits(pixels, rules.range_of(layout), layout.bits)
     if raw:
         return np.ascontiguousarray(pixels[..., : rules.channels])

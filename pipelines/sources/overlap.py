@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
@@ -31,11 +32,14 @@ def rows_in(table: Table, other: Table) -> NDArray[np.int64]:
 
 
 def _are_apart(a: Source, b: Source) -> bool:
-    """Whether the sources are folders of which none holds the other: the usual case, seen fast."""
-    if not isinstance(a, Files) or not isinstance(b, Files):
-        return False
-    roots = [Path(os.path.realpath(source.root)) for source in (a, b)]
-    return not (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0]))
+    """Whether no image can be in both, seen without its name: the usual case."""
+    if isinstance(a, Beton) and isinstance(b, Beton):
+        named = a.names or b.names
+        return not named and os.path.realpath(a.path) != os.path.realpath(b.path)
+    if isinstance(a, Files) and isinstance(b, Files):
+        roots = [Path(os.path.realpath(source.root)) for source in (a, b)]
+        return not (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0]))
+    return False
 
 
 def _identity(name: str, folders: dict[str, str]) -> str:

@@ -73,6 +73,13 @@ def layout_of(image: Image.Image, file: File, page: int) -> Layout:
     return found
 
 
+def layout_at(image: Image.Image | None, file: File, page: int) -> Layout:
+    """Return the layout of a page; ``image`` is None if only tifffile reads the file."""
+    found = layout_of_tiff(file, page) if image is None else layout_of(image, file, page)
+    assert found is not None
+    return found
+
+
 def _of_pnm(image: Any, found: Layout) -> Layout:
     """A PGM or PPM declares its largest sample; Pillow hands it to its decoder."""
     arguments: Any = image.tile[0][3] if image.tile else ""
@@ -135,12 +142,13 @@ def layout_of_tiff(file: File, page: int) -> Layout | None:
     shown = tiff.pages[page]
     tags = {tag.code: tag.value for tag in shown.tags}
     bits, total = int(shown.bitspersample), int(shown.samplesperpixel)
+    kind = int(shown.sampleformat)
     extra = tuple(int(value) for value in shown.extrasamples)
     alpha = total in (2, 4) and extra[-1:] in ((1,), (2,))
     return Layout(
         "TIFF", int(shown.imagelength), int(shown.imagewidth), total - alpha, alpha, bits,
-        int(shown.sampleformat) == 3, len(tiff.pages),
-        _declared_by_tags(tags, bits) if bits > 8 else None,
+        kind == 3, len(tiff.pages),
+        (-128.0, 127.0) if (bits, kind) == (8, 2) else _declared_by_tags(tags, bits),
         "tifffile", int(tags.get(ORIENTATION, 1)),
     )  # fmt: skip
 

@@ -129,9 +129,7 @@ def warnings_of(path: Path, names: Sequence[str]) -> list[str]:
     suspects = sorted(name for name in tops if looks_like_split(name))
     if suspects and len(tops) > 1:
         lines.append(
-            f"{path}: {_some(suspects)} counted as {'a class' if len(suspects) == 1 else 'classes'}"
-            f" and trained on. If that is a split: --data folder:{path / suspects[0]}, "
-            "and --val-data for its counterpart"
+            f"{path}: {_some(suspects)} is trained on as a class{_way_out(path, suspects)}"
         )
     split = [pair for pair in seconds if pair[1].lower() in SPLIT_WORDS]
     held_out = [pair for pair in split if pair[1].lower() not in NAMES["train"]]
@@ -143,6 +141,18 @@ def warnings_of(path: Path, names: Sequence[str]) -> list[str]:
             "trained on too. If these are splits, put the split first: PATH/train/CLASS"
         )
     return lines
+
+
+def _way_out(path: Path, suspects: Sequence[str]) -> str:
+    """Return what to do if folders are splits and no classes."""
+    train = [name for name in suspects if "train" in name.lower()]
+    others = [name for name in suspects if name not in train]
+    if train and others:
+        return (
+            f". If these are splits: --data folder:{path / train[0]} "
+            f"--val-data folder:{path / others[0]}"
+        )
+    return ". If it is a split, move it out of the folder, or keep classes with --classes FILE"
 
 
 def _some(names: Iterable[str], limit: int = 4) -> str:

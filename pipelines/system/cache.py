@@ -68,7 +68,7 @@ def writing() -> Iterator[None]:
     """
     try:
         yield
-    except (PermissionError, NotADirectoryError) as error:
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise ValueError(unwritable(error)) from error
     except OSError as error:
         if error.errno == errno.EROFS:

@@ -35,6 +35,14 @@ def test_each_layout_is_recognised(layout: Layout) -> None:
     assert found.others == (("other.weight",) if layout.prefix else ())
 
 
+def test_the_page_lists_the_layouts() -> None:
+    page = (Path(__file__).parents[2] / "docs/weights.md").read_text()
+    for layout in LAYOUTS:
+        place = ".".join(f"`{key}`" for key in layout.path) or "the top"
+        begin = f"`{layout.prefix}`" if layout.prefix else ""
+        assert f"| {layout.name} | {place} | {begin} |" in page
+
+
 def test_the_momentum_encoder_is_not_the_encoder() -> None:
     """MoCo's file holds both, and the queue."""
     names = ("module.encoder_q.conv1.weight", "module.encoder_k.conv1.weight", "module.queue")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.balance import Balance, weights_of
+from pipelines.balance import Balance, balance_of
 from pipelines.rng import RowRng
 from pipelines.sampler import BlockShuffle, Sampler
 
@@ -109,10 +109,10 @@ LABEL = np.array([0, 0, 0, 1])
 
 
 def test_classes_weigh_alike() -> None:
-    weights = weights_of("class", LABEL, Names())
+    weights = balance_of("class", LABEL, Names()).weights
     np.testing.assert_allclose(weights, [1 / 3, 1 / 3, 1 / 3, 1])
     with pytest.raises(ValueError, match="1 of 4 images have no class; --balance FILE"):
-        weights_of("class", np.array([0, 0, -1, 1]), Names())
+        balance_of("class", np.array([0, 0, -1, 1]), Names())
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,9 @@ def test_classes_weigh_alike() -> None:
 def test_a_file_holds_weights_by_row_or_by_name(text: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.txt"
     file.write_text(text)
-    np.testing.assert_allclose(weights_of(str(file), LABEL, Names()), [1, 2, 0.5, 0])
+    made = balance_of(str(file), LABEL, Names())
+    np.testing.assert_allclose(made.weights, [1, 2, 0.5, 0])
+    assert ("1 lines of the file name none" in made.summary(1)) == ("another" in text)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,8 @@ def test_a_file_holds_weights_by_row_or_by_name(text: str, tmp_path: Path) -> No
         ("1\nnan\n1\n3\n", "line 2: 'nan' is no weight"),
         ("0.png 1\n", "'0.png' ends the path of several images"),
         ("a/0.png 1\na/1.png 1\n", "2 of 4 images have no weight, as /data/train/b/0.png"),
+        ("a/0.png 1\n2\n", "line 2 names no image, and others do"),
+        ("a/0.png 1\ntrain/a/0.png 1\n", "'train/a/0.png' has a second weight"),
         (None, "cannot be read"),
     ],
 )
@@ -149,5 +153,5 @@ def test_files_that_leave_a_weight_open_are_refused(
     if text is not None:
         file.write_text(text)
     with pytest.raises(ValueError, match=wrong) as error:
-        weights_of(str(file), LABEL, Names())
+        balance_of(str(file), LABEL, Names())
     assert str(error.value).startswith(f"--balance {file}: ")

@@ -1,12 +1,17 @@
 """``--aug.*``, ``--crops`` alone and ``--balance``: tools.config.augment and its neighbours."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch_cases import flags
+from runs import lines, run_train
 
 from pipelines.datasets import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
+from tools.benchmarks.torch_loader import torchvision_view
+from tools.config.augment import AugConfig
 from tools.config.cli import differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import ResolvedConfig
 from tools.config.resolve import resolve, resolved
@@ -86,6 +91,14 @@ def test_wrong_words_are_refused_by_flag(words: str, wrong: str) -> None:
     assert wrong in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "count"), [({"jitter": (0.4, 0.4, 0.4)}, 4), ({"scale": 0.5}, 2)]
+)
+def test_a_wrong_count_of_numbers_is_refused(given: dict[str, Any], count: int) -> None:
+    with pytest.raises(ValueError, match=rf"--aug\.{next(iter(given))} takes {count} numbers"):
+        AugConfig(**given).check()
+
+
 @pytest.mark.parametrize(("data", "sides"), [("imagenet", (224, 96)), ("cifar10", (32, 14))])
 def test_two_counts_alone_take_swav_s_sizes_and_scales(data: str, sides: tuple[int, int]) -> None:
     facts = DATASETS.get(data, IMAGENET)
@@ -108,3 +121,35 @@ def test_docs_name_every_number() -> None:
     text = (Path(__file__).parents[2] / "docs" / "augmentation.md").read_text()
     for name in to_dict(config_of("--aug.flip", "0"))["aug"]:
         assert f"`--aug.{name.replace('_', '-')}" in text, name
+
+
+def test_a_run_resumes_with_its_numbers_and_refuses_other_weights(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two crops of each of two sizes, turned and mixed, of rows that a file weighs by name."""
+    file = tmp_path / "weights.txt"
+    names = [path.relative_to(toy / "train") for path in sorted((toy / "train").rglob("*.jpg"))]
+    file.write_text("".join(f"{name} {1 + i % 3}\n" for i, name in enumerate(names)))
+    words = ["--mix", "unmix", "--crops", "2", "2", "--aug.rotate90", "1", "--val-data", "none"]
+    words += ["--aug.views", "2-3.gray=0.5", "--balance", str(file), "--limit-steps"]
+    start = flags(toy, tmp_path, "swav", *words)
+    assert run_train(*start, "3", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "balance: an epoch shows an image 0.4" in said and "scale" in said
+    table = [line.split() for line in said.splitlines() if line[:3] in ("0-1", "2-3")]
+    assert [row[:4] for row in table] == [["0-1", "16", "0.14", "1"], ["2-3", "8", "0.05", "0.14"]]
+    assert run_train(*start, "1") == 0
+    weights = file.read_text()
+    file.write_text("".join(f"{name} 1\n" for name in names))
+    assert run_train(*start, "2", "--resume", "auto") == 2
+    assert f"--balance {file}: the weights are not those of" in capsys.readouterr().err
+    file.write_text(weights)
+    assert run_train(*start, "2", "--resume", "auto") == 0
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
+
+
+@pytest.mark.parametrize("number", ["vertical_flip", "rotate90"])
+def test_a_pipeline_to_compare_with_refuses_what_it_would_leave_out(number: str) -> None:
+    view = dataclasses.replace(PRESETS["moco-v2"](16)[0], **{number: 0.5})
+    with pytest.raises(ValueError, match=r"leave out --aug\.vertical-flip and"):
+        torchvision_view(view, "antialias", (), ())

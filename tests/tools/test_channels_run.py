@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ from tools.config.pixels import describe_channels, facts_of
 from tools.config.preflight import preflight
 from tools.config.resolve import resolve
 from tools.engine import build, dry_run
+from tools.evaluation.detection.backbone import open_backbone
+from tools.evaluation.linear import Linear
 from tools.exporting import detectron2, huggingface, onnx, timm, torchvision
 from tools.exporting.source import Source
 from tools.plots.thumbnails import shown
@@ -56,7 +58,7 @@ def test_a_run_trains_resumes_and_is_scored(channels: int, tmp_path: Path) -> No
     data = labelled(tmp_path / "data", channels)
     flags = ("--method", "moco", *SMALL["moco"], *TINY, "--data", f"folder:{data}")
     flags += ("--mix", "unmix", "--in-chans", str(channels), "--normalize", "data")
-    flags += ("--output", str(tmp_path), "--name", "run", "--knn-every", "5", "--epochs", "5")
+    flags += ("--output", str(tmp_path), "--name", "run", "--epochs", "5")
     assert run_train(*flags, "--limit-steps", "4") == 0
     assert run_train(*flags, "--resume", "auto") == 0  # --normalize data gives the same numbers
     run = tmp_path / "run"
@@ -72,6 +74,8 @@ def test_a_run_trains_resumes_and_is_scored(channels: int, tmp_path: Path) -> No
     with Image.open(run / "views.png") as picture:
         assert picture.mode in ("RGB", "RGBA")
     assert run_main(evaluate.main, "knn", str(run), "--k", "5", "--workers", "1") == 0
+    with pytest.raises(ValueError, match=f"run has --in-chans {channels}, and the pictures"):
+        open_backbone(run, None, None, "resnet18", 0)
     (line,) = [json.loads(text) for text in (run / "eval.jsonl").read_text().splitlines()]
     assert line["val_images"] == 8 and line["knn_top1"] > 0.5
 
@@ -106,6 +110,14 @@ def test_settings_without_numbers_mean_the_published_ones() -> None:
 def test_wrong_numbers_name_their_flag(flags: tuple[str, ...], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         preflight(parse(flags))
+
+
+def test_a_probe_s_deviation_of_rgb_is_refused_for_other_channels() -> None:
+    facts = dataclasses.replace(IMAGENET, mean=(0.5,), std=(0.2,))
+    stand_in: Any = SimpleNamespace(facts=facts, print=print)
+    probe = Linear(run=Path("run"), std=(0.2, 0.2, 0.2))
+    with pytest.raises(ValueError, match=r"--std divides 3 channels, .* have 1: give --std"):
+        probe._normalized(stand_in)
 
 
 # --- exports -----------------------------------------------------------------------------------

@@ -151,6 +151,9 @@ QUICK = [
     ["--method", "moco", "--moco.queue", "100", "--dry-run"],
     ["--method", "swav", "--swav.queue", "100"],
     ["--method", "wmse", "--wmse.dim", "128"],
+    ["--backbone", "resnet50.a1_in1k"],
+    ["--init", "nowhere.pth"],
+    ["--init", "timm:resnet18.a1_in1k", "--backbone", "resnet50"],
     ["--multi-scale", "32", "64", "--views", "swav", "--image-size", "224", "--dry-run"],
 ]
 

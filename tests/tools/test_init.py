@@ -95,6 +95,7 @@ def test_the_first_weights_are_those_of_the_source_to_the_bit(
     note = load_init(config, method, other)[1]
     assert "trained on images normalized by mean 0.485 0.456 0.406" in note
     assert "this run normalizes by mean 0.5 0.5 0.5" in note
+    assert "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 takes theirs" in note
 
 
 def test_a_run_starts_once_and_goes_on_without_its_source(
@@ -199,6 +200,13 @@ def test_a_hub_model_becomes_timms_name_of_it(tmp_path: Path) -> None:
     assert read(str(tmp_path)).state["pos_embed"].ndim == 3
     with pytest.raises(ValueError, match=r"--backbone local-dir:.* no timm model"):
         name_architecture(Config(backbone=f"local-dir:{tmp_path / 'absent'}"))
+
+
+def test_weights_that_timm_lacks_are_refused_by_the_flag_that_names_them() -> None:
+    for name, text in (("resnet8x", "closest"), ("resnet18.x", "it has .*a1_in1k")):
+        with pytest.raises(ValueError, match=f"^--init timm:{name}: timm has no .*{text}"):
+            name_architecture(Config(init=f"timm:{name}"))
+    assert name_architecture(Config(init="timm:resnet18")).backbone == "auto"
 
 
 def test_arguments_of_the_backbone() -> None:

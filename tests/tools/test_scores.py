@@ -14,6 +14,7 @@ from runs import SMALL, TINY, lines, run_main, run_train, skip_pictures
 
 import eval as evaluation
 from pipelines.sources.arrays import Arrays
+from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
@@ -87,7 +88,7 @@ def test_images_that_are_their_own_neighbours_are_counted() -> None:
     assert "2 of 3 validation images are training images too" in line
 
 
-def table_of(source: Files | Arrays, count: int) -> Table:
+def table_of(source: Files | Arrays | Beton, count: int) -> Table:
     side = np.full(count, 8, np.int32)
     return Table(np.zeros(count, np.int64), side, side, source)
 
@@ -101,6 +102,15 @@ def test_images_of_both_sets_are_found_by_file_and_row(tmp_path: Path) -> None:
     elsewhere = table_of(Files(tmp_path / "other", names), 3)
     beside = table_of(Files(tmp_path / "c", names), 3)
     assert rows_in(elsewhere, beside).tolist() == [-1, -1, -1]
+    places, side = np.zeros(5, np.uint64), np.full(5, 8, np.int32)
+    made = [
+        Beton(tmp_path / name, places, places, places > 0, side, side)
+        for name in ("train.beton", "val.beton", "link/train.beton")
+    ]
+    whole, apart, part = (table_of(source, 5) for source in made)
+    part = part.take(np.array([4, 2]))
+    assert part.source.name(1).endswith("train.beton row 2")
+    assert rows_in(part, whole).tolist() == [4, 2] and rows_in(apart, whole).tolist() == [-1] * 5
     pixels = np.zeros((5, 1, 1, 3), np.uint8)
     train, val = (table_of(Arrays(f"cifar10 {s}", pixels), 5) for s in ("train", "val"))
     assert rows_in(val, train).tolist() == [-1] * 5
@@ -174,6 +184,7 @@ def test_eval_scores_the_best_as_training_does(
     words = ("knn", str(run), "--checkpoint", "best", "--workers", "1")
     assert run_main(evaluation.main, *words) == 0
     said = capsys.readouterr().out
+    assert "untrained network 20.0 %" in said  # the made-up score of step 0
     assert "step 4" in said and "loader memory (as in training)" in said and "k=7" in said
     line = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
     assert (line["step"], line["k"], line["loader"]) == (4, 7, "memory")

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import tyro
 
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
@@ -59,7 +60,7 @@ class Arguments(harness.Timing, harness.Images):
 
     cases: tuple[Case, ...] = ("one", "two", "moco-v2", "multicrop")
     """Views and augmentations to measure."""
-    loaders: tuple[str, ...] = tuple(CONTENDERS)
+    loaders: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--loader"])] = tuple(CONTENDERS)
     """Loaders to measure."""
     interpolation: Interpolation = "antialias"
     """Interpolation of our loaders. Stock FFCV has only area, and PIL always antialiases."""

@@ -59,9 +59,11 @@ def advise(
     lines = [str(found) for found in misfits(config, num_rows, processes)]
     smallest = min(class_sizes, default=config.knn_k)
     if config.knn_every and smallest < config.knn_k:
+        fitting = max(smallest // 2, 1)
         lines.append(
-            f"--knn-k {config.knn_k}: the smallest class has {smallest:,} images, fewer than the "
-            f"neighbours that vote, and is outvoted; --knn-k {smallest} would fit"
+            f"kNN during training lets {config.knn_k} neighbours vote, but the smallest class has "
+            f"{smallest:,} images, which are outvoted: compare such scores with each other only; "
+            f"--knn-k {fitting} would fit, as would eval.py knn RUN --k {fitting}"
         )
     return lines
 

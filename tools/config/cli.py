@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes
 
 from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
+from tools.config.reason import reason_of
 from tools.config.sections import SECTIONS
 
 Grouped = make_dataclass(
@@ -129,7 +130,7 @@ def _from_yaml(path: Path, origin: str, saved: bool = False) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{origin}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{origin} is not YAML: {error}") from error
+        raise ValueError(f"{origin} is not YAML: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{origin} must hold one setting a line, 'name: value'")
     return from_saved(values, origin) if saved else from_dict(values, origin)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipelines.ranges import Count, Finite
-from pipelines.sources.arrays import Arrays
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules
 from pipelines.sources.table import Table
 from tools.config.section import Section
 
 if TYPE_CHECKING:
     from tools.config.config import Config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,6 @@ def image_rules(config: Config) -> ImageRules:
     )
 
 
-def rules_like(train: Table, rules: ImageRules) -> ImageRules:
-    """Return the rules for other images of a run: the ranges are those of its training images."""
-    known = train.source.rules
-    if isinstance(train.source, Arrays):
-        return rules
-    return dataclasses.replace(
-        rules,
-        background=known.background if rules.background == "white" else rules.background,
-        depth_range=rules.depth_range or known.depth_range,
-        int_range=known.int_range,
-        float_range=known.float_range,
-    )
-
-
 def with_measured_range(config: Config, train: Table) -> Config:
     """Return settings that keep the range measured in the training images.
 
@@ -67,3 +55,15 @@ def with_measured_range(config: Config, train: Table) -> Config:
     if config.depth_range is not None or len(found) != 1:
         return config
     return dataclasses.replace(config, depth_range=found[0])
+
+
+def warn_of_other_range(train: Table, val: Table, name: str) -> None:
+    """Warn if validation images were scaled otherwise than the training images, in a .beton."""
+    ours, theirs = train.source.rules, val.source.rules
+    for before, now in ((ours.int_range, theirs.int_range), (ours.float_range, theirs.float_range)):
+        if now is not None and before is not None and now != before:
+            log.warning(
+                "--val-data %s was scaled from %g to %g, the training images from %g to %g: write "
+                "it again with tools/write_ffcv.py --depth-range %g %g", name, *now, *before,
+                *before,
+            )  # fmt: skip

@@ -14,6 +14,7 @@ from tyro.conf import DisallowNone
 from models.settings.backbones import HUB, OWN, is_resnet
 from models.settings.base import SMALL_IMAGE, Stem
 from pipelines.ranges import NonNegative, Range
+from tools.config.reason import reason_of
 from tools.config.section import Section
 
 RESERVED = ("num_classes", "in_chans", "pretrained", "features_only", "checkpoint_path")
@@ -136,7 +137,7 @@ def _settings(saved: Path, init: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(saved.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"--init {init}: {saved} cannot be read: {error}") from error
+        raise ValueError(f"--init {init}: {saved} cannot be read: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"--init {init}: {saved} holds no settings")
     return values

@@ -8,7 +8,7 @@ import json
 from torch import nn
 
 from models.methods import Method
-from models.modules.pretrained import architecture_of
+from models.modules.pretrained import architecture_of, check_weights_exist
 from models.modules.shapes import refuse_sides
 from models.settings.backbones import HUB
 from tools.config.config import Config, ResolvedConfig
@@ -20,8 +20,13 @@ def name_architecture(config: Config) -> Config:
     """Return the settings with timm's name of a backbone that is on the hub or in its files.
 
     Raises:
-        ValueError: there is no such model, or it cannot be fetched.
+        ValueError: there is no such model, or it cannot be fetched; or timm has no such weights.
     """
+    if config.init is not None and config.init.startswith("timm:") and not config.resume:
+        try:
+            check_weights_exist(config.init.removeprefix("timm:"))
+        except ValueError as error:
+            raise ValueError(f"--init {config.init}: {error}") from error
     backbone, _, words = named_backbone(
         config.backbone, config.stem, config.backbone_args, config.init, bool(config.resume)
     )
@@ -56,4 +61,4 @@ def refuse_views(config: ResolvedConfig, method: Method, steps_per_epoch: int) -
         ValueError: naming the flag of the view's side.
     """
     sides = sides_of(config, steps_per_epoch)
-    refuse_sides(method.backbone, config.backbone, 3, sides)
+    refuse_sides(method.backbone, config.backbone, config.in_chans, sides)

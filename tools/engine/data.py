@@ -19,7 +19,7 @@ from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 from tools.config.config import Config
-from tools.config.images import image_rules, rules_like
+from tools.config.images import image_rules, warn_of_other_range
 from tools.distributed.coordination import local_main_first
 from tools.engine.measured import measured_facts
 
@@ -67,21 +67,23 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
     def both() -> Data:
         rules = image_rules(config)
         unconverted, val = divide(opened(config.data, "train", rules), config)
+        facts = measured_facts(config, unconverted)  # of the files, whatever the loader
         train = readable(unconverted, config.data, "train")
         if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
                 print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
             val = readable(val, config.data, "train")
-            return Data(train, val, measured_facts(config, train), unconverted)
+            return Data(train, val, facts, unconverted)
         val = None
         spec = config.val_data or default_val(config.data)
         if spec is not None and spec != "none":
-            val = readable(opened(spec, "val", rules_like(train, rules)), spec, "val")
+            val = readable(opened(spec, "val", rules.like(train.source.rules)), spec, "val")
+            warn_of_other_range(train, val, spec)
             try:
                 val = match_classes(val, train)
             except ValueError as error:
                 raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, measured_facts(config, train), unconverted)
+        return Data(train, val, facts, unconverted)
 
     return local_main_first(accelerator, both)
 

@@ -70,7 +70,10 @@ class OnlineKnn:
         """Choose the labelled rows and the number of neighbours that vote."""
         device = self._accelerator.device
         self._rows = {id(table): np.flatnonzero(table.label >= 0) for table in (train, val)}
-        bank, queries = (table.take(self._rows[id(table)]) for table in (train, val))
+        bank, queries = (
+            table if len(rows := self._rows[id(table)]) == len(table) else table.take(rows)
+            for table in (train, val)
+        )
         self._labels = [torch.from_numpy(table.label).to(device) for table in (bank, queries)]
         own = rows_in(queries, bank)
         self._own = torch.from_numpy(own).to(device) if (own >= 0).any() else None

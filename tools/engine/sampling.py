@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.balance import Balance, weights_of
+from pipelines.balance import balance_of
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.table import Table
 from tools.config.config import Config
@@ -29,6 +29,6 @@ def build_sampler(
         blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
     if config.balance is not None:
         listed = train if unconverted is None else unconverted
-        balance = Balance(weights_of(config.balance, listed.label, listed.source))
+        balance = balance_of(config.balance, listed.label, listed.source)
     rows, batch = len(train), config.batch_size
     return Sampler(rows, batch, config.seed, rank, world_size, blocks, balance)

@@ -12,9 +12,10 @@ from models.methods import Method
 from models.modules.initial import load_weights
 from models.modules.layouts import LAYOUTS, find_encoder
 from models.modules.pretrained import load_pretrained, read_file
-from pipelines.datasets import DataFacts, data_facts
+from pipelines.datasets import DataFacts
 from tools.config.config import ResolvedConfig
 from tools.config.init import start_of
+from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.restore import restore
 
@@ -61,7 +62,7 @@ def load_init(config: ResolvedConfig, method: Method, facts: DataFacts) -> list[
         lines.append(
             f"--init: these weights were trained on images normalized by mean {_numbers(mean)} and "
             f"std {_numbers(std)}; this run normalizes by mean {_numbers(facts.mean)} and std "
-            f"{_numbers(facts.std)}"
+            f"{_numbers(facts.std)} (--mean {_numbers(mean)} --std {_numbers(std)} takes theirs)"
         )
     return lines
 
@@ -84,7 +85,7 @@ def read(init: str) -> Weights:
 def _of_run(path: Path) -> Weights:
     """Return the weights of the encoder that the run's method scores."""
     config, state = build.load_run(path)
-    facts = data_facts(config.data)
+    facts = facts_of(config)
     method = restore(config, state, facts)
     origin = f"{path}, step {state['step']:,}"
     if method.named_encoder is not None:

@@ -63,6 +63,10 @@ class TrainState:
             self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
         self.folder, self._config, self._accelerator = folder, config, accelerator
 
+    def weigh(self, weights: int) -> None:
+        """Make the checksum of ``--balance``'s weights a part of what a resume compares."""
+        self._data["weights"] = weights
+
     def is_due(self, step: int, at_log: bool) -> bool:
         """Whether to save after ``step`` steps; all processes call it and get the same answer.
 
@@ -152,6 +156,11 @@ class TrainState:
         if changed:
             raise ValueError(
                 f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
+            )
+        if (then := state["data"].get("weights")) != self._data.get("weights"):
+            raise ValueError(
+                f"--balance {self._config.balance}: the weights are not those of {path} (checksum "
+                f"{then} then, {self._data.get('weights')} now): the rows of a step would differ"
             )
         if state["data"] != self._data:
             raise ValueError(

@@ -9,7 +9,7 @@ from models.settings.base import Distance
 from tools.evaluation.base import FrozenScore
 from tools.evaluation.results import percent
 from tools.runs.metrics import read_metrics
-from tools.scoring.plan import NEIGHBORS, Rule, Vote
+from tools.scoring.plan import Rule, Vote
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,16 +127,19 @@ class Knn(FrozenScore):
         """Return the single result as one line."""
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
         text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
-        untrained = self.untrained(protocol)
+        untrained = self.untrained(protocol, evaluated.config.knn_k)
         before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
 
-    def untrained(self, protocol: dict[str, Any]) -> float | None:
-        """Return train.py's score at step 0, if it was measured by the same protocol."""
-        usual = Knn(run=self.run, backbone=self.backbone, data=self.data)
-        if protocol != usual.protocol(NEIGHBORS, 0.1) or self.data or self.val_data:
+    def untrained(self, protocol: dict[str, Any], online_k: int) -> float | None:
+        """Return train.py's score at step 0, if it was measured by the same protocol.
+
+        Without ``--k``, the number of neighbours is that of the score during training.
+        """
+        changed = (self.data, self.val_data, self.classes, self.subset, self.encoder)
+        if self.folder is None or any(value is not None for value in changed):
             return None
-        if self.folder is None:
+        if protocol != Knn(run=self.run).protocol(online_k if self.k else protocol["k"], 0.1):
             return None
         from tools.plots.curves import untrained_knn
 

@@ -14,6 +14,7 @@ from models.methods import METHODS
 from pipelines.settings import UN_MIX_NAMES
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
+from tools.config.reason import reason_of
 from tools.runs.metrics import read_metrics
 
 Settings = dict[str, Any]
@@ -53,7 +54,7 @@ def read_config(run: Path) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{run} is not the folder of a run: {error}") from error
+        raise ValueError(f"{run} is not the folder of a run: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings")
     return from_saved(values, str(path))
