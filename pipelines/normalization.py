@@ -76,7 +76,11 @@ def _measure(table: Table, workers: int, on_bad: OnBadImage) -> PixelStatistics:
     for channel in np.flatnonzero(deviation == 0):
         log.warning("channel %d has the value %.4f everywhere", channel, mean[channel])
     deviation = np.where(deviation == 0, 1.0, deviation)
-    return PixelStatistics(tuple(mean.round(DIGITS).tolist()), tuple(deviation.tolist()))
+    made = PixelStatistics(tuple(mean.round(DIGITS).tolist()), tuple(deviation.tolist()))
+    values = ("mean", made.mean), ("std", made.std)
+    text = ", ".join(f"{name} {' '.join(f'{v:g}' for v in found)}" for name, found in values)
+    log.info("measured in %s images: %s", f"{len(rows):,}", text)
+    return made
 
 
 def _identity(table: Table) -> str:

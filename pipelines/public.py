@@ -28,10 +28,14 @@ from pipelines.presets import PRESETS
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.beton import Beton
+from pipelines.sources.files import Files
+from pipelines.sources.folder import inspect
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
 from pipelines.sources.published import Split
+from pipelines.sources.summary import Summary
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
+from pipelines.system.cache import cache_root
 from pipelines.system.transfer import to_device
 from pipelines.system.workers import cores_per_process
 from pipelines.views import View, ViewOverrides, ViewPlan
@@ -58,6 +62,13 @@ class Data:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; empty if they have none."""
         return self.table.classes
+
+    def summary(self) -> Summary | None:
+        """Return the kinds of the files below a folder, and what is left out; None: no folder."""
+        source = self.table.source
+        if not isinstance(source, Files):
+            return None
+        return inspect(source.root, cache_root(), rules=source.rules).summary
 
 
 @dataclass(frozen=True)

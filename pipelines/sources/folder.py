@@ -112,7 +112,8 @@ def scan(
     if not len(good):
         raise ValueError(f"{path}: not one of {len(found.listing.names)} images can be read")
     headers, names = found.headers, found.names
-    print_once(log, f"{path}: {found.summary.text()}", logging.INFO)
+    where = found.root if path == Path() else path
+    print_once(log, f"{where}: {found.summary.text()}", logging.INFO)
     describe(headers, found.rules, str(path))
     if keep_classes is None:
         for line in warnings_of(path, names):

@@ -18,6 +18,7 @@ from pathlib import Path
 from PIL import Image, features
 
 from pipelines.system.cache import cache_root
+from pipelines.system.units import counted
 
 DRAWINGS = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PALM", "PDF", "WMF"))
 """Formats that are no raster images, or that Pillow cannot decode by itself."""
@@ -71,10 +72,10 @@ class LeftOut:
             for ending, count in ordered[:SHOWN]
         ]
         if more := ordered[SHOWN:]:
-            parts.append(f"{sum(n for _, n in more):,} with {len(more)} other endings")
+            parts.append(f"{sum(n for _, n in more):,} with {counted(len(more), 'other ending')}")
         parts += [f"{self.hidden:,} hidden"] if self.hidden else []
-        parts += [f"{self.outputs:,} outputs of unmix"] if self.outputs else []
-        parts += [f"{self.broken_links:,} links to nothing"] if self.broken_links else []
+        parts += [f"{counted(self.outputs, 'output')} of unmix"] if self.outputs else []
+        parts += [f"{counted(self.broken_links, 'link')} to nothing"] if self.broken_links else []
         return ", ".join(parts)
 
 

@@ -12,6 +12,7 @@ from pipelines.sources.depth import Range
 from pipelines.sources.headers import Headers
 from pipelines.sources.image_file import Header, ImageRules
 from pipelines.sources.listing import LeftOut
+from pipelines.system.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Summary:
             groups.setdefault(name, Counter())[kind] += count
         ordered = sorted(groups.items(), key=lambda item: (-sum(item[1].values()), item[0]))
         parts = [f"{sum(group.values()):,} {name}{self._notes(group)}" for name, group in ordered]
-        line = f"{self.images:,} images: {', '.join(parts)}"
+        line = f"{counted(self.images, 'image')}: {', '.join(parts)}"
         if self.bad:
             line += f"; {self.bad:,} cannot be read"
         if left_out := self.left_out.text():

@@ -1,6 +1,11 @@
-"""Numbers of bytes in words."""
+"""Numbers in words."""
 
 from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 image``, ``4,812 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size_text(size: int) -> str:

@@ -46,7 +46,7 @@ def test_every_cell_runs(toy: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, RUNNER, NOTEBOOK, "--set", parameters],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = tmp_path / "first-run"

@@ -198,6 +198,18 @@ def test_gray_images_keep_brightness_and_contrast_and_nothing_of_hue() -> None:
     assert params.gray.any() and params.solarize.any()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_gpu_makes_the_host_s_views(channels: int) -> None:
+    crops, params = crops_and_params(channels)
+    device = torch.device("cuda")
+    augmenter = build_augmenter(device, 1, channels)
+    numbers = [0.1 * c for c in range(channels)], [1.0 + c for c in range(channels)]
+    plan = augmenter.plan(STRONG, params).to(device)
+    made = augmenter.augment(crops.to(device), plan, *numbers)
+    torch.testing.assert_close(made.cpu(), augmented(crops, params), rtol=0, atol=2e-5)
+
+
 # --- .beton ------------------------------------------------------------------------------------
 
 

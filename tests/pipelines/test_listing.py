@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import pipelines.system.progress
+from pipelines import public
 from pipelines.datasets import check_spec, default_val, open_data
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect, scan
@@ -63,7 +64,7 @@ def test_what_is_left_out_is_counted_by_ending(root: Path) -> None:
     listing = list_images(root)
     assert listing.names == ["a/1.png"]
     assert listing.left_out.text() == (
-        "2 .heic (no decoder), 1 without an ending, 1 .txt, 3 hidden, 1 links to nothing"
+        "2 .heic (no decoder), 1 without an ending, 1 .txt, 3 hidden, 1 link to nothing"
     )
 
 
@@ -137,6 +138,14 @@ def test_the_summary_counts_kinds(
     assert [r.getMessage() for r in caplog.records].count(f"{root}: {expected}") == 1
 
 
+def test_the_public_loader_has_the_summary(root: Path) -> None:
+    save(root / "a" / "1.png", "RGBA")
+    touch(root / "a" / "2.txt")
+    summary = public.open_data(f"folder:{root}").summary()
+    assert summary is not None
+    assert summary.text() == "1 image: 1 PNG (1 with alpha, on white); left out: 1 .txt"
+
+
 def test_other_processes_print_nothing(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -144,7 +153,7 @@ def test_other_processes_print_nothing(
     monkeypatch.setenv("RANK", "1")
     with caplog.at_level(logging.INFO, "pipelines"):
         scan(root, cache, "stop")
-    assert "1 images" not in caplog.text
+    assert "1 image" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,13 @@ def test_each_image_counts_alike_whatever_its_size(tmp_path: Path) -> None:
     assert found.std == (0.2, 1.0, 1.0), "a channel without variation is not divided by 0"
 
 
+def test_what_was_measured_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="pipelines"):
+        pixel_statistics(table_of(np.full((3, 2, 2, 1), 51, np.uint8)))
+    assert "channel 0 has the value 0.2000 everywhere" in caplog.text
+    assert "measured in 3 images: mean 0.2, std 1" in caplog.text
+
+
 def test_the_deviation_is_that_of_all_pixels() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50, 8, 8, 5), np.uint8)

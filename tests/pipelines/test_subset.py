@@ -10,12 +10,16 @@ from accelerate import Accelerator
 from runs import SMALL, TINY, run_main, run_train
 
 import eval as eval_command
+from pipelines.beton.convert import Settings, convert
 from pipelines.sources.arrays import Arrays
+from pipelines.sources.folder import scan
 from pipelines.sources.subset import divide, hold_out, take_subset
 from pipelines.sources.table import Table
 from tools.config.config import Config
 from tools.config.preflight import preflight
 from tools.engine.data import open_data_of
+from tools.evaluation.base import ImageFlags
+from tools.evaluation.opening import with_data
 from tools.runs.metrics import read_metrics
 
 
@@ -195,3 +199,22 @@ def test_a_run_and_its_scores_share_the_split(toy: Path, loader: str) -> None:
 def test_two_sources_of_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="leave out --val-data"):
         preflight(Config(data="photos", val_fraction=0.1, val_data="photos"))
+
+
+def test_a_beton_is_divided_as_its_folder(toy: Path, tmp_path: Path) -> None:
+    convert(scan(toy / "train", tmp_path, "stop"), tmp_path / "a.beton", Settings(keep_jpeg=True))
+    specs = (f"folder:{toy}/train", str(tmp_path / "a.beton"))
+    one, other = (
+        open_data_of(Config(data=spec, val_fraction=0.25, loader="ffcv"), Accelerator(cpu=True))
+        for spec in specs
+    )
+    assert one.val is not None and other.val is not None
+    assert one.val.label.tolist() == other.val.label.tolist()
+    for row in (0, 9):
+        assert np.array_equal(one.val.source.pixels(row), other.val.source.pixels(row))
+
+
+def test_scores_on_other_data_hold_nothing_out() -> None:
+    run = Config(data="photos", val_fraction=0.1)
+    assert with_data(run, ImageFlags(data="cifar10")).val_fraction is None
+    assert with_data(run, ImageFlags(workers=2)).val_fraction == 0.1

@@ -89,6 +89,13 @@ def test_what_is_no_data(
     one_line(name, line.format(bad).split(), capsys, things, bad.removeprefix("folder:"))
 
 
+def test_a_folder_of_runs_leads_to_its_runs(
+    things: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(things.parent)
+    one_line("tools.compare", [things.name], capsys, things, f"such as {things.name}/begun")
+
+
 def test_every_command_is_here() -> None:
     commands = {f"tools.{path.stem}" for path in (ROOT / "tools").glob("[!_]*.py")}
     assert commands | {"train", "eval"} <= {*ON_RUNS, *ON_DATA, *ALONE}

@@ -40,6 +40,7 @@ def test_a_file_of_ones_own_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_pat
     [
         ("phots", "closest: photos"),
         ("recipes/Photos_.yml", "closest: photos"),
+        ("photos.json", "closest: photos"),
         ("cifar10-hots", "closest: cifar10-host"),
         ("stl10", "closest: "),
         ("elsewhere/photos.yaml", "--recipe elsewhere/photos.yaml: there is no such file"),

@@ -95,7 +95,8 @@ def find_recipe(name: str) -> Path:
         raise ValueError(f"--recipe {name} is a folder, not a file of settings{hint}")
     tried = [given, given.with_name(f"{given.name}.yaml")]
     if given.parent in (Path(), Path("recipes")):
-        tried += [folder / f"{given.stem}.yaml" for folder in (Path("recipes"), RECIPES)]
+        file = f"{given.name.removesuffix('.yaml')}.yaml"
+        tried += [folder / file for folder in (Path("recipes"), RECIPES)]
     for path in tried:
         if path.is_file():
             return path

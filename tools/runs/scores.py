@@ -51,6 +51,10 @@ def read_config(run: Path) -> Config:
         ValueError: there is no such run, or its config.yaml is not valid.
     """
     path = run / "config.yaml"
+    if not path.exists():
+        runs = sorted(found.parent for found in run.glob("*/config.yaml"))
+        hint = f"; the runs in it go by their own names, such as {runs[0]}" if runs else ""
+        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml{hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
