@@ -51,7 +51,7 @@ SMALL = [
     (461, "dino.prototypes", {"method": "dino"}, "65536"),
     (461, "dino.freeze_epochs", {"method": "dino", "epochs": 8}, "8"),
     (461, "dino.temperature_epochs", {"method": "dino", "epochs": 30}, "30"),
-    (461, "warmup_epochs", {"method": "byol", "epochs": 5}, "5"),
+    (461, "warmup_epochs", {"method": "byol", "epochs": 5}, "5)"),
     (461, "cmc.negatives", {"method": "cmc"}, "461"),
     (461, "insdis.negatives", {"method": "insdis"}, "461"),
     (461, "clim.start_epoch", {"method": "moco", "mix": "clim", "epochs": 10}, "10"),

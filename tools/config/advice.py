@@ -113,7 +113,7 @@ def _starts(config: ResolvedConfig, total: int) -> Iterator[Advice]:
     tenth = epochs / SHARE
     if 2 * config.warmup_epochs >= epochs:
         what = "all" if config.warmup_epochs >= epochs else "half or more"
-        reason = f"the learning rate's warm-up takes {what} of the {epochs:,} epochs"
+        reason = f"the learning rate's warm-up takes {what} of the run (--epochs {epochs})"
         yield Advice("warmup_epochs", config.warmup_epochs, reason, tenth)
     if isinstance(numbers, SwavConfig) and SHARE * numbers.freeze_steps >= max(total, 1):
         reason = f"the prototypes are frozen in that many of the run's {total:,} steps"

@@ -85,7 +85,8 @@ def banner(
     mixture = "" if config.mix == "none" else f", mixture {config.mix}"
     device, processes = accelerator.device.type, accelerator.num_processes
     shares = "1 process" if processes == 1 else f"{processes} processes"
-    steps = f"{config.epochs:,} epochs of {steps_per_epoch:,} steps, {total:,} steps in all"
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
+    steps = f"{epochs} of {steps_per_epoch:,} steps, {total:,} steps in all"
     if config.limit_steps and config.limit_steps < total:
         steps += f", of which this run makes {config.limit_steps:,} (--limit-steps)"
     peak = f"{config.optimizer}, peak learning rate {config.lr:.3g}"
