@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.config.cli import parse
@@ -23,6 +24,12 @@ from tools.runs.command import command
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from models.methods import Method
+    from pipelines.loader import Loader
+    from tools.config.config import ResolvedConfig
+    from tools.engine.data import Data
+    from tools.engine.train_state import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,10 +90,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.engine.online_knn import OnlineKnn, why_off
     from tools.engine.start import load_init
     from tools.engine.train_state import TrainState
-    from tools.engine.trainer import STOPPED, Run, prepare
-    from tools.plots import curves
-    from tools.plots.views import draw_views
-    from tools.reporting.write import at_end as report_at_end
+    from tools.engine.trainer import Run, prepare
     from tools.runs import run_dir
     from tools.runs.trackers import check_trackers
 
@@ -129,9 +133,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
             if step < last:
                 clim_refresh.update(loader, step)
             if accelerator.is_main_process and step < last:
-                first = next(loader.batches(step, step + 1))
-                shown, facts = loader.maker.views.at(step), data.facts
-                draw_views(first, facts.mean, facts.std, folder / "views.png", views=shown)
+                draw_first_views(loader, step, folder)
             run_dir.begin(folder, config, accelerator)
             learning = (config, accelerator, sampler, model, method, optimizer, loader)
             run = Run(*learning, knn, clim_refresh, state, logger)
@@ -140,13 +142,39 @@ def train(given: Config, accelerator: Accelerator) -> int:
             decoders.close()
             logger.close()
         if accelerator.is_main_process:
-            if status == STOPPED:
-                (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
-            curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
-            if config.report and status == 0:
-                report_at_end(config, folder, data, method, accelerator, state.left_out)
+            leave(config, data, method, accelerator, state, status)
     accelerator.end_training()
     return status
+
+
+def draw_first_views(loader: Loader, step: int, folder: Path) -> None:
+    """Draw the batch of a step as views.png."""
+    from tools.plots.views import draw_views
+
+    maker, batch = loader.maker, next(loader.batches(step, step + 1))
+    draw_views(batch, maker.mean, maker.std, folder / "views.png", views=maker.views.at(step))
+
+
+def leave(
+    config: ResolvedConfig,
+    data: Data,
+    method: Method,
+    accelerator: Accelerator,
+    state: TrainState,
+    status: int,
+) -> None:
+    """Draw the curves of a run, and write its report or the note that it can be resumed."""
+    from tools.engine.trainer import STOPPED
+    from tools.plots import curves
+    from tools.reporting.write import at_end
+    from tools.runs import run_dir
+
+    folder = state.folder
+    if status == STOPPED:
+        (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
+    curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    if config.report and status == 0:
+        at_end(config, folder, data, method, accelerator, state.left_out)
 
 
 if __name__ == "__main__":

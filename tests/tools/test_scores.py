@@ -184,7 +184,7 @@ def test_eval_scores_the_best_as_training_does(
     words = ("knn", str(run), "--checkpoint", "best", "--workers", "1")
     assert run_main(evaluation.main, *words) == 0
     said = capsys.readouterr().out
-    assert "untrained network 20.0 %" in said  # the made-up score of step 0
+    assert "before training 20.0 %" in said  # the made-up score of step 0
     assert "step 4" in said and "loader memory (as in training)" in said and "k=7" in said
     line = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
     assert (line["step"], line["k"], line["loader"]) == (4, 7, "memory")

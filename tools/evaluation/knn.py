@@ -128,7 +128,7 @@ class Knn(FrozenScore):
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
         text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
         untrained = self.untrained(protocol, evaluated.config.knn_k)
-        before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
+        before = f"; before training {percent(untrained)}" if untrained is not None else ""
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
 
     def untrained(self, protocol: dict[str, Any], online_k: int) -> float | None:
@@ -141,6 +141,6 @@ class Knn(FrozenScore):
             return None
         if protocol != Knn(run=self.run).protocol(online_k if self.k else protocol["k"], 0.1):
             return None
-        from tools.plots.curves import untrained_knn
+        from tools.plots.curves import knn_before
 
-        return untrained_knn(read_metrics(self.folder / "metrics.jsonl"))
+        return knn_before(read_metrics(self.folder / "metrics.jsonl"))

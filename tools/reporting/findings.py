@@ -95,7 +95,7 @@ def throughput(lines: Sequence[Line]) -> Finding:
 
 
 def knn_gain(lines: Sequence[Line]) -> Finding:
-    """Compare the last kNN accuracy with the untrained network's."""
+    """Compare the last kNN accuracy with that before training."""
     scored = [line for line in lines if line.get("knn_top1") is not None]
     if not scored:
         why = "kNN was not measured: no labels, no validation images, or --knn-every 0."
@@ -103,15 +103,15 @@ def knn_gain(lines: Sequence[Line]) -> Finding:
     last = scored[-1]
     where = f"after {last['step']:,} steps"
     if scored[0]["step"] != 0:
-        return Finding("unknown", f"{last['knn_top1']:.1%}", f"{where}; not measured untrained.")
+        return Finding("unknown", f"{last['knn_top1']:.1%}", f"{where}; not measured at the start.")
     before, after = scored[0]["knn_top1"], last["knn_top1"]
     if last["step"] == 0:
-        return Finding("unknown", f"{before:.1%} untrained", "Not measured again since.")
+        return Finding("unknown", f"{before:.1%} before training", "Not measured again since.")
     points = 100 * (after - before)
-    text = f"kNN top-1 on the validation images: {before:.1%} untrained, {after:.1%} {where}."
+    text = f"kNN top-1 on the validation images: {before:.1%} before training, {after:.1%} {where}."
     title = f"{before:.1%} → {after:.1%}"
     if points <= 0:
-        return Finding("bad", title, f"{text} It is no better than an untrained network.")
+        return Finding("bad", title, f"{text} It is no better than before training.")
     return Finding("good", title, f"{text} One seed: {points:+.1f} points have no error bar.")
 
 

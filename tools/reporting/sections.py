@@ -57,7 +57,7 @@ def charts(panels: Mapping[str, Panel], names: Sequence[str]) -> list[Picture]:
 
 
 def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which, k: int) -> Table | None:
-    """Return train.py's kNN scores, untrained and last, then the lines of eval.jsonl.
+    """Return train.py's kNN scores, before training and last, then the lines of eval.jsonl.
 
     ``scored`` is the encoder that train.py scores, ``k`` its number of neighbours.
     """
@@ -66,7 +66,7 @@ def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which, k: int
     how = f"k {k}, T 0.1, validation images"
     how += ", encoder momentum" if scored == "momentum" else ""
     for line in known[:1] + known[1:][-1:]:
-        name = "kNN while training" + (", untrained" if line["step"] == 0 else "")
+        name = "kNN while training" + (", at the start" if line["step"] == 0 else "")
         top1, top5 = percent(line, "_top1"), percent(line, "_top5")
         rows.append((name, top1, top5, f"{line['step']:,}", how, ""))
     for result in results:
