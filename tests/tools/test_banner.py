@@ -28,16 +28,16 @@ def test_a_run_begins_with_what_it_is(
     more = ("--limit-steps", "3", "--log-every", "1000")
     assert run_train(*flags(toy, tmp_path, "moco", "--mix", "region", *more)) == 0
     said = capsys.readouterr().out.splitlines()
-    head = dict(line.split(maxsplit=1) for line in said[:8])
-    assert list(head) == [
-        *("data", "images", "learner", "views", "training", "device", "folder", "stop")
-    ]
+    head = dict(line.split(maxsplit=1) for line in said[:9])
+    about = ("data", "images", "learner", "views", "training", "device", "memory", "folder", "stop")
+    assert tuple(head) == about
     assert str(toy) in head["data"] and head["folder"] == str(tmp_path / "run")
     assert head["images"] == "40 for training in 2 classes, 12 for kNN"
     assert head["learner"].startswith("moco, mixture region; test_resnet, 0.")
     assert head["views"] == "2 of 16 px"
     assert head["training"].startswith("4 epochs of 2 steps, 8 steps in all, of which this run")
     assert head["device"] == "cpu, 1 process, precision no"
+    assert head["memory"] == "--loader memory holds at most 0.0 MiB decoded: all 40 images"
     assert head["stop"].endswith(f"--resume {tmp_path / 'run'} continues")
     notes = [line for line in said if line.startswith("note: ")]
     assert any(line.startswith("note: --moco.queue 64: of 40 images") for line in notes)

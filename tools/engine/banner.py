@@ -16,7 +16,7 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
 from tools.config.resolve import changes, describe_defaults
 from tools.config.view_plan import views_of
-from tools.engine.data import Data
+from tools.engine.data import Data, decode_bounds
 from tools.engine.dry_run import size_of
 from tools.engine.train_state import TrainState
 from tools.engine.trainer import schedule_change
@@ -97,6 +97,7 @@ def banner(
         f"views     {_views(config)}",
         f"training  {steps}; batches of {config.batch_size:,} images; {peak}",
         f"device    {device}, {shares}, precision {config.precision}",
+        f"memory    {_decoding(config, data, accelerator)}",
         f"folder    {folder}",
         f"stop      Ctrl-C saves and stops; --resume {folder} continues",
     ]
@@ -107,6 +108,15 @@ def _images(data: Data) -> str:
     labels = f" in {classes:,} classes" if classes else " without labels"
     val = "no validation images" if data.val is None else f"{len(data.val):,} for kNN"
     return f"{len(data.train):,} for training{labels}, {val}"
+
+
+def _decoding(config: ResolvedConfig, data: Data, accelerator: Accelerator) -> str:
+    rows = config.batch_size // accelerator.num_processes
+    loader, bounds = decode_bounds(config, data, accelerator.device, rows)
+    bound = bounds.get(loader)
+    if bound is None:
+        return f"--loader {loader} cannot read these images"
+    return f"--loader {loader} holds at most {bound.bytes / 2**20:,.1f} MiB decoded: {bound.what}"
 
 
 def _views(config: ResolvedConfig) -> str:

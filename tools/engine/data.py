@@ -11,13 +11,14 @@ from accelerate import Accelerator
 
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DATASETS, DataFacts, default_val, match_classes, open_data
-from pipelines.decoders.build import choose_loader
+from pipelines.decoders.build import DecodeMemory, choose_loader, decode_memory
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
+from pipelines.system.workers import cores_per_process
 from tools.config.config import Config
 from tools.config.images import image_rules, warn_of_late_rules, warn_of_other_range
 from tools.distributed.coordination import local_main_first
@@ -96,6 +97,18 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
         return config.loader, "--loader"
     budget = int(config.memory_budget * 2**30)
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
+
+
+def decode_bounds(
+    config: Config, data: Data, device: torch.device, rows: int
+) -> tuple[str, dict[str, DecodeMemory]]:
+    """Return the run's loader, and the most memory of decoded images for each loader.
+
+    ``rows`` is this process's share of a batch.
+    """
+    shown = 2 * rows if config.mix == "clim" else rows  # anchors, then their neighbors
+    found = decode_memory(data.train, shown, config.workers or cores_per_process())
+    return choose(config, data.train, device)[0], found
 
 
 def loader_of(config: Config, data: Data, device: torch.device) -> str:

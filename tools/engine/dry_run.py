@@ -13,16 +13,13 @@ from torch import Tensor
 
 from models.methods import Method
 from pipelines.batch import Batch, Mixed
-from pipelines.decoders.build import decode_memory
 from pipelines.sources.published import NotDownloaded, stand_in
 from pipelines.sources.subset import divide
 from pipelines.views import ViewPlan, table_of
 from tools.config.cli import to_dict
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import facts_of
-from tools.distributed.launch import cores_per_process
-from tools.engine import build
-from tools.engine.data import Data, open_data_of
+from tools.engine.data import Data, decode_bounds, open_data_of
 
 
 def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Data, list[str]]:
@@ -76,9 +73,7 @@ def describe_decoding(config: ResolvedConfig, data: Data, device: torch.device, 
 
     ``rows`` is this process's share of a batch; the loader that the run takes comes first.
     """
-    shown = 2 * rows if config.mix == "clim" else rows  # anchors, then their neighbors
-    found = decode_memory(data.train, shown, config.workers or cores_per_process())
-    chosen, _ = build.choose(config, data.train, device)
+    chosen, found = decode_bounds(config, data, device, rows)
     order = sorted(found, key=lambda loader: loader != chosen)
     lines = [
         f"  {loader:<7} {found[loader].bytes / 2**20:,.1f} MiB: {found[loader].what}"
