@@ -27,7 +27,8 @@ from tools.config.config import Config
 from tools.engine import build
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "recipes").glob("*"))}
-PUBLISHED = [name for name in RECIPES if name not in ("photos", "cifar10-host", "cifar10-10k")]
+OWN = ("photos", "cifar10-host", "cifar10-10k", "small-data")
+PUBLISHED = [name for name in RECIPES if name not in OWN]
 
 SGD = {"optimizer": "momentum", "momentum": 0.9, "decay": "all", "warmup_epochs": 0}
 LARS = {"optimizer": "lars", "momentum": 0.9, "schedule": "cosine", "warmup_epochs": 10}

@@ -220,7 +220,7 @@ def test_labels_never_reach_a_loss(toy: Path, tmp_path: Path) -> None:
         (("--optimizer", "sdg"), "--optimizer"),
         (("--simclr.temperature", "0.5"), "--method simclr"),
         (("--moco.queue", "8"), "--moco.queue"),
-        (("--crops", "2", "6"), "--crop-sizes"),
+        (("--crops", "2", "6", "--crop-sizes", "8", "4"), "--crop-scales"),
         (
             (
                 "--crops",

@@ -323,6 +323,7 @@ def test_a_beton_of_another_range_or_rule_is_warned_of(
     train = scanned(folder)
     convert(scanned(folder, ImageRules(depth_range=(0.0, 9.0))), tmp_path / "a.beton", Settings())
     val = open_beton(tmp_path / "a.beton")
+    caplog.clear()
     warn_of_other_range(train, train, "folder:images")
     warn_of_late_rules(val, ImageRules(), "a.beton")
     warn_of_late_rules(train, ImageRules("black", pages="all"), "folder:images")

@@ -9,8 +9,9 @@ from PIL import Image
 from tools import gallery
 
 
-def test_each_column_shows_its_mixture(tmp_path: Path) -> None:
-    arguments = gallery.Arguments(output=tmp_path / "g.png", rows=4, size=48, step=1)
+def test_each_column_shows_its_mixture(toy: Path, tmp_path: Path) -> None:
+    data = f"folder:{toy}"
+    arguments = gallery.Arguments(output=tmp_path / "g.png", data=data, rows=4, size=48, step=1)
     shown = {mix: gallery.show(mix, arguments) for mix in gallery.SHOWN}
     plain = shown["none"].views[0]
     for mix in gallery.SHOWN[1:]:
@@ -20,9 +21,10 @@ def test_each_column_shows_its_mixture(tmp_path: Path) -> None:
         assert (batch.index == shown["none"].index).all()
 
 
-def test_it_writes_a_picture(tmp_path: Path) -> None:
+def test_it_writes_a_picture(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "g.jpg"
-    assert gallery.main(["--output", str(out), "--rows", "2", "--size", "48"]) == 0
+    words = ["--data", f"folder:{toy}", "--rows", "2", "--size", "48"]
+    assert gallery.main(["--output", str(out), *words]) == 0
     pixels = np.asarray(Image.open(out))
     assert pixels.shape[1] > len(gallery.SHOWN) * 144 and pixels.std() > 20
 
