@@ -226,14 +226,20 @@ def _decode_row(rows: Table, row: int) -> str:
     return ""
 
 
+def too_large(table: Table) -> NDArray[np.bool_]:
+    """Return which images have a side or a number of pixels that no row of a .beton has, (N,)."""
+    pixels = table.height.astype(np.int64) * table.width
+    found: NDArray[np.bool_] = np.maximum(table.height, table.width) > MAX_SIDE
+    return found | (pixels > MAX_PIXELS)
+
+
 def refuse_too_large(table: Table) -> None:
     """Refuse a table with images that no row of a .beton holds.
 
     Raises:
         ValueError: naming the first, and the loader and the command that take it.
     """
-    pixels = table.height.astype(np.int64) * table.width
-    large = (np.maximum(table.height, table.width) > MAX_SIDE) | (pixels > MAX_PIXELS)
+    large = too_large(table)
     if large.any():
         row = int(np.argmax(large))
         raise ValueError(
