@@ -160,9 +160,7 @@ def _label(
     path: Path, names: Sequence[str], keep: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     tops = [name.split(os.sep, 1)[0] if os.sep in name else "" for name in names]
-    if loose := tops.count(""):
-        if loose < len(names):
-            log.warning("%s: %d images lie in no class folder: no labels are used", path, loose)
+    if "" in tops:
         return np.full(len(names), -1, np.int64), ()
     classes = tuple(sorted(set(tops)) if keep is None else keep)
     check_classes(classes, sorted(set(tops)), str(path))

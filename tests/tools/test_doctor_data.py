@@ -8,6 +8,7 @@ from PIL import Image
 
 from pipelines.beton.convert import Settings, convert
 from pipelines.sources.folder import scan
+from pipelines.sources.subset import hold_out
 from tools import doctor
 from tools.diagnostics.data import check_data
 
@@ -62,6 +63,21 @@ def test_damage_copies_and_misplaced_folders_are_found(
     assert "cut.jpg" not in out  # its header is sound
     assert doctor.main(["--data", str(images), "--deep"]) == 1
     assert "cut.jpg: image file is truncated" in capsys.readouterr().out
+
+
+def test_a_loose_image_and_deeper_classes_are_told(images: Path) -> None:
+    (images / "a" / "0.jpg").rename(images / "cover.jpg")
+    (problem,) = check_data(str(images), deep=False).problems
+    assert "1 image lies in no class folder (cover.jpg)" in problem
+    table = scan(images, images.parent / "cache", "stop")
+    with pytest.raises(ValueError, match=r"needs class folders: 1 image lies .*cover\.jpg"):
+        hold_out(table, 0.1, 0)
+    (images / "cover.jpg").unlink()
+    (images / "v1").mkdir()
+    for name in "ab":
+        (images / name).rename(images / "v1" / name)
+    (problem,) = check_data(str(images.parent), deep=False).problems
+    assert problem.endswith(f"folder:{images / 'v1'}")
 
 
 def test_splits_gray_and_deep_images(tmp_path: Path) -> None:
