@@ -220,7 +220,7 @@ def _decode_row(rows: Table, row: int) -> str:
     try:
         height, width = rows.source.pixels(row).shape[:2]
     except Exception as error:
-        return str(error) or type(error).__name__
+        return reason(error, -1).removeprefix(f"{rows.source.name(row)}: ")
     if (height, width) != (rows.height[row], rows.width[row]):
         return f"is {width}x{height}, recorded as {rows.width[row]}x{rows.height[row]}"
     return ""
