@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from models.methods import Method
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
+from pipelines.system.units import counted
 from tools.config.advice import advise
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
@@ -105,7 +106,7 @@ def banner(
 
 def _images(data: Data) -> str:
     classes = len(_class_sizes(data.train))
-    labels = f" in {classes:,} classes" if classes else " without labels"
+    labels = f" in {counted(classes, 'class')}" if classes else " without labels"
     val = "no validation images" if data.val is None else f"{len(data.val):,} for kNN"
     return f"{len(data.train):,} for training{labels}, {val}"
 

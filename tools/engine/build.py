@@ -28,6 +28,7 @@ from pipelines.loader import Loader
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
+from pipelines.system.units import counted
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.images import with_measured_range
@@ -127,7 +128,7 @@ class Decoders:
     def _make(self, table: Table) -> Decoder:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
-        self._print(f"loader {loader} ({reason}) for {len(table):,} images")
+        self._print(f"loader {loader} ({reason}) for {counted(len(table), 'image')}")
         gpu = GpuDecoder(
             config.dali_device_memory_padding,
             config.dali_host_memory_padding,
