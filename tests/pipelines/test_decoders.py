@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -582,6 +583,8 @@ def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert choice(mixed, cuda, 10**9, True) == ("ffcv" if installed else "dali")
         assert choice(mixed, cuda, 10**9, False) == "dali"
         assert choice(mixed, CPU, 10**9, False) == ("ffcv" if installed else "dali")
+        huge = dataclasses.replace(mixed, width=np.full_like(mixed.width, 70_000))
+        assert choice(huge, CPU, 10**9, False) == "dali"  # no row of a .beton holds it
 
 
 @pytest.mark.parametrize(
