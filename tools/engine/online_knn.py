@@ -38,11 +38,15 @@ def why_off(config: Config, data: Data) -> str | None:
 def _why_off(config: Config, data: Data) -> str | None:
     if config.knn_every == 0:
         return "--knn-every 0"
+    if not (data.train.label >= 0).any():
+        return "the training images have no labels (class folders give them)"
     if data.val is None:
-        return "no validation images (--val-data)"
-    for name, table in (("training", data.train), ("validation", data.val)):
-        if not (table.label >= 0).any():
-            return f"the {name} images have no labels"
+        return (
+            "no validation images (--val-data names some; --val-fraction 0.1 keeps a tenth of "
+            "--data for them)"
+        )
+    if not (data.val.label >= 0).any():
+        return "the validation images have no labels (--val-data names others)"
     return None
 
 
