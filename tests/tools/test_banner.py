@@ -147,6 +147,12 @@ def test_a_run_that_fails_before_its_first_line_leaves_nothing(
     assert [line["step"] for line in lines(tmp_path / "run")] == [1]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file of a run, but for the lock, which names the process."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
 def test_a_finished_run_is_extended_and_says_what_the_schedule_becomes(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,8 +164,10 @@ def test_a_finished_run_is_extended_and_says_what_the_schedule_becomes(
     assert "--epochs: 1 -> 4: the run was finished; the schedule now ends at step 8" in said
     rates = [line["lr"] for line in lines(tmp_path / "run")]
     assert len(rates) == 3 and rates[2] > rates[1]  # four epochs' cosine has hardly fallen
+    kept = contents(tmp_path / "run")
     assert run_train(*start, "--resume", "auto") == 0
     assert "--epochs: 4 -> 1: nothing is left to train, 3 of 2 steps" in capsys.readouterr().out
+    assert contents(tmp_path / "run") == kept
 
 
 def test_what_other_epochs_do_to_the_rate() -> None:
