@@ -103,12 +103,16 @@ class OnlineKnn:
         return (step // period + 1) * period
 
     def score(self) -> dict[str, float]:
-        """Return the current ``knn_top1`` and ``knn_top5``; all processes call it."""
+        """Return the current ``knn_top1`` and ``knn_top5``, and the ``knn_k`` that voted.
+
+        All processes call it.
+        """
         assert self._data.val is not None
         average_buffers(self._method)
         bank, queries = map(self._labelled_features, (self._data.train, self._data.val))
         bank_labels, labels = self._labels
-        return knn(bank, bank_labels, queries, labels, k=self._k, own=self._own)
+        found = knn(bank, bank_labels, queries, labels, k=self._k, own=self._own)
+        return found | {"knn_k": self._k}
 
     def _labelled_features(self, table: Table) -> Tensor:
         """Return the features, (n, d), of the rows that have a label."""
