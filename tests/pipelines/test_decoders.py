@@ -563,8 +563,10 @@ def test_memory_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_wants_one_size(tmp_path: Path) -> None:
     table = make_table("files", tmp_path)
     assert not fits(table, 10**9)
-    with pytest.raises(ValueError, match="--loader memory"):
+    sizes = len({(int(h), int(w)) for h, w in zip(table.height, table.width, strict=True)})
+    with pytest.raises(ValueError, match="--loader memory") as refused:
         decoder("memory", table)
+    assert f"the {len(table)} have {sizes}, as {table.source.name(0)} (" in str(refused.value)
 
 
 def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

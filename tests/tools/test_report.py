@@ -105,6 +105,7 @@ def test_a_run_ends_with_a_page_that_says_it_all(run: Path) -> None:
     )
     assert f"{before:.1%} → {after:.1%}" in page.words
     assert "4 steps of 16 images" in page.words
+    assert "k 40, T 0.1" in page.words  # all images: --knn-k 200 has no more to count
 
 
 def test_nothing_from_outside_becomes_markup_or_is_loaded(run: Path) -> None:
