@@ -46,6 +46,27 @@ def one_size(table: Table) -> bool:
     return len(sizes) > 0 and bool((sizes == sizes[0]).all())
 
 
+def check_one_size(table: Table) -> None:
+    """Refuse images that the memory loader cannot hold as one array.
+
+    Raises:
+        ValueError: the images differ in size, or there are none; the text names other loaders.
+    """
+    if one_size(table):
+        return
+    found = "there are none"
+    if len(table):
+        sides = np.stack([table.height, table.width], axis=1)
+        other = int(np.flatnonzero((sides != sides[0]).any(axis=1))[0])
+        examples = [f"{table.source.name(r)} ({sides[r, 1]}x{sides[r, 0]})" for r in (0, other)]
+        found = f"the {len(table):,} have {len(np.unique(sides, axis=0)):,}, as "
+        found += " and ".join(examples)
+    raise ValueError(
+        f"--loader memory needs images of one size, at least one, and {found}; take `--loader "
+        "auto`, `--loader ffcv` or `--loader dali`"
+    )
+
+
 class MemoryDecoder:
     """Crops of images that are already decoded; see ``pipelines.decoders.Decoder``.
 
@@ -67,14 +88,11 @@ class MemoryDecoder:
         on_bad: OnBadImage = "stop",
         cut_on_host: bool = True,
     ) -> None:
-        if not one_size(table):
-            raise ValueError(
-                "--loader memory needs images of one size, at least one; take `--loader ffcv` or "
-                "`--loader dali` for this --data"
-            )
+        check_one_size(table)
         self.table = table
         self.interpolation: Interpolation = interpolation
-        images, self.replaced = decode_all(table, workers, on_bad)
+        images, self.bad_rows = decode_all(table, workers, on_bad)
+        self.replaced = len(self.bad_rows)
         self.images = images.to(device)  # (N, h, w, c)
         self.decodes = len(table)
         self.cut_on_host = cut_on_host and device.type == "cpu"
@@ -113,11 +131,11 @@ class MemoryDecoder:
 
 def decode_all(
     table: Table, workers: int, on_bad: OnBadImage
-) -> tuple[UInt8[Tensor, "n h w c"], int]:
-    """Decode every row with PIL in threads; return the images and the number replaced."""
+) -> tuple[UInt8[Tensor, "n h w c"], set[int]]:
+    """Decode every row with PIL in threads; return the images and the rows replaced."""
     if isinstance(table.source, Arrays):
         images = table.source.images
-        return torch.from_numpy(images if images.flags.writeable else images.copy()), 0
+        return torch.from_numpy(images if images.flags.writeable else images.copy()), set()
     shape = (len(table), int(table.height[0]), int(table.width[0]), table.channels)
     images = np.empty(shape, np.uint8)
 
@@ -126,7 +144,8 @@ def decode_all(
         return replaced
 
     with ThreadPoolExecutor(workers) as pool:
-        return torch.from_numpy(images), sum(pool.map(decode, range(len(table))))
+        replaced = list(pool.map(decode, range(len(table))))
+    return torch.from_numpy(images), set(np.flatnonzero(replaced).tolist())
 
 
 @jit

@@ -320,7 +320,7 @@ def test_bad_row_is_replaced_by_the_next(loader: str, tmp_path: Path) -> None:
     crops = [windows(table, rows, [0, 1, 2, 3, 2], 32)]
     made = decoder(loader, table, on_bad="replace")
     view = made(rows, crops)[0]
-    assert made.replaced == 1
+    assert (made.replaced, made.bad_rows) == (1, {2})
     assert made.decodes == 4
     assert gap(view, expected_after_replacement(good, rows, crops[0])).max() < GREY_LEVELS
     alone = made(np.array([2]), [Crops(32, np.zeros(1, np.int64), crops[0].box[2:3])])[0]
@@ -563,8 +563,10 @@ def test_memory_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_wants_one_size(tmp_path: Path) -> None:
     table = make_table("files", tmp_path)
     assert not fits(table, 10**9)
-    with pytest.raises(ValueError, match="--loader memory"):
+    sizes = len({(int(h), int(w)) for h, w in zip(table.height, table.width, strict=True)})
+    with pytest.raises(ValueError, match="--loader memory") as refused:
         decoder("memory", table)
+    assert f"the {len(table)} have {sizes}, as {table.source.name(0)} (" in str(refused.value)
 
 
 def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,7 @@ def test_the_summary_counts_kinds(
 
 def test_numbers_have_their_nouns() -> None:
     assert [counted(1, "class"), counted(1200, "class")] == ["1 class", "1,200 classes"]
+    assert [counted(2, "epoch"), counted(2, "batch")] == ["2 epochs", "2 batches"]
 
 
 def test_the_public_loader_has_the_summary(root: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from models.settings.base import Which
 from pipelines.sources.table import Table
@@ -20,7 +21,7 @@ from tools.engine import build
 from tools.engine.data import open_data_of
 from tools.engine.restore import restore
 from tools.evaluation.base import ImageFlags, LoaderName, Split
-from tools.evaluation.evaluated_run import EvaluatedRun
+from tools.evaluation.evaluated_run import EvaluatedRun, describe_damaged
 from tools.evaluation.published import open_published
 
 SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
@@ -94,15 +95,31 @@ def _opened(
     data = open_data_of(config, accelerator)
     val = data.train if split == "train" else data.val
     if val is None:
-        raise ValueError("--val-data: there are no images to score; name labelled images")
+        raise ValueError(no_images_to_score(data.train))
     train = val if split == "val" else data.train
     loader, why = build.choose(config, val, accelerator.device)
     accelerator.print(f"loader {loader} ({why if config.loader == 'auto' else reason})", flush=True)
     decoders = build.Decoders(config, accelerator)
     try:
         yield train, val, decoders, accelerator
+        if split is None:  # of one split, the protocol leaves the damaged images out
+            for line in describe_damaged(gather_object(decoders.replaced())):
+                accelerator.print(line, flush=True)
     finally:
         decoders.close()
+
+
+def no_images_to_score(train: Table) -> str:
+    """Return the refusal of a score without validation images, and what leads on."""
+    if not (train.label >= 0).any():
+        return (
+            "there are no images to score, and the training images have no labels: --data and "
+            "--val-data name labelled images"
+        )
+    return (
+        "there are no images to score: --val-data names labelled ones (train.py --val-fraction 0.1 "
+        "keeps a tenth of --data for them)"
+    )
 
 
 def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:
