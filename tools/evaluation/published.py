@@ -102,6 +102,8 @@ def timm_name(name: str) -> str:
         return name
     if (Path(name).expanduser() / "config.json").is_file():
         return f"local-dir:{Path(name).expanduser()}"
+    if not pretrained and re.fullmatch(r"\w+", name):  # as --backbone of train.py
+        return name
     raise ValueError("write timm:NAME, timm:NAME.TAG, hf-hub:ORG/NAME, or a folder of that form")
 
 
