@@ -89,8 +89,9 @@ def check_method(
             for key, each in METHODS.items()
             if each.settings.min_views <= num_views <= each.settings.max_views
         ]
+        shown = "1 view" if num_views == 1 else f"{num_views} views"
         raise ValueError(
-            f"--method {name} cannot take {num_views} view{'s' if num_views != 1 else ''} (--crops): "
+            f"--method {name} cannot take {shown} (--crops): "
             f"{f'exactly {least}' if least == most else several}"
             f"{'; these methods can: ' if others else ''}{', '.join(others)}"
         )
