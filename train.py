@@ -122,6 +122,10 @@ def train(given: Config, accelerator: Accelerator) -> int:
         resumed = banner.resumed(config, state, steps, step)
         for line in [*about, *started, *notes, *resumed]:
             logger.message(line)
+        if state.is_over(step, steps):  # the run's files stay those of its own --epochs
+            logger.close()
+            accelerator.end_training()
+            return 0
 
         decoders = build.Decoders(config, accelerator, logger.message)
         try:

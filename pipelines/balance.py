@@ -108,7 +108,9 @@ class Balance:
         share = self.probabilities(batch_size)
         times = share * (len(share) // batch_size)
         seen = times[times > 0]
-        text = f"balance: an epoch shows an image {seen.min():.2g} to {seen.max():.2g} times"
+        low, high = f"{seen.min():.2g}", f"{seen.max():.2g}"
+        span = low if low == high else f"{low} to {high}"
+        text = f"balance: an epoch shows an image {span} time{'' if span == '1' else 's'}"
         if never := len(times) - len(seen):
             text += f", and {never:,} of weight 0 never"
         if capped := int((share == 1).sum()):

@@ -46,6 +46,27 @@ def one_size(table: Table) -> bool:
     return len(sizes) > 0 and bool((sizes == sizes[0]).all())
 
 
+def check_one_size(table: Table) -> None:
+    """Refuse images that the memory loader cannot hold as one array.
+
+    Raises:
+        ValueError: the images differ in size, or there are none; the text names other loaders.
+    """
+    if one_size(table):
+        return
+    found = "there are none"
+    if len(table):
+        sides = np.stack([table.height, table.width], axis=1)
+        other = int(np.flatnonzero((sides != sides[0]).any(axis=1))[0])
+        examples = [f"{table.source.name(r)} ({sides[r, 1]}x{sides[r, 0]})" for r in (0, other)]
+        found = f"the {len(table):,} have {len(np.unique(sides, axis=0)):,}, as "
+        found += " and ".join(examples)
+    raise ValueError(
+        f"--loader memory needs images of one size, at least one, and {found}; take `--loader "
+        "auto`, `--loader ffcv` or `--loader dali`"
+    )
+
+
 class MemoryDecoder:
     """Crops of images that are already decoded; see ``pipelines.decoders.Decoder``.
 
@@ -67,11 +88,7 @@ class MemoryDecoder:
         on_bad: OnBadImage = "stop",
         cut_on_host: bool = True,
     ) -> None:
-        if not one_size(table):
-            raise ValueError(
-                "--loader memory needs images of one size, at least one; take `--loader ffcv` or "
-                "`--loader dali` for this --data"
-            )
+        check_one_size(table)
         self.table = table
         self.interpolation: Interpolation = interpolation
         images, self.bad_rows = decode_all(table, workers, on_bad)

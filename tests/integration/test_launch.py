@@ -213,6 +213,17 @@ def test_one_process_is_one_where_it_was_asked_for() -> None:
         launch.refuse_one_of_many(ALONE, {}, words)
     with pytest.raises(ValueError, match="3 processes"):
         launch.refuse_one_of_many(ALONE, {}, [*words, "--num_processes=3"])
+    several = (
+        r"it starts one: give --multi_gpu, .*\n    accelerate launch --multi_gpu --num_processes N"
+    )
+    with pytest.raises(ValueError, match=several):
+        launch.refuse_one_of_many(ALONE, {}, [])
+    whole = ["python", "/bin/accelerate", "launch", "--cpu", "--num_processes", "2", "train.py"]
+    with pytest.raises(ValueError, match="--multi_gpu instead of --cpu") as refused:
+        launch.refuse_one_of_many(ALONE, {}, [*whole, "--data", "folder:my images", ""])
+    assert str(refused.value).splitlines()[1] == (
+        "    accelerate launch --multi_gpu --num_processes 2 train.py --data 'folder:my images'"
+    )
     own = {"MASTER_ADDR": "node7"}  # a cluster's own variable, which the launcher passes on
     launch.refuse_one_of_many(ALONE | own, own, words)
     launch.refuse_one_of_many(ALONE | {"WORLD_SIZE": "2"}, {}, words)

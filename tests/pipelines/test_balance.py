@@ -87,6 +87,8 @@ def test_capped_rows_leave_the_rest_to_the_others_by_weight() -> None:
     text = Balance(np.r_[100.0, 2.0, 1.0, 1.0, 0.0]).summary(2)
     assert "0.5 to 2 times" in text and "1 of weight 0 never" in text
     assert "1 are in every step" in text
+    for weight, batch, times in ((np.ones(8), 2, "1 time"), (np.ones(5), 2, "0.8 times")):
+        assert Balance(weight).summary(batch) == f"balance: an epoch shows an image {times}"
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:

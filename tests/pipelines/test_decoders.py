@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -562,8 +563,10 @@ def test_memory_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_wants_one_size(tmp_path: Path) -> None:
     table = make_table("files", tmp_path)
     assert not fits(table, 10**9)
-    with pytest.raises(ValueError, match="--loader memory"):
+    sizes = len({(int(h), int(w)) for h, w in zip(table.height, table.width, strict=True)})
+    with pytest.raises(ValueError, match="--loader memory") as refused:
         decoder("memory", table)
+    assert f"the {len(table)} have {sizes}, as {table.source.name(0)} (" in str(refused.value)
 
 
 def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,6 +585,8 @@ def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert choice(mixed, cuda, 10**9, True) == ("ffcv" if installed else "dali")
         assert choice(mixed, cuda, 10**9, False) == "dali"
         assert choice(mixed, CPU, 10**9, False) == ("ffcv" if installed else "dali")
+        huge = dataclasses.replace(mixed, width=np.full_like(mixed.width, 70_000))
+        assert choice(huge, CPU, 10**9, False) == "dali"  # no row of a .beton holds it
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,24 @@ def test_small_classes_are_outvoted() -> None:
     assert advise(config, 10_000) == []
 
 
+def test_equal_classes_are_not_outvoted() -> None:
+    """As a run's own remark, the note is for classes of unequal sizes, and names the k in force."""
+    config = resolved(method="simclr", batch_size=8, groups=4, warmup_epochs=0.0)
+    (line,) = advise(config, 10_000, [12, 12])
+    assert line == "--knn-k 200 becomes 24, the number of images that can vote"
+    assert advise(dataclasses.replace(config, knn_k=20), 10_000, [12, 12]) == []
+    clipped, outvoted = advise(config, 10_000, [1, 23])
+    assert clipped == line and "lets 24 neighbours vote" in outvoted
+    assert "the smallest class has 1 image, outvoted" in outvoted
+
+
+def test_a_batch_that_divides_the_images_leaves_none_out() -> None:
+    for batch, expected in ((8, None), (24, None), (16, "leaves out 8 images"), (23, "1 image")):
+        advice = found(24, method="simclr", batch_size=batch, groups=1).get("batch_size")
+        assert (advice and advice.reason.endswith(expected)) if expected else advice is None
+    assert found(24, method="simclr", batch_size=16)["batch_size"].fitting == 8
+
+
 def test_the_recipe_for_small_data_needs_no_advice() -> None:
     recipe = str(ROOT / "recipes" / "small-data.yaml")
     for method in ("simclr", "moco", "swav"):

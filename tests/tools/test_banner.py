@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from launch_cases import flags
 from runs import lines, run_train, skip_pictures
 
 from pipelines.datasets import DATASETS
+from pipelines.sources.arrays import Arrays
+from pipelines.sources.table import Table
 from tools.config.config import Config
 from tools.config.resolve import resolve
 from tools.engine import banner, train_state, trainer
-from tools.engine.online_knn import OnlineKnn
+from tools.engine.data import Data
+from tools.engine.online_knn import OnlineKnn, why_off
+from tools.evaluation.opening import no_images_to_score
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +52,60 @@ def test_a_run_begins_with_what_it_is(
     assert shown[0].startswith("epoch 1/2  step 1/3  loss ")  # the first step, whatever the rhythm
     assert shown[1].startswith("epoch 1/2  step 2/3  loss ")
     assert [line["step"] for line in lines(tmp_path / "run")] == [2, 3]
+
+
+def images(*label: int) -> Table:
+    """A table of small images with these labels."""
+    side = np.full(len(label), 4, np.int32)
+    pixels = np.zeros((len(label), 4, 4, 3), np.uint8)
+    return Table(np.array(label, np.int64), side, side, Arrays("toy", pixels))
+
+
+FACTS = DATASETS["photos"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "text", "why"),
+    [
+        ((0, 0, 0), (0,), "3 for training in 1 class, 1 for kNN", None),
+        ((0, 1), None, "2 for training in 2 classes, no validation", "--val-fraction 0.1"),
+        ((0, 1), (-1,), "2 for training in 2 classes, 1 for", "validation images have no labels"),
+        ((-1, -1), None, "2 for training without labels, no", "training images have no labels"),
+        ((-1, -1), (0,), "2 for training without labels, 1", "training images have no labels"),
+    ],
+)
+def test_images_are_counted_and_the_way_to_a_score_is_named(
+    train: tuple[int, ...], val: tuple[int, ...] | None, text: str, why: str | None
+) -> None:
+    data = Data(images(*train), None if val is None else images(*val), FACTS)
+    assert banner.describe_images(data).startswith(text)
+    assert (why is None) == ((found := why_off(Config(), data)) is None)
+    assert why is None or why in str(found)
+
+
+@pytest.mark.parametrize(("label", "way"), [(0, "train.py --val-fraction"), (-1, "no labels")])
+def test_an_evaluation_without_images_to_score_leads_on(label: int, way: str) -> None:
+    refusal = no_images_to_score(images(label))
+    assert way in refusal and "--val-data" in refusal
+
+
+@pytest.mark.parametrize(
+    ("resume", "checkpoint", "step", "text"),
+    [
+        ("auto", None, 0, "no run to continue: this is a new one"),
+        (None, None, 0, ""),
+        ("auto", "step-0.pt", 0, ""),
+        ("auto", "step-3.pt", 3, "resumed at step 3"),
+    ],
+)
+def test_a_resume_that_finds_nothing_says_so(
+    resume: str | None, checkpoint: str | None, step: int, text: str
+) -> None:
+    config = resolve(Config(resume=resume), FACTS, "no")
+    path = checkpoint and Path(checkpoint)
+    state = SimpleNamespace(folder="runs/a", epochs_before=config.epochs, last_good=path)
+    said = banner.resumed(config, cast(Any, state), 10, step)
+    assert text in said[0] if text else said == []
 
 
 def test_the_demonstration_says_that_it_is_one() -> None:
@@ -86,6 +147,12 @@ def test_a_run_that_fails_before_its_first_line_leaves_nothing(
     assert [line["step"] for line in lines(tmp_path / "run")] == [1]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file of a run, but for the lock, which names the process."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path): path.read_bytes() for path in files}
+
+
 def test_a_finished_run_is_extended_and_says_what_the_schedule_becomes(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,8 +164,10 @@ def test_a_finished_run_is_extended_and_says_what_the_schedule_becomes(
     assert "--epochs: 1 -> 4: the run was finished; the schedule now ends at step 8" in said
     rates = [line["lr"] for line in lines(tmp_path / "run")]
     assert len(rates) == 3 and rates[2] > rates[1]  # four epochs' cosine has hardly fallen
+    kept = contents(tmp_path / "run")
     assert run_train(*start, "--resume", "auto") == 0
     assert "--epochs: 4 -> 1: nothing is left to train, 3 of 2 steps" in capsys.readouterr().out
+    assert contents(tmp_path / "run") == kept
 
 
 def test_what_other_epochs_do_to_the_rate() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
+from PIL import Image
 from runs import run_train
 
 from models.methods import METHODS
@@ -222,3 +223,17 @@ def test_a_plan_does_not_fetch_validation_images_either(
     assert run_train("--method", "simsiam", *words, *small, "--dry-run") == 0
     said = capsys.readouterr().out
     assert "steps: 2 an epoch" in said and "CIFAR10 is not complete" in said
+
+
+def test_mixed_sizes_in_memory_are_refused_before_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(16):
+        Image.new("RGB", (20 + number % 2, 20)).save(tmp_path / f"{number}.png")
+    words = ("--data", f"folder:{tmp_path}", "--batch-size", "8", "--loader", "memory")
+    assert run_train(*words, "--backbone", "test_resnet", "--dry-run") == 2
+    out, err = capsys.readouterr()
+    assert "steps: " not in out
+    names = f"{tmp_path / '0.png'} (20x20) and {tmp_path / '1.png'} (21x20)"
+    assert f"the 16 have 2, as {names}" in err
+    assert "--loader ffcv" in err

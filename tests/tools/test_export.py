@@ -29,8 +29,10 @@ from tools.config.config import Config
 from tools.engine import build
 from tools.exporting import detectron2, huggingface
 from tools.exporting import onnx as onnx_file
-from tools.exporting.card import card
+from tools.exporting.card import card, scores
 from tools.exporting.source import Source, load
+from tools.plots.curves import training_panels
+from tools.reporting import sections
 
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -320,6 +322,20 @@ def test_the_card_says_what_was_measured(run: Path, tmp_path: Path) -> None:
     again = from_dict(yaml.safe_load(settings), "the card")
     assert differences(again, load(run, None, "online").config) == []
     assert run_main(export.main, "--run", str(run), "--to", "timm", str(out)) == 2
+
+
+@pytest.mark.parametrize(("recorded", "k"), [({"knn_k": 24}, 24), ({}, 200)])
+def test_a_score_while_training_has_the_k_that_voted(
+    run: Path, tmp_path: Path, recorded: dict[str, int], k: int
+) -> None:
+    line = {"step": 2, "knn_top1": 0.5, "knn_top5": 0.75, **recorded}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (row,) = re.findall(r"\| kNN while training.*", scores(load(run, None, "online"), tmp_path))
+    assert row.endswith(f"knn_top1 50.00 %, knn_top5 75.00 % | k={k}, temperature=0.1 |")
+    table = sections.scores([line], [], "online", 200)
+    assert table is not None and table.rows[0][4] == f"k {k}, T 0.1, validation images"
+    assert training_panels([line])["knn"].series[0].name == "top-1"
+    assert len(training_panels([line])["knn"].series) == 2
 
 
 def test_a_checkpoint_without_scores_is_not_evaluated(run: Path) -> None:

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = (*TINY, *SMALL["simclr"], "--method", "simclr", "--mix", "region")
     flags += ("--data", f"folder:{data}", "--epochs", "2", "--knn-every", "1", "--report")
     where = ("--output", str(root), "--name", f"run {EVIL}", "--recipe", str(root / "own.yaml"))
-    assert run_train(*flags, *where) == 0
+    assert run_train(*flags, *where, pictures=True) == 0
     return root / f"run {EVIL}"
 
 
@@ -105,6 +105,7 @@ def test_a_run_ends_with_a_page_that_says_it_all(run: Path) -> None:
     )
     assert f"{before:.1%} → {after:.1%}" in page.words
     assert "4 steps of 16 images" in page.words
+    assert "k 40, T 0.1" in page.words  # all images: --knn-k 200 has no more to count
 
 
 def test_nothing_from_outside_becomes_markup_or_is_loaded(run: Path) -> None:

@@ -16,11 +16,12 @@ from models.settings.bank import BankConfig
 from models.settings.dino import DinoConfig
 from models.settings.moco import MocoConfig
 from models.settings.swav import SwavConfig
+from pipelines.system.units import counted
 from tools.config.config import ResolvedConfig, flag, numbers_of
 from tools.config.resolve import check
 
 FEW_STEPS = 4
-"""Steps an epoch below which a smaller batch is advised."""
+"""Steps an epoch below which a smaller batch is advised, unless it divides the images."""
 SHARE = 10
 """A frozen start may take less than one part in ten of a run."""
 
@@ -57,15 +58,22 @@ def advise(
         processes: number of processes.
     """
     lines = [str(found) for found in misfits(config, num_rows, processes)]
-    smallest = min(class_sizes, default=config.knn_k)
-    if config.knn_every and smallest < config.knn_k:
+    return [*lines, *_neighbours(config, class_sizes)] if config.knn_every else lines
+
+
+def _neighbours(config: ResolvedConfig, class_sizes: Sequence[int]) -> Iterator[str]:
+    """Yield what distorts the kNN score, as ``tools.scoring.knn.remarks`` does of a run."""
+    voting = min(config.knn_k, sum(class_sizes))
+    if class_sizes and voting < config.knn_k:
+        yield f"--knn-k {config.knn_k} becomes {voting}, the number of images that can vote"
+    smallest = min(class_sizes, default=0)
+    if smallest < max(class_sizes, default=0) and smallest < voting:
         fitting = max(smallest // 2, 1)
-        lines.append(
-            f"kNN during training lets {config.knn_k} neighbours vote, but the smallest class has "
-            f"{smallest:,} images, which are outvoted: compare such scores with each other only; "
-            f"--knn-k {fitting} would fit, as would eval.py knn RUN --k {fitting}"
+        yield (
+            f"kNN during training lets {voting} neighbours vote, but the smallest class has "
+            f"{counted(smallest, 'image')}, outvoted by larger classes: compare such scores with "
+            f"each other only; --knn-k {fitting} would fit, as would eval.py knn RUN --k {fitting}"
         )
-    return lines
 
 
 def misfits(config: ResolvedConfig, num_rows: int, processes: int = 1) -> Iterator[Advice]:
@@ -74,10 +82,10 @@ def misfits(config: ResolvedConfig, num_rows: int, processes: int = 1) -> Iterat
     batch, steps = config.batch_size, num_rows // config.batch_size
     if not steps:  # the sampler refuses a batch larger than the data
         return
-    if steps < FEW_STEPS:
+    if is_wasteful(num_rows, batch):
         reason = (
             f"an epoch of {num_rows:,} images has {steps} of the {steps * config.epochs:,} steps, "
-            f"and leaves out {num_rows - steps * batch:,} images"
+            f"and leaves out {counted(num_rows - steps * batch, 'image')}"
         )
         yield Advice("batch_size", batch, reason, fitting)
     total = num_rows // (fitting or batch) * config.epochs
@@ -86,10 +94,15 @@ def misfits(config: ResolvedConfig, num_rows: int, processes: int = 1) -> Iterat
     yield from _average(config, total)
 
 
+def is_wasteful(num_rows: int, batch: int) -> bool:
+    """Whether few batches are whole, so that the images of the last one, left out, count."""
+    return num_rows // batch < FEW_STEPS and num_rows % batch > 0
+
+
 def fitting_batch(config: ResolvedConfig, num_rows: int, processes: int = 1) -> int | None:
-    """Return the batch size, halved until an epoch has enough steps; None if no such size fits."""
+    """Return the batch size, halved until it is not wasteful; None if no such size fits."""
     batch = config.batch_size
-    while num_rows // batch < FEW_STEPS:
+    while is_wasteful(num_rows, batch):
         if batch % 2:
             return None
         batch //= 2

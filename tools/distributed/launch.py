@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from accelerate import Accelerator, DistributedType
@@ -103,12 +104,24 @@ def refuse_one_of_many(
     if not launched or "MASTER_ADDR" in before or any(name in environment for name in JOINED):
         return
     asked = _number_asked_for(words)
+    instead = " instead of --cpu" if "--cpu" in words else ""
     raise ValueError(
         f"accelerate launch was asked for {asked or 'several'} processes, but without --multi_gpu "
-        "it starts one (--cpu too): accelerate launch --multi_gpu --num_processes "
-        f"{asked or 'N'} train.py ..., with or without GPUs, or torchrun --standalone "
-        f"--nproc_per_node {asked or 'N'} train.py ...; for one process, --num_processes 1"
+        f"it starts one: give --multi_gpu{instead}, with or without GPUs:\n    "
+        f"{_command_of_several(words, asked)}\nFor one process, --num_processes 1"
     )
+
+
+def _command_of_several(words: Sequence[str], asked: str) -> str:
+    """Return the launcher's command line with --multi_gpu in place of --cpu."""
+    names = [PurePath(word).name.removesuffix(".py") for word in words]
+    start = next((n for n, name in enumerate(names) if name.endswith("launch")), None)
+    rest = ["train.py", "..."] if start is None else [word for word in words[start + 1 :] if word]
+    options = ["--multi_gpu", *([] if asked else ["--num_processes", "N"])]
+    if start is None and asked:
+        options += ["--num_processes", asked]
+    kept = [word for word in rest if word != "--cpu"]
+    return shlex.join(["accelerate", "launch", *options, *kept])
 
 
 def _number_asked_for(words: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from models.methods import Method
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
+from pipelines.system.units import counted
 from tools.config.advice import advise
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
@@ -71,7 +72,12 @@ def notes(
 def resumed(
     config: ResolvedConfig, state: TrainState, steps_per_epoch: int, step: int
 ) -> list[str]:
-    """Return where a resumed run continues, and what other --epochs change; nothing at step 0."""
+    """Return where a resumed run continues, and what other --epochs change.
+
+    At step 0 that is nothing, but for a --resume auto that found nothing to continue.
+    """
+    if config.resume == "auto" and state.last_good is None:
+        return ["--resume auto: no run to continue: this is a new one"]
     if not step:
         return []
     change = schedule_change(config, state.epochs_before, step, steps_per_epoch)
@@ -92,14 +98,14 @@ def banner(
     mixture = "" if config.mix == "none" else f", mixture {config.mix}"
     device, processes = accelerator.device.type, accelerator.num_processes
     shares = "1 process" if processes == 1 else f"{processes} processes"
-    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
-    steps = f"{epochs} of {steps_per_epoch:,} steps, {total:,} steps in all"
+    epochs = counted(config.epochs, "epoch")
+    steps = f"{epochs} of {counted(steps_per_epoch, 'step')}, {counted(total, 'step')} in all"
     if config.limit_steps and config.limit_steps < total:
         steps += f", of which this run makes {config.limit_steps:,} (--limit-steps)"
     peak = f"{config.optimizer}, peak learning rate {config.lr:.3g}"
     return [
         f"data      {DEMONSTRATION if config.data == 'photos' else config.data}",
-        f"images    {_images(data)}",
+        f"images    {describe_images(data)}",
         f"learner   {config.method}{mixture}; {config.backbone}, {weights:.1f} M trained weights",
         f"views     {_views(config)}",
         f"training  {steps}; batches of {config.batch_size:,} images; {peak}",
@@ -110,9 +116,12 @@ def banner(
     ]
 
 
-def _images(data: Data) -> str:
+def describe_images(data: Data) -> str:
+    """Return the numbers of images and of classes, as "40 for training in 2 classes, ..."."""
     classes = len(_class_sizes(data.train))
-    labels = f" in {classes:,} classes" if classes else " without labels"
+    labels = " without labels"
+    if classes:
+        labels = f" in {classes:,} {'class' if classes == 1 else 'classes'}"
     val = "no validation images" if data.val is None else f"{len(data.val):,} for kNN"
     return f"{len(data.train):,} for training{labels}, {val}"
 

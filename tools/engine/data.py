@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import DATASETS, DataFacts, default_val, match_classes, open_data
 from pipelines.decoders.build import DecodeMemory, choose_loader, decode_memory
+from pipelines.decoders.memory import check_one_size
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
@@ -43,7 +44,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
 
     Raises:
         NotDownloaded: a published data set is missing, and ``download`` is off.
-        ValueError: a data set is missing or damaged, or the two have different classes.
+        ValueError: a data set is missing or damaged, the two have different classes, or --loader
+            memory cannot hold one that the run decodes.
     """
     options: dict[str, Any] = {
         "on_bad": config.on_bad_image,
@@ -63,6 +65,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         return table
 
     def readable(table: Table, spec: str, split: Split) -> Table:
+        if config.loader == "memory" and (split == "train" or config.knn_every):
+            check_one_size(table)
         if choose(config, table, accelerator.device)[0] == "ffcv":
             table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
         return table

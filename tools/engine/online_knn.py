@@ -38,11 +38,15 @@ def why_off(config: Config, data: Data) -> str | None:
 def _why_off(config: Config, data: Data) -> str | None:
     if config.knn_every == 0:
         return "--knn-every 0"
+    if not (data.train.label >= 0).any():
+        return "the training images have no labels (class folders give them)"
     if data.val is None:
-        return "no validation images (--val-data)"
-    for name, table in (("training", data.train), ("validation", data.val)):
-        if not (table.label >= 0).any():
-            return f"the {name} images have no labels"
+        return (
+            "no validation images (--val-data names some; --val-fraction 0.1 keeps a tenth of "
+            "--data for them)"
+        )
+    if not (data.val.label >= 0).any():
+        return "the validation images have no labels (--val-data names others)"
     return None
 
 
@@ -99,12 +103,16 @@ class OnlineKnn:
         return (step // period + 1) * period
 
     def score(self) -> dict[str, float]:
-        """Return the current ``knn_top1`` and ``knn_top5``; all processes call it."""
+        """Return the current ``knn_top1`` and ``knn_top5``, and the ``knn_k`` that voted.
+
+        All processes call it.
+        """
         assert self._data.val is not None
         average_buffers(self._method)
         bank, queries = map(self._labelled_features, (self._data.train, self._data.val))
         bank_labels, labels = self._labels
-        return knn(bank, bank_labels, queries, labels, k=self._k, own=self._own)
+        found = knn(bank, bank_labels, queries, labels, k=self._k, own=self._own)
+        return found | {"knn_k": self._k}
 
     def _labelled_features(self, table: Table) -> Tensor:
         """Return the features, (n, d), of the rows that have a label."""

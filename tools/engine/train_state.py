@@ -67,6 +67,11 @@ class TrainState:
         """Make the checksum of ``--balance``'s weights a part of what a resume compares."""
         self._data["weights"] = weights
 
+    def is_over(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether other --epochs than the checkpoint's leave nothing to train after ``step``."""
+        epochs = self._config.epochs
+        return epochs != self.epochs_before and step >= epochs * steps_per_epoch
+
     def is_due(self, step: int, at_log: bool) -> bool:
         """Whether to save after ``step`` steps; all processes call it and get the same answer.
 

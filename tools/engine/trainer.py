@@ -104,7 +104,10 @@ def schedule_change(
     total, now = config.epochs * steps_per_epoch, rate(config, step, steps_per_epoch)
     head = f"--epochs: {epochs_before:,} -> {config.epochs:,}: "
     if step >= total:
-        return f"{head}nothing is left to train, {step:,} of {total:,} steps are finished"
+        return (
+            f"{head}nothing is left to train, {step:,} of {total:,} steps are finished; the run "
+            f"keeps its --epochs {epochs_before:,}, and nothing is written"
+        )
     text = (
         f"the schedule now ends at step {total:,}; the learning rate of the next step is {now:.2e}"
     )

@@ -95,7 +95,7 @@ def _opened(
     data = open_data_of(config, accelerator)
     val = data.train if split == "train" else data.val
     if val is None:
-        raise ValueError("--val-data: there are no images to score; name labelled images")
+        raise ValueError(no_images_to_score(data.train))
     train = val if split == "val" else data.train
     loader, why = build.choose(config, val, accelerator.device)
     accelerator.print(f"loader {loader} ({why if config.loader == 'auto' else reason})", flush=True)
@@ -107,6 +107,19 @@ def _opened(
                 accelerator.print(line, flush=True)
     finally:
         decoders.close()
+
+
+def no_images_to_score(train: Table) -> str:
+    """Return the refusal of a score without validation images, and what leads on."""
+    if not (train.label >= 0).any():
+        return (
+            "there are no images to score, and the training images have no labels: --data and "
+            "--val-data name labelled images"
+        )
+    return (
+        "there are no images to score: --val-data names labelled ones (train.py --val-fraction 0.1 "
+        "keeps a tenth of --data for them)"
+    )
 
 
 def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:

@@ -141,7 +141,8 @@ def scores(source: Source, run: Path) -> str:
         if line["step"] == source.step and line.get("knn_top1") is not None:
             which = METHODS[source.config.method].method.scored
             name = _of_encoder("kNN while training", which, source)
-            rows.append((name, _scores_of(line), "k=200, temperature=0.1"))
+            k = line.get("knn_k", source.config.knn_k)  # older runs wrote only what was asked for
+            rows.append((name, _scores_of(line), f"k={k}, temperature=0.1"))
     for line in read_metrics(run / "eval.jsonl"):
         if line["step"] == source.step:
             name = _of_encoder(str(line.get("protocol")), encoder_of(line), source)

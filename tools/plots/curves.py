@@ -35,7 +35,7 @@ NAMES = {"knn_top1": "top-1", "knn_top5": "top-5", "lr": "learning rate", "lam":
 
 def panel_of(name: str) -> str | None:
     """Return the panel of a column of metrics.jsonl; an unknown column has a panel of its own."""
-    if name in ("step", "epoch", "world_size"):
+    if name in ("step", "epoch", "world_size", "knn_k"):
         return None
     if name.startswith("knn_"):
         return "knn"

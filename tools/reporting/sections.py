@@ -59,15 +59,16 @@ def charts(panels: Mapping[str, Panel], names: Sequence[str]) -> list[Picture]:
 def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which, k: int) -> Table | None:
     """Return train.py's kNN scores, before training and last, then the lines of eval.jsonl.
 
-    ``scored`` is the encoder that train.py scores, ``k`` its number of neighbours.
+    ``scored`` is the encoder that train.py scores, ``k`` its --knn-k, for lines of older runs,
+    which do not hold the number of neighbours that voted.
     """
     rows: list[tuple[str, ...]] = []
     known = [line for line in lines if line.get("knn_top1") is not None]
-    how = f"k {k}, T 0.1, validation images"
-    how += ", encoder momentum" if scored == "momentum" else ""
+    which = ", encoder momentum" if scored == "momentum" else ""
     for line in known[:1] + known[1:][-1:]:
         name = "kNN while training" + (", at the start" if line["step"] == 0 else "")
         top1, top5 = percent(line, "_top1"), percent(line, "_top5")
+        how = f"k {line.get('knn_k', k)}, T 0.1, validation images{which}"
         rows.append((name, top1, top5, f"{line['step']:,}", how, ""))
     for result in results:
         step = f"{result['step']:,}" if isinstance(result.get("step"), int) else ""
