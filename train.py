@@ -74,7 +74,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
     started = load_init(resolved, method, data.facts)
     processes = accelerator.num_processes
-    notes = banner.notes(config, resolved, data, sampler, processes, planned=True)
+    notes = banner.notes(config, resolved, data, method, sampler, processes, planned=True)
     for line in [*started, *notes, *missing]:
         accelerator.print(line)
     return 0
@@ -118,7 +118,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
             folder, accelerator, total_steps=last, steps_per_epoch=steps, start_step=step
         )
         about = banner.banner(config, data, method, steps, folder, accelerator)
-        notes = banner.notes(given, config, data, sampler, accelerator.num_processes)
+        notes = banner.notes(given, config, data, method, sampler, accelerator.num_processes)
         resumed = banner.resumed(config, state, steps, step)
         for line in [*about, *started, *notes, *resumed]:
             logger.message(line)

@@ -84,9 +84,16 @@ def check_method(
     least, most = config.min_views, config.max_views
     if not least <= num_views <= most:
         several = f"at least {least}" if math.isinf(most) else f"{least} to {most}"
+        others = [
+            key
+            for key, each in METHODS.items()
+            if each.settings.min_views <= num_views <= each.settings.max_views
+        ]
+        shown = "1 view" if num_views == 1 else f"{num_views} views"
         raise ValueError(
-            f"--method {name} cannot take {num_views} views (--crops): "
+            f"--method {name} cannot take {shown} (--crops): "
             f"{f'exactly {least}' if least == most else several}"
+            f"{'; these methods can: ' if others else ''}{', '.join(others)}"
         )
     if clim and not config.supports_clim:
         able = ", ".join(key for key, each in METHODS.items() if each.settings.supports_clim)

@@ -507,7 +507,9 @@ def test_refusals_name_the_flag() -> None:
 
     for text, call in {
         "--method mocco": lambda: make("mocco"),
-        "--crops": lambda: make("byol", views=8),
+        r"8 views \(--crops\): exactly 2; these methods can: swav, dino, wmse$": lambda: make(
+            "byol", views=8
+        ),
         "at least 2": lambda: make("swav", views=1),
         "--moco.queue": lambda: make("moco", queue=8),
         "--moco.symmetric": lambda: make("moco", queue=24, symmetric=True),

@@ -25,7 +25,7 @@ from pipelines.evaluation import CenterCrop, evaluation_batches
 from tools.analysis.loaded_run import encode, open_runs
 from tools.engine import build
 from tools.evaluation import embed
-from tools.evaluation.published import open_published
+from tools.evaluation.published import open_published, timm_name
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,8 @@ def test_parquet_goes_through_pyarrow(tmp_path: Path, monkeypatch: pytest.Monkey
         (("nowhere", "a.npz"), "nowhere"),
         (("RUN", "a.npz", "--backbone", "timm:resnet18", "--data", "photos"), "leave out RUN"),
         (("a.npz", "--backbone", "timm:resnet18"), "--data"),
-        (("a.npz", "--backbone", "resnet18", "--data", "photos"), "timm:NAME"),
+        (("a.npz", "--backbone", "resnet18", "--data", "photos"), "write timm:resnet18 for"),
+        (("a.npz", "--backbone", "a/b", "--data", "photos"), "timm:NAME"),
         (("a.npz", "--backbone", "timm:resnet81", "--data", "photos"), "resnet18"),
         (("a.npz", "--backbone", "timm:resnet18.best", "--data", "photos"), "tv_in1k"),
         (("a.npz", "--backbone", "timm:resnet18", "--data", "photos", "--checkpoint", "last"),
@@ -254,6 +255,15 @@ def test_weights_of_a_file_are_loaded_into_the_architecture(tmp_path: Path) -> N
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(published.method.features(x), made(x))
+
+
+def test_a_name_alone_is_an_architecture_for_other_weights() -> None:
+    assert timm_name("test_vit", pretrained=False) == "test_vit"
+    first, again = (
+        open_published(name, random=True).method for name in ("test_resnet", "timm:test_resnet")
+    )
+    x = torch.ones(1, 3, 64, 64)
+    assert torch.equal(first.features(x), again.features(x))
 
 
 def test_untrained_weights_repeat_themselves() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from models.settings.base import QuerySizes
@@ -107,6 +108,52 @@ def published_crops(config: Config, size: int, preset: str) -> dict[str, tuple[f
     large, *_, small = PRESETS["swav"](size)
     scales = (*large.scale, *small.scale)
     return {"crop_sizes": (large.size, small.size), "crop_scales": scales}
+
+
+def fit_crops(config: ResolvedConfig, patch: int) -> ResolvedConfig:
+    """Return the settings with the sides of all crops rounded to whole patches.
+
+    The crops of a preset become those of ``--crops``, with the same views otherwise.
+    """
+    if config.crops:
+        counts, scales = config.crops, config.crop_scales
+        sizes = config.crop_sizes
+    else:
+        groups = Counter(
+            (view.size, view.scale) for view in PRESETS[config.views](config.image_size)
+        )
+        counts, sizes = tuple(groups.values()), tuple(size for size, _ in groups)
+        scales = tuple(share for _, scale in groups for share in scale)
+    whole = tuple(whole_patches(size, patch) for size in sizes)
+    return dataclasses.replace(config, crops=counts, crop_sizes=whole, crop_scales=scales)
+
+
+def whole_patches(side: int, patch: int) -> int:
+    """Return the multiple of ``patch`` nearest to ``side``, at least one; both in pixels."""
+    return max(round(side / patch), 1) * patch
+
+
+def crops_as_flags(config: Config) -> str:
+    """Return the flags of ``--crops``, with their sizes and scales."""
+    named = {name: getattr(config, name) for name in ("crops", "crop_sizes", "crop_scales")}
+    return " ".join(
+        f"{flag(name)} {' '.join(f'{value:g}' for value in values)}"
+        for name, values in named.items()
+    )
+
+
+def describe_crops(given: Config, config: ResolvedConfig) -> list[str]:
+    """Return a line on small crops that are not those of the preset, but whole patches."""
+    if given.crop_sizes or not config.crop_sizes:
+        return []
+    kind = config.views if not given.crops else "swav"
+    published = PRESETS[kind](config.image_size)[-1].size
+    if len(config.crop_sizes) == 1 or config.crop_sizes[-1] == published:
+        return []
+    return [
+        f"the small crops have {config.crop_sizes[-1]} pixels, not the published {published}, so "
+        f"that they are whole patches of {config.backbone}: {crops_as_flags(config)}"
+    ]
 
 
 def view_plan(config: ResolvedConfig, method: Method, steps_per_epoch: int) -> ViewPlan:

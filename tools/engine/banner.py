@@ -16,7 +16,8 @@ from tools.config.advice import advise
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
 from tools.config.resolve import changes, describe_defaults
-from tools.config.view_plan import views_of
+from tools.config.view_plan import describe_crops, views_of
+from tools.engine.architecture import describe_layers
 from tools.engine.data import Data, decode_bounds
 from tools.engine.dry_run import size_of
 from tools.engine.train_state import TrainState
@@ -32,6 +33,7 @@ def notes(
     given: Config,
     config: ResolvedConfig,
     data: Data,
+    method: Method,
     sampler: Sampler,
     processes: int,
     *,
@@ -46,11 +48,16 @@ def notes(
         given: the settings as given.
         config: the same, resolved.
         data: the images.
+        method: the method with its backbone.
         sampler: the rows of the run's steps.
         processes: number of processes.
         planned: include what the kNN score says of itself when training begins.
     """
-    lines = describe_defaults(given, config)
+    lines = [
+        *describe_defaults(given, config),
+        *describe_crops(given, config),
+        *describe_layers(config, method),
+    ]
     if channels := describe_channels(config):
         lines.append(channels)
     if sampler.balance is not None:

@@ -39,7 +39,12 @@ from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
-from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
+from tools.engine.architecture import (
+    freeze_patch_embed,
+    name_architecture,
+    refuse_views,
+    with_whole_patches,
+)
 from tools.engine.data import Data, choose
 from tools.engine.sampling import build_sampler
 from tools.runs import checkpoint
@@ -100,13 +105,14 @@ def assemble(
     if config.normalize == "data":  # the run keeps what was measured
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = local_main_first(accelerator, partial(name_architecture, config))
-    config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
-    sampler = build_sampler(config, data.train, unconverted=data.unconverted)
-    check(config, accelerator.num_processes)
-    check_neighbours(config, len(data.train))
-    method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
-    refuse_views(config, method, sampler.steps_per_epoch)
-    return config, sampler, method
+    filled = resolve(config, data_facts(config.data), accelerator.mixed_precision)
+    sampler = build_sampler(filled, data.train, unconverted=data.unconverted)
+    check(filled, accelerator.num_processes)
+    check_neighbours(filled, len(data.train))
+    method = create_method(filled, sampler.steps_per_epoch, data.facts, len(data.train))
+    filled = with_whole_patches(config, filled, method)
+    refuse_views(filled, method, sampler.steps_per_epoch)
+    return filled, sampler, method
 
 
 class Decoders:

@@ -111,7 +111,7 @@ class FrozenProtocol(ImageFlags):
     """Score these weights instead of a run's, as a baseline: timm:NAME[.TAG], hf-hub:ORG/NAME or a
     folder in the hub's form."""
     init: str | None = None
-    """File of weights for --backbone, as --init of train.py; timm:NAME names the architecture."""
+    """File of weights for --backbone, as --init of train.py; NAME is timm's of the architecture."""
     random: bool = False
     """Draw the weights of --backbone at random: the untrained network."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,8 @@ def open_published(
     """Return the weights that ``--backbone`` names, on the host.
 
     Args:
-        name: ``timm:NAME``, ``timm:NAME.TAG``, ``hf-hub:ORG/NAME``, or a folder in the hub's form.
+        name: ``timm:NAME``, ``timm:NAME.TAG``, ``hf-hub:ORG/NAME``, or a folder in the hub's form;
+            with ``init`` or ``random`` also ``NAME``, as ``--backbone`` of train.py.
         init: a file whose weights it gets, as ``--init`` of train.py.
         random: draw the weights from ``seed`` instead.
         seed: of the random weights.
@@ -64,7 +66,8 @@ def open_published(
     from timm.data import resolve_model_data_config
 
     try:
-        model = create(timm_name(name), pretrained=not random and init is None, seed=seed)
+        pretrained = not random and init is None
+        model = create(timm_name(name, pretrained=pretrained), pretrained=pretrained, seed=seed)
         view: dict[str, Any] = resolve_model_data_config(model)
         facts = facts_of_view(view)
     except ValueError as error:
@@ -90,8 +93,10 @@ def open_published(
     return Published(Frozen(model), facts, FILTERS[view["interpolation"]], loaded)
 
 
-def timm_name(name: str) -> str:
+def timm_name(name: str, *, pretrained: bool = True) -> str:
     """Return timm's name of the model that ``--backbone`` names.
+
+    A name alone is an architecture: it is enough where the weights are not timm's.
 
     Raises:
         ValueError: it has another form.
@@ -102,6 +107,12 @@ def timm_name(name: str) -> str:
         return name
     if (Path(name).expanduser() / "config.json").is_file():
         return f"local-dir:{Path(name).expanduser()}"
+    if re.fullmatch(r"\w+", name):
+        if not pretrained:
+            return name
+        raise ValueError(
+            f"write timm:{name} for timm's weights, or name others by --init FILE or --random"
+        )
     raise ValueError("write timm:NAME, timm:NAME.TAG, hf-hub:ORG/NAME, or a folder of that form")
 
 
