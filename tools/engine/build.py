@@ -39,7 +39,7 @@ from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
 from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
 from tools.engine.data import Data, choose
-from tools.engine.sampling import build_sampler
+from tools.engine.sampling import build_sampler, refuse_large_batch
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ def assemble(
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = local_main_first(accelerator, partial(name_architecture, config))
     config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
+    refuse_large_batch(config, len(data.train), accelerator.num_processes)
     sampler = build_sampler(config, data.train, unconverted=data.unconverted)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
