@@ -46,7 +46,7 @@ from tools.engine.architecture import (
     with_whole_patches,
 )
 from tools.engine.data import Data, choose
-from tools.engine.sampling import build_sampler
+from tools.engine.sampling import build_sampler, refuse_large_batch
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ def assemble(
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = local_main_first(accelerator, partial(name_architecture, config))
     filled = resolve(config, data_facts(config.data), accelerator.mixed_precision)
+    refuse_large_batch(filled, len(data.train), accelerator.num_processes)
     sampler = build_sampler(filled, data.train, unconverted=data.unconverted)
     check(filled, accelerator.num_processes)
     check_neighbours(filled, len(data.train))
