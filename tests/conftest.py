@@ -1,13 +1,11 @@
 """Fixtures: a toy data set, and a cache folder for the tests."""
 
-import functools
 import os
 import tarfile
 from pathlib import Path
 
 import pytest
 from toy_cases import toy_images
-from tyro import _docstrings
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +28,6 @@ def nasty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(shared / "nasty.tar") as tar:
         tar.extractall(target, filter="data")
     return target
-
-
-@pytest.fixture(autouse=True, scope="session")
-def docstrings_once() -> None:
-    """Let tyro read the help of each setting once, not at every parse: half of a parse's time."""
-    reader = _docstrings._ClassTokenization
-    pytest.MonkeyPatch().setattr(reader, "make", staticmethod(functools.cache(reader.make)))
 
 
 @pytest.fixture(autouse=True, scope="session")

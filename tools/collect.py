@@ -26,6 +26,7 @@ import tyro
 
 from pipelines.system.atomic import replacing
 from tools.runs.command import command
+from tools.runs.locate import find_run
 from tools.runs.metrics import read_metrics
 from tools.runs.scores import read_config, settings_of
 
@@ -37,8 +38,8 @@ class Arguments:
     """Collect the scores of a finished run in one small file, to be committed."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run. An optional file NAME.commands next to it holds a commit, a tab and a
-    command on each line."""
+    """Run: its folder, as runs/NAME, or NAME below ./runs. An optional file NAME.commands next to
+    it holds a commit, a tab and a command on each line."""
     output: Annotated[Path, tyro.conf.Positional]
     """Folder for NAME.json."""
 
@@ -56,7 +57,7 @@ def collect(args: Arguments) -> None:
     Raises:
         ValueError: the folder holds no run.
     """
-    print(write(args.run, args.output))
+    print(write(find_run(args.run), args.output))
 
 
 def write(run: Path, output: Path) -> Path:

@@ -16,6 +16,7 @@ if __package__ is None:  # run as a script
 
     environment.check()
 
+import dataclasses
 import importlib.util
 import shlex
 import sys
@@ -29,6 +30,7 @@ import tyro
 
 from models.settings.base import Which
 from pipelines.system.atomic import replacing
+from tools.config.run_path import run_path
 from tools.exporting import detectron2, hub, huggingface, onnx, torchvision
 from tools.exporting import timm as timm_file
 from tools.exporting.card import card
@@ -75,7 +77,7 @@ class Arguments:
     """Export the backbone of a run for another tool."""
 
     run: tyro.conf.Positional[Path]
-    """Folder of the run, such as runs/NAME; also --run RUN."""
+    """Run to export: its folder, as runs/NAME, or NAME below ./runs; also --run RUN."""
     output: tyro.conf.Positional[Path]
     """File to write, with the tool's suffix, or a folder for huggingface; also --output OUTPUT."""
     to: TargetName
@@ -116,6 +118,7 @@ def export(args: Arguments) -> None:
         ValueError: the tool does not support this backbone, OUTPUT exists, the features differ, or
             the hub refuses the model.
     """
+    args = dataclasses.replace(args, run=run_path(args.run))
     target = TARGETS[args.to]
     check_push(args)
     readme = check_place(args, target)

@@ -182,7 +182,7 @@ def _summary(out: Path, manifest: dict[str, Any]) -> str:
     skipped = manifest["skipped"]
     lines += [f"  left out {bad['name']}: {bad['reason']}" for bad in skipped[:LISTED]]
     if len(skipped) > LISTED:
-        lines.append(f"  and {len(skipped) - LISTED} more")
+        lines.append(f"  ... and {len(skipped) - LISTED} more, each logged above")
     return "\n".join(lines)
 
 

@@ -32,6 +32,7 @@ from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifes
 from pipelines.beton.writer import RECORD, write_beton
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
+from pipelines.sources.colors import without_flag
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
 from pipelines.sources.image_file import RULES
@@ -124,12 +125,15 @@ def _samples(
     for number, row in enumerate(tracked(rows, len(table), "converting")):
         if why := row if isinstance(row, str) else row.problem:
             name = table.source.name(number)
-            log.warning("bad image: %s: %s", name, why)
+            if keep or len(skipped) >= LISTED:  # the first are in the message at the end
+                log.warning("bad image: %s: %s", name, why)
             skipped.append({"name": name, "reason": why})
         if not isinstance(row, str) and (on_error != "stop" or not skipped):
             counts["kept"] += row.kept
             counts["jpg" if row.sample.jpg else "raw"] += 1
             yield row.sample
+    for bad in skipped if len(skipped) < len(table) else ():
+        bad["reason"] = without_flag(bad["reason"])
     if skipped and (on_error == "stop" or len(skipped) == len(table)):
         raise ValueError(_complaint(skipped, len(table)))
 

@@ -220,10 +220,17 @@ def _decode_row(rows: Table, row: int) -> str:
     try:
         height, width = rows.source.pixels(row).shape[:2]
     except Exception as error:
-        return str(error) or type(error).__name__
+        return reason(error, -1).removeprefix(f"{rows.source.name(row)}: ")
     if (height, width) != (rows.height[row], rows.width[row]):
         return f"is {width}x{height}, recorded as {rows.width[row]}x{rows.height[row]}"
     return ""
+
+
+def too_large(table: Table) -> NDArray[np.bool_]:
+    """Return which images have a side or a number of pixels that no row of a .beton has, (N,)."""
+    pixels = table.height.astype(np.int64) * table.width
+    found: NDArray[np.bool_] = np.maximum(table.height, table.width) > MAX_SIDE
+    return found | (pixels > MAX_PIXELS)
 
 
 def refuse_too_large(table: Table) -> None:
@@ -232,8 +239,7 @@ def refuse_too_large(table: Table) -> None:
     Raises:
         ValueError: naming the first, and the loader and the command that take it.
     """
-    pixels = table.height.astype(np.int64) * table.width
-    large = (np.maximum(table.height, table.width) > MAX_SIDE) | (pixels > MAX_PIXELS)
+    large = too_large(table)
     if large.any():
         row = int(np.argmax(large))
         raise ValueError(

@@ -38,6 +38,8 @@ class Decoder(Protocol):
 
     decodes: int
     replaced: int
+    bad_rows: set[int]
+    """Rows whose image could not be read, so that another row's took its place."""
 
     def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
         """Decode each of the distinct ``rows`` once; return uint8 (k, size, size, 3) for each view.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipelines.beton.encode import too_large
 from pipelines.decoders.dali import BY_DALI, PART_BYTES, DaliDecoder, GpuDecoder
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits, one_size
@@ -37,6 +38,8 @@ def choose_loader(
         return "ffcv", "the data is a .beton file"
     if device.type == "cuda" and not data_is_beton:
         return "dali", "image files are decoded on the GPU"
+    if too_large(table).any():
+        return "dali", "an image is too large for a .beton"
     if has_ffcv:
         return "ffcv", "a .beton is the fastest on the host"
     return "dali", "the ffcv package is not installed"

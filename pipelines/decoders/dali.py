@@ -148,6 +148,7 @@ class DaliDecoder:
         self.on_bad: OnBadImage = on_bad
         self.pin = pin
         self.decodes = self.replaced = 0
+        self.bad_rows: set[int] = set()
         self.context: Any = dynamic.EvalContext(num_threads=workers, device_id=device.index)
         self.lock = Lock()
         self.copying: list[tuple[Any, torch.cuda.Event]] = []
@@ -235,7 +236,9 @@ class DaliDecoder:
             cut_image(plan, i, np.asarray(image), self.interpolation)
             return False
 
-        self.replaced += sum(self.pool.map(cut, range(begin, end)))
+        replaced = np.array(list(self.pool.map(cut, range(begin, end))), np.bool_)
+        self.replaced += int(replaced.sum())
+        self.bad_rows.update(plan.rows[begin:end][replaced].tolist())
 
     def _cut_by_dali(
         self, images: dict[int, Any], rows: NDArray[np.int64], crops: Sequence[Crops]
@@ -245,7 +248,9 @@ class DaliDecoder:
         rest = [_some(view, ~decoded[view.take]) for view in crops]
         plan = make_plan(self.table, rows, rest, pin=self.pin)
         for i in np.flatnonzero([int(row) not in images for row in plan.rows]):
-            self.replaced += fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad)
+            if fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad):
+                self.replaced += 1
+                self.bad_rows.add(int(plan.rows[i]))
         made = []
         for view, others in zip(crops, plan.views, strict=True):
             out = others.to(self.device, non_blocking=True)

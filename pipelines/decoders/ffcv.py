@@ -65,6 +65,7 @@ class FFCVDecoder:
         self.on_bad: OnBadImage = on_bad
         self.workers, self.pin = workers, pin
         self.decodes = self.replaced = 0
+        self.bad_rows: set[int] = set()
         # the calling thread is one of the workers
         self.pool = ThreadPoolExecutor(max(workers - 1, 1), "ffcv")
 
@@ -72,7 +73,9 @@ class FFCVDecoder:
         """Decode the distinct ``rows`` once each and cut the crops; without crops, decode only."""
         plan = make_plan(self.table, rows, crops, pin=self.pin)
         for i in np.flatnonzero(self._decode(plan)):
-            self.replaced += fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad)
+            if fill_by_pil(self.table, plan, int(i), self.interpolation, self.on_bad):
+                self.replaced += 1
+                self.bad_rows.add(int(plan.rows[i]))
         return plan.views
 
     def _decode(self, plan: CropPlan) -> NDArray[np.bool_]:

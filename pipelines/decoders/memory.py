@@ -91,7 +91,8 @@ class MemoryDecoder:
         check_one_size(table)
         self.table = table
         self.interpolation: Interpolation = interpolation
-        images, self.replaced = decode_all(table, workers, on_bad)
+        images, self.bad_rows = decode_all(table, workers, on_bad)
+        self.replaced = len(self.bad_rows)
         self.images = images.to(device)  # (N, h, w, c)
         self.decodes = len(table)
         self.cut_on_host = cut_on_host and device.type == "cpu"
@@ -130,11 +131,11 @@ class MemoryDecoder:
 
 def decode_all(
     table: Table, workers: int, on_bad: OnBadImage
-) -> tuple[UInt8[Tensor, "n h w c"], int]:
-    """Decode every row with PIL in threads; return the images and the number replaced."""
+) -> tuple[UInt8[Tensor, "n h w c"], set[int]]:
+    """Decode every row with PIL in threads; return the images and the rows replaced."""
     if isinstance(table.source, Arrays):
         images = table.source.images
-        return torch.from_numpy(images if images.flags.writeable else images.copy()), 0
+        return torch.from_numpy(images if images.flags.writeable else images.copy()), set()
     shape = (len(table), int(table.height[0]), int(table.width[0]), table.channels)
     images = np.empty(shape, np.uint8)
 
@@ -143,7 +144,8 @@ def decode_all(
         return replaced
 
     with ThreadPoolExecutor(workers) as pool:
-        return torch.from_numpy(images), sum(pool.map(decode, range(len(table))))
+        replaced = list(pool.map(decode, range(len(table))))
+    return torch.from_numpy(images), set(np.flatnonzero(replaced).tolist())
 
 
 @jit

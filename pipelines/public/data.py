@@ -28,6 +28,8 @@ class Data:
     facts: DataFacts
     spec: str
     split: Split
+    on_bad_image: OnBadImage = "stop"
+    """What loaders do with an unreadable image, unless their options say otherwise."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -41,6 +43,11 @@ class Data:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; empty if they have none."""
         return self.table.classes
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each row, (N,): the path of its file, or such as ``FILE row 17``."""
+        return [self.table.source.name(row) for row in range(len(self))]
 
     def summary(self) -> Summary | None:
         """Return the kinds of the files below a folder, and what is left out; None: no folder."""
@@ -72,7 +79,8 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
-        on_bad_image: what to do with files whose header cannot be read.
+        on_bad_image: with files that cannot be read: ``stop``, or ``replace``, which leaves those
+            without a readable header out, and lets loaders show the next row for a damaged image.
         channels: channels of the images: 3 is RGB, 1 gray, others are the bands of the files.
         background: colour behind transparent pixels: ``white``, ``black`` or ``#rrggbb``.
         depth_range: samples that become 0 and 255 in images of more than 8 bits that declare no
@@ -93,5 +101,7 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     )
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):
-        return Data(table, channel_facts(facts, channels), spec, split)
-    return Data(table, replace(facts, mean=(), std=()), spec, split)
+        facts = channel_facts(facts, channels)
+    else:
+        facts = replace(facts, mean=(), std=())
+    return Data(table, facts, spec, split, on_bad_image)

@@ -99,6 +99,14 @@ class EvalLoader:
                 label = to_device(torch.from_numpy(self.table.label[rows]), self.device)
                 yield Batch((images,), index, label, index, seed=0, step=step)
 
+    @property
+    def bad_rows(self) -> list[int]:
+        """Rows seen so far whose image could not be read, so that it is another row's; ascending.
+
+        It is empty without ``on_bad_image="replace"``.
+        """
+        return sorted(self.decoder.bad_rows)
+
     def close(self) -> None:
         """Release threads and memory."""
         self.decoder.close()

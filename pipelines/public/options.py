@@ -34,8 +34,9 @@ class LoaderOptions:
     """Bytes of decoded images that ``auto`` may keep in memory."""
     interpolation: Interpolation = "antialias"
     """Filter of the resize; ``antialias`` is PIL's."""
-    on_bad_image: OnBadImage = "stop"
-    """An unreadable image raises, or the next row takes its place."""
+    on_bad_image: OnBadImage | None = None
+    """``stop``: an unreadable image raises; ``replace``: the next row takes its place; None: as
+    ``open_data`` was asked to do."""
 
 
 DEFAULTS = LoaderOptions()
@@ -67,19 +68,20 @@ def normalization_of(
 def make_decoder(data: Data, device: torch.device, options: LoaderOptions) -> tuple[Table, Decoder]:
     """Return the table that the decoder reads, and the decoder."""
     table, name = data.table, str(options.loader)
+    on_bad = options.on_bad_image or data.on_bad_image
     if name == "auto":
         is_beton = isinstance(table.source, Beton)
         name, _ = choose_loader(table, device, options.memory_budget, data_is_beton=is_beton)
     if name not in LOADERS:
         raise ValueError(f"loader={name!r}: choose auto or one of {', '.join(LOADERS)}")
     if name == "ffcv":
-        table = cached_beton(table, data.spec, split=data.split, on_bad=options.on_bad_image)
+        table = cached_beton(table, data.spec, split=data.split, on_bad=on_bad)
     decoder = build_decoder(
         name,
         table,
         interpolation=options.interpolation,
         workers=options.workers or cores_per_process(),
         device=device,
-        on_bad=options.on_bad_image,
+        on_bad=on_bad,
     )
     return table, decoder

@@ -42,3 +42,8 @@ def check_bands(bands: int, has_alpha: bool, wanted: int) -> None:
             raise ValueError(f"{stored} bands are no gray or RGB image; --in-chans {stored}")
     elif wanted not in (bands, stored):
         raise ValueError(f"{stored} bands, where --in-chans {wanted} needs {wanted}")
+
+
+def without_flag(reason: str) -> str:
+    """Return the reason of ``check_bands`` without its flag, for a set that the flag rules out."""
+    return reason.partition("; --in-chans")[0]

@@ -21,6 +21,7 @@ from pipelines.sources.splits import warnings_of
 from pipelines.sources.summary import Summary, summarize
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
+from pipelines.system.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Found:
     rules: ImageRules
     """What the files become, with the ranges measured in them."""
     bad: dict[str, str]
-    """Path -> reason of the files that cannot be read."""
+    """Path -> reason of the files that cannot be read, or have other bands than ``rules``."""
     summary: Summary
 
     @property
@@ -56,13 +57,12 @@ class Found:
 def inspect(
     path: Path,
     cache_dir: Path,
-    on_bad: OnBad = "keep",
     keep_classes: Sequence[str] | None = None,
     rules: ImageRules = RULES,
 ) -> Found:
     """Find the images below ``path`` and read their headers; arguments and errors as in ``scan``.
 
-    Unreadable files raise nothing, unless they are readable images of other bands.
+    Files that cannot be read, or have other bands, raise nothing.
     """
     root = path.expanduser().absolute()
     if not root.is_dir():
@@ -74,7 +74,7 @@ def inspect(
     if not listing.names:
         raise ValueError(_no_images(path, listing.left_out))
     headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
-    bad = headers.bad | other_bands(root, listing.names, headers, rules, on_bad)
+    bad = headers.bad | other_bands(root, listing.names, headers, rules)
     names = [listing.names[file] for file in headers.place.tolist()]
     is_good = _is_good(root, names, bad)
     rules = headers.ranged(rules, np.flatnonzero(is_good))
@@ -105,9 +105,9 @@ def scan(
         ValueError: there is no folder or no image, a class is unknown, or files cannot be read and
             ``on_bad`` is ``stop``.
     """
-    found = inspect(path, cache_dir, on_bad, keep_classes, rules)
+    found = inspect(path, cache_dir, keep_classes, rules)
     if on_bad != "keep":
-        report_bad(found.bad, on_bad)
+        _report_unfit(found, on_bad)
     good = np.flatnonzero(found.is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{path}: not one of {len(found.listing.names)} images can be read")
@@ -141,18 +141,47 @@ def _no_images(path: Path, left_out: LeftOut) -> str:
     return "\n".join(lines)
 
 
+def _report_unfit(found: Found, on_bad: OnBad) -> None:
+    """Name the bad files as ``report_bad``, those of other bands first."""
+    unreadable = found.headers.bad
+    other = {name: why for name, why in found.bad.items() if name not in unreadable}
+    if not other:
+        return report_bad(found.bad, on_bad)
+    if len(found.bad) == len(found.listing.names) and len(set(other.values())) == 1:
+        lines = [f"{found.root}: {next(iter(other.values()))}"]
+        lines += _listed(unreadable) if unreadable else []
+        raise ValueError("\n".join(lines))
+    lines = [
+        f"{found.root} mixes images of different bands, and a network takes one number: "
+        f"{len(other):,} of {counted(len(found.names), 'image')} cannot be used:",
+        *_named(other),
+        *(_listed(unreadable) if unreadable else []),
+    ]
+    return _stop_or_warn(lines, on_bad, "Move them elsewhere")
+
+
 def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
     """Name the bad files (name -> reason) in a ValueError, or in one warning."""
-    if not bad:
-        return
-    lines = [f"  {name}: {why}" for name, why in list(bad.items())[:LISTED]]
-    if len(bad) > LISTED:
-        lines.append(f"  ... and {len(bad) - LISTED} more")
-    text = "\n".join([f"{len(bad)} files cannot be read:", *lines])
+    if bad:
+        _stop_or_warn(_listed(bad), on_bad, "Delete them")
+
+
+def _listed(bad: dict[str, str]) -> list[str]:
+    lines = [f"{counted(len(bad), 'file')} cannot be read:", *_named(bad)]
     if any("Permission denied" in why for why in bad.values()):
-        text += "\nGive this user the right to read them: chmod u+r FILE."
+        lines.append("Give this user the right to read them: chmod u+r FILE.")
+    return lines
+
+
+def _named(bad: dict[str, str]) -> list[str]:
+    lines = [f"  {name}: {why}" for name, why in list(bad.items())[:LISTED]]
+    return lines + ([f"  ... and {len(bad) - LISTED} more"] if len(bad) > LISTED else [])
+
+
+def _stop_or_warn(lines: Sequence[str], on_bad: OnBad, remedy: str) -> None:
+    text = "\n".join(lines)
     if on_bad == "stop":
-        raise ValueError(f"{text}\nDelete them, or leave them out with --on-bad-image replace.")
+        raise ValueError(f"{text}\n{remedy}, or leave them out with --on-bad-image replace.")
     log.warning("%s\nThey are left out.", text)
 
 
@@ -160,9 +189,7 @@ def _label(
     path: Path, names: Sequence[str], keep: Sequence[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     tops = [name.split(os.sep, 1)[0] if os.sep in name else "" for name in names]
-    if loose := tops.count(""):
-        if loose < len(names):
-            log.warning("%s: %d images lie in no class folder: no labels are used", path, loose)
+    if "" in tops:
         return np.full(len(names), -1, np.int64), ()
     classes = tuple(sorted(set(tops)) if keep is None else keep)
     check_classes(classes, sorted(set(tops)), str(path))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.colors import check_bands
+from pipelines.sources.colors import check_bands, without_flag
 from pipelines.sources.depth import Range, set_range
 from pipelines.sources.image_file import (
     Header,
@@ -232,13 +232,11 @@ def _limits(data: bytes, header: Header, rules: ImageRules, page: int) -> tuple[
 
 
 def other_bands(
-    root: Path, names: Sequence[str], headers: Headers, rules: ImageRules, on_bad: str
+    root: Path, names: Sequence[str], headers: Headers, rules: ImageRules
 ) -> dict[str, str]:
-    """Return path -> reason of the files whose bands are not what ``rules.channels`` asks for.
+    """Return path -> reason of the images whose bands are not what ``rules.channels`` asks for.
 
-    Raises:
-        ValueError: there are some, and ``on_bad`` is ``stop``; the text names a file of each number
-            of bands, and the flag.
+    The reasons name ``--in-chans`` only if all images have the same other number of bands.
     """
     wrong: dict[int, str] = {}
     for number, kind in enumerate(headers.kinds):
@@ -246,27 +244,10 @@ def other_bands(
             check_bands(kind.channels, kind.has_alpha, rules.channels)
         except ValueError as error:
             wrong[number] = str(error)
+    if len(wrong) < len(headers.kinds) or len(set(wrong.values())) > 1:
+        wrong = {number: without_flag(why) for number, why in wrong.items()}
     rows = np.flatnonzero(np.isin(headers.kind, list(wrong)))
-    if len(rows) and on_bad == "stop":
-        raise ValueError(_mixed_bands(root, names, headers, wrong))
     return {str(root / names[headers.place[row]]): wrong[int(headers.kind[row])] for row in rows}
-
-
-def _mixed_bands(root: Path, names: Sequence[str], headers: Headers, wrong: dict[int, str]) -> str:
-    lines, seen = [], set()
-    for number, kind in enumerate(headers.kinds):
-        rows = np.flatnonzero(headers.kind == number)
-        bands = kind.channels + kind.has_alpha
-        if (number in wrong, bands) not in seen:
-            seen.add((number in wrong, bands))
-            name = root / names[headers.place[rows[0]]]
-            lines.append(f"  {name}: {wrong.get(number, f'{bands} bands')}")
-    if len(lines) == 1:
-        return lines[0].strip()
-    return "\n".join(
-        [f"{root} mixes images of different bands, and a network takes one number:", *lines,
-         "Separate them, or leave the others out with --on-bad-image replace."]
-    )  # fmt: skip
 
 
 def describe(headers: Headers, rules: ImageRules, where: str) -> None:

@@ -21,6 +21,7 @@ from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from pipelines.sources import samples
 from pipelines.sources.colors import as_image, check_bands, to_channels
 from pipelines.sources.depth import Range, to_8_bits
+from pipelines.sources.pixel_limit import check_size, size_beyond_limit
 from pipelines.sources.png import File
 from pipelines.sources.samples import Layout
 
@@ -139,7 +140,7 @@ def read_pages(file: File, rules: ImageRules = RULES) -> list[Header]:
             if image is not None:
                 image.seek(page)
             layout = samples.layout_at(image, file, page)
-            _check_size(layout, rules)
+            check_size(layout.width, layout.height, rules.max_pixels)
             headers.append(_header(image, layout, file))
         return headers
 
@@ -227,18 +228,21 @@ def _opened(
         Image.MAX_IMAGE_PIXELS = None  # the check below is the limit
     try:
         image = Image.open(file)
+    except Image.DecompressionBombError:
+        check_size(*size_beyond_limit(file), rules.max_pixels)
+        raise
     except UnidentifiedImageError:
         layout = samples.layout_of_tiff(file, page)
         if layout is None:
             raise
-        _check_size(layout, rules)
+        check_size(layout.width, layout.height, rules.max_pixels)
         yield None, layout
         return
     with image:
         if page:
             image.seek(page)
         layout = samples.layout_of(image, file, page)
-        _check_size(layout, rules)
+        check_size(layout.width, layout.height, rules.max_pixels)
         yield image, layout
 
 
@@ -248,14 +252,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _check_size(layout: Layout, rules: ImageRules) -> None:
-    if layout.width * layout.height > rules.max_pixels:
-        raise ValueError(
-            f"{layout.width}x{layout.height} pixels is over the limit of {rules.max_pixels:,}; "
-            f"--max-pixels {layout.width * layout.height} takes it"
-        )
 
 
 def _pixels(

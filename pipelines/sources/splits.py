@@ -112,20 +112,16 @@ def warnings_of(path: Path, names: Sequence[str]) -> list[str]:
         path: the folder of ``--data``.
         names: the images' paths relative to it.
     """
-    parts = [name.split(os.sep, 2) for name in names]
-    tops = Counter(part[0] for part in parts if len(part) > 1)
-    if sum(tops.values()) < len(names):
-        return []  # images next to the folders: there are no classes
-    seconds = Counter((part[0], part[1]) for part in parts if len(part) > 2)
-    lines = []
-    if len(tops) == 1 and len(seconds) > 1 and sum(seconds.values()) == len(names):
-        (top,) = tops
-        inner = sorted(second for _, second in seconds)
-        what = "splits" if all(looks_like_split(name) for name in inner) else "classes"
-        lines.append(
-            f"{path}: all {len(names):,} images are one class, {top!r}. If its {len(inner)} "
-            f"folders ({_some(inner)}) are the {what}: folder:{path / top}"
-        )
+    folders = Counter(name.rpartition(os.sep)[0] for name in names)
+    if folders[""]:  # no labels: images next to the folders, or no folders
+        return [] if folders[""] == len(names) else [f"{path}: {why_unlabelled(path, names)}"]
+    tops, seconds = Counter[str](), Counter[tuple[str, str]]()
+    for folder, count in folders.items():
+        parts = folder.split(os.sep, 2)
+        tops[parts[0]] += count
+        if len(parts) > 1:
+            seconds[parts[0], parts[1]] += count
+    lines = _nested_classes(path, folders)
     suspects = sorted(name for name in tops if looks_like_split(name))
     if suspects and len(tops) > 1:
         lines.append(
@@ -141,6 +137,62 @@ def warnings_of(path: Path, names: Sequence[str]) -> list[str]:
             "trained on too. If these are splits, put the split first: PATH/train/CLASS"
         )
     return lines
+
+
+def why_unlabelled(path: Path, names: Sequence[str]) -> str:
+    """Return why the images of a folder have no labels, and what gives them some.
+
+    Args:
+        path: the folder.
+        names: the images' paths relative to it, some of them directly below it.
+    """
+    loose = [name for name in names if os.sep not in name]
+    if len(loose) == len(names):
+        return f"all {len(names):,} images lie directly in {path}, not in PATH/CLASS/"
+    classes = sorted({name.split(os.sep, 1)[0] for name in names if os.sep in name})
+    lie, them = ("image lies", "it") if len(loose) == 1 else ("images lie", "them")
+    return (
+        f"{len(loose):,} {lie} in no class folder ({_some(loose)}), and so no image has a label. "
+        f"Move {them} into a class folder or out of the data, or keep only class folders with "
+        f"--classes FILE, a name a line ({_some(classes)})"
+    )
+
+
+def _nested_classes(path: Path, folders: Counter[str]) -> list[str]:
+    """Return a line if the folders taken for classes hold what are more likely the classes.
+
+    ``folders`` are those that hold images, relative to ``path``, with the numbers of images.
+    """
+    below: dict[str, list[str]] = {}
+    for folder in sorted(folders):
+        below.setdefault(folder.split(os.sep, 1)[0], []).append(folder)
+    tops, branches = list(below), [_branches(group) for group in below.values()]
+    place, inner = branches[0]
+    if len(tops) == 1:
+        if len(inner) < 2:
+            return []
+        what = "splits" if all(looks_like_split(name) for name in inner) else "classes"
+        return [
+            f"{path}: all {folders.total():,} images are one class, {tops[0]!r}. If the "
+            f"{len(inner)} folders in {place} ({_some(inner)}) are the {what}: "
+            f"folder:{path / place}"
+        ]
+    shared = sorted(set(inner).intersection(*(names for _, names in branches)))
+    if len(shared) < 2 or any(looks_like_split(name) for name in (*tops, *shared)):
+        return []
+    return [
+        f"{path}: the classes are its {len(tops)} folders ({_some(tops)}), and each of them holds "
+        f"the same folders ({_some(shared)}). If these are the classes, train on one part, "
+        f"folder:{path / place}, or put the class first: PATH/{shared[0]}/{tops[0]}"
+    ]
+
+
+def _branches(folders: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the folder in which all these folders are, and the names of its sub-folders."""
+    listed = list(folders)
+    common = os.path.commonpath(listed)
+    below = (folder[len(common) + 1 :] for folder in listed if folder != common)
+    return common, sorted({folder.split(os.sep, 1)[0] for folder in below})
 
 
 def _way_out(path: Path, suspects: Sequence[str]) -> str:

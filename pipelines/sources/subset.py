@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.rng import ORDER, RowRng
+from pipelines.sources.files import Files
+from pipelines.sources.splits import why_unlabelled
 from pipelines.sources.table import Table
 
 _SUBSET = ORDER + 3
@@ -84,7 +86,10 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
         ValueError: there are no labels, or no class has two images.
     """
     if not (table.label >= 0).any():
-        raise ValueError(f"--val-fraction {share:g} needs class folders: no image has a label")
+        why = "no image has a label"
+        if isinstance(table.source, Files):
+            why = why_unlabelled(table.source.root, table.source.names)
+        raise ValueError(f"--val-fraction {share:g} needs class folders: {why}")
     chosen = rows_of_each(table.label, lambda n: min(share_of(n, share), n - 1), seed, _HELD_OUT)
     scored = np.zeros(len(table), bool)
     scored[chosen] = True

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 image``, ``4,812 images``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Return a number with its noun: ``1 image``, ``4,812 images``, ``2 classes``, ``5 epochs``."""
+    ending = "es" if noun.endswith(("s", "x", "sh", "tch")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def size_text(size: int) -> str:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy_cases import toy_images
 
 from pipelines import Batch, View, build_eval_loader, build_loader, open_data
-from pipelines.public import Data
+from pipelines.public import Data, LoaderOptions
+from pipelines.sources.image_file import BadImage
 from pipelines.views import ViewPlan
 
 ROOT = Path(__file__).parents[2]
@@ -35,9 +37,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_runs(name: str, images: Path) -> None:
+def test_the_example_runs(name: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
+    if "accelerate" not in EXAMPLES[name]:  # it keeps its state for the whole process
+        monkeypatch.chdir(images)
+        monkeypatch.setenv("UNMIX_CACHE", str(images / "cache"))
+        exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "__main__"})
+        return
     threads = {"OMP_NUM_THREADS": "1", "UNMIX_CACHE": str(images / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLES[name]], cwd=images, capture_output=True, text=True,
@@ -166,6 +173,30 @@ def test_multi_crop_and_blocks(data: Data) -> None:
     batch = next(iter(loader))
     assert [view.shape[-1] for view in batch.views] == [32, 32, *[14] * 6]
     assert torch.equal(batch.label, torch.from_numpy(data.labels[batch.index.numpy()]))
+
+
+def test_bad_images_are_as_open_data_was_asked(tmp_path: Path) -> None:
+    toy_images(tmp_path, "train", 4)
+    cut = tmp_path / "train/class1/001.jpg"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    spec = f"folder:{tmp_path}"
+    strict, tolerant = open_data(spec), open_data(spec, on_bad_image="replace")
+    rows = {Path(name).name: row for row, name in enumerate(tolerant.names)}
+    assert [tolerant.labels[rows[f"00{i}.jpg"]] for i in range(4)] == [0, 1, 0, 1]
+    files = LoaderOptions(loader="dali")
+    with build_eval_loader(tolerant, 4, device="cpu", options=files) as loader:
+        assert sum(len(batch.index) for batch in loader) == 4
+        assert loader.bad_rows == [rows["001.jpg"]]
+    stop = LoaderOptions(loader="dali", on_bad_image="stop")
+    for data, options in ((strict, files), (tolerant, stop)):
+        with (
+            build_eval_loader(data, 4, device="cpu", options=options) as loader,
+            pytest.raises(BadImage, match=r"001\.jpg"),
+        ):
+            list(loader)
+    replace = LoaderOptions(loader="dali", on_bad_image="replace")
+    with build_eval_loader(strict, 4, device="cpu", options=replace) as loader:
+        assert len(list(loader)) == 1
 
 
 def test_evaluation_covers_each_row_once(images: Path, data: Data) -> None:

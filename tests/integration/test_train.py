@@ -73,7 +73,8 @@ def test_a_resumed_run_is_the_straight_run(
     assert run_train(*straight) == 0
     killed = flags(toy, tmp_path / "b", method, *more)
     assert run_train(*killed, "--limit-steps", "3") == 0
-    assert run_train(*killed, "--limit-steps", "5", "--resume", "auto") == 0
+    if method == FULL[0]:
+        assert run_train(*killed, "--limit-steps", "4", "--resume", "auto") == 0
     assert run_train(*killed, "--limit-steps", "7", "--resume", "auto") == 0
     losses = [[(m["step"], m["loss"], m["lr"]) for m in lines(tmp_path / x / "run")] for x in "ab"]
     assert losses[0] == losses[1] and len(losses[0]) == 7
@@ -83,7 +84,7 @@ def test_a_resumed_run_is_the_straight_run(
 
 def test_what_a_run_leaves(toy: Path, tmp_path: Path) -> None:
     more = ("--mix", "region", "--knn-every", "1", "--epochs", "2")
-    assert run_train(*flags(toy, tmp_path, "byol", *more)) == 0
+    assert run_train(*flags(toy, tmp_path, "byol", *more), pictures=True) == 0
     run = tmp_path / "run"
     left = {path.name for path in run.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "summary.csv", "views.png", "curves.png"} <= left

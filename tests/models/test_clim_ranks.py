@@ -1,4 +1,7 @@
-"""Law 4 with CLIM: one process with B anchors equals two and four, and so do neighbour tables."""
+"""Law 4 with CLIM: one process with B anchors equals two, and so do neighbour tables.
+
+Four processes: tests/faults/scale.py.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,11 @@ def one(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids="{} processes".format)
-def group(
-    request: pytest.FixtureRequest, toy: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[dict[str, Any]]]:
+@pytest.fixture(scope="module")
+def group(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """The run of a group of processes, and what each of them found."""
     folder = tmp_path_factory.mktemp("group")
-    return folder / "many" / "run", in_group(request.param, folder, work, toy, folder)
+    return folder / "many" / "run", in_group(2, folder, work, toy, folder)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -319,7 +320,7 @@ def test_bad_row_is_replaced_by_the_next(loader: str, tmp_path: Path) -> None:
     crops = [windows(table, rows, [0, 1, 2, 3, 2], 32)]
     made = decoder(loader, table, on_bad="replace")
     view = made(rows, crops)[0]
-    assert made.replaced == 1
+    assert (made.replaced, made.bad_rows) == (1, {2})
     assert made.decodes == 4
     assert gap(view, expected_after_replacement(good, rows, crops[0])).max() < GREY_LEVELS
     alone = made(np.array([2]), [Crops(32, np.zeros(1, np.int64), crops[0].box[2:3])])[0]
@@ -584,6 +585,8 @@ def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert choice(mixed, cuda, 10**9, True) == ("ffcv" if installed else "dali")
         assert choice(mixed, cuda, 10**9, False) == "dali"
         assert choice(mixed, CPU, 10**9, False) == ("ffcv" if installed else "dali")
+        huge = dataclasses.replace(mixed, width=np.full_like(mixed.width, 70_000))
+        assert choice(huge, CPU, 10**9, False) == "dali"  # no row of a .beton holds it
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import json
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from pipelines.beton.format import manifest_path, open_beton
 from pipelines.decoders import Crops
 from pipelines.decoders.build import build_decoder
 from pipelines.sources.folder import OnBad, scan
-from pipelines.sources.image_file import BadImage, ImageRules, decode, read_header
+from pipelines.sources.image_file import ImageRules, decode, read_header
 from pipelines.sources.table import Table
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
@@ -187,87 +185,32 @@ def test_signed_bytes_keep_their_order() -> None:
     assert decode(data, "")[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_mixed_bands_name_a_file_of_each(folder: Path) -> None:
+def test_mixed_bands_name_what_is_at_odds(folder: Path) -> None:
     five = tiff(np.zeros((6, 7, 5), np.uint8), photometric="rgb")
     (folder / "five.tif").write_bytes(five)
-    (folder / "three.png").write_bytes(encoded(np.zeros((4, 4, 3), np.uint8), "PNG"))
-    with pytest.raises(ValueError, match=r"(?s)five.tif: 5 bands.*--in-chans 5.*three.png: 3"):
+    with pytest.raises(ValueError, match="5 bands are no gray or RGB image; --in-chans 5"):
         scanned(folder)
+    (folder / "three.png").write_bytes(encoded(np.zeros((4, 4, 3), np.uint8), "PNG"))
+    (folder / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"(?s)1 of 3 images.*five.tif: 5 bands.*empty.jpg") as odd:
+        scanned(folder)
+    assert "three.png" not in str(odd.value) and "--in-chans" not in str(odd.value)
     with pytest.raises(ValueError, match=r"(?s)three.png: 3 bands, where --in-chans 5"):
         scanned(folder, ImageRules(channels=5))
     assert len(scanned(folder, on_bad="replace")) == 1
 
 
-def test_samples_that_are_not_finite_are_named(folder: Path) -> None:
-    data = tiff(np.array([[0.0, np.inf]], np.float32))
-    (folder / "inf.tif").write_bytes(data)
-    with pytest.raises(ValueError, match=r"inf\.tif: holds NaN or infinite samples"):
-        scanned(folder)
-    with pytest.raises(BadImage, match=r"a\.tif: holds NaN"):
-        decode(data, "a.tif", ImageRules(depth_range=(0.0, 1.0)))
-
-
-def test_hidden_colours_never_show() -> None:
-    noise = RANDOM.integers(0, 255, (8, 8, 4), np.uint8)
-    noise[..., 3] = 0
-    for name, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("TGA", {})):
-        for color, value in (("white", 255), ("#000", 0)):
-            pixels = decode(encoded(noise, name, **options), "", ImageRules(color))
-            assert (pixels == value).all(), (name, color)
-    assert (decode(encoded(noise[..., 2:], "PNG"), "") == 255).all()
-    one = decode(encoded(noise, "PNG"), "", ImageRules(channels=1))
-    assert one.shape == (8, 8, 1) and (one == 255).all()
-
-
-def test_unknown_rules_name_their_flags() -> None:
-    for wrong, flag in (
-        ({"background": "whiteish"}, "--background whiteish"),
-        ({"depth_range": (5.0, 5.0)}, "--depth-range 5 5"),
-        ({"channels": 0}, "--in-chans 0"),
-        ({"max_pixels": 0}, "--max-pixels 0"),
-    ):
-        with pytest.raises(ValueError, match=flag):
-            ImageRules(**wrong)  # type: ignore[arg-type]
-
-
-def blank_png(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-
-
-def test_the_limit_of_pixels_can_be_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored afterwards
-    data = blank_png(20_000, 20_000)
-    with pytest.raises(Exception, match="limit"):
-        read_header(io.BytesIO(data))
-    header = read_header(io.BytesIO(data), ImageRules(max_pixels=400_000_000))
-    assert header.width == 20_000
-
-
-def test_large_jpegs_are_shrunk_while_they_are_decoded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_writer_names_each_bad_image_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    y, x = np.mgrid[:256, :400]
-    image = np.stack([x * 255 // 400, y, np.full_like(x, 90)], 2).astype(np.uint8)
-    data = encoded(image, "JPEG", quality=95)
-    (folder / "large.jpg").write_bytes(data)
-    for module in (pipelines.sources.image_file, pipelines.beton.encode):
-        monkeypatch.setattr(module, "MAX_PIXELS", 50_000)
-    rules = ImageRules(max_pixels=200_000)
-    assert decode(data, "", rules, shrink_to=50).shape == (32, 50, 3)
-    assert decode(data, "", rules, shrink_to=60).shape == (64, 100, 3)
-    table, out = scanned(folder, rules), folder.parent / "a.beton"
-    convert(table, out, Settings(max_size=60, workers=1))
-    small = open_beton(out).source.pixels(0)
-    assert small.shape == (38, 60, 3)
-    want = np.asarray(Image.fromarray(image).resize((60, 38), Image.Resampling.LANCZOS))
-    assert np.abs(small.astype(int) - want).mean() < 3
-    with pytest.raises(ValueError, match="set --max-size"):
-        convert(table, out, Settings(max_size=0, workers=1))
+    five = tiff(np.zeros((6, 7, 5), np.uint8), photometric="rgb")
+    (folder / "five.tif").write_bytes(five)
+    (folder / "three.png").write_bytes(encoded(np.zeros((4, 4, 3), np.uint8), "PNG"))
+    (folder / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="2 of 3 images are bad") as error:
+        convert(scanned(folder, on_bad="keep"), folder.parent / "a.beton", Settings(workers=1))
+    assert str(error.value).count("empty.jpg") == 1 and "empty.jpg" not in caplog.text
+    assert "--in-chans" not in str(error.value)
 
 
 @pytest.fixture

@@ -220,6 +220,14 @@ def test_words_of_splits() -> None:
     ("names", "told"),
     [
         (["images/cat/1", "images/dog/1"], "folder:ROOT/images"),
+        (
+            ["a/v1/cat/1", "a/v1/dog/1", "a/v1/1"],
+            "2 folders in a/v1 (cat, dog) are the classes: fold",
+        ),
+        (["a/cat/1", "a/dog/1", "b/cat/1", "b/dog/1"], "its 2 folders (a, b), and each of them ho"),
+        (["a/v/cat/1", "a/v/dog/1", "b/cat/1", "b/dog/1"], "one part, folder:ROOT/a/v, or put the"),
+        (["1.png", "cat/2", "dog/3"], "1 image lies in no class folder (1.png), and so no image"),
+        (["1", "2", "cat/2"], "--classes FILE, a name a line (cat)"),
         (["set/train/cat/1", "set/val/cat/1"], "are the splits: folder:ROOT/set"),
         (["train2017/1", "val2017/1"], "--data folder:ROOT/train2017 --val-data folder:ROOT/val20"),
         (["cat/1", "dog/1", "test/1"], "test is trained on as a class"),
@@ -232,7 +240,15 @@ def test_folders_that_look_like_a_mistake_are_named(names: list[str], told: str)
 
 
 @pytest.mark.parametrize(
-    "names", [["cat/1", "dog/1"], ["cat/a/1", "dog/b/1"], ["1", "train/2"], ["cat/1"]]
+    "names",
+    [
+        ["cat/1", "dog/1"],
+        ["cat/a/1", "dog/b/1"],
+        ["cat/a/1", "dog/a/1"],
+        ["cat/a/b/1"],
+        ["1", "2"],
+        ["cat/1"],
+    ],
 )
 def test_usual_folders_are_not_questioned(names: list[str]) -> None:
     assert warnings_of(Path("ROOT"), names) == []

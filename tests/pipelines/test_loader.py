@@ -182,6 +182,7 @@ class Failing:
     """A decoder that fails at its second call."""
 
     decodes = replaced = calls = 0
+    bad_rows: set[int] = set()  # noqa: RUF012 - it stays empty
 
     def __call__(self, rows: np.ndarray, crops: Sequence[Crops]) -> list[torch.Tensor]:
         self.calls += 1

@@ -95,6 +95,7 @@ class Nothing:
     """A decoder of empty crops."""
 
     decodes = replaced = 0
+    bad_rows: set[int] = set()  # noqa: RUF012 - it stays empty
 
     def __call__(self, rows: np.ndarray, crops: Sequence[Crops]) -> list[torch.Tensor]:
         return [torch.zeros(len(c.box), c.size, c.size, 3, dtype=torch.uint8) for c in crops]

@@ -72,9 +72,12 @@ def run_main(main: Callable[[Sequence[str]], int], *flags: str) -> int:
             return int(stop.code or 0)
 
 
-def run_train(*flags: str) -> int:
-    """Call ``train.main`` so."""
-    return run_main(train.main, *flags)
+def run_train(*flags: str, pictures: bool = False) -> int:
+    """Call ``train.main`` so, by default without its pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            skip_pictures(patch)
+        return run_main(train.main, *flags)
 
 
 def two_steps(method: str, data: Path, output: Path, *more: str) -> Path:

@@ -60,7 +60,7 @@ def test_a_run_trains_resumes_and_is_scored(channels: int, tmp_path: Path) -> No
     flags = ("--method", "moco", *SMALL["moco"], *TINY, "--data", f"folder:{data}")
     flags += ("--mix", "unmix", "--in-chans", str(channels), "--normalize", "data")
     flags += ("--output", str(tmp_path), "--name", "run", "--epochs", "5")
-    assert run_train(*flags, "--limit-steps", "4") == 0
+    assert run_train(*flags, "--limit-steps", "4", pictures=True) == 0
     assert run_train(*flags, "--resume", "auto") == 0  # --normalize data gives the same numbers
     run = tmp_path / "run"
     config, state = build.load_run(run)

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.datasets import open_data
 from pipelines.decoders.build import build_decoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from tools.analysis.loaded_run import encode, open_runs
+from tools.engine import build
 from tools.evaluation import embed
 from tools.evaluation.published import open_published
 
@@ -68,6 +70,37 @@ def test_a_csv_holds_the_same_numbers(run: Path, toy: Path, tmp_path: Path) -> N
     assert {line["label"] for line in lines} == {"-1"}
     numbers = np.array([[line[f"f{i}"] for i in range(96)] for line in lines], np.float32)
     np.testing.assert_array_equal(numbers, found["features"])
+
+
+def test_a_damaged_image_lends_its_name_to_no_other(
+    run: Path,
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a run with --on-bad-image replace, whose training shows another image in its place."""
+    for number, path in enumerate(sorted((toy / "val").rglob("*.jpg"))[:6]):
+        cut = -200 if number == 1 else None
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        (tmp_path / path.parent.name / f"{number}.jpg").write_bytes(path.read_bytes()[:cut])
+    load = build.load_run
+
+    def tolerant(*arguments: Any) -> Any:
+        config, state = load(*arguments)
+        return replace(config, on_bad_image="replace"), state
+
+    monkeypatch.setattr(build, "load_run", tolerant)
+    data = ("--data", f"folder:{tmp_path}", "--loader", "dali")
+    assert run_eval("embed", run, tmp_path / "a.npz", *data) == 0
+    assert "1 damaged image was left out: class0/1.jpg" in capsys.readouterr().out
+    found = np.load(tmp_path / "a.npz")
+    names = [Path(name).stem for name in found["names"]]
+    assert names == ["0", "2", "3", "4", "5"] and len(found["labels"]) == 5
+    assert found["features"].shape == (5, 96)
+    assert run_eval("knn", run, *data, "--val-data", f"folder:{tmp_path}", "--k", "1") == 0
+    line = "1 damaged image was replaced by another: "
+    assert f"{line}{tmp_path}/class0/1.jpg" in capsys.readouterr().out
 
 
 def test_a_table_has_the_columns_of_the_classes_too() -> None:

@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = (*TINY, *SMALL["simclr"], "--method", "simclr", "--mix", "region")
     flags += ("--data", f"folder:{data}", "--epochs", "2", "--knn-every", "1", "--report")
     where = ("--output", str(root), "--name", f"run {EVIL}", "--recipe", str(root / "own.yaml"))
-    assert run_train(*flags, *where) == 0
+    assert run_train(*flags, *where, pictures=True) == 0
     return root / f"run {EVIL}"
 
 

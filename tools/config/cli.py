@@ -21,6 +21,7 @@ from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
 from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
+from tools.config.run_path import nearest_run, run_path
 from tools.config.sections import SECTIONS
 
 Grouped = make_dataclass(
@@ -32,6 +33,9 @@ Grouped = make_dataclass(
     frozen=True,
 )
 """``Config`` as the command line shows it: a group of flags for each section."""
+Grouped.__module__ = (
+    "builtins"  # has no source: tyro would search it for every field, half its time
+)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 DESCRIPTION = f"""{Config.__doc__}
 
@@ -116,14 +120,17 @@ def find_recipe(name: str) -> Path:
 def _settings_of(path: Path) -> Path:
     """Return the settings' file of a run, named by its folder or one of its checkpoints.
 
+    The path may start below ./runs.
+
     Raises:
         ValueError: there is no checkpoint.
     """
+    path = run_path(path)
     folder = path if path.is_dir() else path.parent
     if folder.name != "checkpoints" and (folder / "checkpoints").is_dir():
         folder /= "checkpoints"
     if not (path.exists() or path.name == "last") or not any(folder.glob("step-*.pt")):
-        raise ValueError(f"--resume {path}: no checkpoint at {path}")
+        raise ValueError(f"--resume {path}: no checkpoint at {path}{nearest_run(path)}")
     return folder.parent / "config.yaml"
 
 

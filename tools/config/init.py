@@ -15,6 +15,7 @@ from models.settings.backbones import HUB, OWN, is_resnet
 from models.settings.base import SMALL_IMAGE, Stem
 from pipelines.ranges import NonNegative, Range
 from tools.config.reason import reason_of
+from tools.config.run_path import RUNS, nearest_run, run_path
 from tools.config.section import Section
 
 RESERVED = ("num_classes", "in_chans", "pretrained", "features_only", "checkpoint_path")
@@ -114,7 +115,7 @@ def start_of(init: str) -> Start:
         return Start("timm", init.removeprefix("timm:"))
     if init.startswith(HUB):
         return Start("hub", init)
-    path = Path(init).expanduser()
+    path = run_path(Path(init).expanduser())
     if (path / "config.json").is_file():
         return Start("hub", f"local-dir:{path}")
     folder = path if path.is_dir() else path.parent
@@ -144,12 +145,15 @@ def _settings(saved: Path, init: str) -> dict[str, Any]:
 
 
 def _meant(init: str) -> str:
-    """Suggest a prefix for what has the form of a hub's or timm's name."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", init):
-        return f" (did you mean hf-hub:{init} or runs/{Path(init).name}?)"
-    if re.fullmatch(r"[a-z]\w+(\.\w+)?", init):
-        return f" (did you mean timm:{init} or runs/{init}?)"
-    return ""
+    """Suggest a run of a similar name, or a prefix for the form of a hub's or timm's name."""
+    path = Path(init)
+    if near := nearest_run(path):
+        return near
+    if path.parent.is_dir() or path.parts[0] == RUNS.name:  # a path on this machine
+        prefix = "timm:" if re.fullmatch(r"[a-z]\w+(\.\w+)?", init) else ""
+    else:
+        prefix = "hf-hub:" if re.fullmatch(r"[\w.-]+/[\w.-]+", init) else ""
+    return f" (did you mean {prefix}{init}?)" if prefix else ""
 
 
 def check_backbone_name(backbone: str, resuming: bool) -> None:

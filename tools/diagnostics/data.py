@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,15 @@ from pipelines.beton.convert import CACHE_SETTINGS, bad_rows, estimate
 from pipelines.beton.format import open_beton
 from pipelines.datasets import default_val
 from pipelines.sources.beton import Beton
+from pipelines.sources.depth import Range
 from pipelines.sources.folder import LISTED, Found, inspect, scan
+from pipelines.sources.pixel_limit import enough_for
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits, warnings_of
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
 from pipelines.system.progress import tracked
-from pipelines.system.units import size_text
+from pipelines.system.units import counted, size_text
 
 LARGE = 40_000_000
 """Pixels of an image that takes long to decode: 40 megapixels."""
@@ -34,7 +36,9 @@ class Report:
 
     lines: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Images that cannot be read; with any, the exit status is 1."""
+    """Images that cannot be read, and folders that look wrong; with any, the exit status is 1."""
+    reasons: list[str] = field(default_factory=list)
+    """Why each image that cannot be used is none, also of those that ``problems`` only counts."""
     advice: list[str] = field(default_factory=list)
     """Flags for train.py, and why."""
 
@@ -66,6 +70,7 @@ def check_data(place: str, *, deep: bool) -> Report:
     if deep:
         _decode(table, report)
     _advise(table, place, report)
+    report.advice += _damage_flags(report.reasons, place)
     return report
 
 
@@ -90,26 +95,46 @@ def _check_folder(path: Path, report: Report) -> Table:
         count = sum(len(names) - 1 for names in twins)
         report.lines.append(f"copies of other files: {count:,} ({shown})")
     report.advice += _format_flags(found)
-    return scan(path, cache_root(), "keep")
+    return scan(path, cache_root(), "keep").take(np.flatnonzero(found.is_good))
 
 
 def _name_bad(found: Found, report: Report) -> None:
+    report.reasons += found.bad.values()
     shown = list(found.bad.items())[:LISTED]
     report.problems += [f"{name}: {why}" for name, why in shown]
     if len(found.bad) > LISTED:
-        report.problems.append(f"and {len(found.bad) - LISTED:,} more images that cannot be read")
+        report.problems.append(f"and {len(found.bad) - LISTED:,} more that cannot be read")
 
 
 def _format_flags(found: Found) -> Iterable[str]:
     kinds = found.summary.kinds
     if kinds and all(kind.channels == 1 for kind in kinds):
         yield "--in-chans 1: all images are gray"
-    for limits in (found.rules.int_range, found.rules.float_range):
-        if limits is not None:
-            yield (
-                f"--depth-range {limits[0]:.10g} {limits[1]:.10g}: the files do not declare their "
-                "range; this was measured, and keeps its value when images are added"
-            )
+    ints, floats = found.rules.int_range, found.rules.float_range
+    if ints is not None and floats is not None:
+        yield (
+            f"no --depth-range: integer samples ({_range(ints)}) and floating-point samples "
+            f"({_range(floats)}) differ, and one flag scales both; each kind has its own measured "
+            "range without it, or separate the files"
+        )
+    elif limits := ints or floats:
+        yield (
+            f"--depth-range {limits[0]:.10g} {limits[1]:.10g}: the files do not declare their "
+            "range; this was measured, and keeps its value when images are added"
+        )
+
+
+def _damage_flags(reasons: Sequence[str], place: str) -> Iterable[str]:
+    if enough := enough_for(reasons):
+        yield f"--max-pixels {enough}: takes the images over the limit, which need much memory"
+    if reasons:
+        flag = "--on-error skip" if place.startswith("wds:") else "--on-bad-image replace"
+        writer = "" if place.startswith("wds:") else " (write_ffcv.py: --on-error skip)"
+        yield f"{flag}{writer}: works without {counted(len(reasons), 'image')} named above"
+
+
+def _range(limits: Range) -> str:
+    return f"{limits[0]:.10g} to {limits[1]:.10g}"
 
 
 def duplicates(found: Found) -> list[list[str]]:
@@ -138,9 +163,13 @@ def _describe(table: Table, report: Report) -> None:
     unlabeled = counts.pop(-1, 0)
     if counts:
         least, most = min(counts.values()), max(counts.values())
-        report.lines.append(f"{len(counts):,} classes of {least:,} to {most:,} images")
+        size = f"{least:,} to {most:,} images" if least < most else counted(most, "image")
+        report.lines.append(f"{counted(len(counts), 'class')} of {size}")
     if unlabeled:
-        report.lines.append(f"{unlabeled:,} images have no label: no kNN and no probes for them")
+        have = "has" if unlabeled == 1 else "have"
+        report.lines.append(
+            f"{counted(unlabeled, 'image')} {have} no label: no kNN and no probes for them"
+        )
 
 
 def _quantiles(values: NDArray[np.int32]) -> str:
@@ -152,10 +181,11 @@ def _quantiles(values: NDArray[np.int32]) -> str:
 
 
 def _decode(table: Table, report: Report) -> None:
-    known = {problem.split(": ")[0] for problem in report.problems}
-    bad = [(table.source.name(row), why) for row, why in bad_rows(table)]
-    report.problems += [f"{name}: {why}" for name, why in bad if name not in known]
-    report.lines.append(f"{len(table) - len(bad):,} of {len(table):,} images decode")
+    bad = bad_rows(table)
+    report.reasons += [why for _, why in bad]
+    report.problems += [f"{table.source.name(row)}: {why}" for row, why in bad]
+    decode = "decodes" if len(table) == 1 else "decode"
+    report.lines.append(f"{len(table) - len(bad):,} of {counted(len(table), 'image')} {decode}")
 
 
 def _advise(table: Table, place: str, report: Report) -> None:
@@ -180,14 +210,14 @@ def _size_flags(table: Table) -> Iterable[str]:
     pixels = table.height.astype(np.int64) * table.width
     if int(pixels.max()) > LARGE:
         count = int((pixels > LARGE).sum())
-        yield f"write_ffcv.py --max-size 500: {count:,} images have over {LARGE:,} pixels"
+        yield f"write_ffcv.py --max-size 500: {counted(count, 'image')} of over {LARGE:,} pixels"
 
 
 def _batch_flags(rows: int) -> Iterable[str]:
-    if rows < 256:
+    if 0 < rows < 256:
         usual = max(1 << (max(rows, 4) // 2).bit_length() - 1, 2)
-        yield f"--batch-size {usual} --groups 1: there are {rows:,} images, and 256 is the default"
-    elif rows < SMALL_SET:
+        yield f"--batch-size {usual} --groups 1: {counted(rows, 'image')}, and 256 is the default"
+    elif 256 <= rows < SMALL_SET:
         yield f"--batch-size 128 or less: {rows // 256:,} steps an epoch at 256 are few"
 
 

@@ -21,7 +21,8 @@ from models.modules.backbone import create_backbone
 from pipelines.datasets import DataFacts, data_facts
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder
-from pipelines.decoders.dali import GpuDecoder
+from pipelines.decoders.dali import DaliDecoder, GpuDecoder
+from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
@@ -117,7 +118,7 @@ class Decoders:
         self._config = config
         self._accelerator = accelerator
         self._print = print_fn
-        self._made: dict[int, Decoder] = {}
+        self._made: dict[int, MemoryDecoder | FFCVDecoder | DaliDecoder] = {}
 
     def of(self, table: Table) -> Decoder:
         """Return the table's decoder; on first use, print the chosen loader and the reason."""
@@ -125,7 +126,7 @@ class Decoders:
             self._made[id(table)] = self._make(table)
         return self._made[id(table)]
 
-    def _make(self, table: Table) -> Decoder:
+    def _make(self, table: Table) -> MemoryDecoder | FFCVDecoder | DaliDecoder:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
         self._print(f"loader {loader} ({reason}) for {len(table):,} images")
@@ -146,6 +147,11 @@ class Decoders:
             on_bad=config.on_bad_image,
             gpu=gpu,
         )
+
+    def replaced(self) -> list[str]:
+        """Return the names of the images that this process replaced by others, each once."""
+        tables = [(made.bad_rows, made.table) for made in self._made.values()]
+        return sorted({table.source.name(row) for rows, table in tables for row in rows})
 
     def close(self) -> None:
         """Release all decoders."""

@@ -38,6 +38,14 @@ class Embeddings:
     settings: dict[str, Any]
     """What the features depend on."""
 
+    def without(self, rows: NDArray[np.int64]) -> Embeddings:
+        """Return the embeddings of the other images; ``rows`` are numbers from 0."""
+        kept = np.delete(np.arange(len(self.names)), rows)
+        names = [self.names[row] for row in kept]
+        return Embeddings(
+            self.features[kept], names, self.labels[kept], self.classes, self.settings
+        )
+
     def columns(self) -> dict[str, Any]:
         """Return the columns of a table: name, label, class, f0, f1, ..."""
         head: dict[str, Any] = {"name": self.names, "label": self.labels}
@@ -93,7 +101,8 @@ WRITERS: dict[str, Callable[[Path, Embeddings], None]] = {
 class Embed(FrozenProtocol):
     """Write the features of images to a file, with the images' names and labels.
 
-    Labels are not needed. The rows are in the data set's order, one for each image.
+    Labels are not needed. The rows are in the data set's order, one for each image; a damaged image
+    that --on-bad-image replace allows has none.
     """
 
     out: Annotated[Path | None, Positional, arg(metavar="OUT")] = None
@@ -121,30 +130,32 @@ class Embed(FrozenProtocol):
 
     def evaluate(self, command: str) -> None:
         """Encode the images and write the file."""
+        from tools.evaluation.evaluated_run import describe_damaged
+
         check_output(self.out, self.overwrite)
         with self.open(self.split) as evaluated:
             table, method = evaluated.val, evaluated.method()
             encode = method.features if self.features == "backbone" else method.project
             rows = evaluated.features(method, encode, table, self.batch_size).cpu().numpy()
+            damaged = evaluated.damaged(table)
             if not evaluated.accelerator.is_main_process:
                 return
+            names = names_of(table, evaluated.config)
             found = Embeddings(
-                rows,
-                names_of(table, evaluated.config),
-                table.label,
-                table.classes,
-                self.settings(evaluated, command),
-            )
+                rows, names, table.label, table.classes, self.settings(evaluated, command)
+            ).without(damaged)
             assert self.out is not None
             with replacing(self.out) as aside:
                 WRITERS[self.out.suffix.lower()](aside, found)
-            bad = int((~np.isfinite(rows)).any(1).sum())
+            for line in describe_damaged([names[row] for row in damaged], left_out=True):
+                print(line)
+            bad = int((~np.isfinite(found.features)).any(1).sum())
             if bad:
                 print(f"note: {bad:,} images have features that are not finite")
-            labelled = int((table.label >= 0).sum())
+            labelled, (count, width) = int((found.labels >= 0).sum()), found.features.shape
             print(
-                f"{self.out}: {len(rows):,} images, {labelled:,} of them with a label, "
-                f"{rows.shape[1]:,} features each ({self.features}, {evaluated.description})"
+                f"{self.out}: {count:,} images, {labelled:,} of them with a label, "
+                f"{width:,} features each ({self.features}, {evaluated.description})"
             )
 
     def settings(self, evaluated: EvaluatedRun, command: str) -> dict[str, Any]:

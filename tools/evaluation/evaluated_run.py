@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,6 +78,14 @@ class EvaluatedRun:
                 batches, total, "encoding images", lambda batch: len(batch[1]) * processes
             )
         return extract(method, encode, batches, len(table), self.accelerator)
+
+    def damaged(self, table: Table) -> NDArray[np.int64]:
+        """Return the rows whose features are another image's (--on-bad-image replace), ascending.
+
+        All processes call it, after the images were encoded.
+        """
+        rows: list[int] = gather_object(sorted(self.decoders.of(table).bad_rows))
+        return np.unique(np.array(rows, np.int64))
 
     def own_rows(self) -> Tensor | None:
         """Return each validation image's row among the training images, -1 if it is not there.
@@ -191,6 +200,20 @@ class EvaluatedRun:
     def loader(self) -> str:
         """The decoder of the images to score."""
         return build.choose(self.config, self.val, self.accelerator.device)[0]
+
+
+def describe_damaged(names: Iterable[str], *, left_out: bool = False) -> list[str]:
+    """Return a line that names damaged images, replaced by others or left out; none without any.
+
+    >>> describe_damaged(["cut.jpg"], left_out=True)
+    ['1 damaged image was left out: cut.jpg']
+    """
+    each = sorted(set(names))
+    if not each:
+        return []
+    images, were = ("image", "was") if len(each) == 1 else ("images", "were")
+    done = "left out" if left_out else f"replaced by {'another' if len(each) == 1 else 'others'}"
+    return [f"{len(each):,} damaged {images} {were} {done}: {_some(each)}"]
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from models.settings.base import Which
 from pipelines.sources.table import Table
@@ -20,7 +21,7 @@ from tools.engine import build
 from tools.engine.data import open_data_of
 from tools.engine.restore import restore
 from tools.evaluation.base import ImageFlags, LoaderName, Split
-from tools.evaluation.evaluated_run import EvaluatedRun
+from tools.evaluation.evaluated_run import EvaluatedRun, describe_damaged
 from tools.evaluation.published import open_published
 
 SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
@@ -101,6 +102,9 @@ def _opened(
     decoders = build.Decoders(config, accelerator)
     try:
         yield train, val, decoders, accelerator
+        if split is None:  # of one split, the protocol leaves the damaged images out
+            for line in describe_damaged(gather_object(decoders.replaced())):
+                accelerator.print(line, flush=True)
     finally:
         decoders.close()
 

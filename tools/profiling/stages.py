@@ -35,6 +35,7 @@ class Tap:
         self.windows: Sequence[Crops] = ()
         self.crops: list[Tensor] = []
         self.decodes = self.replaced = 0
+        self.bad_rows: set[int] = set()
 
     def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
         """Decode."""

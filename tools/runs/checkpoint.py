@@ -20,6 +20,7 @@ import torch
 from typing_extensions import Buffer
 
 from pipelines.system.atomic import replacing
+from tools.config.run_path import nearest_run, run_path
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +139,12 @@ def available(folder: Path) -> list[Path]:
 def find(path: Path) -> list[Path]:
     """Return the checkpoints of a path, best first: the file itself, or those of a run's folder.
 
+    The path may start below ./runs.
+
     Raises:
         ValueError: there is none.
     """
+    path = run_path(path)
     if path.name == BEST and (chosen := best(path.parent)):
         return [chosen]
     if path.is_file() and path.name != "last":
@@ -148,7 +152,7 @@ def find(path: Path) -> list[Path]:
     folder = path.parent if path.name == "last" else path
     found = available(folder) or available(folder / "checkpoints")
     if not found:
-        raise ValueError(f"no checkpoint at {path}")
+        raise ValueError(f"no checkpoint at {path}{nearest_run(path)}")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-RUNS = Path("runs")
+from tools.config.run_path import RUNS, nearest_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def find_run(run: Path) -> Path:
     for folder in (run, RUNS / run):
         if folder.is_dir():
             return folder
-    raise ValueError(f"{run}: there is no such run, nor {RUNS / run}")
+    raise ValueError(f"{run}: there is no such run, nor {RUNS / run}{nearest_run(run)}")
 
 
 def find_runs(runs: Iterable[Path]) -> list[Path]:
