@@ -16,6 +16,7 @@ from runs import lines, run_train, skip_pictures
 from pipelines.datasets import DATASETS
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
+from pipelines.system.units import counted
 from tools.config.config import Config
 from tools.config.resolve import resolve
 from tools.engine import banner, train_state, trainer
@@ -81,6 +82,12 @@ def test_images_are_counted_and_the_way_to_a_score_is_named(
     assert banner.describe_images(data).startswith(text)
     assert (why is None) == ((found := why_off(Config(), data)) is None)
     assert why is None or why in str(found)
+
+
+def test_nouns_are_counted() -> None:
+    nouns = {"epoch": "epochs", "class": "classes", "batch": "batches", "image": "images"}
+    for one, many in nouns.items():
+        assert (counted(1, one), counted(2_000, one)) == (f"1 {one}", f"2,000 {many}")
 
 
 @pytest.mark.parametrize(("label", "way"), [(0, "train.py --val-fraction"), (-1, "no labels")])

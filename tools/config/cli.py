@@ -18,7 +18,7 @@ import yaml
 from tyro.conf import OmitArgPrefixes
 
 from tools.config.augment import words_of
-from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
+from tools.config.config import MIX_NUMBERS, NUMBERS, Config, chooses, flag, numbers_of
 from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
 from tools.config.run_path import nearest_run, run_path
@@ -161,7 +161,7 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
         given, before = getattr(config, owner), getattr(defaults, owner)
         for f in dataclasses.fields(given):
             if getattr(given, f.name) != getattr(before, f.name):
-                raise ValueError(f"{flag(f'{owner}.{f.name}')} needs {_chooses(owner)}")
+                raise ValueError(f"{flag(f'{owner}.{f.name}')} needs {chooses(owner)}")
         reset[owner] = NUMBERS[owner]
     return dataclasses.replace(config, **reset)
 
@@ -169,12 +169,6 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
 def _chosen(config: Config) -> set[str]:
     """Return the fields whose numbers the run uses."""
     return {"aug", numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
-
-
-def _chooses(owner: str) -> str:
-    """Return the flag that makes a field's numbers count."""
-    mixtures = [mix for mix, field in MIX_NUMBERS.items() if field == owner]
-    return f"--mix {' or '.join(mixtures)}" if mixtures else f"--method {flag(owner)[2:]}"
 
 
 def from_dict(values: dict[str, Any], origin: str) -> Config:

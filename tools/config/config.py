@@ -124,3 +124,9 @@ class ResolvedConfig(Config):
 def flag(name: str) -> str:
     """Return a field's flag."""
     return "--" + name.replace("_", "-")
+
+
+def chooses(owner: str) -> str:
+    """Return the flag that makes a field's numbers count."""
+    mixtures = [mix for mix, field in MIX_NUMBERS.items() if field == owner]
+    return f"--mix {' or '.join(mixtures)}" if mixtures else f"--method {flag(owner)[2:]}"
