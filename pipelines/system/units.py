@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 image``, ``4,812 images``, ``2 classes``."""
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    ending = "es" if noun.endswith(("s", "x", "sh", "tch")) else "s"
     return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
