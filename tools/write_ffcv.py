@@ -34,7 +34,7 @@ from pipelines.sources.image_file import ImageRules
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
-from pipelines.system.units import size_text
+from pipelines.system.units import counted, size_text
 from tools.config.images import ImageConfig
 from tools.runs.command import command
 
@@ -175,9 +175,9 @@ def _name_other_split(path: Path, split: str) -> None:
 
 def _summary(out: Path, manifest: dict[str, Any]) -> str:
     lines = [
-        f"{out}: {manifest['rows']} rows, {size_text(manifest['bytes'])}: {manifest['jpg']} JPEG "
-        f"({manifest['kept']} unchanged), {manifest['raw']} raw; "
-        f"{len(manifest['classes'])} classes; described in {manifest_path(out)}"
+        f"{out}: {counted(manifest['rows'], 'row')}, {size_text(manifest['bytes'])}: "
+        f"{manifest['jpg']} JPEG ({manifest['kept']} unchanged), {manifest['raw']} raw; "
+        f"{counted(len(manifest['classes']), 'class')}; described in {manifest_path(out)}"
     ]
     skipped = manifest["skipped"]
     lines += [f"  left out {bad['name']}: {bad['reason']}" for bad in skipped[:LISTED]]

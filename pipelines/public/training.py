@@ -188,7 +188,9 @@ class EpochLoader:
 
 def _check_batch(data: Data, batch_size: int, rank: int, world_size: int) -> None:
     if not 1 <= batch_size <= len(data):
-        raise ValueError(f"batch_size={batch_size} does not fit {len(data)} images")
+        raise ValueError(
+            f"batch_size={batch_size} does not fit {len(data)} images: take 1 to {len(data)}"
+        )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank={rank} is not one of world_size={world_size} processes")
     if batch_size % world_size:

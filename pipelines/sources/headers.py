@@ -30,6 +30,7 @@ from pipelines.sources.image_file import (
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import writing
 from pipelines.system.progress import tracked
+from pipelines.system.units import counted
 from pipelines.system.workers import main_hidden, worker_pool
 
 log = logging.getLogger(__name__)
@@ -261,8 +262,9 @@ def describe(headers: Headers, rules: ImageRules, where: str) -> None:
         count = int(np.isin(headers.kind, chosen).sum())
         if limits is not None and count and rules.depth_range is None:
             log.info(
-                "%s: %s images of %s samples declare no range: %.10g to %.10g become 0 to 255 "
-                "(--depth-range sets another)", where, f"{count:,}", kinds, *limits,
+                "%s: %s of %s samples %s no range: %.10g to %.10g become 0 to 255 "
+                "(--depth-range sets another)", where, counted(count, "image"), kinds,
+                "declares" if count == 1 else "declare", *limits,
             )  # fmt: skip
     many = [number for number, kind in enumerate(headers.kinds) if kind.pages > 1]
     rows = np.isin(headers.kind, many)
@@ -272,7 +274,8 @@ def describe(headers: Headers, rules: ImageRules, where: str) -> None:
             headers.kinds[kind].pages for kind in headers.kind[rows & (headers.page == 0)].tolist()
         )
         log.info(
-            "%s: %s files have several pages, %s in all: %s", where, f"{files:,}", f"{pages:,}",
+            "%s: %s %s several pages, %s in all: %s", where, counted(files, "file"),
+            "has" if files == 1 else "have", f"{pages:,}",
             "each is a row" if rules.pages == "all"
             else "the first of each is used (--pages all makes each page a row)",
         )  # fmt: skip

@@ -143,8 +143,9 @@ def test_a_line_tells_the_range_and_the_pages(
     (folder / "pages.tif").write_bytes(pages)
     with caplog.at_level("INFO"):
         assert len(scanned(folder)) == 2
-    assert "0 to 4095 become 0 to 255 (--depth-range" in caplog.text
-    assert "1 files have several pages, 3 in all" in caplog.text and "--pages all" in caplog.text
+    assert "1 image of integer samples declares no range: 0 to 4095 become 0 to 255" in caplog.text
+    assert "1 file has several pages, 3 in all" in caplog.text and "--pages all" in caplog.text
+    assert "(--depth-range" in caplog.text
     table = scanned(folder, ImageRules(pages="all"))
     assert [Path(table.source.name(row)).name for row in range(4)] == [
         "deep.png", "pages.tif", "pages.tif#2", "pages.tif#3",

@@ -15,6 +15,7 @@ from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect, report_bad, scan
 from pipelines.sources.listing import extensions, list_images
 from pipelines.sources.splits import find_splits, looks_like_split, warnings_of
+from pipelines.system.units import counted
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +137,11 @@ def test_the_summary_counts_kinds(
         for _ in range(2):  # the second time from the cache, and not printed again
             scan(root, cache, "replace")
     assert [r.getMessage() for r in caplog.records].count(f"{root}: {expected}") == 1
+
+
+def test_numbers_have_their_nouns() -> None:
+    assert [counted(1, "class"), counted(1200, "class")] == ["1 class", "1,200 classes"]
+    assert [counted(2, "epoch"), counted(2, "batch")] == ["2 epochs", "2 batches"]
 
 
 def test_the_public_loader_has_the_summary(root: Path) -> None:

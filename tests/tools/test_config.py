@@ -7,7 +7,7 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,14 +17,17 @@ from PIL import Image
 from runs import run_train
 
 from models.methods import METHODS
+from pipelines.datasets import DATASETS
 from pipelines.mixtures.unmix import UN_MIX
 from pipelines.ranges import Range, ranges_of
 from pipelines.settings import UN_MIX_NAMES
 from tools.config.cli import ADDED_LATER, differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import NUMBERS, Config, ResolvedConfig, flag, numbers_of
+from tools.config.other_names import OTHER_NAMES
 from tools.config.resolve import resolve, resolved
 from tools.config.sections import SECTIONS
 from tools.engine import dry_run
+from tools.engine.sampling import refuse_large_batch
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "support" / "saved"
@@ -138,6 +141,7 @@ QUICK = [
     ["--val-data", "nowhere.beton"],
     ["--data", "cifar01"],
     ["--methid", "moco"],
+    ["--learning-rate", "0.1"],
     ["--lr", "nan"],
     ["--mix", "region", "--batch-size", "24", "--groups", "7", "--dry-run"],
     ["--resume", "nowhere"],
@@ -237,3 +241,37 @@ def test_mixed_sizes_in_memory_are_refused_before_the_plan(
     names = f"{tmp_path / '0.png'} (20x20) and {tmp_path / '1.png'} (21x20)"
     assert f"the 16 have 2, as {names}" in err
     assert "--loader ffcv" in err
+
+
+def test_other_trainers_names_lead_to_flags_of_this_one() -> None:
+    known = {flag(f.name) for f in fields(Config)}
+    assert set(OTHER_NAMES.values()) <= known and not OTHER_NAMES.keys() & known
+    for words in (["--learning-rate", "0.1"], ["--epochs", "3", "--learning_rate=0.1"]):
+        with pytest.raises(ValueError, match=r"no --learning.rate; the flag .* is --lr$"):
+            parse(words)
+
+
+def test_a_measured_mean_is_no_difference_of_its_own() -> None:
+    def measured(**settings: Any) -> Config:
+        return replace(Config(), **{"normalize": "data", "std": (0.2,) * 3, **settings})
+
+    before, now = measured(mean=(0.1,) * 3), measured(mean=(0.3,) * 3)
+    assert differences(now, before) == [f"--mean: {(0.1,) * 3} -> {(0.3,) * 3}"]
+    other = replace(now, val_fraction=0.2)
+    assert differences(other, before) == ["--val-fraction: None -> 0.2"]
+    given = replace(before, normalize="published")
+    assert len(differences(replace(other, normalize="published"), given)) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "groups", "way"),
+    [(24, 4, "24 images: --batch-size 8 would fit"), (5, 6, "at most 5 fit, in a size that --gr")],
+)
+def test_a_batch_larger_than_the_data_names_one_that_fits(
+    images: int, groups: int, way: str
+) -> None:
+    given = Config(method="simclr", batch_size=4096 if groups == 4 else 48, groups=groups)
+    config = resolve(given, DATASETS["photos"], "no")
+    with pytest.raises(ValueError, match=way):
+        refuse_large_batch(config, images, 1)
+    refuse_large_batch(config, config.batch_size, 1)

@@ -8,7 +8,7 @@ import difflib
 import io
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import fields, is_dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from tyro.conf import OmitArgPrefixes
 
 from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
+from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
 from tools.config.run_path import nearest_run, run_path
 from tools.config.sections import SECTIONS
@@ -54,6 +55,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         ValueError: settings contradict each other, or the recipe is not one.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    refuse_other_names(argv)
     defaults = _defaults(argv)
     config = _refuse_not_chosen(_parse(argv, defaults), defaults)
     return dataclasses.replace(config, recipe=config.recipe and find_recipe(str(config.recipe)))
@@ -278,10 +280,19 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def differences(now: Config, before: Config) -> list[str]:
-    """Return each identity setting that differs, as ``--flag: before -> now``."""
+    """Return each identity setting that differs, as ``--flag: before -> now``.
+
+    Numbers that both runs measured follow from the others: they are listed only if they alone
+    differ.
+    """
+    measured = {"mean", "std"} if now.normalize == before.normalize == "data" else set()
+    return _unlike(now, before, measured) or _unlike(now, before, set())
+
+
+def _unlike(now: Config, before: Config, leave_out: Set[str]) -> list[str]:
     lines = []
     for f in fields(now):
-        if f.metadata.get("free"):
+        if f.metadata.get("free") or f.name in leave_out:
             continue
         a, b = getattr(before, f.name), getattr(now, f.name)
         if is_dataclass(a):

@@ -119,9 +119,7 @@ def banner(
 def describe_images(data: Data) -> str:
     """Return the numbers of images and of classes, as "40 for training in 2 classes, ..."."""
     classes = len(_class_sizes(data.train))
-    labels = " without labels"
-    if classes:
-        labels = f" in {classes:,} {'class' if classes == 1 else 'classes'}"
+    labels = f" in {counted(classes, 'class')}" if classes else " without labels"
     val = "no validation images" if data.val is None else f"{len(data.val):,} for kNN"
     return f"{len(data.train):,} for training{labels}, {val}"
 

@@ -29,6 +29,7 @@ from pipelines.loader import Loader
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
+from pipelines.system.units import counted
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.images import with_measured_range
@@ -45,7 +46,7 @@ from tools.engine.architecture import (
     with_whole_patches,
 )
 from tools.engine.data import Data, choose
-from tools.engine.sampling import build_sampler
+from tools.engine.sampling import build_sampler, refuse_large_batch
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ def assemble(
         config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
     config = local_main_first(accelerator, partial(name_architecture, config))
     filled = resolve(config, data_facts(config.data), accelerator.mixed_precision)
+    refuse_large_batch(filled, len(data.train), accelerator.num_processes)
     sampler = build_sampler(filled, data.train, unconverted=data.unconverted)
     check(filled, accelerator.num_processes)
     check_neighbours(filled, len(data.train))
@@ -134,7 +136,7 @@ class Decoders:
     def _make(self, table: Table) -> MemoryDecoder | FFCVDecoder | DaliDecoder:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
-        self._print(f"loader {loader} ({reason}) for {len(table):,} images")
+        self._print(f"loader {loader} ({reason}) for {counted(len(table), 'image')}")
         gpu = GpuDecoder(
             config.dali_device_memory_padding,
             config.dali_host_memory_padding,

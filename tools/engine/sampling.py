@@ -5,7 +5,28 @@ from __future__ import annotations
 from pipelines.balance import balance_of
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.table import Table
-from tools.config.config import Config
+from pipelines.system.units import counted
+from tools.config.advice import fitting_batch
+from tools.config.config import Config, ResolvedConfig
+
+
+def refuse_large_batch(config: ResolvedConfig, num_rows: int, processes: int) -> None:
+    """Refuse a batch that the images do not fill.
+
+    Raises:
+        ValueError: naming a size that fits the images and the other settings, if there is one.
+    """
+    if config.batch_size <= num_rows:
+        return
+    fitting = fitting_batch(config, num_rows, processes)
+    way = f"--batch-size {fitting} would fit"
+    if fitting is None:
+        shared = "" if processes == 1 else f" and the {processes} processes"
+        way = f"at most {num_rows} fit, in a size that --groups {config.groups}{shared} divide"
+    raise ValueError(
+        f"--batch-size {config.batch_size} does not fit a data set of "
+        f"{counted(num_rows, 'image')}: {way}"
+    )
 
 
 def build_sampler(
