@@ -21,7 +21,7 @@ from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, chooses, flag, numbers_of
 from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
-from tools.config.run_path import nearest_run, run_path
+from tools.config.run_path import saved_settings
 from tools.config.sections import SECTIONS
 
 Grouped = make_dataclass(
@@ -83,7 +83,7 @@ def _defaults(argv: Sequence[str]) -> Config:
         if name == "--recipe":
             return _from_yaml(find_recipe(path), f"--recipe {path}")
         if name == "--resume" and path != "auto":
-            saved = _settings_of(Path(path))
+            saved = saved_settings(Path(path))
             return _from_yaml(saved, f"--resume {path}: {saved}", saved=True)
     return Config()
 
@@ -115,23 +115,6 @@ def find_recipe(name: str) -> Path:
         f"--recipe {name}: there is no such file, nor a recipe of that name{hint} "
         f"(docs/recipes.md lists all)"
     )
-
-
-def _settings_of(path: Path) -> Path:
-    """Return the settings' file of a run, named by its folder or one of its checkpoints.
-
-    The path may start below ./runs.
-
-    Raises:
-        ValueError: there is no checkpoint.
-    """
-    path = run_path(path)
-    folder = path if path.is_dir() else path.parent
-    if folder.name != "checkpoints" and (folder / "checkpoints").is_dir():
-        folder /= "checkpoints"
-    if not (path.exists() or path.name == "last") or not any(folder.glob("step-*.pt")):
-        raise ValueError(f"--resume {path}: no checkpoint at {path}{nearest_run(path)}")
-    return folder.parent / "config.yaml"
 
 
 def _from_yaml(path: Path, origin: str, saved: bool = False) -> Config:
