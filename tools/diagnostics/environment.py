@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED = (
     *("numpy", "torch", "accelerate", "tyro", "PIL", "yaml", "rich", "jaxtyping", "numba"),
     *("timm", "torchvision", "matplotlib", "jinja2", "psutil", "sklearn", "skimage"),
+    "tifffile",
 )
 """The modules of the requirements that commands import, those that every command needs first."""
 
