@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.beton.format import MAX_SIDE, Sample
+from pipelines.sources.colors import as_image
 from pipelines.sources.files import Files
 from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
 from pipelines.sources.samples import ORIENTATION
@@ -185,12 +186,8 @@ def _store(
         return Encoded(sample, kept=False)
     out = io.BytesIO()
     chroma = 0 if settings.quality >= FULL_CHROMA else -1  # 0: whole; -1: PIL's half
-    _image(pixels).save(out, "JPEG", quality=settings.quality, subsampling=chroma)
+    as_image(pixels).save(out, "JPEG", quality=settings.quality, subsampling=chroma)
     return Encoded(Sample(out.getvalue(), height, width, True, label), kept=False)
-
-
-def _image(pixels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -97,7 +97,7 @@ def banner(
     weights = size_of(p for p in method.parameters() if p.requires_grad) / 4e6
     mixture = "" if config.mix == "none" else f", mixture {config.mix}"
     device, processes = accelerator.device.type, accelerator.num_processes
-    shares = "1 process" if processes == 1 else f"{processes} processes"
+    shares = counted(processes, "process")
     epochs = counted(config.epochs, "epoch")
     steps = f"{epochs} of {counted(steps_per_epoch, 'step')}, {counted(total, 'step')} in all"
     if config.limit_steps and config.limit_steps < total:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipelines.system.units import counted
+
 
 @dataclass(frozen=True)
 class Bottleneck:
@@ -99,7 +101,7 @@ class Bottleneck:
 
 def count(workers: int, more: str = "") -> str:
     """Return "1 worker", "2 more workers"."""
-    return f"{workers} {more}worker{'' if workers == 1 else 's'}"
+    return counted(workers, f"{more}worker")
 
 
 def number(rate: float) -> str:
