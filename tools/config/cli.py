@@ -118,7 +118,7 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
 
 def _chosen(config: Config) -> set[str]:
     """Return the fields whose numbers the run uses."""
-    return {numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
+    return {numbers_of(config.method), *(MIX_NUMBERS.get(mix, "") for mix in config.mixes)}
 
 
 def _chooses(owner: str) -> str:
