@@ -30,6 +30,10 @@ results: install  ## does a mixture help? one seed of SimCLR with and without Un
 
 # Examples are not looked for in fault tests, which are programs, nor where Triton must be installed.
 test: install  ## run the test suite and the docstrings' examples; ARGS go to pytest
+	@for word in $(ARGS); do \
+		case $$word in -*) continue ;; *.py|*.py::*|tests/*) ;; *) continue ;; esac; \
+		[ -e "$${word%%::*}" ] || { echo "make test: there is no $${word%%::*}; the tests are in" tests/*/ >&2; exit 2; }; \
+	done
 	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules --ignore=tests/faults \
 		--ignore=tests/support --ignore=pipelines/augment/triton_kernels.py $(ARGS)
 

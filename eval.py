@@ -1,9 +1,11 @@
-"""Score the representation of a run. Each protocol is a file in tools/evaluation.
+"""Score the representation of a run, or write its features. Each protocol is a subcommand.
 
-python eval.py knn runs/NAME
-python eval.py linear runs/NAME
-python eval.py detect runs/NAME
-python eval.py semi runs/NAME --fraction 0.1
+Examples:
+    python eval.py knn runs/NAME
+    python eval.py linear runs/NAME
+    python eval.py embed runs/NAME features.npz
+    python eval.py detect runs/NAME
+    python eval.py semi runs/NAME --fraction 0.1
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ if __name__ == "__main__":
 
     environment.check()
 
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,6 +27,7 @@ from tyro.conf import subcommand
 
 from tools.evaluation.base import Protocol
 from tools.evaluation.detect import Detect
+from tools.evaluation.embed import Embed
 from tools.evaluation.finetune import Finetune
 from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear
@@ -33,6 +38,7 @@ from tools.runs.command import command
 Arguments = (
     Annotated[Knn, subcommand("knn")]
     | Annotated[Linear, subcommand("linear")]
+    | Annotated[Embed, subcommand("embed")]
     | Annotated[Semi, subcommand("semi")]
     | Annotated[Finetune, subcommand("finetune")]
     | Annotated[Detect, subcommand("detect")]
@@ -42,14 +48,28 @@ Arguments = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Score, print the result and append it to eval.jsonl; return the exit status."""
+    logging.basicConfig(format="%(message)s")
+    if is_first_process():
+        logging.getLogger("pipelines").setLevel(logging.INFO)
     argv = list(sys.argv[1:] if argv is None else argv)
     return command("eval.py", lambda: score(argv))
 
 
 def score(argv: Sequence[str]) -> None:
-    """Score runs by the protocol of the flags."""
+    """Score runs by the protocol of the flags, and update their reports."""
     protocol: Protocol = tyro.cli(Arguments, args=runs_first(argv), description=__doc__)
     protocol.evaluate(shlex.join(["eval.py", *argv]))
+    runs = protocol.scored_runs if is_first_process() else []
+    if any((run / "report.html").is_file() for run in runs):
+        from tools.reporting.write import after_score
+
+        for run in runs:
+            after_score(run)
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of a launcher, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def runs_first(argv: Sequence[str]) -> list[str]:

@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.config.cli import parse
-from tools.config.config import Config, ResolvedConfig
+from tools.config.config import Config
 from tools.config.preflight import preflight
 from tools.runs.command import command
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from pipelines.sampler import Sampler
-    from tools.engine.logger import RunLogger
+    from models.methods import Method
+    from pipelines.loader import Loader
+    from tools.config.config import ResolvedConfig
+    from tools.engine.data import Data
+    from tools.engine.train_state import TrainState
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,57 +63,78 @@ def parse_and_run(argv: Sequence[str] | None) -> int:
 def plan(config: Config, accelerator: Accelerator) -> int:
     """Print the settings, steps and memory of the run; download and write nothing."""
     from tools.config.view_plan import view_plan
-    from tools.engine import build, dry_run
+    from tools.engine import banner, build, dry_run
+    from tools.engine.start import load_init
 
     data, missing = dry_run.open_without_download(config, accelerator)
     resolved, sampler, method = build.assemble(config, data, accelerator)
     views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
     accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
-    for line in missing:
+    accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
+    started = load_init(resolved, method, data.facts)
+    processes = accelerator.num_processes
+    notes = banner.notes(config, resolved, data, sampler, processes, planned=True)
+    for line in [*started, *notes, *missing]:
         accelerator.print(line)
     return 0
 
 
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
-    from tools.distributed.launch import check_trackers
-    from tools.engine import build
+    from tools.distributed.coordination import local_main_first
+    from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
-    from tools.engine.online_knn import OnlineKnn
+    from tools.engine.data import loader_of, open_data_of
+    from tools.engine.logger import RunLogger
+    from tools.engine.online_knn import OnlineKnn, why_off
+    from tools.engine.start import load_init
     from tools.engine.train_state import TrainState
-    from tools.engine.trainer import STOPPED, Run, prepare
-    from tools.plots import curves
-    from tools.plots.views import draw_views
-    from tools.reporting.write import at_end as report_at_end
+    from tools.engine.trainer import Run, prepare
     from tools.runs import run_dir
+    from tools.runs.trackers import check_trackers
 
     check_trackers(given.log_with)
     run_dir.refuse_unwritable(given, accelerator)
-    data = build.open_data_of(given, accelerator)
+    data = open_data_of(given, accelerator)
     config, sampler, method = build.assemble(given, data, accelerator)
+    why_off(config, data)  # refuses --keep-best before the run has a folder
     model, optimizer = prepare(config, method, accelerator)
 
     folder, checkpoint = run_dir.choose(config, accelerator)
+    started: list[str] = []
+    if not checkpoint:
+        started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        if sampler.balance is not None:
+            state.weigh(sampler.balance.key)
+        state.loader = loader_of(config, data, accelerator.device)
         step = state.restore(checkpoint) if checkpoint else 0
         total = config.epochs * sampler.steps_per_epoch
         last = min(total, config.limit_steps or total)
-        logger = start_logger(config, folder, accelerator, sampler, step, last)
+        steps = sampler.steps_per_epoch
+        logger = RunLogger(
+            folder, accelerator, total_steps=last, steps_per_epoch=steps, start_step=step
+        )
+        about = banner.banner(config, data, method, steps, folder, accelerator)
+        notes = banner.notes(given, config, data, sampler, accelerator.num_processes)
+        resumed = banner.resumed(config, state, steps, step)
+        for line in [*about, *started, *notes, *resumed]:
+            logger.message(line)
 
         decoders = build.Decoders(config, accelerator, logger.message)
         try:
             loader = build.training_loader(config, data, decoders, method, accelerator)
             knn = OnlineKnn(config, data, decoders, method, accelerator)
             clim_refresh = ClimRefresh(
-                config, data, decoders, state, logger, method, accelerator, sampler.steps_per_epoch
+                config, data, decoders, state, logger, method, accelerator, steps
             )
             if step < last:
                 clim_refresh.update(loader, step)
             if accelerator.is_main_process and step < last:
-                first = next(loader.batches(step, step + 1))
-                draw_views(first, data.facts.mean, data.facts.std, folder / "views.png")
+                draw_first_views(loader, step, folder)
+            run_dir.begin(folder, config, accelerator)
             learning = (config, accelerator, sampler, model, method, optimizer, loader)
             run = Run(*learning, knn, clim_refresh, state, logger)
             status = run.steps(step, last)
@@ -118,45 +142,39 @@ def train(given: Config, accelerator: Accelerator) -> int:
             decoders.close()
             logger.close()
         if accelerator.is_main_process:
-            curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
-            if config.report and status == 0:
-                report_at_end(config, folder, data, method, accelerator, state.left_out)
-            if status == STOPPED:
-                (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
+            leave(config, data, method, accelerator, state, status)
     accelerator.end_training()
     return status
 
 
-def start_logger(
+def draw_first_views(loader: Loader, step: int, folder: Path) -> None:
+    """Draw the batch of a step as views.png."""
+    from tools.plots.views import draw_views
+
+    maker, batch = loader.maker, next(loader.batches(step, step + 1))
+    draw_views(batch, maker.mean, maker.std, folder / "views.png", views=maker.views.at(step))
+
+
+def leave(
     config: ResolvedConfig,
-    folder: Path,
+    data: Data,
+    method: Method,
     accelerator: Accelerator,
-    sampler: Sampler,
-    step: int,
-    last: int,
-) -> RunLogger:
-    """Write the run's settings, and start its trackers and its log, cut back to ``step``."""
-    from tools.config.resolve import changes
-    from tools.distributed.launch import start_trackers
-    from tools.engine.logger import RunLogger
+    state: TrainState,
+    status: int,
+) -> None:
+    """Draw the curves of a run, and write its report or the note that it can be resumed."""
+    from tools.engine.trainer import STOPPED
+    from tools.plots import curves
+    from tools.reporting.write import at_end
     from tools.runs import run_dir
 
-    if accelerator.is_main_process:
-        start_trackers(accelerator, folder, config.log_with)
-        run_dir.write_config(folder, config)
-        (folder / run_dir.RESUME).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
-    logger = RunLogger(
-        folder,
-        accelerator,
-        total_steps=last,
-        steps_per_epoch=sampler.steps_per_epoch,
-        start_step=step,
-    )
-    logger.message(f"run {folder}" + (f", resumed at step {step:,}" if step else ""))
-    for change in changes(config):
-        logger.message(f"--accumulate {config.accumulate}: {change}")
-    return logger
+    folder = state.folder
+    if status == STOPPED:
+        (folder / run_dir.RESUME).write_text("stopped by a signal: --resume auto\n")
+    curves.draw_curves(folder / "metrics.jsonl", folder / "curves.png")
+    if config.report and status == 0:
+        at_end(config, folder, data, method, accelerator, state.left_out)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-Distance = Literal["cosine", "euclidean"]
+from models.settings.base import Distance
 
 BLOCK = 2**16
 """Bank rows compared at a time."""

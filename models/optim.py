@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn, optim
 
@@ -59,7 +60,11 @@ def create_optimizer(
 
     known = timm.optim.list_optimizers()
     if name not in known:
-        raise ValueError(f"--optimizer {name}: timm has no such optimizer; it has {known}")
+        names = [str(one) for one in known]
+        close = difflib.get_close_matches(name, names, 3) or names
+        raise ValueError(
+            f"--optimizer {name}: timm has no such optimizer; closest: {', '.join(close)}"
+        )
     groups: dict[tuple[float, LrScale], list[nn.Parameter]] = {}
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -76,6 +81,37 @@ def create_optimizer(
         weight_decay=weight_decay,
         momentum=momentum,
     )
+
+
+def layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:
+    """Return the share of the run's learning rate that each parameter of a backbone has, by id.
+
+    The head has the whole rate. The layer of the backbone that is k layers below it has
+    ``decay^k``: timm's groups, with the method's head in the place of the classifier. Source: Bao
+    2021, 2106.08254, as timm's ``param_groups_layer_decay``.
+
+    Args:
+        backbone: a timm model, or a module with timm's ``group_matcher``.
+        decay: factor from a layer to the one below.
+
+    Raises:
+        ValueError: the module does not say which parameters make a layer.
+    """
+    from timm.models import _manipulate
+
+    matcher: Any = getattr(backbone, "group_matcher", None)
+    if matcher is None:
+        raise ValueError(
+            f"--layer-decay {decay:g}: {type(backbone).__name__} has no method group_matcher, by "
+            "which timm's models name their layers"
+        )
+    classifier = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or "head"
+    head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+    named = dict(backbone.named_parameters())
+    layers = _manipulate.group_with_matcher(
+        iter([*named.items(), (head, None)]), matcher(coarse=False), reverse=True
+    )
+    return {id(p): float(decay ** (layers[head] - layers[key])) for key, p in named.items()}
 
 
 def learning_rate(

@@ -7,28 +7,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import logging
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.beton.format import open_beton, read_manifest
+from pipelines.sources.arrays import Arrays
 from pipelines.sources.folder import OnBad, check_classes, scan
+from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
+from pipelines.sources.splits import NAMES, find_splits, sibling_val
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
+from pipelines.system.progress import print_once
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
     """Constants of a data set: mean and std of pixels in [0, 1], and the evaluation view."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     image_size: int
     """Side of the evaluation view, a centre crop, in pixels."""
     eval_resize: int | None = None
@@ -54,26 +64,29 @@ def open_data(
     on_bad: OnBad = "stop",
     classes_file: Path | None = None,
     download: bool = True,
+    rules: ImageRules = RULES,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
     Args:
         spec: a name or path in the grammar above.
         data_dir: folder of the published files of the named sets.
-        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` if it has them; a ``.beton`` has
-            one split only.
+        split: ``folder:PATH`` means its training or validation split if it is divided
+            (``pipelines.sources.splits``); a ``.beton`` has one split only.
         on_bad: what to do with files whose header cannot be read.
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
+        rules: what the image files become, with the number of channels of the images.
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
-        ValueError: there is no such data set, or nothing usable in it.
+        ValueError: there is no such data set, nothing usable in it, or its images have another
+            number of channels.
     """
     keep = None if classes_file is None else read_classes(classes_file)
     if spec.startswith("folder:"):
-        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep)
-    table = _open_named(spec, data_dir, split, on_bad, download)
+        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep, rules)
+    table = with_channels(_open_named(spec, data_dir, split, on_bad, download, rules), rules, spec)
     return table if keep is None else keep_classes(table, keep, spec)
 
 
@@ -85,26 +98,61 @@ def check_spec(spec: str) -> None:
     """
     if spec.startswith("folder:") or spec.endswith(".beton"):
         _path(spec)
+    elif spec.startswith("wds:"):
+        raise ValueError(
+            "tar shards are converted before training, because rows are read in any order:\n"
+            f"  python tools/write_ffcv.py {shlex.quote(spec)} train.beton --keep-jpeg "
+            "--shuffle 0\n  python train.py --data train.beton"
+        )
     elif spec not in DATASETS:
         raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
 
 
-def _open_named(spec: str, data_dir: Path, split: Split, on_bad: OnBad, download: bool) -> Table:
+def with_channels(table: Table, rules: ImageRules, spec: str) -> Table:
+    """Return the table if its images have the channels asked for; RGB arrays become gray.
+
+    Raises:
+        ValueError: they have another number of channels; the text has the flag.
+    """
+    if table.channels == rules.channels:
+        return table
+    if rules.channels == 1 and isinstance(table.source, Arrays):
+        images = luma(table.source.images)[..., None]
+        return dataclasses.replace(table, source=Arrays(table.source.title, images))
+    raise ValueError(
+        f"{spec} holds images of {table.channels} channels, not {rules.channels}: "
+        f"--in-chans {table.channels}"
+    )
+
+
+def luma(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return Pillow's gray of RGB images, (..., 3) to (...)."""
+    gray = np.zeros(images.shape[:-1], np.uint32)
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        gray += weight * images[..., channel].astype(np.uint32)
+    return ((gray + 0x8000) >> 16).astype(np.uint8)
+
+
+def _open_named(
+    spec: str, data_dir: Path, split: Split, on_bad: OnBad, download: bool, rules: ImageRules
+) -> Table:
     check_spec(spec)
     if spec.endswith(".beton"):
         return open_beton(_path(spec))
     if spec == "photos":
-        return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad)
+        return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad, None, rules)
     if spec in ("cifar10", "cifar100"):
         return open_cifar(spec, data_dir, split, download)
     if spec == "stl10":
         return open_stl10(data_dir, split, download)
-    return open_tiny_imagenet(data_dir, split, on_bad)
+    return open_tiny_imagenet(data_dir, split, on_bad, rules)
 
 
 def _hint(spec: str) -> str:
     if Path(spec).expanduser().is_dir():
         return f": for the folder write folder:{spec}"
+    if spec.endswith((".tar", ".tar}")):
+        return f": for tar shards write wds:{spec}"
     near = difflib.get_close_matches(spec, [*DATASETS, "folder:"], n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 
@@ -117,42 +165,51 @@ def _path(spec: str) -> Path:
 
 
 def _split_folder(path: Path, split: Split) -> Path:
-    """``path/split`` when ``path`` is divided into splits, else ``path`` itself."""
-    if not _is_divided(path):
+    """Return the folder of a split when ``path`` is divided into splits, else ``path`` itself."""
+    splits = find_splits(path)
+    if splits is None:
         return path
-    if not (path / split).is_dir():
-        raise ValueError(f"{path} has train/ but no {split}/")
-    return path / split
-
-
-def _is_divided(path: Path) -> bool:
-    """Whether ``path/train`` is a split and not a class called "train"."""
-    train = path / "train"
-    if not train.is_dir():
-        return False
-    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    return (
-        "val" in folders or folders == {"train"} or any(entry.is_dir() for entry in train.iterdir())
-    )
+    if split == "train":
+        for line in splits.notes():
+            print_once(log, line)
+        return splits.train
+    if splits.val is None:
+        raise ValueError(
+            f"{path} has {splits.train.name}/ but no val/, valid/, validation/ or test/: "
+            "--val-data names other images"
+        )
+    return splits.val
 
 
 def default_val(spec: str) -> str | None:
     """Return the validation data that belongs to ``spec``, to be opened as split ``val``, or None.
 
-    It is a named set's own test split; ``val/`` in the folder or next to ``train/``; ``val.beton``
-    next to ``train.beton`` (any name in which "train" can be replaced by "val").
+    It is a named set's own test split; ``val/`` in the folder or next to ``train/``, or the test
+    split where there is none (``pipelines.sources.splits`` has the names); ``val.beton`` next to
+    ``train.beton`` (any name in which "train" can be replaced by "val").
     """
     if spec in DATASETS:
         return spec
     path = Path(spec.removeprefix("folder:"))
     if spec.endswith(".beton"):
-        place = path.with_name(re.sub(r"train(?!.*train)", "val", path.name))
-        return str(place) if place.name != path.name and place.expanduser().is_file() else None
-    if (path / "val").expanduser().is_dir() and _is_divided(path.expanduser()):
-        return spec
-    root = path.expanduser().absolute()
-    if root.name == "train" and (root.parent / "val").is_dir():
-        return f"folder:{root.parent / 'val'}"
+        return _val_beton(path)
+    if path.expanduser().is_dir():
+        splits = find_splits(path.expanduser())
+        if splits is not None and splits.val is not None:
+            return spec
+    sibling = sibling_val(path)
+    if sibling is not None and sibling.name.lower() in NAMES["test"]:
+        print_once(log, f"{sibling.parent} has no val/: the scores are those of {sibling.name}/")
+    return None if sibling is None else f"folder:{sibling}"
+
+
+def _val_beton(path: Path) -> str | None:
+    for name in ("val", "valid", "validation", "test"):
+        place = path.with_name(re.sub(r"train(?!.*train)", name, path.name))
+        if place.name != path.name and place.expanduser().is_file():
+            if name == "test":
+                print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
+            return str(place)
     return None
 
 
@@ -164,6 +221,22 @@ def data_facts(spec: str) -> DataFacts:
     if spec.endswith(".beton"):
         spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
     return DATASETS.get(spec, IMAGENET)
+
+
+def channel_facts(facts: DataFacts, channels: int) -> DataFacts:
+    """Return published constants of RGB images for images with this number of channels.
+
+    Gray images have the average of the three means and of the three deviations, as usual.
+
+    Raises:
+        ValueError: nothing is published for this number of channels.
+    """
+    if channels == len(facts.mean):
+        return facts
+    if channels != 1:
+        raise ValueError(f"no mean and std are published for images of {channels} channels")
+    mean, std = (round(sum(values) / len(values), 4) for values in (facts.mean, facts.std))
+    return dataclasses.replace(facts, mean=(mean,), std=(std,))
 
 
 def read_classes(file: Path) -> list[str]:

@@ -15,7 +15,7 @@ from pipelines.augment.params import center_box
 from pipelines.augment.reference import AugmentPlan, augment
 from pipelines.decoders import Crops, Decoder
 from pipelines.sampler import all_rows
-from pipelines.sources.table import Table
+from pipelines.sources.table import Table, check_normalization
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,12 @@ def evaluation_batches(
     world_size: int = 1,
     rows: NDArray[np.int64] | None = None,
 ) -> Generator[tuple[Tensor, NDArray[np.int64]], None, None]:
-    """Yield ``(images (n, 3, size, size), places (n,))`` of this rank's share, each row once.
+    """Yield ``(images (n, c, size, size), places (n,))`` of this rank's share, each row once.
 
     ``rows`` (default: all) are the rows to show; ``places`` index it. The next batch is decoded
     while the caller computes.
     """
+    check_normalization(table, view.mean, view.std)
     chosen = np.arange(len(table)) if rows is None else rows
 
     def decode(places: NDArray[np.int64]) -> Tensor:

@@ -22,6 +22,8 @@ class Range:
         return least and number <= self.high and math.isfinite(number)
 
     def __str__(self) -> str:
+        if math.isinf(self.low):
+            return "finite" if math.isinf(self.high) else f"at most {self.high}"
         least = f"above {self.low}" if self.above else f"at least {self.low}"
         return least + ("" if math.isinf(self.high) else f" and at most {self.high}")
 
@@ -33,6 +35,7 @@ Key = Annotated[int, Range(0, 2**63 - 1)]
 Positive = Annotated[float, Range(0, above=True)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
+Finite = Annotated[float, Range()]
 
 
 def check_ranges(settings: object, prefix: str = "--") -> None:

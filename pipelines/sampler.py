@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.balance import Balance
 from pipelines.rng import ORDER, RowRng
 
 _BLOCKS = ORDER + 1
@@ -61,12 +62,12 @@ class BlockShuffle:
 
 @lru_cache(maxsize=2)
 def _shuffled(
-    num_rows: int, batch_size: int, seed: int, epoch: int, blocks: BlockShuffle | None
+    num_rows: int, batch_size: int, seed: int, epoch: int, order: BlockShuffle | Balance | None
 ) -> NDArray[np.int64]:
-    """Return the epoch's rows, sorted by a hash of (seed, epoch, row) or shuffled by blocks."""
+    """Return the epoch's rows, sorted by a hash of (seed, epoch, row), or as ``order`` has them."""
     rng = RowRng(seed, epoch)
-    if blocks is not None:
-        return blocks.shuffled(batch_size, rng)
+    if order is not None:
+        return order.shuffled(batch_size, rng)
     return np.argsort(rng.bits(np.arange(num_rows), ORDER, 1)[:, 0], kind="stable")
 
 
@@ -76,11 +77,12 @@ class Sampler:
 
     Every epoch has exactly ``num_rows // batch_size`` steps on each rank and yields each row at
     most once over all ranks. A rank takes a contiguous slice of each batch's positions. Rows are
-    shuffled one by one, or by ``blocks``.
+    shuffled one by one, or by ``blocks``. With ``balance`` they are drawn by weight; a row is then
+    in a step at most once, but may be in several steps of an epoch.
 
     Raises:
-        ValueError: the data set is smaller than a batch, or the batch is not divisible by the
-            ranks or the groups.
+        ValueError: the data set is smaller than a batch, the batch is not divisible by the ranks or
+            the groups, or the weights do not fit.
     """
 
     num_rows: int
@@ -89,6 +91,7 @@ class Sampler:
     rank: int = 0
     world_size: int = 1
     blocks: BlockShuffle | None = None
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.num_rows < self.batch_size:
@@ -104,6 +107,10 @@ class Sampler:
                 f"--order blocks: --batch-size {self.batch_size} is not divisible by --groups "
                 f"{self.blocks.groups}"
             )
+        if self.balance is not None:
+            if self.blocks is not None:
+                raise ValueError("--balance draws single rows: it needs --order random")
+            self.balance.check(self.num_rows, self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,7 +130,8 @@ class Sampler:
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return this rank's rows of a step counted from the start of the run."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        shuffled = _shuffled(self.num_rows, self.batch_size, self.seed, epoch, self.blocks)
+        order = self.blocks or self.balance
+        shuffled = _shuffled(self.num_rows, self.batch_size, self.seed, epoch, order)
         return shuffled[within * self.batch_size + self.positions]
 
 

@@ -26,7 +26,7 @@ from pipelines.decoders import Crops, Decoder
 from pipelines.mixtures.base import MixPlan, MixStep, Mixture, Views, check_groups
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
-from pipelines.sources.table import Table
+from pipelines.sources.table import Table, check_normalization
 from pipelines.system.transfer import to_device
 from pipelines.views import View, ViewPlan
 
@@ -70,7 +70,8 @@ class StepMaker:
     the host.
 
     Raises:
-        ValueError: the mixture's groups do not fit the batch or the ranks.
+        ValueError: the mixture's groups do not fit the batch or the ranks, or mean and deviation do
+            not fit the images' channels.
     """
 
     table: Table
@@ -87,7 +88,8 @@ class StepMaker:
     def __post_init__(self) -> None:
         check_groups(self.mixture, self.sampler.batch_size, self.groups, self.sampler.world_size)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self.augmenter = build_augmenter(self.device, self.workers)
+        check_normalization(self.table, self.mean, self.std)
+        self.augmenter = build_augmenter(self.device, self.workers, self.table.channels)
 
     def draw(self, step: int) -> StepDraws:
         """Draw all random parameters of a step."""

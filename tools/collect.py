@@ -1,6 +1,7 @@
 """Collect the scores of a finished run in one small file, to be committed.
 
-python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
+Example:
+    python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
 
 The file holds the kNN scores and losses of the scored epochs, the lines of eval.jsonl, the settings
 with their digest, and the commit and command of each start of the training.

@@ -1,7 +1,8 @@
 """Compare runs: scores, their spread over seeds, and what a mixture adds to its method.
 
-python tools/compare.py runs/* --output compare.png
-python tools/compare.py runs/* --protocol linear --markdown
+Examples:
+    python tools/compare.py runs/* --output compare.png
+    python tools/compare.py runs/* --protocol linear --markdown
 """
 
 from __future__ import annotations

@@ -1,13 +1,25 @@
-"""Print which requirements are installed or missing, and the exact fixes.
+"""Check this machine, a data set, or the cache; print what is missing, and the exact fixes.
 
     python tools/doctor.py [--json]
+    python tools/doctor.py --data PATH [--deep]
+    python tools/doctor.py --cache [--empty]
 
-The exit status is 0 if ``make train`` would work. Only Python itself is needed.
+Without a flag, print which requirements are installed or missing. The exit status is 0 if
+``make train`` would work. Only Python itself is needed.
+
+--data    examine a folder, PATH.beton or wds:SHARDS: kinds, sizes, duplicates, damaged files, and
+          flags that fit; the exit status is 1 if there are problems
+--deep    decode every image too
+--cache   list the prepared data that runs have left
+--empty   remove it, except what a run uses
+--json    print the requirements as JSON
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
 import os
 import sys
 import textwrap
@@ -75,8 +87,49 @@ def main(argv: list[str]) -> int:
     return command("tools/doctor.py", lambda: run(argv))
 
 
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the flags.
+
+    Raises:
+        ValueError: they are unknown, or do not go together.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--data")
+    for name in ("deep", "cache", "empty", "json"):
+        parser.add_argument(f"--{name}", action="store_true")
+    try:
+        flags, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    if unknown:
+        raise ValueError(f"{unknown[0]}: no such argument; --help lists them")
+    if flags.deep and flags.data is None:
+        raise ValueError("--deep decodes the images of --data PATH")
+    if flags.empty and not flags.cache:
+        raise ValueError("--empty removes what --cache lists: give both")
+    return flags
+
+
+def print_data(place: str, *, deep: bool) -> int:
+    """Examine a data set and print the report; return 1 if there are problems."""
+    from tools.diagnostics.data import check_data
+
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # the report has the rest
+    report = check_data(place, deep=deep)
+    print(report.text())
+    return 1 if report.problems else 0
+
+
+def print_cache(*, empty: bool) -> int:
+    """List the cache, or remove what no run uses."""
+    from tools.diagnostics.cached import empty_cache, list_cache
+
+    print(empty_cache() if empty else list_cache())
+    return 0
+
+
 def run(argv: list[str]) -> int:
-    """Check and print; return 1 if ``make train`` would not work.
+    """Check and print; return 1 if ``make train`` would not work, or the data has problems.
 
     Raises:
         ValueError: there is an unknown argument.
@@ -84,12 +137,14 @@ def run(argv: list[str]) -> int:
     if set(argv) & {"-h", "--help"}:
         print(textwrap.dedent(__doc__ or "").strip())
         return 0
-    unknown = [word for word in argv if word != "--json"]
-    if unknown:
-        raise ValueError(f"{unknown[0]}: no such argument; --json is the only one")
     if VENV_PYTHON.exists() and Path(sys.prefix) != ROOT / ".venv" and not is_installed("torch"):
         # Started with the system's Python: check .venv's, which 'make train' uses.
         os.execv(VENV_PYTHON, [str(VENV_PYTHON), __file__, *argv])
+    flags = parse(argv)
+    if flags.data is not None:
+        return print_data(flags.data, deep=flags.deep)
+    if flags.cache:
+        return print_cache(empty=flags.empty)
     checks = run_checks()
     if "--json" in argv:
         lines = [{**asdict(check), "state": state(check)} for check in checks]

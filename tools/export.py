@@ -1,10 +1,12 @@
 """Export the backbone of a run for another tool, with a model card, and verify the export.
 
-python tools/export.py runs/NAME --to timm backbone.safetensors
-python tools/export.py runs/NAME --to torchvision backbone.pth
-python tools/export.py runs/NAME --to huggingface FOLDER
-python tools/export.py runs/NAME --to detectron2 backbone.pkl
-python tools/export.py runs/NAME --to onnx backbone.onnx
+Examples:
+    python tools/export.py runs/NAME --to timm backbone.safetensors
+    python tools/export.py runs/NAME --to torchvision backbone.pth
+    python tools/export.py runs/NAME --to huggingface FOLDER
+    python tools/export.py runs/NAME --to huggingface FOLDER --push ACCOUNT/NAME
+    python tools/export.py runs/NAME --to detectron2 backbone.pkl
+    python tools/export.py runs/NAME --to onnx backbone.onnx
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.system.atomic import replacing
-from tools.exporting import detectron2, huggingface, onnx, torchvision
+from tools.exporting import detectron2, hub, huggingface, onnx, torchvision
 from tools.exporting import timm as timm_file
 from tools.exporting.card import card
 from tools.exporting.source import Source, load
@@ -83,7 +85,20 @@ class Arguments:
     encoder: Which | None = None
     """The trained encoder or its momentum (EMA) copy (default: the one that eval.py scores)."""
     overwrite: bool = False
-    """Replace an earlier export."""
+    """Replace an earlier export; with --push, also add a commit to a model that exists."""
+    push: str | None = None
+    """Also send the folder of --to huggingface to the hub, as ACCOUNT/NAME."""
+    private: bool = False
+    """Make the model of --push visible to its account alone."""
+    dry_run: bool = False
+    """Make and verify the export of --push, list what would be sent, and keep and send nothing."""
+    licence: Annotated[str | None, tyro.conf.arg(name="license")] = None
+    """Licence for the model card, by the hub's name, as apache-2.0 (default: left open)."""
+
+    @property
+    def place(self) -> hub.Place | None:
+        """Where to send the export."""
+        return hub.Place(self.push, self.private, self.overwrite) if self.push else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,28 +113,30 @@ def export(args: Arguments) -> None:
     """Write the export next to OUTPUT, verify it there, and only then move it to OUTPUT.
 
     Raises:
-        ValueError: the tool does not support this backbone, OUTPUT exists, or the features differ.
+        ValueError: the tool does not support this backbone, OUTPUT exists, the features differ, or
+            the hub refuses the model.
     """
     target = TARGETS[args.to]
+    check_push(args)
     readme = check_place(args, target)
     source = load(args.run, args.checkpoint, args.encoder)
     target.check(source)
+    if args.place and not args.dry_run:
+        hub.check_access(args.place)
     out = args.output.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent)
+    above = None if args.dry_run else out.parent
+    if above:
+        above.mkdir(parents=True, exist_ok=True)
+    aside = tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".tmp", dir=above)
     with aside as folder:
         staged = Path(folder) / out.name
-        notes = [*source.doubts(), *target.write(source, staged)]
-        difference = target.verify(source, staged)
-        if not difference <= TOLERANCE:
-            raise ValueError(
-                f"--to {args.to}: the export's features differ by {difference:.1e} of the largest "
-                f"feature (at most {TOLERANCE:.0e}); nothing was written"
-            )
-        code = target.example(source, Path(out.name))  # relative: the card is in the same folder
-        text = card(source, args.run, args.to, code, notes, command_of(args, source))
+        notes, difference = write(args, target, source, staged)
         described = (Path(folder) if target.suffixes else staged) / readme.name
-        described.write_text(text, encoding="utf-8")
+        described.write_text(describe(args, target, source, notes), encoding="utf-8")
+        if args.dry_run:
+            print(*hub.listing(staged, huggingface.FILES), sep="\n")
+            print(f"\nwould go to {args.push} on the hub; nothing was sent or kept")
+            return
         place(staged, out)
         if target.suffixes:
             place(described, readme)
@@ -129,6 +146,51 @@ def export(args: Arguments) -> None:
         print(f"\n{note}")
     print(f"\n{target.example(source, args.output)}")
     print(f"\nverified: max difference {difference:.1e} of the largest feature")
+    if args.place:
+        message = f"{source.architecture}, {source.which} encoder of step {source.step:,}, by unmix"
+        print(f"sent: {hub.push(args.output, huggingface.FILES, args.place, message)}")
+
+
+def write(args: Arguments, target: Target, source: Source, staged: Path) -> tuple[list[str], float]:
+    """Write the export, and return notes for the user and the largest difference of features.
+
+    Raises:
+        ValueError: the features differ.
+    """
+    notes = [*source.doubts(), *target.write(source, staged)]
+    difference = target.verify(source, staged)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"--to {args.to}: the export's features differ by {difference:.1e} of the largest "
+            f"feature (at most {TOLERANCE:.0e}); nothing was written"
+        )
+    return notes, difference
+
+
+def describe(args: Arguments, target: Target, source: Source, notes: Sequence[str]) -> str:
+    """Return the model card, whose code loads the export from the card's own folder or the hub."""
+    if args.push:
+        code = huggingface.hub_example(source, args.push)
+    else:
+        code = target.example(source, Path(args.output.absolute().name))
+    line = command_of(args, source)
+    return card(source, args.run, args.to, code, notes, line, args.licence)
+
+
+def check_push(args: Arguments) -> None:
+    """Check the flags of the hub.
+
+    Raises:
+        ValueError: they contradict each other or ``--to``, or the name is none.
+    """
+    if args.push is None:
+        for name in ("private", "dry_run"):
+            if getattr(args, name):
+                raise ValueError(f"--{name.replace('_', '-')} needs --push ACCOUNT/NAME")
+        return
+    if args.to != "huggingface":
+        raise ValueError(f"--push needs --to huggingface, not --to {args.to}")
+    hub.check_name(args.push)
 
 
 def check_place(args: Arguments, target: Target) -> Path:
@@ -155,7 +217,7 @@ def check_place(args: Arguments, target: Target) -> Path:
         if target.suffixes
         else args.output / CARD
     )
-    for path in (args.output, readme):
+    for path in () if args.dry_run else (args.output, readme):
         if path.exists() and not args.overwrite:
             raise ValueError(f"{path} exists: choose another OUTPUT, or --overwrite")
     return readme

@@ -1,11 +1,12 @@
 """Draw the figures of the papers from the folders of runs, with one subcommand each.
 
-python tools/figures.py flatness   runs/A runs/B
-python tools/figures.py weights    runs/A runs/B
-python tools/figures.py tsne       runs/A runs/B
-python tools/figures.py curves     runs/A runs/B
-python tools/figures.py budget     runs/A runs/B
-python tools/figures.py neighbours runs/A
+Examples:
+    python tools/figures.py flatness   runs/A runs/B
+    python tools/figures.py weights    runs/A runs/B
+    python tools/figures.py tsne       runs/A runs/B
+    python tools/figures.py curves     runs/A runs/B
+    python tools/figures.py budget     runs/A runs/B
+    python tools/figures.py neighbours runs/A
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Draw each mixture of real images.
 
-python tools/gallery.py --output docs/mixtures.jpg
+Example:
+    python tools/gallery.py --output docs/mixtures.jpg
 
 Each row is an image, and each column a value of --mix. The views are cropped, without other
 augmentations. Mixtures that change only some of the images are drawn as changing each image once.

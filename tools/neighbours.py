@@ -1,6 +1,7 @@
 """Draw CLIM's neighbours, and mark which ones its rule keeps or rejects.
 
-python tools/neighbours.py runs/NAME
+Example:
+    python tools/neighbours.py runs/NAME
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tools.config.resolve import check_mixture, check_neighbours
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.clim_refresh import Neighborhood, describe, encode_all, find, statistics
+from tools.engine.data import open_data_of
 from tools.engine.restore import restore
 from tools.plots import style
 from tools.plots.image_grid import SIDE, Cell, draw_image_grid
@@ -85,7 +87,7 @@ def show(args: Arguments) -> None:
     config, state = build.load_run(folder, args.checkpoint)
     config = dataclasses.replace(config, mix="clim", clim=clim_of(args, config.clim))
     accelerator = start(config.precision)
-    data = build.open_data_of(config, accelerator)
+    data = open_data_of(config, accelerator)
     check_mixture(config)
     check_neighbours(config, len(data.train))
     trained = dataclasses.replace(config, mix="none")  # any method has features

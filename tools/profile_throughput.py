@@ -1,7 +1,8 @@
 """Profile the throughput of a configuration, and name its bottleneck.
 
-python tools/profile_throughput.py --method moco --mix region --json profile.json --plot profile.png
-accelerate launch tools/profile_throughput.py --data ~/imagenet --sweep-workers 4,8,16
+Examples:
+    python tools/profile_throughput.py --method moco --mix region --plot profile.png
+    accelerate launch tools/profile_throughput.py --data ~/imagenet --sweep-workers 4,8,16
 
 Takes train.py's flags as well. The stages of a batch are timed one by one. Then the loader alone,
 the step alone on a synthetic batch, and both together, as in a run, are measured in turn. Only the
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(words: list[str]) -> None:
     """Profile, print the result, and write the files that the flags name."""
-    options, rest = tyro.cli(Options, args=words, return_unknown_args=True)
+    options, rest = tyro.cli(Options, args=words, description=__doc__, return_unknown_args=True)
     config = parse(rest)
     accelerator = start(config.precision)
     result = profile(

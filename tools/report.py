@@ -1,6 +1,7 @@
 """Write the reports of runs: one self-contained page each, readable on a phone.
 
-python tools/report.py runs/NAME
+Example:
+    python tools/report.py runs/NAME
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from models.methods.base import Which
+from models.settings.base import Which
 from tools.analysis.loaded_run import open_runs
 from tools.reporting.embedding_panel import MapMethod
 from tools.reporting.write import write
@@ -59,7 +60,7 @@ def report(argv: Sequence[str] | None) -> None:
             run = open_runs([folder], arguments.encoder)[0] if arguments.look else None
         except (ValueError, OSError) as error:
             hint = "--no-look writes the report without the network and the images"
-            raise ValueError(f"{error}\n{hint}") from error
+            raise ValueError(f"{error}; {hint}") from error
         print(write(folder, run, arguments.map))
 
 

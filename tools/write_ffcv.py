@@ -1,9 +1,10 @@
 """Write an FFCV file from a data set, or check one.
 
-python tools/write_ffcv.py photos photos.beton
-python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
-python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
-python tools/write_ffcv.py --verify train.beton
+Examples:
+    python tools/write_ffcv.py photos photos.beton
+    python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
+    python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
+    python tools/write_ffcv.py --verify train.beton
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from pipelines.beton.convert import bad_rows, convert, gigabytes
+from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
 from pipelines.beton.format import manifest_path, open_beton
-from pipelines.datasets import DATASETS, open_data
+from pipelines.datasets import DATASETS, keep_classes, open_data, read_classes
 from pipelines.sources.folder import LISTED
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.shards import open_shards
+from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
+from pipelines.system.units import size_text
+from tools.config.images import ImageConfig
 from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
@@ -63,6 +68,15 @@ class Arguments:
     """Split of a named data set, or of a folder with train/ and val/."""
     data_dir: Path = Path("data")
     """Folder of the published data sets."""
+    classes: Path | None = None
+    """File of class names to keep, one a line."""
+    image_key: str | None = None
+    """Key of the images in tar shards, as input.jpg (default: the ending of any image)."""
+    formats: Annotated[ImageConfig, tyro.conf.OmitArgPrefixes] = ImageConfig()
+    in_chans: int = 3
+    """Channels of the stored images: 3 for RGB, 1 for gray, N for images of N bands."""
+    overwrite: bool = False
+    """Replace OUT if it exists."""
     verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
 
@@ -71,8 +85,27 @@ class Arguments:
             raise ValueError("give SOURCE and OUT, or --verify FILE")
         if self.out is not None and (self.out.suffix != ".beton" or self.out.is_dir()):
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
+        if self.image_key is not None and not (self.source or "").startswith("wds:"):
+            raise ValueError("--image-key is for tar shards: SOURCE wds:PATTERN")
+        self.formats.check()
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"--shuffle {self.shuffle} is negative")
+
+    @property
+    def rules(self) -> ImageRules:
+        """What the image files become.
+
+        Raises:
+            ValueError: a flag is out of range; the text names it.
+        """
+        formats = self.formats
+        return ImageRules(
+            formats.background,
+            formats.depth_range,
+            formats.pages,
+            self.in_chans,
+            formats.max_pixels,
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
-    return command("tools/write_ffcv.py", lambda: run(tyro.cli(Arguments, args=argv)))
+    return command(
+        "tools/write_ffcv.py", lambda: run(tyro.cli(Arguments, args=argv, description=__doc__))
+    )
 
 
 def run(arguments: Arguments) -> int:
@@ -93,6 +128,8 @@ def run(arguments: Arguments) -> int:
 def _write(arguments: Arguments) -> int:
     assert arguments.source is not None
     assert arguments.out is not None
+    if arguments.out.exists() and not arguments.overwrite:
+        raise ValueError(f"{arguments.out} exists: --overwrite replaces it, or choose another OUT")
     settings = Settings(
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
@@ -107,16 +144,38 @@ def _write(arguments: Arguments) -> int:
 def _open_source(arguments: Arguments) -> Table:
     """Open the source, including unreadable rows, which the writer reports."""
     spec = arguments.source or ""
+    rules = arguments.rules
+    keep = None if arguments.classes is None else read_classes(arguments.classes)
     if spec.startswith("wds:"):
-        return open_shards(spec.removeprefix("wds:"), "keep")
+        table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key, rules)
+        return table if keep is None else keep_classes(table, keep, spec)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
-    return open_data(spec, arguments.data_dir, arguments.split, on_bad="keep")
+    if spec.startswith("folder:"):
+        _name_other_split(Path(spec.removeprefix("folder:")).expanduser(), arguments.split)
+    return open_data(
+        spec,
+        arguments.data_dir,
+        arguments.split,
+        on_bad="keep",
+        classes_file=arguments.classes,
+        rules=rules,
+    )
+
+
+def _name_other_split(path: Path, split: str) -> None:
+    """Write a line for the split of a divided folder that this file does not hold."""
+    splits = find_splits(path)
+    if splits is not None and splits.val is not None:
+        here, other = splits.train.name, splits.val.name
+        wanted = "val" if split == "train" else "train"
+        here, other = (here, other) if split == "train" else (other, here)
+        log.info("%s: this is %s/; --split %s writes %s/", path, here, wanted, other)
 
 
 def _summary(out: Path, manifest: dict[str, Any]) -> str:
     lines = [
-        f"{out}: {manifest['rows']} rows, {gigabytes(manifest['bytes'])}: {manifest['jpg']} JPEG "
+        f"{out}: {manifest['rows']} rows, {size_text(manifest['bytes'])}: {manifest['jpg']} JPEG "
         f"({manifest['kept']} unchanged), {manifest['raw']} raw; "
         f"{len(manifest['classes'])} classes; described in {manifest_path(out)}"
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,11 +15,8 @@ from models.distributed import gather
 from models.losses.clim import ClimLoss
 from models.modules.backbone import encode
 from models.optim import LrScale
-from models.settings.base import BnMode, QuerySizes
+from models.settings.base import BnMode, QuerySizes, Which
 from pipelines.batch import Batch
-
-Which = Literal["online", "momentum"]
-"""An encoder of a method: the trained one, or its momentum (EMA) copy."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,9 @@ class Setup:
     """Views of each image."""
     num_rows: int = 0
     """Images of the data set, for methods that remember each; ``Batch.index`` is below it."""
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Mean by which each channel of a view in [0, 1] was normalized."""
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Deviation by which each channel was normalized."""
     clim: ClimLoss | None = None
     """CLIM's loss, if batches hold neighbors."""

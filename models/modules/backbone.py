@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.modules import own_modules
 from models.settings.base import SMALL_IMAGE, Stem, StemInit
+
+NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 def create_backbone(
@@ -22,11 +28,12 @@ def create_backbone(
     stem_init: StemInit = "he",
     in_chans: int = 3,
     width: float = 1.0,
+    arguments: Mapping[str, Any] = NO_ARGUMENTS,
 ) -> nn.Module:
-    """Return a timm model without a classifier: (n, c, h, w) -> (n, ``num_features(model)``).
+    """Return a model without a classifier: (n, c, h, w) -> (n, ``num_features(model)``).
 
     Args:
-        name: any timm model name.
+        name: any timm model name, or ``file.py:Class``, a module of one's own.
         image_size: side of the largest view in pixels; transformers are built for it.
         stem: ``small`` gives a ResNet a 3x3 stride-1 first convolution and no max-pooling;
             ``small-pool`` keeps the max-pooling; ``standard`` is the model's own; ``auto`` is
@@ -37,19 +44,16 @@ def create_backbone(
             over the fan-out, as in the other convolutions; ``pytorch``, that of ``nn.Conv2d``.
         in_chans: channels of the images.
         width: multiplier of the channels of each ResNet stage; the stem is not changed.
+        arguments: further arguments of the model's constructor (``--backbone-args``).
 
     Raises:
-        ValueError: timm has no such model; a small stem or another width is asked of a model that
-            is not a ResNet; ``stem_init`` is given for a stem that is not small.
+        ValueError: there is no such model; it cannot be built for this side or with these
+            arguments; a small stem or another width is asked of a model that is not a ResNet;
+            ``stem_init`` is given for a stem that is not small.
     """
-    import timm  # takes 2 s: not before it is known that all else fits
+    model, create = _create(name, image_size, in_chans, arguments)
     from timm.models.resnet import ResNet
 
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise ValueError(f"--backbone {name}: timm has no such model; closest: {', '.join(close)}")
-    options = {"in_chans": in_chans, **size_options(name, image_size)}
-    model = timm.create_model(name, num_classes=0, **options)
     small = stem.startswith("small") or (stem == "auto" and image_size <= SMALL_IMAGE)
     if stem_init != "he" and not (small and isinstance(model, ResNet)):
         raise ValueError(
@@ -62,15 +66,54 @@ def create_backbone(
             raise ValueError(f"--backbone {name}: only ResNets can be {width} times as wide")
         return model
     if not zero_init_last or width != 1:
-        options["zero_init_last"] = zero_init_last
+        options: dict[str, Any] = {"zero_init_last": zero_init_last}
         if width != 1:
             options["channels"] = tuple(round(c * width) for c in _stage_channels(model))
-        model = cast(ResNet, timm.create_model(name, num_classes=0, **options))
+        model = cast(ResNet, create(**options))
     if small:
         _use_small_stem(model, stem_init)
         if stem != "small-pool":
             model.maxpool = nn.Identity()  # type: ignore[assignment]
     return model
+
+
+def _create(
+    name: str, image_size: int, in_chans: int, arguments: Mapping[str, Any]
+) -> tuple[nn.Module, Callable[..., nn.Module]]:
+    """Return a model as its package builds it, and what builds it again with more options.
+
+    Raises:
+        ValueError: there is no such model, or it cannot be built so.
+    """
+    if own_modules.is_own(name):
+        return own_modules.create(name, image_size, in_chans, arguments), nn.Module
+    import timm  # takes 2 s: not before it is known that all else fits
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5)
+        raise ValueError(f"--backbone {name}: timm has no such model; closest: {', '.join(close)}")
+    options = {"in_chans": in_chans, **size_options(name, image_size), **arguments}
+    create = partial(timm.create_model, name, num_classes=0, **options)
+    try:
+        return create(), create
+    except Exception as error:  # a constructor's assertions, and whatever else it raises
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        given = "".join(f" {key}={value}" for key, value in arguments.items())
+        if "unexpected keyword argument" in reason:
+            reason += f"; it takes {', '.join(_parameters(name))}"
+        raise ValueError(
+            f"--backbone {name} cannot be built for --image-size {image_size}"
+            f"{f' with --backbone-args{given}' if given else ''}: {reason}"
+        ) from error
+
+
+def _parameters(name: str) -> list[str]:
+    """Return the names of the arguments that a timm model's class takes."""
+    import timm
+
+    with torch.device("meta"):
+        kind = type(timm.create_model(name, num_classes=0))
+    return [key for key in inspect.signature(kind).parameters if key not in ("self", "kwargs")]
 
 
 def size_options(name: str, image_size: int) -> dict[str, Any]:

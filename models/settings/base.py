@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+Which = Literal["online", "momentum"]
+"""An encoder of a method: the trained one, or its momentum (EMA) copy."""
+Distance = Literal["cosine", "euclidean"]
+"""How near two feature rows are."""
 Stem = Literal["auto", "small", "small-pool", "standard"]
 StemInit = Literal["he", "pytorch"]
 SMALL_IMAGE = 64
@@ -70,11 +74,15 @@ class MethodConfig:
     """The numbers of a method; class attributes are its traits, which no flag changes."""
 
     defaults: ClassVar[Defaults]
+    transformer: ClassVar[Defaults | None] = None
+    """Published training of ViTs; None: there is none (``models.settings.backbones``)."""
     min_views: ClassVar[int] = 2
     max_views: ClassVar[float] = 2
     """Fewest and most views of an image; ``math.inf``: no upper limit."""
     mixes_groups: ClassVar[bool] = True
     """Whether each group may draw its own mixture (``--mix-draw group``)."""
+    needs_rgb: ClassVar[bool] = False
+    """Whether its network takes red, green and blue images only."""
     supports_unmix: ClassVar[bool] = True
     """Whether it has a loss for mixtures; without one, it takes mixtures that keep the targets."""
     supports_clim: ClassVar[bool] = False

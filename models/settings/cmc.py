@@ -18,6 +18,7 @@ class CmcConfig(BankConfig):
 
     min_views = max_views = 1
     supports_unmix = False
+    needs_rgb = True
     defaults = Defaults("momentum", 0.06, 1e-4, "cmc", "group", schedule="step")
 
     space: Space = "lab"

@@ -23,6 +23,9 @@ class MocoV3Config(MethodConfig):
         warmup_epochs=10,
         zero_init_last=True,
     )
+    transformer = Defaults(  # the released code decays biases and norms as well
+        "adamw", 1.5e-4, 0.1, "moco-v3", "sync", warmup_epochs=40, zero_init_last=True
+    )
 
     dim: Count = 256
     """Length of queries and keys."""

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from pipelines.augment import reference, triton
+from pipelines.augment.channels import ChannelAugmenter
 from pipelines.augment.cpu import CpuAugmenter
 from pipelines.augment.params import ViewParams
 from pipelines.augment.reference import Images
@@ -43,11 +44,15 @@ class Augmenter(Protocol[P]):
         """Return the augmented, normalized view; ``crops`` are not changed."""
 
 
-def build_augmenter(device: torch.device, workers: int = 1) -> Augmenter[Any]:
-    """Return the fastest augmenter of a device; ``workers`` is the number of threads on the host.
+def build_augmenter(device: torch.device, workers: int = 1, channels: int = 3) -> Augmenter[Any]:
+    """Return the fastest augmenter of a device for images of this number of channels.
 
     On a GPU these are the Triton kernels, or PyTorch if Triton or a C compiler is missing.
+    ``workers`` is the number of threads on the host.
     """
+    rgb: Augmenter[Any]
     if device.type == "cpu":
-        return CpuAugmenter(workers)
-    return triton if triton.usable() else reference
+        rgb = CpuAugmenter(workers)
+    else:
+        rgb = triton if triton.usable() else reference
+    return rgb if channels == 3 else ChannelAugmenter(rgb, channels)

@@ -2,10 +2,10 @@
 
 The formulas are those of ``pipelines.augment.reference``. There each operation reads and writes the
 whole batch; here an image stays in cache. A scanline is stored as three planes, so that every loop
-runs over contiguous floats. Contrast needs the mean of the image after the operations before it, so
-a first pass applies those and a second pass does the rest. Vertical blur adds whole scanlines,
-horizontal blur padded ones. Each result depends on its row only, so it is the same for any number
-of workers.
+runs over contiguous floats. An image that is turned is copied that way first. Contrast needs the
+mean of the image after the operations before it, so a first pass applies those and a second pass
+does the rest. Vertical blur adds whole scanlines, horizontal blur padded ones. Each result depends
+on its row only, so it is the same for any number of workers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.augment import operations
@@ -87,13 +88,14 @@ class CpuAugmenter:
             raise ValueError(
                 f"crops {tuple(crops.shape)} are not {len(params.flip)} of {view.size} pixels"
             )
+        images, flip = turned(crops.numpy(), params)
         out = pooled_empty(crops.shape, torch.float32)
         scale = (1 / np.array(std)).astype(np.float32)
         shift = (-np.array(mean) / np.array(std)).astype(np.float32)
         kernels = gaussian_kernels(np.maximum(params.sigma, TINY), view)
         arguments: tuple[Any, ...] = (
-            np.zeros(1, np.int64), np.ascontiguousarray(crops.numpy()), out.numpy(),
-            params.flip, params.jitter, params.factor, params.order, np.array(view.jitter) != 0,
+            np.zeros(1, np.int64), np.ascontiguousarray(images), out.numpy(),
+            flip, params.jitter, params.factor, params.order, np.array(view.jitter) != 0,
             params.gray, view.gray_first, params.sigma, kernels, params.solarize, scale, shift,
         )  # fmt: skip
         others = [self.pool.submit(augment_images, *arguments) for _ in range(self.workers - 1)]
@@ -105,6 +107,22 @@ class CpuAugmenter:
     def close(self) -> None:
         """End the threads."""
         self.pool.shutdown()
+
+
+def turned(
+    crops: NDArray[np.uint8], params: ViewParams
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the crops with the rows that are turned copied that way, and which rows to mirror."""
+    mirrored, upside_down, transposed = params.orientation()
+    rows = upside_down | transposed
+    if not rows.any():
+        return crops, mirrored
+    images = crops.copy()
+    for row in np.flatnonzero(rows):
+        image = crops[row, :, ::-1] if mirrored[row] else crops[row]
+        image = image[::-1] if upside_down[row] else image
+        images[row] = image.swapaxes(0, 1) if transposed[row] else image
+    return images, mirrored & ~rows
 
 
 @jit

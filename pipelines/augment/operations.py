@@ -11,6 +11,8 @@ NEGLIGIBLE = 1e-6
 
 MOST = 5
 """Largest number of operations of a row."""
-FLIP, SOLARIZE, COUNT, BEFORE, SLOT, OPS = range(6)
+ORIENTATION, SOLARIZE, COUNT, BEFORE, SLOT, OPS = range(6)
 """Columns of ``FusedPlan.codes``."""
+MIRRORED, UPSIDE_DOWN, TRANSPOSED = 1, 2, 4
+"""Bits of the column ORIENTATION; flips come before the transposition."""
 COLUMNS = OPS + MOST

@@ -21,6 +21,8 @@ _FLIP, _JITTER, _GRAY, _BLUR, _SIGMA, _SOLARIZE = range(_CROP + 2, _CROP + 8)
 _FACTORS = _SOLARIZE + 1  # four slots
 _SHUFFLE = _FACTORS + 4  # four slots
 _COUNT = _SHUFFLE + 4
+_VERTICAL, _ROTATE, _QUARTERS = range(_COUNT, _COUNT + 3)  # after the slots of all older runs
+_COUNT_TURNED = _COUNT + 3  # drawn for views that are turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class ViewParams:
     ``box`` is ``top, left, height, width`` in source pixels. ``factor`` holds the factors of
     brightness, contrast and saturation (1: unchanged) and the shift of hue (in turns; 0:
     unchanged). They apply to rows where ``jitter`` is set, in the sequence ``order`` of operations.
-    ``sigma`` is 0 without blur.
+    ``sigma`` is 0 without blur. ``quarter_turns`` are counterclockwise and follow both flips.
     """
 
     box: NDArray[np.int32]  # (n, 4)
@@ -41,6 +43,19 @@ class ViewParams:
     gray: NDArray[np.bool_]  # (n,)
     sigma: NDArray[np.float32]  # (n,)
     solarize: NDArray[np.bool_]  # (n,)
+    vertical_flip: NDArray[np.bool_]  # (n,)
+    quarter_turns: NDArray[np.int64]  # (n,), 0 to 3
+
+    def orientation(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which rows are mirrored, turned upside down, and then transposed, (n,) each.
+
+        These three make all eight orientations. A quarter turn counterclockwise transposes the
+        mirror image.
+        """
+        turns = self.quarter_turns
+        mirrored = self.flip ^ np.isin(turns, (1, 2))
+        upside_down = self.vertical_flip ^ np.isin(turns, (2, 3))
+        return mirrored, upside_down, turns % 2 == 1
 
 
 def draw_params(
@@ -52,7 +67,9 @@ def draw_params(
     width: NDArray[np.int32],
 ) -> ViewParams:
     """Draw the parameters of view ``number`` for ``rows`` of the given image sizes, all (n,)."""
-    u = rng.uniform(rows, number, _COUNT)
+    turned = bool(view.vertical_flip or view.rotate90)
+    u = rng.uniform(rows, number, _COUNT_TURNED if turned else _COUNT)
+    vertical, quarters = _turns(view, u) if turned else _no_turns(len(rows))
     factor = u[:, _FACTORS : _FACTORS + 4] * 2 - 1  # U(-1, 1)
     factor = factor * np.array(view.jitter)
     factor[:, :3] = np.maximum(factor[:, :3] + 1, 0)
@@ -67,7 +84,18 @@ def draw_params(
         gray=u[:, _GRAY] < view.gray,
         sigma=np.where(u[:, _BLUR] < view.blur, sigma, 0).astype(np.float32),
         solarize=u[:, _SOLARIZE] < view.solarize,
+        vertical_flip=vertical,
+        quarter_turns=quarters,
     )
+
+
+def _turns(view: View, u: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    quarters = np.floor(4 * u[:, _QUARTERS]).astype(np.int64)
+    return u[:, _VERTICAL] < view.vertical_flip, quarters * (u[:, _ROTATE] < view.rotate90)
+
+
+def _no_turns(num_rows: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    return np.zeros(num_rows, np.bool_), np.zeros(num_rows, np.int64)
 
 
 def random_resized_box(

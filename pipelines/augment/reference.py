@@ -1,4 +1,4 @@
-"""Reference augmentation in PyTorch: flip, colour, blur, normalize, for a batch on any device.
+"""Reference augmentation in PyTorch: flip, turn, colour, blur, normalize, on any device.
 
 ``plan`` turns the parameters into a few tensors on the host (rows and factors), so that ``augment``
 never reads a value back from the device. Values stay in [0, 1] and are not rounded. Each operation
@@ -41,17 +41,21 @@ class AugmentPlan:
     blur: Tensor  # (b,) rows
     kernels: Tensor  # (b, taps)
     solarize: Tensor  # (s,) rows
+    upside_down: Tensor  # (u,) rows
+    transposed: Tensor  # (t,) rows, after both flips
 
     @staticmethod
     def nothing(num_rows: int, device: torch.device) -> AugmentPlan:
         """Return the plan that only normalizes."""
         none = torch.zeros(0, dtype=torch.int64, device=device)
         flip = torch.zeros(num_rows, 1, 1, 1, dtype=torch.bool, device=device)
-        return AugmentPlan(flip, False, none, (), none, torch.zeros(0, 1, device=device), none)
+        kernels = torch.zeros(0, 1, device=device)
+        return AugmentPlan(flip, False, none, (), none, kernels, none, none, none)
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors of the plan."""
         yield from (self.flip, self.gray, self.blur, self.kernels, self.solarize)
+        yield from (self.upside_down, self.transposed)
         for _, rows, factors in self.jitter:
             yield from (rows, factors)
 
@@ -66,6 +70,8 @@ class AugmentPlan:
             blur=move(self.blur),
             kernels=move(self.kernels),
             solarize=move(self.solarize),
+            upside_down=move(self.upside_down),
+            transposed=move(self.transposed),
         )
 
 
@@ -79,14 +85,17 @@ def plan(view: View, params: ViewParams) -> AugmentPlan:
                 factor = torch.from_numpy(params.factor[rows, op])
                 jitter.append((op, torch.from_numpy(rows), factor.view(-1, 1, 1, 1)))
     blur = np.flatnonzero(params.sigma)
+    mirrored, upside_down, transposed = params.orientation()
     return AugmentPlan(
-        flip=torch.from_numpy(params.flip).view(-1, 1, 1, 1),
+        flip=torch.from_numpy(mirrored).view(-1, 1, 1, 1),
         gray_first=view.gray_first,
         gray=torch.from_numpy(np.flatnonzero(params.gray)),
         jitter=tuple(jitter),
         blur=torch.from_numpy(blur),
         kernels=torch.from_numpy(gaussian_kernels(params.sigma[blur], view)),
         solarize=torch.from_numpy(np.flatnonzero(params.solarize)),
+        upside_down=torch.from_numpy(np.flatnonzero(upside_down)),
+        transposed=torch.from_numpy(np.flatnonzero(transposed)),
     )
 
 
@@ -108,6 +117,8 @@ def augment(
     """
     x = crops.permute(0, 3, 1, 2).float().div_(255)
     x = torch.where(plan.flip, x.flip(-1), x)
+    _update(x, plan.upside_down, lambda rows: rows.flip(-2))
+    _update(x, plan.transposed, lambda rows: rows.transpose(-1, -2))
     if plan.gray_first:
         _update(x, plan.gray, grayscale)
     for op, rows, factor in plan.jitter:

@@ -27,14 +27,17 @@ from pipelines.augment.operations import (
     COLUMNS,
     CONTRAST,
     COUNT,
-    FLIP,
     GRAY,
     HUE,
+    MIRRORED,
     MOST,
     NEGLIGIBLE,
     OPS,
+    ORIENTATION,
     SLOT,
     SOLARIZE,
+    TRANSPOSED,
+    UPSIDE_DOWN,
 )
 from pipelines.augment.params import ViewParams
 from pipelines.augment.reference import Images, gaussian_kernels
@@ -50,8 +53,9 @@ OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # 4 pixels a thread: no re
 class FusedPlan:
     """The augmentations of one view, with all tensors on the crops' device.
 
-    A row of ``codes`` holds flip, solarize, the number of operations, how many of them precede
-    contrast (all, if there is no contrast), the row's place in ``blur`` or -1, and the operations.
+    A row of ``codes`` holds orientation, solarize, the number of operations, how many of them
+    precede contrast (all, if there is no contrast), the row's place in ``blur`` or -1, and the
+    operations.
     """
 
     codes: Int[Tensor, "n columns"]
@@ -76,7 +80,11 @@ def plan(view: View, params: ViewParams) -> FusedPlan:
     has_contrast = (ops == CONTRAST).any(axis=1)
     blur = np.flatnonzero(params.sigma)
     codes = np.zeros((len(ops), COLUMNS), np.int32)
-    codes[:, FLIP], codes[:, SOLARIZE], codes[:, COUNT] = params.flip, params.solarize, count
+    mirrored, upside_down, transposed = params.orientation()
+    codes[:, ORIENTATION] = (
+        MIRRORED * mirrored + UPSIDE_DOWN * upside_down + TRANSPOSED * transposed
+    )
+    codes[:, SOLARIZE], codes[:, COUNT] = params.solarize, count
     codes[:, BEFORE] = np.where(has_contrast, (ops == CONTRAST).argmax(axis=1), count)
     codes[:, SLOT] = -1
     codes[blur, SLOT] = np.arange(len(blur))

@@ -16,7 +16,10 @@ from pipelines.augment import operations
 
 CONTRAST, SATURATION = tl.constexpr(operations.CONTRAST), tl.constexpr(operations.SATURATION)
 HUE, GRAY = tl.constexpr(operations.HUE), tl.constexpr(operations.GRAY)
-FLIP, SOLARIZE = tl.constexpr(operations.FLIP), tl.constexpr(operations.SOLARIZE)
+ORIENTATION = tl.constexpr(operations.ORIENTATION)
+SOLARIZE = tl.constexpr(operations.SOLARIZE)
+MIRRORED, UPSIDE_DOWN = tl.constexpr(operations.MIRRORED), tl.constexpr(operations.UPSIDE_DOWN)
+TRANSPOSED = tl.constexpr(operations.TRANSPOSED)
 COUNT, BEFORE = tl.constexpr(operations.COUNT), tl.constexpr(operations.BEFORE)
 SLOT, OPS = tl.constexpr(operations.SLOT), tl.constexpr(operations.OPS)
 COLUMNS, MOST = tl.constexpr(operations.COLUMNS), tl.constexpr(operations.MOST)
@@ -36,7 +39,7 @@ def luma_sums(crops, codes, amounts, rows, parts, SIZE: tl.constexpr, BLOCK: tl.
     row, tile = tl.load(rows + tl.program_id(0) // tiles), tl.program_id(0) % tiles
     pixel = tile * BLOCK + tl.arange(0, BLOCK)
     row_codes = codes + row * COLUMNS
-    r, g, b = load(crops, row, pixel, tl.load(row_codes + FLIP), SIZE)
+    r, g, b = load(crops, row, pixel, tl.load(row_codes + ORIENTATION), SIZE)
     count = tl.load(row_codes + BEFORE)
     r, g, b = apply_all(row_codes + OPS, amounts + row * MOST, count, 0.0, r, g, b)
     inside = tl.where(pixel < SIZE * SIZE, luma(r, g, b), 0.0)
@@ -49,7 +52,7 @@ def color(
     crops, codes, amounts, parts, out, unblurred, scale, shift,
     SIZE: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Flip and colour; rows without blur are written to ``out``, others to ``unblurred``.
+    """Orientation and colour; rows without blur are written to ``out``, others to ``unblurred``.
 
     One program for each tile of each row; TILES is their number rounded up to a power of two.
     """
@@ -61,7 +64,7 @@ def color(
     if tl.load(row_codes + BEFORE) < count:
         part = tl.arange(0, TILES)
         mean = tl.sum(tl.load(parts + row * tiles + part, part < tiles, 0.0)) / (SIZE * SIZE)
-    r, g, b = load(crops, row, pixel, tl.load(row_codes + FLIP), SIZE)
+    r, g, b = load(crops, row, pixel, tl.load(row_codes + ORIENTATION), SIZE)
     r, g, b = apply_all(row_codes + OPS, amounts + row * MOST, count, mean, r, g, b)
     slot = tl.load(row_codes + SLOT)
     if slot < 0:
@@ -143,10 +146,19 @@ def mirrored(place, distance, SIZE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def load(crops, row, pixel, flip, SIZE: tl.constexpr):
-    """Return red, green and blue of pixels in [0, 1], from lines mirrored with ``flip``."""
+def load(crops, row, pixel, orientation, SIZE: tl.constexpr):
+    """Return red, green and blue of pixels in [0, 1] of the flipped, then transposed image."""
     x = pixel % SIZE
-    turned = pixel + flip * (SIZE - 1 - 2 * x)
+    turned = pixel + (orientation & MIRRORED) * (SIZE - 1 - 2 * x)
+    if orientation >= UPSIDE_DOWN:
+        y = pixel // SIZE
+        if orientation >= TRANSPOSED:
+            x, y = y, x
+        if orientation & MIRRORED:
+            x = SIZE - 1 - x
+        if orientation & UPSIDE_DOWN:
+            y = SIZE - 1 - y
+        turned = y * SIZE + x
     inside = pixel < SIZE * SIZE
     place = crops + row.to(tl.int64) * (3 * SIZE * SIZE) + 3 * turned
     r = tl.load(place, inside, 0).to(tl.float32) * (1 / 255)

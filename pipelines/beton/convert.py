@@ -19,23 +19,34 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pipelines.beton.encode import Encoded, Settings, Task, decode_rows, encode_rows, split_table
+from pipelines.beton.encode import (
+    Encoded,
+    Settings,
+    Task,
+    decode_rows,
+    encode_rows,
+    refuse_too_large,
+    split_table,
+)
 from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifest_path, open_beton
 from pipelines.beton.writer import RECORD, write_beton
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
+from pipelines.sources.image_file import RULES
+from pipelines.sources.listing import place_key
 from pipelines.sources.table import Table
+from pipelines.system import cache
 from pipelines.system.atomic import replacing
-from pipelines.system.cache import cache_root
 from pipelines.system.progress import tracked
+from pipelines.system.units import size_text
 from pipelines.system.workers import main_hidden, worker_pool
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-OnError = Literal["stop", "skip"]
+OnError = Literal["stop", "skip", "keep"]
 CHUNK = 32
 """Rows of a worker's task."""
 FEW = 256
@@ -61,7 +72,8 @@ def convert(
         out: file that appears when it is complete, and only then.
         settings: how images are stored.
         on_error: ``stop`` names every bad image and writes nothing; ``skip`` leaves them out and
-            lists them in the manifest.
+            lists them in the manifest; ``keep`` lists them too, but stores their bytes, so that the
+            rows are the table's and a decoder replaces the image.
         source: the table's name for ``--data``; kept in the manifest.
 
     Raises:
@@ -80,6 +92,8 @@ def convert(
         "format": 1,
         "source": source,
         "rows": rows,
+        "channels": table.channels,
+        "rules": dataclasses.asdict(table.source.rules),
         "bytes": out.stat().st_size,
         **counts,
         "classes": list(table.classes),
@@ -103,15 +117,16 @@ def _samples(
 
     With ``stop``, the rows after a bad image are still examined, so that one run names all of them.
     """
-    tasks = (Task(part, settings, page_size) for part in split_table(table, CHUNK))
+    keep = on_error == "keep"
+    tasks = (Task(part, settings, page_size, keep) for part in split_table(table, CHUNK))
     results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
     rows = (row for part in results for row in part)
     for number, row in enumerate(tracked(rows, len(table), "converting")):
-        if isinstance(row, str):
+        if why := row if isinstance(row, str) else row.problem:
             name = table.source.name(number)
-            log.warning("bad image: %s: %s", name, row)
-            skipped.append({"name": name, "reason": row})
-        elif on_error == "skip" or not skipped:
+            log.warning("bad image: %s: %s", name, why)
+            skipped.append({"name": name, "reason": why})
+        if not isinstance(row, str) and (on_error != "stop" or not skipped):
             counts["kept"] += row.kept
             counts["jpg" if row.sample.jpg else "raw"] += 1
             yield row.sample
@@ -171,7 +186,7 @@ def _page_size(table: Table, settings: Settings) -> int:
     if settings.max_size:
         large = sides > settings.max_size
         area = np.where(large, np.minimum(area, settings.max_size**2), area)
-    largest = 3 * int(area.max(initial=1))
+    largest = max(table.channels, 3) * int(area.max(initial=1))
     wanted = max(min(8 * largest, USUAL_PAGE_SIZE), largest, MIN_PAGE_SIZE)
     return min(1 << (wanted - 1).bit_length(), MAX_PAGE_SIZE)
 
@@ -192,17 +207,12 @@ def check_room(out: Path, need: int) -> None:
     """Raise ``ValueError`` if the disk of ``out`` has less than ``need`` bytes free."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(place).free
-    log.info("%s: about %s, %s are free", out, gigabytes(need), gigabytes(free))
+    log.info("%s: about %s, %s are free", out, size_text(need), size_text(free))
     if need > free:
         raise ValueError(
-            f"{out} needs about {gigabytes(need)}, {gigabytes(free)} are free: "
+            f"{out} needs about {size_text(need)}, {size_text(free)} are free: "
             "choose another disk, or a smaller --max-size"
         )
-
-
-def gigabytes(size: int) -> str:
-    """Format a number of bytes in units of 10^9."""
-    return f"{size / 1e9:.2f} GB"
 
 
 def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
@@ -221,41 +231,63 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
     are stored at quality 95, the rest raw.
 
     Raises:
-        ValueError: the file would take over 5 GB or half the free disk; the text has the command
-            that converts the data explicitly.
+        ValueError: the file would take too much of the disk or of the cache's limit (the text has
+            the command that converts the data explicitly), or the cache is read-only.
     """
     if isinstance(table.source, Beton):
         return table
     title = re.sub(r"[^A-Za-z0-9]+", "-", spec).strip("-")[-40:]
-    path = cache_root() / "betons" / f"{title}-{content_key(table)}.beton"
-    if path.is_file():
+    content, betons = content_key(table), cache.cache_root() / "betons"
+    for path in betons.glob(f"*-{content}.beton"):
         try:
-            return open_beton(path)
+            cache.hold(path)
+            return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
+    place = place_key(table.source.root) if isinstance(table.source, Files) else "memory-0"
+    path = betons / f"{title}-{place}-{content}.beton"
+    refuse_too_large(table)
+    with cache.writing():
+        path.parent.mkdir(parents=True, exist_ok=True)
     need = estimate(table, CACHE_SETTINGS)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if need > min(CACHE_LIMIT, shutil.disk_usage(path.parent).free / 2):
-        line = f"python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}"
+    if need > min(CACHE_LIMIT, cache.size_limit(), shutil.disk_usage(path.parent).free / 2):
         raise ValueError(
-            f"--loader ffcv would convert {spec} into about {gigabytes(need)} below {path.parent}, "
-            f"more than 5 GB or half the free disk. Convert it yourself:\n  {line}\n"
+            f"--loader ffcv would convert {spec} into about {size_text(need)} below {path.parent}, "
+            "more than 5 GB, UNMIX_CACHE_LIMIT or half the free disk. Convert it yourself:\n"
+            f"  python tools/write_ffcv.py {shlex.quote(spec)} {title}.beton --split {split}\n"
             f"and train with --data {title}.beton"
         )
-    log.info("converting %s once into %s (about %s)", spec, path, gigabytes(need))
-    convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "skip", spec)
-    return open_beton(path)
+    cache.make_room(need)
+    log.info("converting %s once into %s (about %s)", spec, path, size_text(need))
+    with cache.writing():
+        convert(table, path, CACHE_SETTINGS, "stop" if on_bad == "stop" else "keep", spec)
+    cache.hold(path)
+    cache.remove_outdated(path)
+    return _named_as(open_beton(path), table)
+
+
+def _named_as(beton: Table, table: Table) -> Table:
+    """Give the rows the names of the images they come from; a skipped image leaves no numbering."""
+    if len(beton) != len(table):
+        return beton
+    assert isinstance(beton.source, Beton)
+    names = [table.source.name(row) for row in range(len(table))]
+    return dataclasses.replace(beton, source=dataclasses.replace(beton.source, names=names))
 
 
 def content_key(table: Table) -> str:
     """Return a digest of labels and sizes, and of pixels or the files' names, sizes and times."""
     digest = hashlib.sha256(repr(CACHE_SETTINGS).encode())
+    if table.source.rules != RULES:
+        digest.update(repr(table.source.rules).encode())
     for column in (table.label, table.height, table.width):
         digest.update(np.ascontiguousarray(column).data)
     digest.update(os.fsencode("\0".join(table.classes)))
     if isinstance(table.source, Arrays):
         digest.update(np.ascontiguousarray(table.source.images).data)
     elif isinstance(table.source, Files):
+        if table.source.pages is not None:
+            digest.update(table.source.pages.data)
         for name in table.source.names:
             stat = (table.source.root / name).stat()
             digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))

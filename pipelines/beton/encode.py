@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.beton.format import MAX_SIDE, Sample
-from pipelines.sources.folder import ORIENTATION
-from pipelines.sources.image_file import MAX_PIXELS, reason, to_rgb
+from pipelines.sources.files import Files
+from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
+from pipelines.sources.samples import ORIENTATION
 from pipelines.sources.table import Table
 
 BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
 """JPEG frame markers that every fast decoder reads; not arithmetic and lossless coding."""
+FULL_CHROMA = 95
+"""From this quality on, colour is stored at full resolution: the loaders then agree at edges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Encoded:
 
     sample: Sample
     kept: bool
+    problem: str = ""
+    """Why no decoder can read the bytes, which are stored all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,32 @@ class Task:
     rows: Table
     settings: Settings
     room: int
+    keep_bad: bool = False
+    """Store the bytes of an image that cannot be decoded, so that its row remains."""
 
 
 def encode_rows(task: Task) -> list[Encoded | str]:
     """Return each row encoded, or the reason why it cannot be; a bad image raises nothing."""
-    return [_encode_row(task, row) for row in range(len(task.rows))]
+    rows = [_encode_row(task, row) for row in range(len(task.rows))]
+    if not task.keep_bad:
+        return rows
+    return [_kept(task, i, row) if isinstance(row, str) else row for i, row in enumerate(rows)]
+
+
+def _kept(task: Task, row: int, why: str) -> Encoded | str:
+    """Return the bytes of a bad image as a row that a decoder will fail on, and replace."""
+    table = task.rows
+    height, width = int(table.height[row]), int(table.width[row])
+    try:
+        data = table.source.encoded(row)
+    except OSError:
+        return why
+    if data is None or not 0 < max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
+        return why
+    is_page = isinstance(table.source, Files) and table.source.page(row) > 0
+    stored = b"\0" if is_page else data[: task.room].tobytes()
+    sample = Sample(stored, height, width, True, int(table.label[row]), table.channels)
+    return Encoded(sample, kept=True, problem=why)
 
 
 def _encode_row(task: Task, row: int) -> Encoded | str:
@@ -70,13 +96,15 @@ def _encode_row(task: Task, row: int) -> Encoded | str:
         source, label = task.rows.source, int(task.rows.label[row])
         data = source.encoded(row)
         if data is None:
-            image = Image.fromarray(source.pixels(row))
-            encoded = _store(image, label, task.settings, lossless=True)
+            pixels = source.pixels(row)
+            wanted = fitted(pixels.shape[1], pixels.shape[0], task.settings.max_size)
+            encoded = _store(pixels, wanted, label, task.settings, lossless=True)
         else:
             size = len(data)
-            encoded = _encode(data.tobytes(), label, task)
+            with quiet():
+                encoded = _encode(data.tobytes(), row, task)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        return reason(error, size)
+        return reason(error, size).removeprefix(f"{task.rows.source.name(row)}: ")
     if max(encoded.sample.height, encoded.sample.width) > MAX_SIDE:
         return f"a side is over {MAX_SIDE} pixels; set --max-size"
     if len(encoded.sample.data) > task.room:
@@ -84,29 +112,34 @@ def _encode_row(task: Task, row: int) -> Encoded | str:
     return encoded
 
 
-def _encode(data: bytes, label: int, task: Task) -> Encoded:
-    settings = task.settings
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images and odd EXIF; the limit below decides
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels is over the limit")
-            image.load()  # finds truncated files, even if their bytes are kept
-            small = not settings.max_size or max(image.size) <= settings.max_size
-            if settings.keep_jpeg and small and len(data) <= task.room and _keepable(image, data):
-                return Encoded(Sample(data, image.height, image.width, True, label), kept=True)
-            lossless = _is_lossless(image, data)
-            return _store(to_rgb(ImageOps.exif_transpose(image)), label, settings, lossless)
+def _encode(data: bytes, row: int, task: Task) -> Encoded:
+    settings, source, label = task.settings, task.rows.source, int(task.rows.label[row])
+    rules, name = source.rules, source.name(row)
+    page = source.page(row) if isinstance(source, Files) else 0
+    header = read_header(io.BytesIO(data), rules, page)
+    size = header.height, header.width
+    small = not settings.max_size or max(size) <= settings.max_size
+    if not small or header.height * header.width <= MAX_PIXELS:
+        if settings.keep_jpeg and small and len(data) <= task.room and _keepable(header, data):
+            return Encoded(Sample(data, *size, True, label, rules.channels), kept=True)
+        pixels = decode(data, name, rules, page, settings.max_size)
+        wanted = fitted(header.width, header.height, settings.max_size)
+        return _store(pixels, wanted, label, settings, _is_lossless(header, data))
+    raise ValueError(f"{header.width}x{header.height} pixels do not fit a .beton; set --max-size")
 
 
-def _keepable(image: Image.Image, data: bytes) -> bool:
-    """Whether every decoder decodes these bytes to the same upright image."""
-    return (
-        image.format == "JPEG"
-        and image.mode in ("RGB", "L")
-        and image.getexif().get(ORIENTATION, 1) not in range(2, 9)
-        and jpeg_frame(data) in BASELINE_TO_PROGRESSIVE
-    )
+def _keepable(header: Header, data: bytes) -> bool:
+    """Whether every decoder decodes these bytes to the same upright image.
+
+    Pillow decodes the pixels, and so raises for a file that is cut off.
+    """
+    if header.format != "JPEG" or header.mode not in ("RGB", "L"):
+        return False
+    with Image.open(io.BytesIO(data)) as image:
+        turned = image.getexif().get(ORIENTATION, 1) in range(2, 9)
+        if not turned:
+            image.load()
+    return not turned and jpeg_frame(data) in BASELINE_TO_PROGRESSIVE
 
 
 def jpeg_frame(data: bytes) -> int:
@@ -123,23 +156,50 @@ def jpeg_frame(data: bytes) -> int:
     return 0
 
 
-def _is_lossless(image: Image.Image, data: bytes) -> bool:
-    if image.format == "WEBP":
+def _is_lossless(header: Header, data: bytes) -> bool:
+    if header.format == "WEBP":
         return b"VP8L" in data[:64]
-    return image.format not in ("JPEG", "MPO")
+    return header.format not in ("JPEG", "MPO")
 
 
-def _store(image: Image.Image, label: int, settings: Settings, lossless: bool) -> Encoded:
-    """Encode an image: raw if its source was lossless and it is not shrunk, else as JPEG."""
-    width, height = fitted(image.width, image.height, settings.max_size)
-    shrunk = (width, height) != image.size
+def _store(
+    pixels: NDArray[np.uint8],
+    wanted: tuple[int, int],
+    label: int,
+    settings: Settings,
+    lossless: bool,
+) -> Encoded:
+    """Encode pixels at the wanted width and height.
+
+    They stay raw if the source was lossless and is not shrunk, or if they are no gray or RGB image;
+    else they become a JPEG.
+    """
+    width, height = wanted
+    shrunk = (height, width) != pixels.shape[:2]
+    raw = (lossless and not shrunk) or pixels.shape[2] not in (1, 3)
     if shrunk:
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    if lossless and not shrunk:
-        return Encoded(Sample(np.asarray(image).tobytes(), height, width, False, label), kept=False)
+        pixels = _resized(pixels, wanted)
+    if raw:
+        channels = pixels.shape[2]
+        sample = Sample(pixels.tobytes(), height, width, False, label, channels)
+        return Encoded(sample, kept=False)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=settings.quality)
+    chroma = 0 if settings.quality >= FULL_CHROMA else -1  # 0: whole; -1: PIL's half
+    _image(pixels).save(out, "JPEG", quality=settings.quality, subsampling=chroma)
     return Encoded(Sample(out.getvalue(), height, width, True, label), kept=False)
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize (h, w, channels) to a width and height with PIL's LANCZOS."""
+    lanczos = Image.Resampling.LANCZOS
+    if pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(pixels).resize(size, lanczos))
+    bands = [Image.fromarray(band).resize(size, lanczos) for band in np.moveaxis(pixels, 2, 0)]
+    return np.stack([np.asarray(band) for band in bands], axis=2)
 
 
 def fitted(width: int, height: int, max_size: int) -> tuple[int, int]:
@@ -164,6 +224,23 @@ def _decode_row(rows: Table, row: int) -> str:
     if (height, width) != (rows.height[row], rows.width[row]):
         return f"is {width}x{height}, recorded as {rows.width[row]}x{rows.height[row]}"
     return ""
+
+
+def refuse_too_large(table: Table) -> None:
+    """Refuse a table with images that no row of a .beton holds.
+
+    Raises:
+        ValueError: naming the first, and the loader and the command that take it.
+    """
+    pixels = table.height.astype(np.int64) * table.width
+    large = (np.maximum(table.height, table.width) > MAX_SIDE) | (pixels > MAX_PIXELS)
+    if large.any():
+        row = int(np.argmax(large))
+        raise ValueError(
+            f"{table.source.name(row)}: {table.width[row]}x{table.height[row]} pixels do not fit "
+            "a .beton (--loader ffcv): train with --loader dali, or shrink the images with "
+            "tools/write_ffcv.py --max-size"
+        )
 
 
 def split_table(table: Table, size: int) -> Iterator[Table]:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.sources.beton import Beton
-from pipelines.sources.image_file import MAX_PIXELS
+from pipelines.sources.image_file import MAX_PIXELS, ImageRules
 from pipelines.sources.table import Table
 
 log = logging.getLogger(__name__)
@@ -65,13 +65,14 @@ RECORDS: dict[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row to be written: JPEG bytes, or the bytes of its (height, width, 3) pixels."""
+    """One row to be written: JPEG bytes, or the bytes of its (height, width, channels) pixels."""
 
     data: bytes
     height: int
     width: int
     jpg: bool
     label: int
+    channels: int = 3
 
 
 def manifest_path(path: Path) -> Path:
@@ -114,10 +115,12 @@ def _read(path: Path, file: IO[bytes]) -> Table:
     image = metadata[f"f{types.index(IMAGE_FIELD)}"]
     size = _sizes(path, image["data_ptr"], allocations)
     _check_rows(path, image, size, data_begin, table_begin)
+    channels = _channels(path, image, size)
     label = _labels(path, metadata, types)
     height, width = image["height"].astype(np.int32), image["width"].astype(np.int32)
     offset = image["data_ptr"].astype(np.uint64)
-    source = Beton(path, offset, size, image["mode"] == JPG, height, width)
+    rules = _rules(path, channels)
+    source = Beton(path, offset, size, image["mode"] == JPG, height, width, rules)
     return Table(label, height, width, source, _classes(path, label))
 
 
@@ -177,7 +180,38 @@ def _check_rows(
     _refuse(path, (pointer < begin) | (pointer > end), "its data begins outside the data region")
     room = np.uint64(end) - np.minimum(pointer, np.uint64(end))
     _refuse(path, (size == 0) | (size > room), "its data ends outside the data region")
-    _refuse(path, (mode == RAW) & (size != 3 * pixels), "raw data of another size than h x w x 3")
+
+
+def _channels(path: Path, image: NDArray[Any], size: NDArray[np.uint64]) -> int:
+    """Return the number of channels: that of the raw rows, else the manifest's, else three.
+
+    Raises:
+        ValueError: a raw row has not its height x width x channels bytes, or the manifest names
+            another number.
+    """
+    raw = image["mode"] == RAW
+    pixels = image["height"].astype(np.uint64) * image["width"].astype(np.uint64)
+    named = read_manifest(path).get("channels")
+    known = named if isinstance(named, int) and named > 0 else None
+    found = known or 3
+    if raw.any():
+        first = int(np.argmax(raw))
+        measured, rest = divmod(int(size[first]), int(pixels[first]))
+        found = known or (3 if rest else max(measured, 1))
+    wrong = raw & (size != np.uint64(found) * pixels)
+    _refuse(path, wrong, f"raw data of another size than h x w x {found}")
+    return found
+
+
+def _rules(path: Path, channels: int) -> ImageRules:
+    """Return what the files became when the ``.beton`` was written, from its manifest."""
+    try:
+        kept = dict(read_manifest(path).get("rules", {}))
+        pairs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}
+        return ImageRules(**(pairs | {"channels": channels}))
+    except (TypeError, ValueError) as error:
+        log.warning("%s: the rules are damaged (%s): ignored", manifest_path(path), error)
+        return ImageRules(channels=channels)
 
 
 def _refuse(path: Path, bad: NDArray[np.bool_], why: str) -> None:

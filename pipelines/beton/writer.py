@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
@@ -98,8 +99,9 @@ def _check(sample: Sample, row: int, capacity: int, page_size: int) -> None:
         raise ValueError(f"row {row}: {sample.width}x{sample.height} is over {MAX_SIDE} a side")
     if not 1 <= len(sample.data) <= page_size:
         raise ValueError(f"row {row}: {len(sample.data)} bytes do not fit a page of {page_size}")
-    if not sample.jpg and len(sample.data) != sample.height * sample.width * 3:
-        raise ValueError(f"row {row}: raw data is not {sample.height} x {sample.width} x 3 bytes")
+    shape = (sample.height, sample.width, sample.channels)
+    if not sample.jpg and len(sample.data) != math.prod(shape):
+        raise ValueError(f"row {row}: raw data is not {' x '.join(map(str, shape))} bytes")
 
 
 def _descriptors() -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from pipelines.decoders.dali import BY_DALI, DaliDecoder, GpuDecoder
+from pipelines.decoders.dali import BY_DALI, PART_BYTES, DaliDecoder, GpuDecoder
 from pipelines.decoders.ffcv import FFCVDecoder
-from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits
+from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits, one_size
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.table import Table
 
@@ -38,6 +40,44 @@ def choose_loader(
     if has_ffcv:
         return "ffcv", "a .beton is the fastest on the host"
     return "dali", "the ffcv package is not installed"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeMemory:
+    """The most bytes that a loader's decoded images take, and what they are."""
+
+    bytes: int
+    what: str
+
+
+def decode_memory(table: Table, rows: int, workers: int) -> dict[str, DecodeMemory]:
+    """Return the most memory that decoding takes at a time, for each loader that can read a table.
+
+    It is computed from the sizes of the table's images. The crops, which all loaders make alike,
+    are not counted. ``memory`` and, on a GPU, ``dali`` keep the images on the device.
+
+    Args:
+        table: the images.
+        rows: images of a step of this process, all distinct.
+        workers: decoding threads of this process.
+    """
+    pixels = np.sort(table.height.astype(np.int64) * table.width)[::-1]
+    largest = int(pixels.max(initial=0))
+    at_once = max(PART_BYTES, table.channels * largest)
+    scratch = 3 * largest * (1 if table.channels == 3 else 2)  # decoded, and three channels of it
+    found = {
+        "ffcv": DecodeMemory(
+            workers * scratch, f"the largest image for each of --workers {workers}"
+        ),
+        "dali": DecodeMemory(
+            min(table.channels * int(pixels[:rows].sum()), at_once),
+            f"the images of a step, at most {PART_BYTES >> 20} MiB or one image at a time",
+        ),
+    }
+    if one_size(table):
+        whole = DecodeMemory(decoded_bytes(table), f"all {len(table):,} images")
+        found = {"memory": whole, **found}
+    return found
 
 
 def build_decoder(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.decoders import Crops
-from pipelines.decoders.resample import FILTER_IDS, cut
+from pipelines.decoders.resample import FILTER_IDS, cut_channels
 from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.system.buffer_pool import pooled_empty
@@ -33,7 +33,7 @@ class CropPlan:
     side: NDArray[np.int64]  # (k,)
     at: NDArray[np.int64]  # (k,)
     out: NDArray[np.uint8]  # (bytes,), the memory of ``views``
-    views: list[Tensor]  # each (k_v, size, size, 3) uint8
+    views: list[Tensor]  # each (k_v, size, size, c) uint8
 
 
 def make_plan(
@@ -50,11 +50,11 @@ def make_plan(
     image = np.concatenate([np.empty(0, np.int64), *(inverse[view.take] for view in crops)])
     box = np.concatenate([np.empty((0, 4), np.int64), *(view.box for view in crops)])
     side = np.concatenate([np.empty(0, np.int64), *(np.full(len(v.take), v.size) for v in crops)])
-    at = np.concatenate([[0], np.cumsum(3 * side * side)]).astype(np.int64)
+    at = np.concatenate([[0], np.cumsum(table.channels * side * side)]).astype(np.int64)
     memory = pooled_empty((int(at[-1]),), torch.uint8, pin=pin)
     order = np.argsort(image, kind="stable")
     first = np.searchsorted(image[order], np.arange(len(distinct) + 1)).astype(np.int64)
-    views = _split(memory, crops)
+    views = _split(memory, crops, table.channels)
     return CropPlan(distinct, first, box[order], side[order], at[:-1][order], memory.numpy(), views)
 
 
@@ -83,8 +83,8 @@ def _check_boxes(table: Table, rows: NDArray[np.int64], box: NDArray[np.int32]) 
         )
 
 
-def _split(memory: Tensor, crops: Sequence[Crops]) -> list[Tensor]:
-    shapes = [(len(view.take), view.size, view.size, 3) for view in crops]
+def _split(memory: Tensor, crops: Sequence[Crops], channels: int) -> list[Tensor]:
+    shapes = [(len(view.take), view.size, view.size, channels) for view in crops]
     parts = memory.split([int(np.prod(shape)) for shape in shapes]) if shapes else ()
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -97,7 +97,7 @@ def cut_image(
     *,
     box: NDArray[np.int64] | None = None,
 ) -> None:
-    """Cut the windows of the plan's image ``i`` from its pixels, (h, w, 3).
+    """Cut the windows of the plan's image ``i`` from its pixels, (h, w, c).
 
     ``box`` replaces the plan's boxes of this image.
     """
@@ -110,7 +110,9 @@ def cut_image(
 @jit
 @no_type_check
 def cut_windows(pixels, begin, end, box, side, at, filter_id, out):
-    """Cut windows ``begin`` to ``end`` of a plan from their image, (h, w, 3) uint8."""
+    """Cut windows ``begin`` to ``end`` of a plan from their image, (h, w, channels) uint8."""
+    channels = pixels.shape[2]
     for c in range(begin, end):
-        target = out[at[c] : at[c] + 3 * side[c] * side[c]].reshape((side[c], side[c], 3))
-        cut(pixels, box[c, 0], box[c, 1], box[c, 2], box[c, 3], filter_id, target)
+        target = out[at[c] : at[c] + channels * side[c] * side[c]]
+        target = target.reshape((side[c], side[c], channels))
+        cut_channels(pixels, box[c, 0], box[c, 1], box[c, 2], box[c, 3], filter_id, target)

@@ -8,6 +8,8 @@ windows are cut from it:
 - on a GPU by one ``slice`` and one ``resize`` per view. The slice is first, because ``resize`` with
   a region of interest reads pixels beyond the box.
 
+At most 512 MiB of decoded images (``PART_BYTES``) are held: a larger batch is decoded in parts.
+
 PIL decodes images that DALI would decode differently (EXIF orientation, CMYK, PNG under a JPEG's
 name, a JPEG without its end marker). Raw rows of a .beton need no decoder. The windows of both are
 cut on the host. If one image is bad, DALI raises for the whole batch: the batch is then halved
@@ -19,7 +21,7 @@ On the host DALI decodes bit for bit like PIL (slow DCT, smooth chroma).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -76,11 +78,33 @@ class GpuDecoder:
 
 
 BY_DALI = GpuDecoder()
+PART_BYTES = 512 * 2**20
+"""DALI decodes parts of a step's images whose pixels take less than this, or one larger image."""
+
+
+def in_parts(table: Table, rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of consecutive parts of ``rows`` that are decoded at the same time."""
+    size = table.channels * table.height[rows].astype(np.int64) * table.width[rows]
+    begin, total = 0, 0
+    for place, pixels in enumerate(size.tolist()):
+        if total + pixels > PART_BYTES and place > begin:
+            yield begin, place
+            begin, total = place, 0
+        total += pixels
+    yield begin, len(rows)
 
 
 def _some(view: Crops, chosen: NDArray[np.bool_]) -> Crops:
     """Return the crops of a view where ``chosen``, (k,), is true."""
     return Crops(view.size, view.take[chosen], view.box[chosen])
+
+
+def _without_others(
+    rows: NDArray[np.int64], inside: NDArray[np.bool_], crops: Sequence[Crops]
+) -> tuple[NDArray[np.int64], list[Crops]]:
+    """Leave out the rows of a call that are not ``inside``, (n,), and count the crops' anew."""
+    place = np.cumsum(inside) - 1
+    return rows[inside], [Crops(view.size, place[view.take], view.box) for view in crops]
 
 
 class DaliDecoder:
@@ -108,6 +132,7 @@ class DaliDecoder:
     ) -> None:
         try:
             import nvidia.dali.experimental.dynamic as dynamic
+            from nvidia.dali.types import DALIImageType
         except (ImportError, OSError) as error:
             raise MissingPackage(MISSING.format(error=error)) from error
         if isinstance(table.source, Arrays):
@@ -116,6 +141,7 @@ class DaliDecoder:
         if not self.cut_on_host and interpolation == "area":
             raise ValueError("--loader dali has no --interpolation area on a GPU")
         self.dali: Any = dynamic
+        self.kind = DALIImageType.GRAY if table.channels == 1 else DALIImageType.RGB
         self.gpu = gpu.arguments()
         self.table, self.device = table, device
         self.interpolation: Interpolation = interpolation
@@ -130,16 +156,33 @@ class DaliDecoder:
     def __call__(self, rows: NDArray[np.int64], crops: Sequence[Crops]) -> list[Tensor]:
         """Decode the distinct ``rows`` once each and cut the crops; without crops, decode only."""
         check_windows(self.table, rows, crops)
-        distinct = np.unique(rows)
         with self.lock, self.context:  # a context serves one thread at a time
             self._give_back()
-            images = self._images(distinct.tolist())
+            distinct, image = np.unique(rows, return_inverse=True)
+            parts = list(in_parts(self.table, distinct))
             if self.cut_on_host:
-                return self._cut_on_host(images, make_plan(self.table, rows, crops, pin=self.pin))
-            return self._cut_by_dali(images, rows, crops)
+                plan = make_plan(self.table, rows, crops, pin=self.pin)
+                for begin, end in parts:
+                    self._cut_on_host(self._images(distinct[begin:end].tolist()), plan, begin, end)
+                return plan.views
+            made = []
+            for begin, end in parts:
+                inside = (begin <= image) & (image < end)
+                ours = _without_others(rows, inside, [_some(v, inside[v.take]) for v in crops])
+                made.append(self._cut_by_dali(self._images(distinct[begin:end].tolist()), *ours))
+            if len(parts) == 1:
+                return made[0]
+            part = np.searchsorted([end for _, end in parts], image, side="right")
+            together = zip(*made, strict=True)
+            return [self._in_order(x, part[v.take]) for x, v in zip(together, crops, strict=True)]
+
+    def _in_order(self, pieces: Sequence[Tensor], part: NDArray[np.int64]) -> Tensor:
+        """Merge the crops of several parts: crop ``j`` is the next one of ``pieces[part[j]]``."""
+        places = torch.from_numpy(np.argsort(np.argsort(part, kind="stable")))
+        return torch.cat(list(pieces))[to_device(places, self.device)]
 
     def _images(self, rows: list[int]) -> dict[int, Any]:
-        """Return DALI's tensors (h, w, 3) of the rows that it decodes like PIL."""
+        """Return DALI's tensors (h, w, c) of the rows that it decodes like PIL."""
         data = {row: found for row, found in zip(rows, self.pool.map(self._read, rows), strict=True)
                 if found is not None}  # fmt: skip
         self.decodes += len(rows) - len(data)  # by PIL, or from stored pixels
@@ -156,7 +199,7 @@ class DaliDecoder:
             data = self.table.source.encoded(row)
         except OSError:
             return None
-        if data is None or not ends_as_jpeg(data):
+        if data is None or self.table.channels not in (1, 3) or not ends_as_jpeg(data):
             return None
         size = int(self.table.height[row]), int(self.table.width[row])
         return data if is_plain_jpeg(data, *size) else None
@@ -170,6 +213,7 @@ class DaliDecoder:
             batch = self.dali.decoders.image(
                 self.dali.as_batch(data),
                 device="gpu" if self.device.type == "cuda" else "cpu",
+                output_type=self.kind,
                 adjust_orientation=False,
                 jpeg_fancy_upsampling=True,
                 **self.gpu,
@@ -181,8 +225,8 @@ class DaliDecoder:
             half = len(data) // 2
             return self._decode(data[:half]) + self._decode(data[half:])
 
-    def _cut_on_host(self, images: dict[int, Any], plan: CropPlan) -> list[Tensor]:
-        """Cut all windows with compiled code, image by image on the pool's threads."""
+    def _cut_on_host(self, images: dict[int, Any], plan: CropPlan, begin: int, end: int) -> None:
+        """Cut the windows of images ``begin`` to ``end`` of a plan, on the pool's threads."""
 
         def cut(i: int) -> bool:
             image = images.get(int(plan.rows[i]))
@@ -191,8 +235,7 @@ class DaliDecoder:
             cut_image(plan, i, np.asarray(image), self.interpolation)
             return False
 
-        self.replaced += sum(self.pool.map(cut, range(len(plan.rows))))
-        return plan.views
+        self.replaced += sum(self.pool.map(cut, range(begin, end)))
 
     def _cut_by_dali(
         self, images: dict[int, Any], rows: NDArray[np.int64], crops: Sequence[Crops]
@@ -211,14 +254,9 @@ class DaliDecoder:
                 ours = _some(view, known)
                 chosen = [images[int(row)] for row in rows[ours.take]]
                 resized = self._resize(chosen, ours.box, view.size)
-                out = resized if known.all() else self._merge(resized, out, known)
+                out = resized if known.all() else self._in_order((resized, out), 1 - known)
             made.append(out)
         return made
-
-    def _merge(self, first: Tensor, second: Tensor, is_first: NDArray[np.bool_]) -> Tensor:
-        """Merge two sets of crops: crop i is from ``first`` where ``is_first[i]``."""
-        places = torch.from_numpy(np.argsort(np.argsort(~is_first, kind="stable")))
-        return torch.cat([first, second])[to_device(places, self.device)]
 
     def _resize(self, images: list[Any], box: NDArray[np.int32], size: int) -> Tensor:
         dali = self.dali

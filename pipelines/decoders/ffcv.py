@@ -83,7 +83,7 @@ class FFCVDecoder:
         arguments: tuple[Any, ...] = (
             self.codec, np.asarray(source.bytes), source.offset[rows].astype(np.int64),
             source.size[rows].astype(np.int64), source.jpg[rows], height, width,
-            np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
+            self.table.channels, np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
             plan.first, plan.box, plan.side, plan.at, FILTER_IDS[self.interpolation], plan.out,
             failed, decoded,
         )  # fmt: skip
@@ -126,7 +126,7 @@ class Codec(types.WrapperAddressProtocol):
 @jit
 @no_type_check
 def decode_images(
-    codec, file, offset, size, jpg, height, width, order, counter,
+    codec, file, offset, size, jpg, height, width, channels, order, counter,
     first, box, side, at, filter_id, out, failed, decoded,
 ):  # fmt: skip
     """Decode and cut images until none is left; mark those that PIL must decode in ``failed``.
@@ -141,16 +141,30 @@ def decode_images(
         i = order[taken]
         take_next(decoded)
         data = file[offset[i] : offset[i] + size[i]]
-        bytes_of_pixels = 3 * height[i] * width[i]
+        bytes_of_pixels = channels * height[i] * width[i]
         if not jpg[i]:
             failed[i] = len(data) != bytes_of_pixels
             pixels = data
         else:
             failed[i] = not decode_jpeg(codec, data, height[i], width[i], scratch)
+            if channels == 1:
+                keep_luma(scratch, height[i] * width[i])
+            elif channels != 3:  # a JPEG has no such number of channels
+                failed[i] = True
             pixels = scratch[:bytes_of_pixels]
         if not failed[i]:
-            image = pixels.reshape((height[i], width[i], 3))
+            image = pixels.reshape((height[i], width[i], channels))
             cut_windows(image, first[i], first[i + 1], box, side, at, filter_id, out)
+
+
+@jit
+@no_type_check
+def keep_luma(scratch, pixels):
+    """Replace interleaved r, g, b at the start of ``scratch`` by PIL's luma, a byte a pixel."""
+    for k in range(pixels):
+        red, green, blue = scratch[3 * k], scratch[3 * k + 1], scratch[3 * k + 2]
+        total = 19595 * np.int64(red) + 38470 * np.int64(green) + 7471 * np.int64(blue)
+        scratch[k] = np.uint8((total + 0x8000) >> 16)
 
 
 @jit

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines.decoders import Crops
 from pipelines.decoders.crop_plan import check_windows
 from pipelines.decoders.pil import pixels_or_replacement
-from pipelines.decoders.resample import FILTER_IDS, cut, weight_matrix
+from pipelines.decoders.resample import FILTER_IDS, cut_channels, weight_matrix
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
@@ -32,15 +32,16 @@ CHUNK_BYTES = 256 * 2**20
 
 def fits(table: Table, budget_bytes: int) -> bool:
     """Whether all images have one size and, decoded, take at most ``budget_bytes``."""
-    return _one_size(table) and decoded_bytes(table) <= budget_bytes
+    return one_size(table) and decoded_bytes(table) <= budget_bytes
 
 
 def decoded_bytes(table: Table) -> int:
     """Return the bytes of all images as pixels."""
-    return int((3 * table.height.astype(np.int64) * table.width).sum())
+    return int((table.channels * table.height.astype(np.int64) * table.width).sum())
 
 
-def _one_size(table: Table) -> bool:
+def one_size(table: Table) -> bool:
+    """Whether there are images, all of one size."""
     sizes = np.stack([table.height, table.width], axis=1)
     return len(sizes) > 0 and bool((sizes == sizes[0]).all())
 
@@ -66,7 +67,7 @@ class MemoryDecoder:
         on_bad: OnBadImage = "stop",
         cut_on_host: bool = True,
     ) -> None:
-        if not _one_size(table):
+        if not one_size(table):
             raise ValueError(
                 "--loader memory needs images of one size, at least one; take `--loader ffcv` or "
                 "`--loader dali` for this --data"
@@ -74,7 +75,7 @@ class MemoryDecoder:
         self.table = table
         self.interpolation: Interpolation = interpolation
         images, self.replaced = decode_all(table, workers, on_bad)
-        self.images = images.to(device)  # (N, h, w, 3)
+        self.images = images.to(device)  # (N, h, w, c)
         self.decodes = len(table)
         self.cut_on_host = cut_on_host and device.type == "cpu"
 
@@ -84,12 +85,12 @@ class MemoryDecoder:
         make = self._by_compiled_code if self.cut_on_host else self._by_matrices
         return [make(rows[view.take], view) for view in crops]
 
-    def _by_compiled_code(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s 3"]:
-        out = np.empty((len(rows), view.size, view.size, 3), np.uint8)
+    def _by_compiled_code(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s c"]:
+        out = np.empty((len(rows), view.size, view.size, self.table.channels), np.uint8)
         cut_rows(self.images.numpy(), rows, view.box, FILTER_IDS[self.interpolation], out)
         return torch.from_numpy(out)
 
-    def _by_matrices(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s 3"]:
+    def _by_matrices(self, rows: NDArray[np.int64], view: Crops) -> UInt8[Tensor, "k s s c"]:
         device = self.images.device
         host = torch.from_numpy(np.column_stack([rows, view.box]).astype(np.int64))
         index, box = to_device(host, device).split([1, 4], dim=1)
@@ -101,8 +102,8 @@ class MemoryDecoder:
 
     def _chunk(self, size: int) -> int:
         """Return the number of crops to make at once."""
-        height, width = self.images.shape[1:3]
-        floats = 3 * height * width + 6 * size * width + 6 * size * size + size * (height + width)
+        height, width, c = self.images.shape[1:]
+        floats = c * (height * width + 2 * size * width + 2 * size * size) + size * (height + width)
         return int(max(CHUNK_BYTES // (4 * floats), 1))
 
     def close(self) -> None:
@@ -112,12 +113,12 @@ class MemoryDecoder:
 
 def decode_all(
     table: Table, workers: int, on_bad: OnBadImage
-) -> tuple[UInt8[Tensor, "n h w 3"], int]:
+) -> tuple[UInt8[Tensor, "n h w c"], int]:
     """Decode every row with PIL in threads; return the images and the number replaced."""
     if isinstance(table.source, Arrays):
         images = table.source.images
         return torch.from_numpy(images if images.flags.writeable else images.copy()), 0
-    shape = (len(table), int(table.height[0]), int(table.width[0]), 3)
+    shape = (len(table), int(table.height[0]), int(table.width[0]), table.channels)
     images = np.empty(shape, np.uint8)
 
     def decode(row: int) -> bool:
@@ -133,24 +134,24 @@ def decode_all(
 def cut_rows(images, rows, box, filter_id, out):
     """Cut window ``box[j]`` of ``images[rows[j]]`` into ``out[j]``."""
     for j in range(len(rows)):
-        cut(images[rows[j]], box[j, 0], box[j, 1], box[j, 2], box[j, 3], filter_id, out[j])
+        cut_channels(images[rows[j]], box[j, 0], box[j, 1], box[j, 2], box[j, 3], filter_id, out[j])
 
 
 def cut_by_matrices(
-    images: UInt8[Tensor, "k h w 3"],
+    images: UInt8[Tensor, "k h w c"],
     box: Int[Tensor, "k 4"],
     size: int,
     interpolation: Interpolation,
-) -> UInt8[Tensor, "k {size} {size} 3"]:
+) -> UInt8[Tensor, "k {size} {size} c"]:
     """Crop and resize image by image as two batched matrix products.
 
     ``out[j] = Wy[j] @ images[j] @ Wx[j].T`` for each channel, rounded.
     """
-    k, height, width, _ = images.shape
+    k, height, width, c = images.shape
     top, left, tall, wide = box.unbind(1)
     down = weight_matrix(top, tall, height, size, interpolation)  # (k, size, h)
     across = weight_matrix(left, wide, width, size, interpolation)  # (k, size, w)
-    low = down @ images.reshape(k, height, 3 * width).float()  # (k, size, 3 w)
-    low = low.view(k, size, width, 3).transpose(1, 2).reshape(k, width, 3 * size)
-    out = (across @ low).view(k, size, size, 3).transpose(1, 2)  # x, y to y, x
+    low = down @ images.reshape(k, height, c * width).float()  # (k, size, c w)
+    low = low.view(k, size, width, c).transpose(1, 2).reshape(k, width, c * size)
+    out = (across @ low).view(k, size, size, c).transpose(1, 2)  # x, y to y, x
     return (out + 0.5).clamp(0, 255).to(torch.uint8).contiguous()

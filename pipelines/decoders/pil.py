@@ -59,7 +59,7 @@ def pixels_or_replacement(
     The replacement depends on the row only: it is the same in every batch and on every rank.
 
     Returns:
-        The pixels, (h, w, 3), and whether they are another row's.
+        The pixels, (h, w, c), and whether they are another row's.
 
     Raises:
         BadImage: the image cannot be read, or its size is not the table's; with ``replace``, no
@@ -84,6 +84,10 @@ def bad_image(table: Table, row: int, error: Exception) -> BadImage:
 def _pixels_of_known_size(table: Table, row: int) -> NDArray[np.uint8]:
     pixels = table.source.pixels(row)
     known = (int(table.height[row]), int(table.width[row]))
+    if pixels.shape[2] != table.channels:
+        raise BadImage(
+            f"{table.source.name(row)}: {pixels.shape[2]} channels instead of {table.channels}"
+        )
     if pixels.shape[:2] != known:
         raise BadImage(
             f"{table.source.name(row)}: {pixels.shape[0]}x{pixels.shape[1]} pixels instead of "

@@ -197,6 +197,33 @@ def cut(pixels, top, left, height, width, filter_id, out):
             )
 
 
+@jit
+@no_type_check
+def cut_channels(pixels, top, left, height, width, filter_id, out):
+    """Resize a box of ``pixels`` (h, w, c) uint8 into ``out`` (size, size, c) uint8.
+
+    Images with another number of channels than three are resized three channels at a time.
+    """
+    channels = pixels.shape[2]
+    if channels == 3:
+        cut(pixels, top, left, height, width, filter_id, out)
+        return
+    size = out.shape[0]
+    window = np.zeros((height, width, 3), np.uint8)
+    made = np.empty((size, size, 3), np.uint8)
+    for first in range(0, channels, 3):
+        count = min(channels - first, 3)
+        for y in range(height):
+            for x in range(width):
+                for c in range(count):
+                    window[y, x, c] = pixels[top + y, left + x, first + c]
+        cut(window, 0, 0, height, width, filter_id, made)
+        for y in range(size):
+            for x in range(size):
+                for c in range(count):
+                    out[y, x, first + c] = made[y, x, c]
+
+
 def weight_matrix(
     start: Int[Tensor, " n"],
     length: Int[Tensor, " n"],

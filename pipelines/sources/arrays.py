@@ -7,17 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.image_file import ImageRules
+
 
 @dataclass(frozen=True)
 class Arrays:
     """Decoded images of one size in memory."""
 
     title: str
-    images: NDArray[np.uint8]  # (N, h, w, 3)
+    images: NDArray[np.uint8]  # (N, h, w, channels)
+    number: NDArray[np.int64] | None = None
+    """(N,) the rows' numbers in the data set, where they are not 0 to N - 1."""
+
+    @property
+    def rules(self) -> ImageRules:
+        """The channels of the array."""
+        return ImageRules(channels=self.images.shape[3])
 
     def name(self, row: int) -> str:
-        """Return the data set's name and the row."""
-        return f"{self.title} row {row}"
+        """Return the data set's name and the row's number in it."""
+        return f"{self.title} row {row if self.number is None else self.number[row]}"
 
     def encoded(self, row: int) -> None:
         """Return None: the rows are stored as pixels."""
@@ -33,7 +42,8 @@ class Arrays:
 
     def take(self, rows: NDArray[np.int64]) -> Arrays:
         """Return these images only, copied."""
-        return Arrays(self.title, self.images[rows])
+        number = rows if self.number is None else self.number[rows]
+        return Arrays(self.title, self.images[rows], number)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Do nothing: the images are in memory."""

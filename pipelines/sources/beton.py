@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.image_file import decode_with_pil
+from pipelines.sources.image_file import RULES, ImageRules, decode
 from pipelines.system import page_cache
 
 
@@ -24,6 +25,12 @@ class Beton:
     jpg: NDArray[np.bool_]  # (N,)
     height: NDArray[np.int32] = field(repr=False)
     width: NDArray[np.int32] = field(repr=False)
+    rules: ImageRules = RULES
+    """What the files became when the .beton was written."""
+    number: NDArray[np.int64] | None = field(default=None, repr=False)
+    """(N,) the rows' numbers in the file, where they are not 0 to N - 1."""
+    names: Sequence[str] = field(default=(), repr=False)
+    """Names of the images that the file was converted from, if they are known."""
 
     @cached_property
     def bytes(self) -> NDArray[np.uint8]:
@@ -40,8 +47,10 @@ class Beton:
         return np.asarray(self.bytes[begin : begin + int(self.size[row])])
 
     def name(self, row: int) -> str:
-        """Return the file and the row."""
-        return f"{self.path} row {row}"
+        """Return the name of the image, else the file and the row's number in it."""
+        if self.names:
+            return self.names[row]
+        return f"{self.path} row {row if self.number is None else self.number[row]}"
 
     def encoded(self, row: int) -> NDArray[np.uint8] | None:
         """Return the JPEG's bytes, or None for a raw row."""
@@ -51,8 +60,8 @@ class Beton:
         """Return the row's pixels, decoded by PIL if they are encoded."""
         data = self._row(row)
         if self.jpg[row]:
-            return decode_with_pil(data.tobytes(), self.name(row))
-        return data.reshape(int(self.height[row]), int(self.width[row]), 3)
+            return decode(data.tobytes(), self.name(row), self.rules)
+        return data.reshape(int(self.height[row]), int(self.width[row]), -1)
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of their offsets."""
@@ -67,6 +76,9 @@ class Beton:
             self.jpg[rows],
             self.height[rows],
             self.width[rows],
+            self.rules,
+            rows if self.number is None else self.number[rows],
+            [self.names[row] for row in rows] if self.names else (),
         )
 
     def ranges(self, rows: NDArray[np.int64]) -> page_cache.Ranges:

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.image_file import decode_with_pil
+from pipelines.sources.image_file import RULES, ImageRules, decode
 from pipelines.system import page_cache
 
 
 @dataclass(frozen=True)
 class Files:
-    """Image files below ``root``."""
+    """Image files below ``root``, or pages of them."""
 
     root: Path
     names: Sequence[str]
+    rules: ImageRules = RULES
+    """What the files become."""
+    pages: NDArray[np.int32] | None = field(default=None, repr=False)
+    """The page of its file that a row is, (N,), counted from 0; None: the first of each."""
+
+    def page(self, row: int) -> int:
+        """Return the page of its file that the row is, counted from 0."""
+        return 0 if self.pages is None else int(self.pages[row])
 
     def name(self, row: int) -> str:
-        """Return the file's path."""
-        return str(self.root / self.names[row])
+        """Return the file's path; of its third page ``PATH#3``."""
+        page = self.page(row)
+        return f"{self.root / self.names[row]}{f'#{page + 1}' if page else ''}"
 
     def encoded(self, row: int) -> NDArray[np.uint8]:
         """Return the file's bytes."""
         return np.fromfile(self.root / self.names[row], np.uint8)
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """Decode the file with PIL."""
-        return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
+        """Decode the file or its page with PIL, (h, w, rules.channels)."""
+        data = self.encoded(row).tobytes()
+        return decode(data, self.name(row), self.rules, self.page(row))
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the list."""
@@ -38,7 +48,8 @@ class Files:
 
     def take(self, rows: NDArray[np.int64]) -> Files:
         """Return these files only."""
-        return Files(self.root, [self.names[row] for row in rows])
+        pages = None if self.pages is None else self.pages[rows]
+        return Files(self.root, [self.names[row] for row in rows], self.rules, pages)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Request the files' bytes."""

@@ -3,63 +3,91 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import io
-import json
 import logging
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipelines.sources.files import Files
-from pipelines.sources.image_file import MAX_PIXELS, reason
+from pipelines.sources.headers import Headers, describe, other_bands, read_headers
+from pipelines.sources.image_file import RULES, ImageRules
+from pipelines.sources.listing import UNREADABLE, LeftOut, Listing, list_images
+from pipelines.sources.splits import warnings_of
+from pipelines.sources.summary import Summary, summarize
 from pipelines.sources.table import Table
-from pipelines.system.atomic import replacing
-from pipelines.system.progress import tracked
-from pipelines.system.workers import main_hidden, worker_pool
+from pipelines.system.progress import print_once
 
 log = logging.getLogger(__name__)
 
 OnBad = Literal["stop", "replace", "keep"]
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-)
-ORIENTATION = 0x0112
-"""EXIF's orientation tag; 5 to 8 exchange height and width."""
-CHUNK = 512
-MANY_CHUNKS = 40
-"""More files than this times 512 are measured by worker processes."""
 LISTED = 20
 """Number of bad files that a message names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """The image files below a folder, sorted by path; ``stamp`` changes if any of them does."""
+class Found:
+    """What is below a folder; every name is relative to ``root``."""
 
-    names: list[str]
-    stamp: str
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Upright sizes in the listing's order, 0 for the files in ``bad`` (name -> reason)."""
-
-    height: NDArray[np.int32]
-    width: NDArray[np.int32]
+    root: Path
+    listing: Listing
+    headers: Headers
+    rules: ImageRules
+    """What the files become, with the ranges measured in them."""
     bad: dict[str, str]
+    """Path -> reason of the files that cannot be read."""
+    summary: Summary
+
+    @property
+    def names(self) -> list[str]:
+        """The file of each row."""
+        return [self.listing.names[file] for file in self.headers.place.tolist()]
+
+    @property
+    def is_good(self) -> NDArray[np.bool_]:
+        """Whether each row can be read, (n,)."""
+        return _is_good(self.root, self.names, self.bad)
+
+
+def inspect(
+    path: Path,
+    cache_dir: Path,
+    on_bad: OnBad = "keep",
+    keep_classes: Sequence[str] | None = None,
+    rules: ImageRules = RULES,
+) -> Found:
+    """Find the images below ``path`` and read their headers; arguments and errors as in ``scan``.
+
+    Unreadable files raise nothing, unless they are readable images of other bands.
+    """
+    root = path.expanduser().absolute()
+    if not root.is_dir():
+        raise ValueError(f"{path} is not a folder")
+    if keep_classes is not None:
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        check_classes(keep_classes, folders, str(path))
+    listing = list_images(root, keep_classes)
+    if not listing.names:
+        raise ValueError(_no_images(path, listing.left_out))
+    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
+    bad = headers.bad | other_bands(root, listing.names, headers, rules, on_bad)
+    names = [listing.names[file] for file in headers.place.tolist()]
+    is_good = _is_good(root, names, bad)
+    rules = headers.ranged(rules, np.flatnonzero(is_good))
+    summary = summarize(headers, rules, listing.left_out, is_good)
+    return Found(root, listing, headers, rules, bad, summary)
 
 
 def scan(
-    path: Path, cache_dir: Path, on_bad: OnBad, keep_classes: Sequence[str] | None = None
+    path: Path,
+    cache_dir: Path,
+    on_bad: OnBad,
+    keep_classes: Sequence[str] | None = None,
+    rules: ImageRules = RULES,
 ) -> Table:
     """Return the images below ``path``, labelled by their first-level folder.
 
@@ -71,29 +99,46 @@ def scan(
         on_bad: ``stop`` raises if a header cannot be read, ``replace`` leaves the file out,
             ``keep`` lists it with height and width 0, so that the writer can name it.
         keep_classes: use only these first-level folders, labelled in this order.
+        rules: what the files become.
 
     Raises:
         ValueError: there is no folder or no image, a class is unknown, or files cannot be read and
             ``on_bad`` is ``stop``.
     """
-    root = path.expanduser().absolute()
-    if not root.is_dir():
-        raise ValueError(f"{path} is not a folder")
-    if keep_classes is not None:
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        check_classes(keep_classes, folders, str(path))
-    listing = list_images(root, keep_classes)
-    if not listing.names:
-        raise ValueError(f"{path} holds no images ({' '.join(sorted(EXTENSIONS))})")
-    measured = _remembered(root, listing, cache_dir)
+    found = inspect(path, cache_dir, on_bad, keep_classes, rules)
     if on_bad != "keep":
-        report_bad(measured.bad, on_bad)
-    good = np.flatnonzero((measured.height > 0) | (on_bad == "keep"))
+        report_bad(found.bad, on_bad)
+    good = np.flatnonzero(found.is_good | (on_bad == "keep"))
     if not len(good):
-        raise ValueError(f"{path}: not one of {len(listing.names)} images can be read")
-    label, classes = _label(path, listing.names, keep_classes)
-    source = Files(root, listing.names)
-    return Table(label, measured.height, measured.width, source, classes).take(good)
+        raise ValueError(f"{path}: not one of {len(found.listing.names)} images can be read")
+    headers, names = found.headers, found.names
+    where = found.root if path == Path() else path
+    print_once(log, f"{where}: {found.summary.text()}", logging.INFO)
+    describe(headers, found.rules, str(path))
+    if keep_classes is None:
+        for line in warnings_of(path, names):
+            print_once(log, line)
+    label, classes = _label(path, names, keep_classes)
+    source = Files(found.root, names, found.rules, headers.page if headers.page.any() else None)
+    return Table(label, headers.height, headers.width, source, classes).take(good)
+
+
+def _is_good(root: Path, names: Sequence[str], bad: dict[str, str]) -> NDArray[np.bool_]:
+    if not bad:
+        return np.ones(len(names), np.bool_)
+    return np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
+
+
+def _no_images(path: Path, left_out: LeftOut) -> str:
+    found = left_out.text()
+    lines = [f"{path} holds no images: " + (f"only {found}" if found else "it is empty")]
+    if left_out.endings.keys() & UNREADABLE:
+        lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
+    if ".tar" in left_out.endings:
+        lines.append(f"tar shards: python tools/write_ffcv.py 'wds:{path}/*.tar' train.beton")
+    if ".beton" in left_out.endings:
+        lines.append("a .beton is named itself, as --data PATH.beton")
+    return "\n".join(lines)
 
 
 def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
@@ -104,42 +149,11 @@ def report_bad(bad: dict[str, str], on_bad: OnBad) -> None:
     if len(bad) > LISTED:
         lines.append(f"  ... and {len(bad) - LISTED} more")
     text = "\n".join([f"{len(bad)} files cannot be read:", *lines])
+    if any("Permission denied" in why for why in bad.values()):
+        text += "\nGive this user the right to read them: chmod u+r FILE."
     if on_bad == "stop":
         raise ValueError(f"{text}\nDelete them, or leave them out with --on-bad-image replace.")
     log.warning("%s\nThey are left out.", text)
-
-
-def list_images(root: Path, folders: Sequence[str] | None = None) -> Listing:
-    """Find the image files below ``root``, or below these sub-folders of it."""
-    tops = [root] if folders is None else [root / name for name in folders]
-    found: list[tuple[str, int, int]] = []
-    for top in tops:
-        if top.is_dir():
-            found.extend(_walk(str(top), str(root), frozenset()))
-    found.sort()
-    digest = hashlib.sha256()
-    for name, size, changed in found:
-        digest.update(os.fsencode(f"{name}\0{size}\0{changed}\n"))
-    return Listing([name for name, _, _ in found], digest.hexdigest())
-
-
-def _walk(folder: str, root: str, above: frozenset[str]) -> Iterator[tuple[str, int, int]]:
-    """Yield relative path, size and time of each image; a link to a parent is not followed."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _walk(entry.path, root, above | {real})
-            elif is_image(entry.name) and entry.is_file():
-                stat = entry.stat()
-                yield os.path.relpath(entry.path, root), stat.st_size, stat.st_mtime_ns
-
-
-def is_image(name: str) -> bool:
-    """Whether the extension is an image's; macOS's ``._*`` companion files are no images."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("._")
 
 
 def _label(
@@ -163,106 +177,3 @@ def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> No
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {len(known)} others"
             raise ValueError(f"{where} has no images of a class {name!r}; {hint}")
-
-
-def _remembered(root: Path, listing: Listing, cache_dir: Path) -> Measured:
-    """Return the cached sizes if their stamp is the listing's; else measure and cache them."""
-    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    file = cache_dir / "tables" / f"{root.name}-{key}.npz"
-    known = _load(file, listing)
-    if known is None:
-        known = measure(root, listing.names)
-        bad = np.frombuffer(json.dumps(known.bad).encode(), np.uint8)
-        with replacing(file) as temporary, temporary.open("wb") as out:
-            stamp = np.array(listing.stamp)
-            np.savez(out, stamp=stamp, height=known.height, width=known.width, bad=bad)
-    return known
-
-
-def _load(file: Path, listing: Listing) -> Measured | None:
-    try:
-        with np.load(file, allow_pickle=False) as kept:
-            if str(kept["stamp"]) == listing.stamp:
-                bad = json.loads(kept["bad"].tobytes())
-                return Measured(kept["height"], kept["width"], bad)
-    except FileNotFoundError:
-        pass
-    except Exception as error:  # a damaged zip raises half a dozen kinds
-        log.warning("%s cannot be read (%s): measured again", file, error)
-    return None
-
-
-def measure(root: Path, names: Sequence[str]) -> Measured:
-    """Read every header: in this process, or in worker processes if there are many files."""
-    chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-    sizes = list(tracked(_sizes(root, chunks), len(names), f"reading headers below {root}"))
-    bad = {
-        str(root / name): size
-        for name, size in zip(names, sizes, strict=True)
-        if isinstance(size, str)
-    }
-    pairs = np.array([(0, 0) if isinstance(size, str) else size for size in sizes], np.int32)
-    return Measured(pairs[:, 0].copy(), pairs[:, 1].copy(), bad)
-
-
-def _sizes(root: Path, chunks: Sequence[Sequence[str]]) -> Iterator[tuple[int, int] | str]:
-    roots = [root] * len(chunks)
-    if len(chunks) <= MANY_CHUNKS:
-        yield from chain.from_iterable(map(_measure_chunk, roots, chunks))
-        return
-    with worker_pool() as pool:
-        with main_hidden():
-            sizes = pool.map(_measure_chunk, roots, chunks)
-        yield from chain.from_iterable(sizes)
-
-
-def _measure_chunk(root: Path, names: Sequence[str]) -> list[tuple[int, int] | str]:
-    return [_measure_file(root / name) for name in names]
-
-
-def _measure_file(path: Path) -> tuple[int, int] | str:
-    try:
-        with path.open("rb") as file:
-            return upright_size(file)
-    except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        return reason(error, path.stat().st_size if path.exists() else 1)
-
-
-def upright_size(file: io.BytesIO | io.BufferedReader) -> tuple[int, int]:
-    """Return height and width after EXIF orientation, from an image's header.
-
-    Raises:
-        ValueError: the image has more than ``MAX_PIXELS`` pixels. Pillow raises many other errors.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # large images and odd EXIF; the limit below decides
-        with Image.open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels is over the limit")
-            if _turned(image, file):
-                return image.width, image.height
-            return image.height, image.width
-
-
-def _turned(image: Image.Image, file: io.BytesIO | io.BufferedReader) -> bool:
-    """Whether the upright image has height and width exchanged."""
-    if image.format == "TIFF":
-        return False  # Pillow has already exchanged them
-    if image.format == "PNG" and not _metadata_after_pixels(file):
-        exif = Image.Image.getexif(image)  # PNG's own would decode the pixels first
-    else:
-        exif = image.getexif()
-    return exif.get(ORIENTATION, 1) in (5, 6, 7, 8)
-
-
-def _metadata_after_pixels(file: io.BytesIO | io.BufferedReader) -> bool:
-    """Whether a PNG has chunks after its pixels that may hold an orientation."""
-    before = file.tell()
-    file.seek(8)
-    seen_pixels = found = False
-    while len(head := file.read(8)) == 8 and head[4:] != b"IEND" and not found:
-        seen_pixels |= head[4:] == b"IDAT"
-        found = seen_pixels and head[4:] in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    file.seek(before)
-    return found

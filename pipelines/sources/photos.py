@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.system import cache
 from pipelines.system.atomic import building
 from pipelines.system.progress import tracked
 
@@ -72,9 +73,10 @@ def prepare_photos(cache_dir: Path) -> Path:
     """Return the folder, with ``train/NAME/00000.jpg`` and ``val/...``; make it on first use."""
     folder = cache_dir / f"photos-v{VERSION}"
     if folder.is_dir():
+        cache.hold(folder)
         return folder
     log.info("cutting the photographs into %s", folder)
-    with building(folder) as temporary:
+    with cache.writing(), building(folder) as temporary:
         photographs = find_photographs()
         for number, (name, path) in enumerate(
             tracked(photographs.items(), len(photographs), "cutting photographs")
@@ -84,6 +86,7 @@ def prepare_photos(cache_dir: Path) -> Path:
                 target.mkdir(parents=True)
                 for i, image in enumerate(images):
                     image.save(target / f"{i:05}.jpg", quality=QUALITY)
+    cache.hold(folder)
     return folder
 
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.files import Files
-from pipelines.sources.folder import OnBad, list_images, scan
+from pipelines.sources.folder import OnBad, scan
+from pipelines.sources.image_file import RULES, ImageRules
+from pipelines.sources.listing import list_images
 from pipelines.sources.table import Table
 from pipelines.system.atomic import building
 from pipelines.system.cache import cache_root
@@ -64,13 +66,15 @@ PUBLISHED = {
 }
 
 
-def stand_in(name: str) -> Table:
+def stand_in(name: str, channels: int = 3) -> Table:
     """Return a table with the rows of a published training split and blank images."""
     known = PUBLISHED[name]
     label = np.arange(known.images) % known.classes
     label[known.labelled :] = -1
     side = np.full(known.images, known.side, np.int32)
-    return Table(label, side, side, Arrays(name, np.zeros((known.images, 1, 1, 3), np.uint8)))
+    return Table(
+        label, side, side, Arrays(name, np.zeros((known.images, 1, 1, channels), np.uint8))
+    )
 
 
 def open_cifar(name: str, data_dir: Path, split: Split, download: bool = True) -> Table:
@@ -79,7 +83,9 @@ def open_cifar(name: str, data_dir: Path, split: Split, download: bool = True) -
 
     kind = CIFAR10 if name == "cifar10" else CIFAR100
     data = _published(kind, data_dir, download, train=split == "train")
-    return _table(name, data.data, np.array(data.targets, np.int64), tuple(data.classes))
+    return _table(
+        f"{name} {split}", data.data, np.array(data.targets, np.int64), tuple(data.classes)
+    )
 
 
 def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
@@ -90,7 +96,7 @@ def open_stl10(data_dir: Path, split: Split, download: bool = True) -> Table:
     data = _published(STL10, data_dir, download, split=parts)
     classes = tuple(getattr(data, "classes", STL10_CLASSES))
     labels = np.asarray(data.labels, np.int64)
-    return _table("stl10", data.data.transpose(0, 2, 3, 1), labels, classes)
+    return _table(f"stl10 {split}", data.data.transpose(0, 2, 3, 1), labels, classes)
 
 
 def _table(
@@ -136,13 +142,15 @@ def _patience(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def open_tiny_imagenet(data_dir: Path, split: Split, on_bad: OnBad) -> Table:
+def open_tiny_imagenet(
+    data_dir: Path, split: Split, on_bad: OnBad, rules: ImageRules = RULES
+) -> Table:
     """Open Tiny ImageNet as published: ``train/WNID/images``, ``val/images``, annotations."""
     root = _tiny_folder(data_dir.expanduser())
     train = root / "train"
     if split == "train":
-        return scan(train, cache_root(), on_bad)
-    table = scan(root / "val" / "images", cache_root(), on_bad)
+        return scan(train, cache_root(), on_bad, None, rules)
+    table = scan(root / "val" / "images", cache_root(), on_bad, None, rules)
     classes = sorted({name.split("/", 1)[0] for name in list_images(train).names})
     label_of = _tiny_annotations(root / "val" / "val_annotations.txt", classes)
     assert isinstance(table.source, Files)

@@ -1,30 +1,36 @@
 """WebDataset shards as a ``Table``: plain tar files, read in place.
 
-A sample is all members with the same name up to the first dot of the last path part: its image
-(``jpg jpeg png webp``) and, if it has one, its class number (``cls``).
+A sample is all members with the same name up to the first dot of the last path part; the rest of
+the name is the member's key. One key is the image's, any ending of ``listing.extensions``, and
+``cls``, if it is there, holds the class number.
 """
 
 from __future__ import annotations
 
 import glob
 import io
+import logging
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton.format import MAX_LABEL
-from pipelines.sources.folder import OnBad, report_bad, upright_size
-from pipelines.sources.image_file import decode_with_pil, reason
+from pipelines.sources.folder import OnBad, report_bad
+from pipelines.sources.headers import Row, describe, read_rows, tabulate
+from pipelines.sources.image_file import RULES, ImageRules, decode, reason
+from pipelines.sources.listing import LeftOut, extensions, is_system
+from pipelines.sources.summary import summarize
 from pipelines.sources.table import Table
 from pipelines.system import page_cache
-from pipelines.system.progress import tracked
+from pipelines.system.progress import print_once, tracked
 
-IMAGE_KEYS = frozenset(("jpg", "jpeg", "png", "webp"))
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Shards:
     offset: NDArray[np.int64]  # (N,)
     size: NDArray[np.int64]  # (N,)
     members: tuple[str, ...]
+    rules: ImageRules = RULES
 
     def name(self, row: int) -> str:
         """Return the shard and the member."""
@@ -48,7 +55,7 @@ class Shards:
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """Decode the member with PIL."""
-        return decode_with_pil(self.encoded(row).tobytes(), self.name(row))
+        return decode(self.encoded(row).tobytes(), self.name(row), self.rules)
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the shards and their members."""
@@ -57,7 +64,8 @@ class Shards:
     def take(self, rows: NDArray[np.int64]) -> Shards:
         """Return these members only."""
         members = tuple(self.members[row] for row in rows)
-        return Shards(self.paths, self.shard[rows], self.offset[rows], self.size[rows], members)
+        shard, offset, size = self.shard[rows], self.offset[rows], self.size[rows]
+        return Shards(self.paths, shard, offset, size, members, self.rules)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Request the members' bytes."""
@@ -76,38 +84,90 @@ class Shards:
 
 
 @dataclass(slots=True)
-class _Row:
+class _Image:
     shard: int
     member: str
     offset: int
     size: int
-    height: int
-    width: int
+    rows: list[Row] | str
+    """Its header, or the reason why it cannot be read."""
     label: int = -1
 
 
-def open_shards(pattern: str, on_bad: OnBad) -> Table:
+@dataclass(slots=True)
+class _Index:
+    """What the shards hold, filled shard by shard."""
+
+    image_key: str | None
+    rules: ImageRules
+    images: list[_Image] = field(default_factory=list)
+    keys: Counter[str] = field(default_factory=Counter)
+    """Members by key in lower case."""
+
+    def is_image(self, key: str) -> bool:
+        """Whether a member with this key is the sample's image."""
+        wanted = self.image_key
+        if wanted is None:
+            return f".{key}" in extensions()
+        return key == wanted or (
+            key.startswith(f"{wanted}.") and f".{key.rpartition('.')[2]}" in extensions()
+        )
+
+    def other_keys(self) -> Counter[str]:
+        """Return the numbers of the members that are neither an image nor a class, by key."""
+        others = ((k, n) for k, n in self.keys.items() if k != "cls" and not self.is_image(k))
+        return Counter({f".{key}": count for key, count in others})
+
+
+def open_shards(
+    pattern: str, on_bad: OnBad, image_key: str | None = None, rules: ImageRules = RULES
+) -> Table:
     """Index the shards of ``pattern``, with globs and braces as ``{000..146}`` or ``{a,b}``.
 
+    Args:
+        pattern: the shards.
+        on_bad: what to do with unreadable images, as in ``folder.scan``.
+        image_key: key of the images, as ``input.jpg`` or ``input``; None: any image's ending.
+        rules: what the images become; of several pages, the first is read.
+
     Raises:
-        ValueError: there is no shard or no image, a class is no number, or headers cannot be read
-            and ``on_bad`` is ``stop``.
+        ValueError: there is no shard or no image, a sample has two, a class is no number, or
+            headers cannot be read and ``on_bad`` is ``stop``.
     """
+    if rules.pages == "all":
+        raise ValueError("--pages all reads image files; of a member of a shard, only the first")
     paths = _expand(pattern)
-    rows: list[_Row] = []
-    bad: dict[str, str] = {}
+    index = _Index(None if image_key is None else image_key.lower().lstrip("."), rules)
     for number, path in enumerate(tracked(paths, len(paths), "indexing shards")):
-        _index(number, path, rows, bad)
+        _add_shard(number, path, index)
+    images = index.images
+    if not images:
+        raise ValueError(_no_images(pattern, index))
+    names = [f"{paths[image.shard]}:{image.member}" for image in images]
+    headers = tabulate(names, [image.rows for image in images], rules)
     if on_bad != "keep":
-        report_bad(bad, on_bad)
-        rows = [row for row in rows if row.height > 0]
-    if not rows:
-        raise ValueError(f"wds:{pattern} holds no images ({' '.join(sorted(IMAGE_KEYS))})")
-    columns = np.array([(r.shard, r.offset, r.size, r.label, r.height, r.width) for r in rows]).T
-    members = tuple(row.member for row in rows)
-    source = Shards(tuple(paths), columns[0], columns[1], columns[2], members)
-    height, width = columns[4].astype(np.int32), columns[5].astype(np.int32)
-    return Table(columns[3].astype(np.int64), height, width, source)
+        report_bad(headers.bad, on_bad)
+    is_good = headers.height > 0
+    rules = headers.ranged(rules, np.flatnonzero(is_good))
+    summary = summarize(headers, rules, LeftOut(index.other_keys()), is_good)
+    print_once(log, f"wds:{pattern}: {summary.text()}", logging.INFO)
+    describe(headers, rules, f"wds:{pattern}")
+    good = np.flatnonzero(is_good | (on_bad == "keep"))
+    if not len(good):
+        raise ValueError(f"wds:{pattern}: not one of {len(images)} images can be read")
+    columns = np.array([(i.shard, i.offset, i.size, i.label) for i in images]).T
+    members = tuple(image.member for image in images)
+    source = Shards(tuple(paths), columns[0], columns[1], columns[2], members, rules)
+    label = columns[3].astype(np.int64)
+    return Table(label, headers.height, headers.width, source).take(good)
+
+
+def _no_images(pattern: str, index: _Index) -> str:
+    wanted = "" if index.image_key is None else f" under --image-key {index.image_key}"
+    found = ", ".join(f"{key} ({count:,})" for key, count in index.keys.most_common(12))
+    likely = [key for key in index.keys if f".{key.rpartition('.')[2]}" in extensions()]
+    hint = f": --image-key {likely[0]} reads these" if likely else ""
+    return f"wds:{pattern} holds no images{wanted}; its members have the keys {found}{hint}"
 
 
 def _expand(pattern: str) -> list[Path]:
@@ -135,32 +195,52 @@ def _braces(pattern: str) -> list[str]:
     return [name for choice in choices for name in _braces(head + choice + tail)]
 
 
-def _index(number: int, path: Path, rows: list[_Row], bad: dict[str, str]) -> None:
-    """Append the shard's samples to ``rows``; unreadable ones get size 0 and are in ``bad``."""
+def _add_shard(number: int, path: Path, index: _Index) -> None:
+    """Append the shard's samples to the index; unreadable images get size 0 and a reason."""
+    shard = _Shard(number, path, index)
     try:
         with tarfile.open(path, "r:") as tar:
-            labels: dict[str, int] = {}
-            found: dict[str, _Row] = {}
             for member in tar:
-                folder, _, last = member.name.rpartition("/")
-                stem, _, key = last.partition(".")
-                sample, key = f"{folder}/{stem}", key.lower()
-                if not member.isfile() or key not in IMAGE_KEYS | {"cls"}:
-                    continue
-                file = tar.extractfile(member)
-                assert isinstance(file, io.BufferedReader)
-                if key == "cls":
-                    labels[sample] = _class_number(path, member.name, file.read())
-                else:
-                    size = _measure(file, member.size, f"{path}:{member.name}", bad)
-                    place = member.offset_data
-                    found[sample] = _Row(number, member.name, place, member.size, *size)
+                if member.isfile() and not is_system(member.name.rpartition("/")[2]):
+                    shard.add(tar, member)
             _check_end(path, tar.offset)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is no plain tar file ({error}); gunzip it first?") from error
-    for sample, row in found.items():
-        row.label = labels.get(sample, -1)
-        rows.append(row)
+    for sample, image in shard.images.items():
+        image.label = shard.labels.get(sample, -1)
+        index.images.append(image)
+
+
+@dataclass(slots=True)
+class _Shard:
+    number: int
+    path: Path
+    index: _Index
+    labels: dict[str, int] = field(default_factory=dict)
+    """Sample -> class number."""
+    images: dict[str, _Image] = field(default_factory=dict)
+    """Sample -> image."""
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Take a member as an image or class number of its sample, or count it."""
+        folder, _, last = member.name.rpartition("/")
+        stem, _, key = last.partition(".")
+        sample, key = f"{folder}/{stem}", key.lower()
+        self.index.keys[key] += 1
+        if key != "cls" and not self.index.is_image(key):
+            return
+        file = tar.extractfile(member)
+        assert isinstance(file, io.BufferedReader)
+        if key == "cls":
+            self.labels[sample] = _class_number(self.path, member.name, file.read())
+            return
+        if sample in self.images:
+            raise ValueError(
+                f"{self.path}: a sample has two images, {self.images[sample].member} and "
+                f"{member.name}: choose one with --image-key {key}"
+            )
+        place = (member.name, member.offset_data, member.size)
+        self.images[sample] = _Image(self.number, *place, _measure(file, member.size, self.index))
 
 
 def _check_end(path: Path, end: int) -> None:
@@ -181,9 +261,8 @@ def _class_number(path: Path, member: str, data: bytes) -> int:
     return number
 
 
-def _measure(file: io.BufferedReader, size: int, name: str, bad: dict[str, str]) -> tuple[int, int]:
+def _measure(file: io.BufferedReader, size: int, index: _Index) -> list[Row] | str:
     try:
-        return upright_size(file)
+        return read_rows(file, index.rules)
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
-        bad[name] = reason(error, size)
-        return 0, 0
+        return reason(error, size)

@@ -7,10 +7,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.image_file import ImageRules
+
 
 @runtime_checkable
 class Source(Protocol):
     """Where the bytes of the rows are."""
+
+    @property
+    def rules(self) -> ImageRules:
+        """What the rows' files become; ``rules.channels`` is the last axis of ``pixels``."""
 
     def name(self, row: int) -> str:
         """Return a readable name of the row: a path, or ``FILE row 17``."""
@@ -19,7 +25,7 @@ class Source(Protocol):
         """Return the row's encoded bytes, (bytes,), or None if it is stored as pixels."""
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
-        """Return the row decoded by PIL, upright RGB, (h, w, 3); raises ``BadImage``."""
+        """Return the row decoded by PIL, upright, (h, w, channels); raises ``BadImage``."""
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of their bytes, (N,); files are in the order of the list."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,39 @@ from pipelines.sources.table import Table
 
 _SUBSET = ORDER + 3
 """The stream of random numbers from which ``--subset`` chooses."""
+_HELD_OUT = ORDER + 5
+"""The stream from which ``--val-fraction`` chooses."""
+
+
+@runtime_checkable
+class Choice(Protocol):
+    """The settings that choose the rows of ``--data``."""
+
+    @property
+    def val_fraction(self) -> float | None:
+        """Share of each class that is scored instead of trained on."""
+
+    @property
+    def subset(self) -> float | None:
+        """Share or number of each class that is trained on."""
+
+    @property
+    def subset_seed(self) -> int:
+        """Seed of both choices."""
+
+
+def divide(table: Table, choice: Choice) -> tuple[Table, Table | None]:
+    """Return the images to train on, and those held out of them; None without ``val_fraction``.
+
+    Raises:
+        ValueError: as ``hold_out`` and ``take_subset``.
+    """
+    val = None
+    if choice.val_fraction is not None:
+        table, val = hold_out(table, choice.val_fraction, choice.subset_seed)
+    if choice.subset is not None:
+        table = take_subset(table, choice.subset, choice.subset_seed)
+    return table, val
 
 
 def take_subset(table: Table, amount: float, seed: int) -> Table:
@@ -33,6 +67,31 @@ def take_subset(table: Table, amount: float, seed: int) -> Table:
         _refuse_too_many(table, int(amount))
         return table.take(rows_of_each(table.label, lambda _: int(amount), seed, _SUBSET))
     return table.take(rows_of_each(table.label, lambda n: share_of(n, amount), seed, _SUBSET))
+
+
+def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
+    """Divide the images into those to train on and those to score, both in the table's order.
+
+    A share of each class's images is scored: at least one, and never all. Images without a label
+    are trained on.
+
+    Args:
+        table: the images; the choice depends on the order of its rows.
+        share: share of each class that is scored, between 0 and 1.
+        seed: seed of the choice.
+
+    Raises:
+        ValueError: there are no labels, or no class has two images.
+    """
+    if not (table.label >= 0).any():
+        raise ValueError(f"--val-fraction {share:g} needs class folders: no image has a label")
+    chosen = rows_of_each(table.label, lambda n: min(share_of(n, share), n - 1), seed, _HELD_OUT)
+    scored = np.zeros(len(table), bool)
+    scored[chosen] = True
+    scored &= table.label >= 0
+    if not scored.any():
+        raise ValueError(f"--val-fraction {share:g}: no class has two images")
+    return table.take(np.flatnonzero(~scored)), table.take(np.flatnonzero(scored))
 
 
 def _refuse_too_many(table: Table, number: int) -> None:

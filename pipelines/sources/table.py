@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,11 @@ class Table:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the decoded images: 3 is RGB, 1 is gray."""
+        return self.source.rules.channels
+
     def class_name(self, label: int) -> str:
         """Return the name of a class, or its number if classes have no names."""
         return self.classes[label] if label < len(self.classes) else f"class {label}"
@@ -39,4 +45,17 @@ class Table:
             self.width[rows],
             self.source.take(rows),
             self.classes,
+        )
+
+
+def check_normalization(table: Table, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a mean and a deviation that have not one value for each channel of the images.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if not len(mean) == len(std) == table.channels:
+        raise ValueError(
+            f"mean has {len(mean)} values and std {len(std)}, and the images have "
+            f"{table.channels} channels: --mean and --std take one value for each"
         )

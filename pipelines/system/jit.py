@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, no_type_check
 
@@ -19,17 +20,25 @@ from llvmlite import ir
 from numba import config, njit, types
 from numba.extending import intrinsic
 
+from pipelines.system.cache import cache_root
 
-def _cache_folder() -> Path:
-    """Return the cache folder of these sources' machine code."""
+
+def _cache_folder() -> Path | None:
+    """Return the cache folder of these sources' machine code; None: none can be written."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         text = path.read_bytes()
         if b"pipelines.system.jit" in text or path == Path(__file__):
             digest.update(text)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "unmix" / "numba" / digest.hexdigest()[:16]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unmix"
+    for place in (home, cache_root()):
+        folder = place / "numba" / digest.hexdigest()[:16]
+        with suppress(OSError):  # a read-only home
+            folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
 
 
 FOLDER = _cache_folder()
@@ -43,9 +52,9 @@ def jit(function: Callable[..., Any]) -> Any:
     """
     flags = {"nsz", "arcp", "contract", "afn", "reassoc"}
     before = vars(config)["CACHE_DIR"]
-    vars(config)["CACHE_DIR"] = str(FOLDER)
+    vars(config)["CACHE_DIR"] = str(FOLDER or "")
     try:
-        return njit(nogil=True, cache=True, fastmath=flags)(function)
+        return njit(nogil=True, cache=FOLDER is not None, fastmath=flags)(function)
     finally:
         vars(config)["CACHE_DIR"] = before
 

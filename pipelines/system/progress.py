@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -25,14 +26,33 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+_printed: set[str] = set()
+
+
+def print_once(logger: logging.Logger, line: str, level: int = logging.WARNING) -> None:
+    """Log a line once in the life of the first process of a run; the others stay silent."""
+    if line not in _printed and os.environ.get("RANK", "0") == "0":
+        _printed.add(line)
+        logger.log(level, "%s", line)
+
+
 LINE_SECONDS = 30.0
 """Seconds between log lines without a terminal."""
 
 
-def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield ``items`` and show a progress bar with ETA; without a terminal, log lines."""
+def _one(_: object) -> int:
+    return 1
+
+
+def tracked(
+    items: Iterable[T], total: int, what: str, size: Callable[[T], int] = _one
+) -> Iterator[T]:
+    """Yield ``items`` and show a progress bar with ETA; without a terminal, log lines.
+
+    ``size`` is the share of ``total`` that an item is.
+    """
     if not sys.stderr.isatty():
-        yield from _logged(items, total, what)
+        yield from _logged(items, total, what, size)
         return
     columns = (
         SpinnerColumn(),
@@ -44,13 +64,18 @@ def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=what)
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task, size(item))
 
 
-def _logged(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+def _logged(items: Iterable[T], total: int, what: str, size: Callable[[T], int]) -> Iterator[T]:
     begin = last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    done = 0
+    for item in items:
         yield item
+        done = min(done + size(item), total)
         now = time.monotonic()
         if now - last > LINE_SECONDS:
             left = (now - begin) / done * (total - done)

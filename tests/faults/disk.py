@@ -68,7 +68,7 @@ def test_a_disk_that_fills_while_a_beton_is_written(
     assert run_main(write_ffcv.main, f"folder:{toy}", str(out), "--max-size", "16") == 0
     whole = out.read_bytes()
     fill(small_disk, 8192)
-    assert run_main(write_ffcv.main, f"folder:{toy}", str(out)) == 2
+    assert run_main(write_ffcv.main, f"folder:{toy}", str(out), "--overwrite") == 2
     said = capsys.readouterr().err
     assert f"no space left for {out}" in said and "Traceback" not in said
     assert out.read_bytes() == whole

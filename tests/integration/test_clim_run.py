@@ -27,8 +27,8 @@ from pipelines.views import View, ViewPlan
 from tools import neighbours
 from tools.config.cli import parse, to_dict
 from tools.distributed import launch
-from tools.engine.build import Data
 from tools.engine.clim_refresh import ClimRefresh
+from tools.engine.data import Data
 from tools.runs import checkpoint
 
 

@@ -161,7 +161,7 @@ def test_every_quoted_file_exists() -> None:
 
 def test_every_page_is_in_the_site() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().split("nav:")[-1]
-    listed = set(re.findall(r"(\w+\.md)", navigation))
+    listed = set(re.findall(r"([\w-]+\.md)", navigation))
     assert listed == {page.name for page in PAGES[1:]}
 
 

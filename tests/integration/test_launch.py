@@ -29,9 +29,11 @@ from launched import (
     wait_for_steps,
 )
 from processes import in_group
-from runs import lines, run_train
+from runs import lines, run_train, skip_pictures
 
+from pipelines.batch import Batch
 from tools.distributed import launch
+from tools.engine import trainer
 from tools.runs import checkpoint
 
 # --- one process and two -------------------------------------------------------------------
@@ -109,6 +111,26 @@ def test_a_signal_then_a_sudden_death_change_nothing(toy: Path, tmp_path: Path) 
     assert numbers[0] == numbers[1] and len(numbers[0]) == killed + 2
 
 
+def test_a_lost_terminal_saves_the_run(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP in the second step; test_preemption.py closes a real terminal."""
+    train_on = trainer.Run.train_on
+
+    def hung_up(run: trainer.Run, batch: Batch) -> None:
+        train_on(run, batch)
+        if batch.step == 1:
+            signal.raise_signal(signal.SIGHUP)
+
+    monkeypatch.setattr(trainer.Run, "train_on", hung_up)
+    monkeypatch.setattr("tools.distributed.preemption.STANDARD_OUTPUTS", ())
+    skip_pictures(monkeypatch)
+    assert run_train(*flags(toy, tmp_path, "moco")) == trainer.STOPPED
+    last = checkpoint.last(tmp_path / "run" / "checkpoints")
+    assert last is not None and checkpoint.step_of(last) == 2
+    assert (tmp_path / "run" / "RESUME").exists()
+
+
 def test_accelerate_launch_starts_two_processes(toy: Path, tmp_path: Path) -> None:
     more = ("--mix", "region", "--limit-steps", "2")
     status, said = end(start(ACCELERATE, flags(toy, tmp_path, "swav", *more)))
@@ -171,3 +193,29 @@ def test_processes_that_did_not_find_each_other_are_refused(
     assert run_train(*flags(toy, tmp_path, "moco")) == 2
     assert "started 2 processes but 1 joined" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_starts_one_of_several_is_refused(toy: Path, tmp_path: Path) -> None:
+    """Accelerate's own, without --multi_gpu."""
+    module = ("accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    status, said = end(start(module, flags(toy, tmp_path, "moco")))
+    assert status != 0 and not (tmp_path / "run").exists()
+    assert "was asked for 2 processes, but without --multi_gpu it starts one" in said
+    assert "accelerate launch --multi_gpu --num_processes 2 train.py" in said
+
+
+ALONE = {"ACCELERATE_USE_CPU": "False", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def test_one_process_is_one_where_it_was_asked_for() -> None:
+    words = ["accelerate", "launch", "train.py"]
+    with pytest.raises(ValueError, match="several processes"):
+        launch.refuse_one_of_many(ALONE, {}, words)
+    with pytest.raises(ValueError, match="3 processes"):
+        launch.refuse_one_of_many(ALONE, {}, [*words, "--num_processes=3"])
+    own = {"MASTER_ADDR": "node7"}  # a cluster's own variable, which the launcher passes on
+    launch.refuse_one_of_many(ALONE | own, own, words)
+    launch.refuse_one_of_many(ALONE | {"WORLD_SIZE": "2"}, {}, words)
+    launch.refuse_one_of_many(ALONE | {"OMPI_COMM_WORLD_SIZE": "2"}, {}, words)
+    launch.refuse_one_of_many({"ACCELERATE_USE_CPU": "True"}, {}, words)
+    launch.refuse_one_of_many(own, {}, words)

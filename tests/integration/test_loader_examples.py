@@ -101,6 +101,48 @@ def test_a_loaded_state_goes_on_with_the_same_bits(data: Data, mixture: str | No
         assert part.state_dict() == states[7]
 
 
+def test_own_numbers_and_weights(data: Data, tmp_path: Path) -> None:
+    """Of all views, of each, and rows by weight; a saved position knows the weights."""
+    made = build_loader(data, "byol", 32, size=16, augment={"flip": 0.0}, device="cpu")
+    first, second = made.loader.maker.views.views
+    assert (first.flip, second.flip, first.blur, second.blur) == (0, 0, 1, 0.1)
+    each = [{"solarize": 1.0}, {"rotate90": 1.0}]
+    views = build_loader(data, "byol", 32, size=16, augment=each, device="cpu")
+    assert views.loader.maker.views.views[0].solarize == 1
+    assert views.loader.maker.views.views[1].rotate90 == 1
+    weights = np.r_[np.full(64, 3.0), np.ones(64)]
+    plain = build_loader(data, [View(16)], 32, device="cpu")
+    by_weight = build_loader(data, [View(16)], 32, device="cpu", balance=weights)
+    rows = np.concatenate([batch.index.numpy() for batch in by_weight])
+    assert len(by_weight) == len(plain) and abs(int((rows < 64).sum()) - 96) <= 8
+    file = tmp_path / "weights.txt"
+    file.write_text("\n".join(map(str, weights)))
+    same = build_loader(data, [View(16)], 32, device="cpu", balance=file)
+    same.load_state_dict(by_weight.state_dict())
+    with pytest.raises(ValueError, match="state_dict of another loader: this one has balance"):
+        plain.load_state_dict(by_weight.state_dict())
+    older = {k: v for k, v in plain.state_dict().items() if k != "balance"}
+    plain.load_state_dict(older)
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"augment": {"flop": 1.0}}, "augment: 'flop' is not one of scale, ratio, flip"),
+        ({"augment": {"flip": 2.0}}, "View: flip must be at least 0 and at most 1, not 2"),
+        ({"augment": [{"flip": 0.0}]}, "augment: 1 mappings for 2 views"),
+        ({"balance": np.ones(3)}, "weights for 128 images"),
+        ({"balance": "nowhere.txt"}, "nowhere.txt: cannot be read"),
+        ({"balance": "class", "order": "blocks"}, "needs order='random', not 'blocks'"),
+    ],
+)
+def test_wrong_numbers_and_weights_are_refused(
+    data: Data, given: dict[str, Any], wrong: str
+) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        build_loader(data, "moco-v2", 32, size=16, device="cpu", **given)
+
+
 def test_a_loop_left_early_keeps_the_place(data: Data) -> None:
     loader = build_loader(data, [View(8)], 32, device="cpu")
     for batch in loader:

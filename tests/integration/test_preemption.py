@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from torch.distributed import HashStore, PrefixStore
 
 from tools.distributed.coordination import local_main_first
-from tools.distributed.preemption import ECHO_SECONDS
+from tools.distributed.preemption import ECHO_SECONDS, StopSignal
 from tools.distributed.watchdog import Watchdog, place_of
 
 PROGRAM = """
@@ -45,6 +47,47 @@ def test_an_echo_is_ignored_and_a_second_signal_ends_at_once(number: signal.Sign
         process.send_signal(number)
         assert process.wait(5) == -number
         assert process.stderr and process.stderr.read() == ""
+
+
+HUNG_UP = """
+import os, sys, time
+from types import SimpleNamespace
+from tools.distributed.preemption import StopSignal
+with StopSignal(SimpleNamespace(num_processes=1, process_index=0), 0, "run") as stop:
+    print("ready", flush=True)
+    while not stop.after(1):
+        time.sleep(0.05)
+    print("a line that nobody can read", flush=True)
+    print("nor this one", file=sys.stderr, flush=True)
+    open(sys.argv[1], "w").write(stop.received)
+"""
+
+
+def test_a_closed_terminal_stops_a_run_whose_output_then_goes_nowhere(tmp_path: Path) -> None:
+    """A real terminal, whose end sends SIGHUP and breaks every further write to it."""
+    root, note = Path(__file__).parents[2], tmp_path / "note"
+    child, terminal = pty.fork()
+    if not child:  # the leader of the terminal's session
+        os.chdir(root)
+        os.execv(sys.executable, [sys.executable, "-c", HUNG_UP, str(note)])
+    with os.fdopen(terminal, "rb", buffering=0) as end:
+        assert end.read(5) == b"ready"
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0 and note.read_text() == "SIGHUP"
+
+
+def test_nohup_keeps_a_run_going() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        one = SimpleNamespace(num_processes=1, process_index=0)
+        with StopSignal(one, 0, "run") as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.after(1)
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.after(1) and stop.received == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Clock:

@@ -19,7 +19,8 @@ from tools.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
-PUBLISHED = [name for name in RECIPES if name not in ("photos", "cifar10-host", "cifar10-10k")]
+OWN = ("photos", "cifar10-host", "cifar10-10k", "small-data")
+PUBLISHED = [name for name in RECIPES if name not in OWN]
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "stl10": 105_000, "tiny-imagenet": 100_000}
 IMAGENET_100 = 126_689
 

@@ -17,7 +17,7 @@ from tools.engine import build
 from tools.runs import checkpoint
 
 MIXTURES, LOADERS = ("none", "global", "region", "unmix"), ("memory", "ffcv", "dali")
-FULL = ("moco", "simclr", "byol", "swav")
+FULL = ("moco", "swav")
 """A method is told neither the loader nor the mixture's kind, so these alone meet them all."""
 RESUMED = [(m, loader) for m in SMALL for loader in (LOADERS if m in FULL else LOADERS[:1])]
 RUNS = [

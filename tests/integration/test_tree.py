@@ -27,13 +27,12 @@ CONTRACTS = {
 
 LONG_FILES = {
     "pipelines/augment/cpu.py": "one compiled kernel",
-    "pipelines/public.py": "to be split",
     "tools/config/sections.py": "to be split",
     "tools/figures.py": "to be split",
 }
 """Files of more than 300 lines, and why."""
 LONG_FUNCTIONS = {
-    "pipelines/public.py:build_loader": "to be split",
+    "pipelines/public/training.py:build_loader": "a line for each of its arguments",
 }
 """Functions of more than 60 lines, and why."""
 

@@ -123,8 +123,8 @@ def test_the_plan_lists_the_operations_in_their_order(gray_first: bool) -> None:
         jitter = [op for op in drawn.order[i] if op != SATURATION] if drawn.jitter[i] else []
         gray = [GRAY] if drawn.gray[i] else []
         ops = gray + jitter if gray_first else jitter + gray
-        flip, inverted, count, before, slot, *listed = todo.codes[i].tolist()
-        assert (flip, inverted) == (drawn.flip[i], drawn.solarize[i])
+        orientation, inverted, count, before, slot, *listed = todo.codes[i].tolist()
+        assert (orientation, inverted) == (drawn.flip[i], drawn.solarize[i])
         assert listed[:count] == ops
         assert before == (ops.index(CONTRAST) if CONTRAST in ops else count)
         assert (i in todo.contrast) == (CONTRAST in ops)

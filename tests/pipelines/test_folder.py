@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-import pipelines.sources.folder
+import pipelines.sources.headers
 from pipelines.sources.files import Files
 from pipelines.sources.folder import scan
 from pipelines.sources.table import Table
@@ -101,7 +101,7 @@ def test_the_cache_follows_the_files(
     save(root / "a.png")
     first = scan(root, cache, "stop", None)
     with monkeypatch.context() as patch:
-        patch.setattr(pipelines.sources.folder, "measure", None)  # a second reading would fail
+        patch.setattr(pipelines.sources.headers, "measure", None)  # a second reading would fail
         again = scan(root, cache, "stop", None)
     assert again.width.tolist() == first.width.tolist() == [12]
     save(root / "a.png", 33, 44)
@@ -119,8 +119,8 @@ def test_many_processes_agree(root: Path, cache: Path, monkeypatch: pytest.Monke
         save(root / f"{row}.png", 5 + row, 7)
     (root / "bad.jpg").write_bytes(b"")
     alone = scan(root, cache, "replace", None)
-    monkeypatch.setattr(pipelines.sources.folder, "MANY_CHUNKS", 0)
-    monkeypatch.setattr(pipelines.sources.folder, "CHUNK", 2)
+    monkeypatch.setattr(pipelines.sources.headers, "MANY_CHUNKS", 0)
+    monkeypatch.setattr(pipelines.sources.headers, "CHUNK", 2)
     many = scan(root, cache / "other", "replace", None)
     assert names(many) == names(alone)
     assert (many.width == alone.width).all()

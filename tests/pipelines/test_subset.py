@@ -1,16 +1,25 @@
-"""--subset: the chosen images, the same for every seed of a run, in training and in scores."""
+"""--subset and --val-fraction: the same images for every seed, in training and in scores."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from accelerate import Accelerator
 from runs import SMALL, TINY, run_main, run_train
 
 import eval as eval_command
+from pipelines.beton.convert import Settings, convert
 from pipelines.sources.arrays import Arrays
-from pipelines.sources.subset import take_subset
+from pipelines.sources.folder import scan
+from pipelines.sources.subset import divide, hold_out, take_subset
 from pipelines.sources.table import Table
+from tools.config.config import Config
+from tools.config.preflight import preflight
+from tools.engine.data import open_data_of
+from tools.evaluation.base import ImageFlags
+from tools.evaluation.opening import with_data
 from tools.runs.metrics import read_metrics
 
 
@@ -136,3 +145,76 @@ def test_what_is_no_subset_is_refused_by_name(
 ) -> None:
     assert run_train(*flags(toy, tmp_path, *words.split(), "--dry-run")) == 2
     assert REFUSED[words] in capsys.readouterr().err
+
+
+def test_a_share_of_each_class_is_held_out() -> None:
+    table = table_of([40, 30, 1, 2], unlabelled=5)
+    train, val = hold_out(table, 0.1, 0)
+    assert counts_of(val) == {0: 4, 1: 3, 3: 1}  # the class of one image is trained on
+    assert counts_of(train) == {-1: 5, 0: 36, 1: 27, 2: 1, 3: 1}
+    assert train.classes == val.classes == table.classes
+    assert sorted(rows_of(train) + rows_of(val)) == sorted(rows_of(table))
+
+
+def test_what_is_held_out_is_a_function_of_the_seed() -> None:
+    table = table_of([40, 30])
+    first = rows_of(hold_out(table, 0.2, 0)[1])
+    assert first == rows_of(hold_out(table, 0.2, 0)[1])
+    assert first != rows_of(hold_out(table, 0.2, 1)[1])
+    assert set(rows_of(hold_out(table, 0.1, 0)[1])) < set(first)
+
+
+def test_a_subset_is_taken_of_what_is_trained_on() -> None:
+    choice = Config(data="photos", val_fraction=0.2, subset=0.5)
+    train, val = divide(table_of([40, 30]), choice)
+    assert val is not None
+    assert counts_of(val) == {0: 8, 1: 6}
+    assert counts_of(train) == {0: 16, 1: 12}
+    assert not set(rows_of(train)) & set(rows_of(val))
+
+
+def test_labels_are_needed_to_hold_out() -> None:
+    with pytest.raises(ValueError, match=r"--val-fraction 0\.1 needs class folders"):
+        hold_out(table_of([], unlabelled=5), 0.1, 0)
+    with pytest.raises(ValueError, match="no class has two images"):
+        hold_out(table_of([1, 1]), 0.1, 0)
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"--val-fraction .* between 0 and 1"):
+            Config(val_fraction=share)
+
+
+@pytest.mark.parametrize("loader", ["memory", "ffcv", "dali"])
+def test_a_run_and_its_scores_share_the_split(toy: Path, loader: str) -> None:
+    config = Config(data=f"folder:{toy}/train", val_fraction=0.25, loader=loader)
+    data = open_data_of(config, Accelerator(cpu=True))
+    again = open_data_of(dataclasses.replace(config, loader="memory"), Accelerator(cpu=True))
+    assert data.val is not None and again.val is not None
+    assert len(data.val) == 10 and len(data.train) == 30
+    for one, other in ((data.train, again.train), (data.val, again.val)):
+        assert one.label.tolist() == other.label.tolist()
+        assert np.array_equal(one.height, other.height)
+    assert data.val.classes == data.train.classes
+
+
+def test_two_sources_of_scores_are_refused() -> None:
+    with pytest.raises(ValueError, match="leave out --val-data"):
+        preflight(Config(data="photos", val_fraction=0.1, val_data="photos"))
+
+
+def test_a_beton_is_divided_as_its_folder(toy: Path, tmp_path: Path) -> None:
+    convert(scan(toy / "train", tmp_path, "stop"), tmp_path / "a.beton", Settings(keep_jpeg=True))
+    specs = (f"folder:{toy}/train", str(tmp_path / "a.beton"))
+    one, other = (
+        open_data_of(Config(data=spec, val_fraction=0.25, loader="ffcv"), Accelerator(cpu=True))
+        for spec in specs
+    )
+    assert one.val is not None and other.val is not None
+    assert one.val.label.tolist() == other.val.label.tolist()
+    for row in (0, 9):
+        assert np.array_equal(one.val.source.pixels(row), other.val.source.pixels(row))
+
+
+def test_scores_on_other_data_hold_nothing_out() -> None:
+    run = Config(data="photos", val_fraction=0.1)
+    assert with_data(run, ImageFlags(data="cifar10")).val_fraction is None
+    assert with_data(run, ImageFlags(workers=2)).val_fraction == 0.1

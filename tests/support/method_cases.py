@@ -119,8 +119,8 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
-FEW = list({(case.method, case.mixed): case for case in reversed(CASES)}.values())
-"""Each method with its defaults, with and without mixtures; tests/faults/scale.py does all."""
+FEW = list({case.method: case for case in reversed(CASES) if case.mixed == case.mixes}.values())
+"""Each method with its defaults, with a mixture if it takes any; tests/faults/scale.py does all."""
 
 
 def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:

@@ -22,9 +22,10 @@ from tools.benchmarks.plain_loop import PlainLoop, SplitBatchNorm
 from tools.benchmarks.torch_loader import torchvision_view
 from tools.distributed.launch import start
 from tools.engine import build
+from tools.engine.data import open_data_of
 from tools.profiling.rates import create_learner
 
-SMALL: dict[str, Any] = {"backbone": "resnet10t", "batch_size": 8, "groups": 2, "workers": 1}
+SMALL: dict[str, Any] = {"backbone": "test_resnet", "batch_size": 8, "groups": 2, "workers": 1}
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_the_plain_step_is_ours(cifar: Path, precision: Any) -> None:
     reset_accelerate()
     accelerator = start(precision)
     config = Arguments(data_dir=cifar, bn="sync", precision=precision, **SMALL).config()
-    data = build.open_data_of(config, accelerator)
+    data = open_data_of(config, accelerator)
     decoders = build.Decoders(config, accelerator)
     learner = create_learner(config, data, decoders, accelerator)
     plain = PlainLoop(config, data, accelerator)
@@ -77,7 +78,7 @@ def test_split_batch_norm_has_its_keys_shuffled_and_put_back(cifar: Path) -> Non
     reset_accelerate()
     accelerator = start("no")
     config = Arguments(data_dir=cifar, bn="group", **SMALL).config()
-    plain = PlainLoop(config, build.open_data_of(config, accelerator), accelerator)
+    plain = PlainLoop(config, open_data_of(config, accelerator), accelerator)
     plain.key = torch.nn.Flatten()  # what each row becomes depends on that row alone
     images = torch.randn(8, 3, 4, 4)
     expected = torch.nn.functional.normalize(images.flatten(1))
@@ -96,7 +97,7 @@ def test_the_ruler_is_made_of_plain_torch_parts(cifar: Path) -> None:
     accelerator = start("no")
     for bn, expected in (("sync", torch.nn.BatchNorm2d), ("group", SplitBatchNorm)):
         config = Arguments(data_dir=cifar, bn=bn, **SMALL).config()
-        plain = PlainLoop(config, build.open_data_of(config, accelerator), accelerator)
+        plain = PlainLoop(config, open_data_of(config, accelerator), accelerator)
         for encoder in (plain.query, plain.key):
             layers = [type(m) for m in encoder.modules() if isinstance(m, _BatchNorm)]
             assert layers and set(layers) == {expected}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +15,15 @@ import pytest
 import tyro
 
 from pipelines.sources.image_file import BadImage
+from tools.diagnostics import environment
 from tools.export import Arguments
 from tools.runs.command import by_position, command
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["train.py", "eval.py", "tools/bench.py", "tools/export.py", "tools/write_ffcv.py"]
-COMMANDS += ["tools/profile_throughput.py", "tools/demo.py"]
+COMMANDS = ["train.py", "eval.py", *(f"tools/{path.name}" for path in ROOT.glob("tools/[!_]*.py"))]
+COMMANDS.remove("tools/doctor.py")  # it is there to say what is missing
+MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-image": "skimage", "scikit-learn": "sklearn"}
+"""The modules of requirements that have another name."""
 MISSING = {
     "bench": "loaders --data nowhere",
     "collect": "nowhere nowhere",
@@ -147,6 +152,26 @@ def test_without_its_packages_a_command_names_the_environment(name: str) -> None
     assert run.stderr.startswith(f"{name}: No module named 'numpy': ")
     assert f".venv/bin/python {name}" in run.stderr
     assert len(run.stderr.splitlines()) == 1
+
+
+def test_every_requirement_is_looked_for() -> None:
+    """But those that are imported where they are used, with a sentence of their own."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        requirements = tomllib.load(file)["project"]["dependencies"]
+    names = [re.split(r"[<>=\[]", requirement)[0] for requirement in requirements]
+    known = {MODULES.get(name, name) for name in names}
+    assert known - {*environment.NEEDED} == {"tensorboard", "torchmetrics"}
+    assert {*environment.NEEDED} <= known
+
+
+def test_a_single_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = environment.find_spec
+    monkeypatch.setattr(
+        environment, "find_spec", lambda name: None if name == "tyro" else present(name)
+    )
+    reason = environment.missing_package(str(ROOT / "eval.py"))
+    assert reason is not None and "No module named 'tyro'" in reason
+    assert ".venv/bin/python eval.py" in reason
 
 
 @pytest.mark.parametrize(

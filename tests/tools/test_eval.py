@@ -15,7 +15,10 @@ import eval as evaluation
 from models import neighbors
 from tools.scoring.features import evaluating, extract
 from tools.scoring.knn import knn, knn_sweep
-from tools.scoring.probe import HeadPlan, fit, linear_sweep
+from tools.scoring.plan import HeadPlan, Vote
+from tools.scoring.probe import fit, linear_sweep
+
+EUCLIDEAN = Vote(distance="euclidean")
 
 
 def clusters(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,9 +62,7 @@ def test_majority_of_euclidean_neighbours_is_scikit_learn_s(
     monkeypatch.setattr(neighbors, "BLOCK", 70)  # of the bank
     monkeypatch.setattr(neighbors, "PRODUCTS", 70 * 7)  # seven queries at a time
     (bank, y_bank), (queries, y) = blobs(300, 1), blobs(200, 2)
-    ours = knn_sweep(
-        bank, y_bank, queries, y, ks=[1, 4, 5, 30], rule="majority", distance="euclidean"
-    )
+    ours = knn_sweep(bank, y_bank, queries, y, ks=[1, 4, 5, 30], vote=Vote("majority", "euclidean"))
     for (k, _), numbers in ours.items():
         theirs = KNeighborsClassifier(k, algorithm="brute").fit(bank.double(), y_bank)
         assert numbers == {"knn_top1": pytest.approx(theirs.score(queries.double(), y))}
@@ -70,7 +71,7 @@ def test_majority_of_euclidean_neighbours_is_scikit_learn_s(
 
 def test_weighted_euclidean_votes_are_scikit_learn_s() -> None:
     (bank, y_bank), (queries, y) = blobs(300, 1), blobs(200, 2)
-    ours = knn_sweep(bank, y_bank, queries, y, ks=[20], temperatures=[0.3], distance="euclidean")
+    ours = knn_sweep(bank, y_bank, queries, y, ks=[20], temperatures=[0.3], vote=EUCLIDEAN)
     theirs = KNeighborsClassifier(20, weights=lambda d: np.exp(-d / 0.3), algorithm="brute")
     theirs.fit(bank.double(), y_bank)
     assert ours[20, 0.3]["knn_top1"] == pytest.approx(theirs.score(queries.double(), y))

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,22 @@ from rich.console import Console
 from runs import lines, reset_accelerate
 
 from pipelines.batch import Batch, Mixed
+from pipelines.views import View
 from tools.engine.logger import RunLogger
 from tools.engine.throughput import ThroughputMeter
 from tools.plots import curves
-from tools.plots.views import draw_views
+from tools.plots.views import LINE_SPACE, caption, draw_views, with_structure
 
 
-def record(folder: Path, start: int = 0) -> tuple[RunLogger, io.StringIO]:
+def record(
+    folder: Path, start: int = 0, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[RunLogger, io.StringIO]:
     reset_accelerate()
     text = io.StringIO()
     console = Console(file=text, force_terminal=False)
     made = RunLogger(
         folder, Accelerator(cpu=True), total_steps=8, steps_per_epoch=2, start_step=start,
-        console=console, clock=lambda: 0.0,
+        console=console, clock=clock,
     )  # fmt: skip
     return made, text
 
@@ -81,6 +85,33 @@ class Clock:
         return self.now
 
 
+def test_a_step_belongs_to_the_epoch_that_it_ends(tmp_path: Path) -> None:
+    """Epochs have two steps."""
+    said = write(tmp_path, 0, 8).splitlines()
+    epochs = [line.split()[1] for line in said]
+    assert epochs == [f"{epoch}/4" for epoch in (1, 1, 2, 2, 3, 3, 4, 4)]
+
+
+def test_a_line_appears_at_least_each_half_minute(tmp_path: Path) -> None:
+    """Where there is no bar; it needs no number from the device."""
+    clock = Clock()
+    made, text = record(tmp_path, clock=clock)
+    made.show(1, {"loss": 2.0})
+    for step in (2, 3, 4, 5):
+        clock.now += 11
+        made.tick(step)
+    clock.now += 29
+    made.log(6, {"loss": 1.0})
+    made.tick(6)
+    clock.now += 29
+    made.tick(7)
+    made.close()
+    said = [line.split("  ")[:3] for line in text.getvalue().splitlines()]
+    assert [line[1] for line in said] == ["step 1/8", "step 4/8", "step 6/8"]
+    assert [line[2][:4] for line in said] == ["loss", "ETA ", "loss"]
+    assert [line["step"] for line in lines(tmp_path)] == [6]
+
+
 def test_the_meter_leaves_out_warm_up_and_pauses() -> None:
     clock, waited = Clock(), Clock()
     meter = ThroughputMeter(32, waited, torch.device("cpu"), warmup=1, clock=clock)
@@ -113,6 +144,29 @@ def test_views_are_drawn(tmp_path: Path, views: int, size: int) -> None:
     with Image.open(path) as image:
         assert image.width > views * 60 and image.height > 4 * 100
         assert len(image.convert("L").getcolors()) > 50
+
+
+def test_views_with_structure_are_drawn_and_their_numbers_named(tmp_path: Path) -> None:
+    images = torch.zeros(40, 3, 16, 16)
+    textured = [3, 4, 8, 17, 18, 20, 30, 31, 35, 39]  # the quarter that counts
+    images[textured] = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    images[9, :, :8] = 5.0  # large, but flat inside the patches
+    assert set(with_structure(images, 5).tolist()) < set(textured)
+    assert with_structure(images, 5).tolist() == sorted(with_structure(images, 5).tolist())
+    assert len(with_structure(images, 50)) == 40 and len(with_structure(images[:1], 8)) == 1
+    partner = torch.arange(40).roll(1)  # only 4, 18 and 31 have a partner with structure
+    assert {4, 18, 31} <= set(with_structure(images, 10, partner).tolist())
+    view = View(16, rotate90=1.0, blur=0.5, gray=0.0)
+    assert caption(view) == [
+        *("crop .2 1", "flip .5", "rotate90 1", "jitter .8", ".4 .4 .4 .1"),
+        *("blur .5", "sigma .1 2"),
+    ]
+    sides = {}
+    for name, views in (("plain", ()), ("named", (view, view))):
+        draw_views(batch(2, 16), (0.5,) * 3, (0.25,) * 3, tmp_path / f"{name}.png", views=views)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            sides[name] = image.size
+    assert sides["named"] == (sides["plain"][0], sides["plain"][1] + 7 * LINE_SPACE)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

@@ -26,7 +26,7 @@ from pipelines.sources.files import Files
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools.engine import build
-from tools.evaluation import linear
+from tools.evaluation import feed as feeding
 from tools.evaluation.feed import batch_that_fits, listed, stratified
 from tools.evaluation.linear import PRESETS, Linear, PresetName
 from tools.evaluation.semi import Semi
@@ -209,7 +209,7 @@ def test_the_linear_layer_sees_images_as_its_preset_says(
 ) -> None:
     scored: list[Any] = []
     trained: list[Loader] = []
-    batches, feed = build.evaluation_batches, linear.feed
+    batches, feed = build.evaluation_batches, feeding.feed
 
     def evaluation_batches(*words: Any) -> Any:
         scored.append(words[2].std)
@@ -221,7 +221,7 @@ def test_the_linear_layer_sees_images_as_its_preset_says(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "evaluation_batches", evaluation_batches)
-        patch.setattr(linear, "feed", watched)
+        patch.setattr(feeding, "feed", watched)
         small = ("--epochs", "1", "--batch-size", "16", "--milestones", "1")
         small = small if "cmc" in str(flags) or "insdis" in str(flags) else small[:4]
         assert run_eval("linear", run, *flags, *small) == 0

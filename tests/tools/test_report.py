@@ -66,6 +66,27 @@ def read(run: Path) -> str:
     return (run / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_score_enters_the_page_and_the_panels_stay(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    before = read(copy)
+    line = {"protocol": "knn", "step": 4, "knn_top1": 0.12345, "knn_top5": 1.0}
+    (copy / "eval.jsonl").write_text(json.dumps(line) + "\n")
+    (copy / "checkpoints" / "best").write_text("step-4.pt")
+    write.after_score(copy)
+    after = read(copy)
+    assert "12.35%" in after and "12.35%" not in before
+    assert "Best checkpoint by kNN: step 4" in after
+    panels = [write.PANELS.search(text) for text in (before, after)]
+    assert panels[0] and panels[1] and panels[0][0] == panels[1][0]
+    assert 'id="neighbours"' in panels[0][0] and 'id="map"' in panels[0][0]
+    (copy / "report.html").write_text("<p>a page of an older version")
+    write.after_score(copy)
+    assert "tools/report.py" in capsys.readouterr().out
+    assert read(copy) == "<p>a page of an older version"
+
+
 # --- the page ----------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.config.config import Config
-from tools.plots.curves import column, untrained_knn
+from tools.plots.curves import column, knn_before
 from tools.plots.panels import Panel, Series
 from tools.runs.metrics import read_metrics
 from tools.runs.scores import ONLINE, Scored, alike, read_config, read_scores
@@ -98,7 +98,7 @@ def curve_panels(runs: Sequence[History], budget: Budget = "epochs") -> list[Pan
         if np.isfinite(values).any():
             spent = run.spent(budget, steps)
             accuracies.append(Series(name, spent, 100 * values, look=look))
-            untrained = untrained_knn(run.lines)
+            untrained = knn_before(run.lines)
             if untrained is not None:
                 ends = spent[[0, -1]]
                 accuracies.append(Series("", ends, [100 * untrained] * 2, "reference", look=look))

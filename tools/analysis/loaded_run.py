@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import Method
-from models.methods.base import Which
-from pipelines.datasets import data_facts
+from models.settings.base import Which
 from pipelines.sources.table import Table
 from tools.config.config import ResolvedConfig
+from tools.config.pixels import facts_of
 from tools.distributed.launch import start
 from tools.engine import build
+from tools.engine.data import Data, open_data_of
 from tools.engine.restore import restore
+from tools.engine.start import load_init
 from tools.scoring.features import evaluating
+
+log = logging.getLogger(__name__)
 
 Features = Literal["backbone", "projection"]
 Split = Literal["train", "val"]
@@ -44,7 +49,7 @@ class LoadedRun:
 
     config: ResolvedConfig
     method: Method
-    data: build.Data
+    data: Data
     accelerator: Accelerator
     folder: Path
     left_out: tuple[int, ...] = ()
@@ -83,8 +88,12 @@ def load(folder: Path, checkpoint: Path | None = None) -> tuple[ResolvedConfig, 
 def open_weights(folder: Path) -> Weights:
     """Load a run's network, trained and untrained, without its images."""
     config, state = load(folder)
-    facts = data_facts(config.data)
+    facts = facts_of(config)
     untrained = build.create_method(config, 1, facts, state["data"]["images"])
+    try:
+        load_init(config, untrained, facts)
+    except ValueError as error:
+        log.warning("%s: the weights before the first step are shown as random ones", error)
     return Weights(config, restore(config, state, facts), untrained)
 
 
@@ -97,27 +106,32 @@ def open_runs(folders: Sequence[Path], encoder: Which | None = None) -> list[Loa
     loaded = [load(folder) for folder in folders]
     first = loaded[0][0]
     for folder, (config, _) in zip(folders, loaded, strict=True):
+        if config.in_chans != first.in_chans:
+            raise ValueError(
+                f"{folders[0]} has --in-chans {first.in_chans}, {folder} {config.in_chans}: "
+                "this figure needs runs on images of the same channels"
+            )
         if (config.data, config.val_data) != (first.data, first.val_data):
             raise ValueError(
                 f"{folders[0]} was trained on --data {first.data}, {folder} on {config.data}: "
                 "this figure needs runs of the same data"
             )
     accelerator = start("no")
-    data = build.open_data_of(first, accelerator)
+    data = open_data_of(first, accelerator)
     opened = []
     for folder, (config, state) in zip(folders, loaded, strict=True):
-        method = restore(config, state, data.facts, encoder).to(accelerator.device)
+        method = restore(config, state, facts_of(config), encoder).to(accelerator.device)
         left_out = tuple(sorted(state.get("left_out", ())))
         opened.append(LoadedRun(config, method, data, accelerator, folder, left_out))
     return opened
 
 
-def split_of(data: build.Data) -> Split:
+def split_of(data: Data) -> Split:
     """Return the default split: validation if there is one, else training."""
     return "train" if data.val is None else "val"
 
 
-def table_of(data: build.Data, split: Split) -> Table:
+def table_of(data: Data, split: Split) -> Table:
     """Return the images of a split.
 
     Raises:
@@ -147,7 +161,7 @@ def encode(
     found: list[Tensor] = []
     try:
         batches = build.evaluation_batches_of(
-            run.config, table, run.data.facts, decoders, run.accelerator, BATCH, shared=False
+            run.config, table, facts_of(run.config), decoders, run.accelerator, BATCH, shared=False
         )
         with evaluating(run.method), torch.no_grad(), run.accelerator.autocast():
             found += [encoder(images).float().cpu() for images, _ in batches]

@@ -1,7 +1,8 @@
 """Compare our steps per second with a plain torchvision, DataLoader and PyTorch loop.
 
-python tools/bench.py baseline --data cifar10 --data-dir PATH --json baseline.json
-python tools/bench.py baseline --data cifar10 --data-dir PATH --precision bf16   # on a GPU
+Examples:
+    python tools/bench.py baseline --data cifar10 --data-dir PATH --json baseline.json
+    python tools/bench.py baseline --data cifar10 --data-dir PATH --precision bf16   # on a GPU
 
 Both train MoCo on CIFAR (Shen 2022, arXiv:2003.05438), taking turns, with the same network, batch
 norm groups, batch size, precision, memory layout and device. ``tools/benchmarks/plain_loop.py``
@@ -24,6 +25,7 @@ from tools.config.cli import parse
 from tools.config.config import Config
 from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
+from tools.engine.data import open_data_of
 from tools.engine.trainer import Learner
 from tools.profiling.rates import Rates, create_learner
 
@@ -102,7 +104,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
     config = arguments.config()
     results = harness.record(accelerator.device, "torchvision")
     with ExitStack() as stack:
-        data = build.open_data_of(config, accelerator)
+        data = open_data_of(config, accelerator)
         decoders = build.Decoders(config, accelerator, print)
         stack.callback(decoders.close)
         plain = PlainLoop(config, data, accelerator)

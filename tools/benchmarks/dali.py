@@ -1,6 +1,7 @@
 """Compare two uses of DALI: dynamic mode, as in ``--loader dali``, and external_source.
 
-python tools/bench.py dali --data folder:PATH --json dali.json
+Example:
+    python tools/bench.py dali --data folder:PATH --json dali.json
 
 All cut the same two 224 windows out of the same images in the page cache, with the same number of
 threads. The windows are cut by DALI in dynamic mode; by DALI in a Pipeline that external_source

@@ -102,10 +102,12 @@ def run_benchmark(
         logging.basicConfig(format="%(message)s")
         logging.getLogger("tools.benchmarks").setLevel(logging.INFO)
         rest: list[str] = []
+        about = sys.modules[measure.__module__].__doc__
+        given: dict[str, Any] = {"prog": prog, "args": words, "description": about}
         if train_flags:
-            chosen, rest = tyro.cli(options, prog=prog, args=words, return_unknown_args=True)
+            chosen, rest = tyro.cli(options, return_unknown_args=True, **given)
         else:
-            chosen = tyro.cli(options, prog=prog, args=words)
+            chosen = tyro.cli(options, **given)
         results = measure(chosen, rest)
         if chosen.json is not None and results is not None:
             line = shlex.join(["python", "tools/bench.py", name, *words])

@@ -68,7 +68,17 @@ class Peer(nn.Module):
 
 
 def transform(view: View, facts: DataFacts) -> Callable[..., Any]:
-    """Return lightly's transform that makes two views with this view's settings."""
+    """Return lightly's transform that makes two views with this view's settings.
+
+    Raises:
+        ValueError: lightly's transform has no such setting.
+    """
+    fits = view.scale[1] == 1 and view.ratio == View.ratio
+    if not fits or view.solarize or view.vertical_flip or view.rotate90:
+        raise ValueError(
+            "lightly's transform crops up to the whole image at ratios of 3/4 to 4/3, and neither "
+            "solarizes nor turns images: leave those numbers of --aug alone"
+        )
     brightness, contrast, saturation, hue = view.jitter
     return SimCLRTransform(
         input_size=view.size,

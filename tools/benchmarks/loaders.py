@@ -1,7 +1,8 @@
 """Compare our loaders with stock FFCV, torchvision and lightly on one set of images.
 
-python tools/bench.py loaders --data folder:PATH --json loaders.json
-python tools/bench.py loaders --data train.beton --cases two --interpolation bilinear
+Examples:
+    python tools/bench.py loaders --data folder:PATH --json loaders.json
+    python tools/bench.py loaders --data train.beton --cases two --interpolation bilinear
 
 All run in one process, taking turns, on the same images in the same order;
 ``tools/benchmarks/contenders.py`` describes each contender. A measurement is the time between two
@@ -16,10 +17,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+import tyro
 
 from pipelines.beton.convert import cached_beton
 from pipelines.datasets import open_data
@@ -58,7 +60,7 @@ class Arguments(harness.Timing, harness.Images):
 
     cases: tuple[Case, ...] = ("one", "two", "moco-v2", "multicrop")
     """Views and augmentations to measure."""
-    loaders: tuple[str, ...] = tuple(CONTENDERS)
+    loaders: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--loader"])] = tuple(CONTENDERS)
     """Loaders to measure."""
     interpolation: Interpolation = "antialias"
     """Interpolation of our loaders. Stock FFCV has only area, and PIL always antialiases."""

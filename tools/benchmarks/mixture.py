@@ -1,7 +1,8 @@
 """Measure how much a mixture adds to a step's time, and compare it with the added encoder work.
 
-python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
-python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
+Examples:
+    python tools/bench.py mixture --backbone resnet18 --image-size 32 --json mixture.json
+    python tools/bench.py mixture --only swav --data ~/imagenet --batch-size 64
 
 Takes train.py's flags as well. The step is measured alone, on a synthetic batch, with and without
 the mixture in turn, and the encoders' work in it is counted. A unit is the forward pass of one
@@ -32,6 +33,7 @@ from tools.config.cli import parse, to_dict
 from tools.config.config import Config
 from tools.distributed.launch import start
 from tools.engine import build
+from tools.engine.data import Data, open_data_of
 from tools.engine.trainer import Learner
 from tools.profiling.clock import Clock
 from tools.profiling.rates import WARMUP, create_learner, synthetic
@@ -76,7 +78,7 @@ def run(options: Options, flags: list[str]) -> dict[str, Any] | None:
     config = cases[0][1]
     accelerator = start(config.precision)
     results = harness.record(accelerator.device)
-    data = build.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
+    data = open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
     rows = [measure(name, c, data, options, accelerator) for name, c in cases]
     if not accelerator.is_main_process:
         return None
@@ -111,7 +113,7 @@ def without_others(name: str, words: Sequence[str]) -> list[str]:
 
 
 def measure(
-    name: str, config: Config, data: build.Data, options: Options, accelerator: Accelerator
+    name: str, config: Config, data: Data, options: Options, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Return a method's counts and times, or the reason why it was left out."""
     log.info("%s ...", name)

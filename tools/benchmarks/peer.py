@@ -1,7 +1,8 @@
 """Train with lightly's modules and with ours, in turns, and compare images/s and kNN.
 
-pip install lightly    # not a dependency of this project
-python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
+Examples:
+    pip install lightly    # not a dependency of this project
+    python tools/bench.py peer --recipe recipes/cifar10-host.yaml --epochs 1 --workers 2
 
 Takes train.py's flags as well; --method is simclr or moco, and there is no mixture. Both sides have
 the same network, initial weights, rows in each step, optimiser, learning rate and augmentation
@@ -36,11 +37,13 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process, start
 from tools.engine import build
-from tools.engine.online_knn import BATCH, NEIGHBORS
+from tools.engine.data import Data, open_data_of
+from tools.engine.online_knn import BATCH
 from tools.engine.trainer import rate
 from tools.profiling.rates import create_learner
 from tools.scoring.features import extract
 from tools.scoring.knn import knn as knn_accuracy
+from tools.scoring.plan import NEIGHBORS
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +144,7 @@ def the_peer(
 def knn(
     one: Contender,
     config: ResolvedConfig,
-    data: build.Data,
+    data: Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
 ) -> float:
@@ -163,7 +166,7 @@ def race(options: Options, config: Config, accelerator: Accelerator) -> dict[str
     """Train both in turns; return the content of ``--json``."""
     device = accelerator.device
     with ExitStack() as stack:
-        data = build.open_data_of(config, accelerator)
+        data = open_data_of(config, accelerator)
         if data.val is None or min(data.train.label.max(), data.val.label.max()) < 0:
             raise ValueError(f"--data {config.data}: kNN needs labels in both its parts")
         decoders = build.Decoders(config, accelerator, log.info)

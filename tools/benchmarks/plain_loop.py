@@ -22,6 +22,7 @@ from tools.config.config import Config
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process
 from tools.engine import build
+from tools.engine.data import Data
 
 Batch = Sequence[Tensor]
 
@@ -75,7 +76,7 @@ class PlainLoop:
     MoCo's own code.
     """
 
-    def __init__(self, config: Config, data: build.Data, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, data: Data, accelerator: Accelerator) -> None:
         config, order, method = build.assemble(config, data, accelerator)
         self.device, self.config = accelerator.device, config
         transforms = [

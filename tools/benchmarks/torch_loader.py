@@ -92,10 +92,15 @@ def torchvision_view(
     Without ``mean`` and ``std`` it only crops and flips, to uint8.
 
     Raises:
-        ValueError: the view solarizes.
+        ValueError: the view solarizes or turns images.
     """
     if view.solarize:
         raise ValueError("this pipeline of torchvision's transforms does not solarise")
+    if view.vertical_flip or view.rotate90:
+        raise ValueError(
+            "this pipeline of torchvision's transforms turns no images: leave out "
+            "--aug.vertical-flip and --aug.rotate90"
+        )
     cubic = interpolation == "bicubic"
     mode = InterpolationMode.BICUBIC if cubic else InterpolationMode.BILINEAR
     crop = v2.RandomResizedCrop(view.size, view.scale, view.ratio, mode)

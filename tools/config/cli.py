@@ -17,7 +17,9 @@ import tyro
 import yaml
 from tyro.conf import OmitArgPrefixes
 
+from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, flag, numbers_of
+from tools.config.reason import reason_of
 from tools.config.sections import SECTIONS
 
 Grouped = make_dataclass(
@@ -29,6 +31,15 @@ Grouped = make_dataclass(
     frozen=True,
 )
 """``Config`` as the command line shows it: a group of flags for each section."""
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+DESCRIPTION = f"""{Config.__doc__}
+
+Examples:
+    python train.py --data folder:IMAGES --dry-run
+    accelerate launch train.py --method swav --mix region
+    accelerate launch train.py --recipe cifar10-host --resume auto
+"""
+"""What ``train.py --help`` prints first; an indented line stays on a line of its own."""
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -40,7 +51,8 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     defaults = _defaults(argv)
-    return _refuse_not_chosen(_parse(argv, defaults), defaults)
+    config = _refuse_not_chosen(_parse(argv, defaults), defaults)
+    return dataclasses.replace(config, recipe=config.recipe and find_recipe(str(config.recipe)))
 
 
 def _parse(words: Sequence[str], defaults: Config) -> Config:
@@ -51,7 +63,7 @@ def _parse(words: Sequence[str], defaults: Config) -> Config:
         for section in SECTIONS
     }
     grouped = tyro.cli(
-        Grouped, args=words, default=Grouped(**parts, **settings), description=Config.__doc__
+        Grouped, args=words, default=Grouped(**parts, **settings), description=DESCRIPTION
     )
     numbers = {name: getattr(grouped, name) for name in NUMBERS}
     given = [vars(getattr(grouped, section.title)) for section in SECTIONS]
@@ -63,11 +75,40 @@ def _defaults(argv: Sequence[str]) -> Config:
         name, _, value = word.partition("=")
         path = value or following
         if name == "--recipe":
-            return _from_yaml(Path(path), f"--recipe {path}")
+            return _from_yaml(find_recipe(path), f"--recipe {path}")
         if name == "--resume" and path != "auto":
             saved = _settings_of(Path(path))
             return _from_yaml(saved, f"--resume {path}: {saved}", saved=True)
     return Config()
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe, given by its path or by its name in recipes/, as photos.
+
+    Raises:
+        ValueError: there is none; the message names the closest.
+    """
+    given = Path(name).expanduser()
+    if given.is_dir():
+        inside = given / "config.yaml"
+        hint = f": --recipe {inside}" if inside.is_file() else ""
+        raise ValueError(f"--recipe {name} is a folder, not a file of settings{hint}")
+    tried = [given, given.with_name(f"{given.name}.yaml")]
+    if given.parent in (Path(), Path("recipes")):
+        file = f"{given.name.removesuffix('.yaml')}.yaml"
+        tried += [folder / file for folder in (Path("recipes"), RECIPES)]
+    for path in tried:
+        if path.is_file():
+            return path
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    wanted = given.name.removesuffix(".yaml").removesuffix(".yml").replace("_", "-").lower()
+    close = difflib.get_close_matches(wanted, names, 3, 0.5)
+    close = close or [known for known in names if wanted in known][:3]
+    hint = f"; closest: {', '.join(close)}" if close else ""
+    raise ValueError(
+        f"--recipe {name}: there is no such file, nor a recipe of that name{hint} "
+        f"(docs/recipes.md lists all)"
+    )
 
 
 def _settings_of(path: Path) -> Path:
@@ -90,7 +131,7 @@ def _from_yaml(path: Path, origin: str, saved: bool = False) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{origin}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{origin} is not YAML: {error}") from error
+        raise ValueError(f"{origin} is not YAML: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{origin} must hold one setting a line, 'name: value'")
     return from_saved(values, origin) if saved else from_dict(values, origin)
@@ -118,7 +159,7 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
 
 def _chosen(config: Config) -> set[str]:
     """Return the fields whose numbers the run uses."""
-    return {numbers_of(config.method), *(MIX_NUMBERS.get(mix, "") for mix in config.mixes)}
+    return {"aug", numbers_of(config.method), *(MIX_NUMBERS.get(mix, "") for mix in config.mixes)}
 
 
 def _chooses(owner: str) -> str:
@@ -136,7 +177,10 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
         ValueError: a key is unknown (the nearest is suggested) or a value is not allowed.
     """
     _refuse_unknown(Config(), values, origin, "")
-    words = _as_flags(values, "")
+    try:
+        words = _as_flags(values, "")
+    except ValueError as error:
+        raise ValueError(f"{origin}: {error}") from error
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             return _parse(words, Config())
@@ -146,6 +190,7 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
 
 ADDED_LATER: dict[str, Any] = {
     "zero_init_last": False,
+    "freeze_patch_embed": False,
     "byol.last_bias": True,
     "moco_v3.last_bias": True,
 }
@@ -184,6 +229,8 @@ def _as_flags(values: dict[str, Any], prefix: str) -> list[str]:
     words: list[str] = []
     for key, value in values.items():
         name = prefix + str(key)
+        if name == "aug.views" and isinstance(value, dict):
+            value = words_of(value)
         if isinstance(value, dict):
             words += _as_flags(value, f"{name}.")
         elif value is False and name == "precision":  # YAML reads a bare no as False
@@ -218,6 +265,8 @@ def to_dict(config: Config) -> dict[str, Any]:
     values = plain(dataclasses.asdict(config))
     leave_out = {f.name for f in fields(Config) if f.metadata.get("once")}
     leave_out |= NUMBERS.keys() - _chosen(config)
+    if config.aug == NUMBERS["aug"]:
+        leave_out.add("aug")
     return {name: value for name, value in values.items() if name not in leave_out}
 
 

@@ -12,7 +12,12 @@ from models.methods import METHODS
 from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
 from pipelines.settings import LABEL_FREE, ImConfig, MixMaskConfig, parts_of
+from tools.config.augment import AugConfig
 from tools.config.clim import ClimConfig
+from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
+from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
     DataConfig,
@@ -27,6 +32,7 @@ from tools.config.sections import (
     RunConfig,
     ViewConfig,
 )
+from tools.config.trackers import TrackerConfig
 
 
 def numbers_of(method: str) -> str:
@@ -36,11 +42,12 @@ def numbers_of(method: str) -> str:
 
 NUMBERS: dict[str, Any] = {
     "mixmask": MixMaskConfig(),
+    "aug": AugConfig(),
     "clim": ClimConfig(),
     "im": ImConfig(),
     **{numbers_of(name): entry.settings() for name, entry in METHODS.items()},
 }
-"""The fields with numbers of a mixture or method, and their defaults."""
+"""The fields with numbers of the views, a mixture or a method, and their defaults."""
 MIX_NUMBERS: dict[str, str] = {
     "mixmask": "mixmask",
     "clim": "clim",
@@ -52,9 +59,10 @@ if TYPE_CHECKING:
 
     @dataclass(frozen=True)
     class NumbersConfig:
-        """A field for the numbers of each mixture and method."""
+        """A field for the numbers of the views, and of each mixture and method."""
 
         mixmask: MixMaskConfig = MixMaskConfig()
+        aug: AugConfig = AugConfig()
         clim: ClimConfig = ClimConfig()
         im: ImConfig = ImConfig()
 else:
@@ -68,12 +76,17 @@ else:
 @dataclass(frozen=True)
 class Config(  # fields are listed from the last base to the first
     NumbersConfig,
+    ScoreConfig,
+    TrackerConfig,
     LogConfig,
     FaultConfig,
     OptimConfig,
+    InitConfig,
     ModelConfig,
     MixConfig,
     ViewConfig,
+    PixelConfig,
+    ImageConfig,
     DataConfig,
     RunConfig,
 ):
@@ -84,6 +97,7 @@ class Config(  # fields are listed from the last base to the first
         check_ranges(self.chosen, f"{flag(self.method)}.")
         for mixture in sorted({*MIX_NUMBERS.values()}):
             check_ranges(getattr(self, mixture), f"--{mixture}.")
+        self.aug.check()
         for section in SECTIONS:
             section.check(self)
 
@@ -105,6 +119,7 @@ class ResolvedConfig(Config):
     views: PresetName
     image_size: int
     zero_init_last: bool
+    freeze_patch_embed: bool
     bn: BnMode
     optimizer: str
     lr: float

@@ -6,6 +6,8 @@ import os
 
 from pipelines.datasets import check_spec, data_facts, read_classes
 from tools.config.config import Config
+from tools.config.init import check_backbone_name
+from tools.config.pixels import facts_of
 from tools.config.resolve import check, resolve
 
 
@@ -23,7 +25,11 @@ def preflight(config: Config) -> None:
             check_spec(spec)
         except ValueError as error:
             raise ValueError(f"{flag} {spec}: {error}") from error
+    if config.val_fraction is not None and config.val_data is not None:
+        raise ValueError("--val-fraction scores images of --data: leave out --val-data")
     if config.classes is not None:
         read_classes(config.classes)
+    facts_of(config)
+    check_backbone_name(config.backbone, config.resume not in (None, "auto"))
     resolved = resolve(config, data_facts(config.data), config.precision or "no")
     check(resolved, int(os.environ.get("WORLD_SIZE", "1")))  # the launcher sets it

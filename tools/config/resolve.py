@@ -6,11 +6,14 @@ import dataclasses
 from typing import Any
 
 from models.methods import check_method
-from models.settings.base import SMALL_IMAGE, ClimTerms
+from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
+from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, SOFT_TARGET_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
-from tools.config.view_plan import base_views, sizes_of, views_of
+from tools.config.init import named_backbone
+from tools.config.pixels import check_channels
+from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
 SMALL_VIEWS = {
     **dict.fromkeys(("moco", "simclr", "byol", "barlow", "vicreg", "moco-v3"), "cifar"),
@@ -30,13 +33,16 @@ def resolve(config: Config, facts: DataFacts, precision: str) -> ResolvedConfig:
     """
     first = config.resolutions[0] if config.resolutions else None
     size = config.image_size or first or facts.image_size
-    backbone, stem = config.backbone, config.stem
+    backbone, stem, words = named_backbone(
+        config.backbone, config.stem, config.backbone_args, config.init, bool(config.resume)
+    )
     if backbone == "auto":
         backbone = "resnet18" if size <= 96 else "resnet50"
         if facts is DATASETS["photos"]:  # what two cores train in minutes
             backbone = "resnet10t"
             stem = "standard" if stem == "auto" else stem
-    return _filled(dataclasses.replace(config, backbone=backbone, stem=stem), size, precision)
+    config = dataclasses.replace(config, backbone=backbone, stem=stem, backbone_args=words)
+    return _filled(config, size, precision)
 
 
 def resolved(saved: Config) -> ResolvedConfig:
@@ -52,7 +58,7 @@ def resolved(saved: Config) -> ResolvedConfig:
 
 def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
     """Fill in the published training of the method for images of this side."""
-    defaults = config.chosen.defaults
+    defaults = published(config)
     small = size <= SMALL_IMAGE
     peak = config.lr
     if peak is None:
@@ -71,10 +77,33 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
         "schedule": config.schedule or defaults.schedule,
         "zero_init_last": config.zero_init_last,
+        "freeze_patch_embed": config.freeze_patch_embed,
     }
+    filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
         filled["zero_init_last"] = defaults.zero_init_last and not small
+    if config.freeze_patch_embed is None:
+        filled["freeze_patch_embed"] = config.method == "moco-v3" and is_plain_vit(config.backbone)
     return ResolvedConfig(**{**vars(config), **filled})
+
+
+def published(config: Config) -> Defaults:
+    """Return how the method trains the backbone: as published for ResNets, or for ViTs."""
+    return defaults_of(config.chosen.defaults, config.chosen.transformer, config.backbone)
+
+
+def describe_defaults(given: Config, config: ResolvedConfig) -> list[str]:
+    """Return a line on the training of a transformer, if settings were left to it."""
+    names = ("optimizer", "lr", "weight_decay", "warmup_epochs")
+    left = [name for name in names if getattr(given, name) is None]
+    if not left or not is_transformer(config.backbone):
+        return []
+    values = ", ".join(f"{flag(name)} {getattr(config, name):}" for name in left)
+    whose = "as published for its ViTs" if config.chosen.transformer else "as MoCo v3's ViTs"
+    return [
+        f"{config.backbone} is a transformer and trains with {values} ({whose}), not with the "
+        f"{config.chosen.defaults.optimizer} of {config.method}'s ResNets"
+    ]
 
 
 def _either(given: float | None, default: float) -> float:
@@ -87,7 +116,10 @@ def check(config: ResolvedConfig, processes: int) -> None:
     Raises:
         ValueError: naming the flags.
     """
+    if config.keep_best and config.knn_every == 0:
+        raise ValueError("--keep-best needs kNN scores: --knn-every 1 or more, not 0")
     check_sharing(config, processes)
+    check_channels(config)
     check_mixture(config)
     views_of(config)
     views, sides = len(base_views(config)), sizes_of(config).count

@@ -6,9 +6,9 @@ published with"; ``tools.config.resolve`` fills it in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import DisallowNone
 
@@ -18,6 +18,13 @@ from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
 from pipelines.settings import Interpolation, OnBadImage, parts_of
+from tools.config.augment import check_crops
+from tools.config.images import ImageConfig
+from tools.config.init import InitConfig
+from tools.config.pixels import PixelConfig
+from tools.config.scores import ScoreConfig
+from tools.config.section import Section, free, once
+from tools.config.trackers import TrackerConfig, TrackerName
 
 if TYPE_CHECKING:
     MethodName = str
@@ -27,30 +34,6 @@ else:
     PresetName = Literal[tuple(PRESETS)]
 Precision = Literal["no", "bf16", "fp16"]
 Decay = Literal["all", "weights"]
-
-
-def free(default: Any) -> Any:
-    """Declare a field that a resumed run may change; all others are its identity."""
-    return field(default=default, metadata={"free": True})
-
-
-def once(default: Any) -> Any:
-    """Declare a field that belongs to one invocation: it is not saved with the settings."""
-    return field(default=default, metadata={"free": True, "once": True})
-
-
-class Section:
-    """Settings of one subject."""
-
-    title: ClassVar[str]
-    """The heading in ``--help``."""
-
-    def check(self) -> None:
-        """Refuse settings of the section that contradict each other.
-
-        Raises:
-            ValueError: naming the flags.
-        """
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,7 @@ class RunConfig(Section):
     data: str = free("photos")
     """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
     recipe: Path | None = once(None)
-    """YAML file of settings; flags override it."""
+    """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
     """Name of the run's folder in --output; None: METHOD-MIX-DATA, numbered if that is taken."""
     output: Path = free(Path("runs"))
@@ -100,7 +83,9 @@ class DataConfig(Section):
     subset: Positive | None = None
     """Training images of each class: a fraction up to 1, or a number above 1; None: all."""
     subset_seed: Key = 0
-    """Seed of the choice of --subset; independent of --seed."""
+    """Seed of the choice of --subset and --val-fraction; independent of --seed."""
+    val_fraction: Share | None = None
+    """Share of each class's images that is scored instead of trained on; None: --val-data."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
     """Decoder (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
     workers: Count | None = free(None)
@@ -123,13 +108,19 @@ class DataConfig(Section):
     """Consecutive rows in a block of --order blocks."""
     window_blocks: Count = 32
     """Blocks whose rows --order blocks shuffles together, for each of --groups."""
+    balance: str | None = None
+    """Draw rows by weight: 'class' (all classes alike), or a FILE of weights; None: each once."""
     read_ahead: WholeNumber = free(8)
     """Steps whose files the system is asked to read in advance (0: none)."""
     interpolation: Interpolation = "antialias"
     """Filter of the resize: antialias is PIL's; bicubic is that of BYOL and W-MSE."""
 
     def check(self) -> None:
-        """Refuse a number of images that is no whole one."""
+        """Refuse a number of images that is no whole one, and two orders of the rows."""
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction {self.val_fraction:g} must lie between 0 and 1")
+        if self.balance is not None and self.order == "blocks":
+            raise ValueError(f"--balance {self.balance} draws single rows: it needs --order random")
         if self.subset is not None and self.subset > 1 and self.subset % 1:
             raise ValueError(
                 f"--subset {self.subset:g} must be a share up to 1, or a whole number of images"
@@ -154,7 +145,7 @@ class ViewConfig(Section):
     resolution_reduce: Reduce = "mean"
     """How the losses of several --resolutions are combined: their mean, or half their sum."""
     crops: tuple[Count, ...] = ()
-    """Number of views of each size, as 2 6; empty: the preset's."""
+    """Views of each size, as 2 6 (alone: SwAV's sizes and scales); empty: the preset's."""
     crop_sizes: tuple[Count, ...] = ()
     """Sides of the --crops in pixels, as 224 96."""
     crop_scales: tuple[Annotated[float, Range(0, 1, above=True)], ...] = ()
@@ -162,10 +153,6 @@ class ViewConfig(Section):
 
     def check(self) -> None:
         """Refuse sizes that exclude each other, and crops without sizes and scales."""
-        if any(low > high for low, high in zip(*[iter(self.crop_scales)] * 2, strict=False)):
-            raise ValueError(
-                f"--crop-scales {self.crop_scales}: each pair is the least and the most"
-            )
         if sum(map(bool, (self.resolution_schedule, self.multi_scale, self.resolutions))) > 1:
             raise ValueError(
                 "--resolution-schedule, --multi-scale and --resolutions exclude each other"
@@ -177,12 +164,7 @@ class ViewConfig(Section):
                 f"--image-size {self.image_size} is not the first of --resolutions "
                 f"{' '.join(map(str, self.resolutions))}"
             )
-        counts = (len(self.crops), len(self.crop_sizes), len(self.crop_scales) / 2)
-        if len(set(counts)) > 1:
-            raise ValueError(
-                "--crops, --crop-sizes and --crop-scales go together: as many sizes as counts, "
-                "and two scales for each"
-            )
+        check_crops(self.crops, self.crop_sizes, self.crop_scales)
 
 
 @dataclass(frozen=True)
@@ -213,7 +195,7 @@ class ModelConfig(Section):
 
     title = "model"
     backbone: str = "auto"
-    """Any timm model. auto: resnet18 up to 96 pixels, else resnet50; resnet10t for photos."""
+    """timm model, hf-hub:ORG/NAME or FILE.py:CLASS; auto: --init's, or a ResNet for the size."""
     stem: Stem = "auto"
     """ResNet's first layers (small: 3x3, stride 1; small-pool: pooled; auto: small to 64 px)."""
     stem_init: StemInit = "he"
@@ -303,10 +285,10 @@ class LogConfig(Section):
     checkpoint_every: Count = free(1000)
     """Steps between checkpoints; another is written at the end."""
     checkpoint_minutes: NonNegative = free(30.0)
-    """Also checkpoint after this many minutes, at the next log line (0: never)."""
+    """Also checkpoint after this many minutes, at a log line; the first after 5 (0: never)."""
     knn_every: WholeNumber = free(10)
     """Epochs between kNN scores, the first before training (0: never)."""
-    log_with: tuple[Literal["tensorboard", "wandb"], ...] = free(("tensorboard",))
+    log_with: tuple[TrackerName, ...] = free(("tensorboard",))
     """Accelerate's trackers, in addition to metrics.jsonl."""
     report: bool = free(True)
     """Write report.html at the end of the run (tools/report.py writes it at any time)."""
@@ -315,11 +297,16 @@ class LogConfig(Section):
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig,
     DataConfig,
+    ImageConfig,
+    PixelConfig,
     ViewConfig,
     MixConfig,
     ModelConfig,
+    InitConfig,
     OptimConfig,
     FaultConfig,
     LogConfig,
+    ScoreConfig,
+    TrackerConfig,
 )
 """In the order of ``--help``."""

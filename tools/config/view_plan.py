@@ -10,7 +10,7 @@ from pipelines.presets import PRESETS
 from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule
 from pipelines.settings import SOFT_TARGET_NAMES
 from pipelines.views import View, ViewPlan, with_side
-from tools.config.config import ResolvedConfig, flag
+from tools.config.config import Config, ResolvedConfig, flag
 
 if TYPE_CHECKING:
     from models.methods import Method
@@ -68,10 +68,23 @@ def resolution_of(config: ResolvedConfig, steps_per_epoch: int) -> Resolution | 
 
 
 def base_views(config: ResolvedConfig) -> tuple[View, ...]:
-    """Return the preset's views, or as many as ``--crops`` asks for."""
+    """Return the preset's views, or as many as ``--crops`` asks for, with the numbers of --aug.
+
+    Raises:
+        ValueError: ``--aug`` does not fit the views.
+    """
+    return config.aug.applied(_counted_views(config))
+
+
+def _counted_views(config: ResolvedConfig) -> tuple[View, ...]:
     preset = PRESETS[config.views](config.image_size)
     if not config.crops:
         return preset
+    if config.aug.scale is not None:
+        raise ValueError(
+            "--aug.scale would give the --crops of all sizes one scale: use --crop-scales, or "
+            "--aug.views 0-1.scale=0.2,1 for single views"
+        )
     views: list[View] = []
     scales = list(zip(config.crop_scales[::2], config.crop_scales[1::2], strict=True))
     for count, size, scale in zip(config.crops, config.crop_sizes, scales, strict=True):
@@ -79,6 +92,21 @@ def base_views(config: ResolvedConfig) -> tuple[View, ...]:
             base = preset[len(views) % len(preset)]
             views.append(dataclasses.replace(base, size=size, scale=scale))
     return tuple(views)
+
+
+def published_crops(config: Config, size: int, preset: str) -> dict[str, tuple[float, ...]]:
+    """Return the sizes and scales of ``--crops`` that are given alone; empty: nothing is to fill.
+
+    One count keeps the preset's scale. The second of two is SwAV's small crops (Caron 2020,
+    arXiv:2006.09882): 96 of 224 pixels, and 0.05 to 0.14 of the area.
+    """
+    if not config.crops or config.crop_sizes:
+        return {}
+    if len(config.crops) == 1:
+        return {"crop_sizes": (size,), "crop_scales": PRESETS[preset](size)[0].scale}
+    large, *_, small = PRESETS["swav"](size)
+    scales = (*large.scale, *small.scale)
+    return {"crop_sizes": (large.size, small.size), "crop_scales": scales}
 
 
 def view_plan(config: ResolvedConfig, method: Method, steps_per_epoch: int) -> ViewPlan:

@@ -1,1 +1,1 @@
-"""Checks of the installation; standard library only, so that they run before it is complete."""
+"""Checks of the installation, which run before it is complete; of a data set; of the cache."""

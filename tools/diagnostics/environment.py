@@ -7,7 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = ("numpy", "torch", "accelerate", "tyro", "PIL")
+NEEDED = (
+    *("numpy", "torch", "accelerate", "tyro", "PIL", "yaml", "rich", "jaxtyping", "numba"),
+    *("timm", "torchvision", "matplotlib", "jinja2", "psutil", "sklearn", "skimage"),
+)
+"""The modules of the requirements that commands import, those that every command needs first."""
 
 
 def check() -> None:

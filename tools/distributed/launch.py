@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import itertools
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.distributed import DistError
 
@@ -46,6 +45,7 @@ def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> 
                 f"the launcher's {name} is not supported: configure accelerate for plain data "
                 "parallelism"
             )
+    refuse_one_of_many(os.environ, parent_environment(), parent_words())
     if "WORLD_SIZE" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # end with the launcher
     # The option that replaces broadcast_buffers still overwrites the ranks' buffers at the start.
@@ -79,31 +79,68 @@ def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> 
     return accelerator
 
 
+JOINED = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables of which Accelerate reads the number of processes."""
+
+
+def refuse_one_of_many(
+    environment: Mapping[str, str], before: Mapping[str, str], words: Sequence[str]
+) -> None:
+    """Refuse to train alone if ``accelerate launch`` was asked for several processes.
+
+    Without ``--multi_gpu`` that launcher starts one process, whatever its number, and leaves a sign
+    of it: it adds MASTER_ADDR for a group that nobody makes.
+
+    Args:
+        environment: this process's variables.
+        before: the launcher's own variables.
+        words: the launcher's command line.
+
+    Raises:
+        ValueError: naming the command that starts several processes.
+    """
+    launched = "ACCELERATE_USE_CPU" in environment and "MASTER_ADDR" in environment
+    if not launched or "MASTER_ADDR" in before or any(name in environment for name in JOINED):
+        return
+    asked = _number_asked_for(words)
+    raise ValueError(
+        f"accelerate launch was asked for {asked or 'several'} processes, but without --multi_gpu "
+        "it starts one (--cpu too): accelerate launch --multi_gpu --num_processes "
+        f"{asked or 'N'} train.py ..., with or without GPUs, or torchrun --standalone "
+        f"--nproc_per_node {asked or 'N'} train.py ...; for one process, --num_processes 1"
+    )
+
+
+def _number_asked_for(words: Sequence[str]) -> str:
+    for word, following in itertools.pairwise([*words, ""]):
+        name, _, value = word.partition("=")
+        if name in ("--num_processes", "--num-processes"):
+            return value or following
+    return ""
+
+
+def parent_environment() -> dict[str, str]:
+    """Return the variables that the parent process was started with; empty if unknown."""
+    pairs = (entry.partition("=") for entry in _of_parent("environ"))
+    return {name: value for name, _, value in pairs}
+
+
+def parent_words() -> list[str]:
+    """Return the command line of the parent process; empty if unknown."""
+    return _of_parent("cmdline")
+
+
+def _of_parent(file: str) -> list[str]:
+    try:
+        data = Path(f"/proc/{os.getppid()}/{file}").read_bytes()
+    except OSError:
+        return []
+    return data.decode(errors="replace").split("\0")
+
+
 def is_lost_contact(error: RuntimeError) -> bool:
     """Whether an error means that another process of the group is gone or did not answer."""
     return isinstance(error, (LostProcess, DistError)) or "gloo" in str(error)
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Check that the trackers' packages are installed.
-
-    Raises:
-        ValueError: a tracker's package is not installed.
-    """
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise ValueError(f"--log-with {name}: not installed; .venv/bin/uv pip install {name}")
-
-
-def start_trackers(accelerator: Accelerator, folder: Path, names: Sequence[str]) -> None:
-    """Start Accelerate's trackers for the run in ``folder``; ``accelerator.log`` writes to them."""
-    makers: dict[str, Callable[[], GeneralTracker]] = {
-        "tensorboard": lambda: TensorBoardTracker("tensorboard", folder),
-        "wandb": lambda: WandBTracker(folder.name, dir=str(folder)),
-    }
-    accelerator.trackers = [makers[name]() for name in names]
-    for tracker in accelerator.trackers:
-        tracker.start()
 
 
 def check_workers(workers: int) -> None:

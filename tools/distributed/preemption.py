@@ -1,10 +1,12 @@
-"""SIGTERM, SIGINT and SIGUSR1: finish the step, agree with the other processes, save, stop."""
+"""SIGTERM, SIGINT, SIGUSR1, SIGHUP: finish the step, agree with the others, save, stop."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from types import FrameType
 
 from accelerate import Accelerator
@@ -20,8 +22,19 @@ ANSWER_SECONDS = 20.0
 """A process that has not agreed to stop by then is lost; schedulers often kill after 25 or 30."""
 
 
+STANDARD_OUTPUTS = (1, 2)
+
+
 class LostProcess(RuntimeError):
     """The launcher or another process of the run no longer answers."""
+
+
+def discard_output(descriptors: Iterable[int]) -> None:
+    """Let further output to the file descriptors go nowhere."""
+    for number in descriptors:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 class StopSignal:
@@ -33,10 +46,13 @@ class StopSignal:
     it has kept its own promise, so none blocks a collective of another one. A second signal ends a
     process at once.
 
+    SIGHUP means that the terminal is gone (closed, or its ssh connection was lost). Output to it
+    would fail, so it is discarded from then on. Under ``nohup`` the signal stays ignored.
+
     The same thread runs the ``Watchdog``, with ``patience`` seconds.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
     def __init__(
         self, accelerator: Accelerator, step: int, run: str, patience: float = PATIENCE
@@ -55,7 +71,10 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         in_main = threading.current_thread() is threading.main_thread()
-        signals = self.SIGNALS if in_main else ()  # Python allows handlers nowhere else
+        signals = list(self.SIGNALS) if in_main else []  # Python allows handlers nowhere else
+        if in_main and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+            signals.remove(signal.SIGHUP)
+        self._terminals = [number for number in STANDARD_OUTPUTS if os.isatty(number)]
         self._before = {number: signal.signal(number, self._receive) for number in signals}
         if len(self._ranks) > 1:
             store = shared_store(self._key)
@@ -76,6 +95,9 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            discard_output(self._terminals)
+            self._terminals = []
         if self.received is None or not self._since:
             self.received, self._since = signal.Signals(number).name, time.monotonic()
         elif time.monotonic() - self._since > ECHO_SECONDS:

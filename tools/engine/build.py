@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,98 +18,31 @@ from torch import Tensor
 from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
-from pipelines.beton.convert import cached_beton
-from pipelines.datasets import DataFacts, data_facts, default_val, match_classes, open_data
+from pipelines.datasets import DataFacts, data_facts
 from pipelines.decoders import Decoder
-from pipelines.decoders.build import build_decoder, choose_loader
+from pipelines.decoders.build import build_decoder
 from pipelines.decoders.dali import GpuDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.loader import Loader
-from pipelines.sampler import BlockShuffle, Sampler
-from pipelines.sources.beton import Beton
-from pipelines.sources.published import NotDownloaded, Split
-from pipelines.sources.subset import take_subset
+from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from tools.config.cli import from_saved
 from tools.config.config import Config, ResolvedConfig, flag
+from tools.config.images import with_measured_range
+from tools.config.init import arguments
 from tools.config.mixture import clim_loss, mixture_of
 from tools.config.resolve import check, check_neighbours, resolve, resolved
 from tools.config.view_plan import base_views, sizes_of, view_plan
 from tools.distributed.coordination import local_main_first
 from tools.distributed.launch import cores_per_process
+from tools.engine.architecture import freeze_patch_embed, name_architecture, refuse_views
+from tools.engine.data import Data, choose
+from tools.engine.sampling import build_sampler
 from tools.runs import checkpoint
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Data:
-    """The images of a run, and their constants."""
-
-    train: Table
-    val: Table | None
-    facts: DataFacts
-
-
-def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = True) -> Data:
-    """Open the training and validation tables; one process of each machine fills the caches first.
-
-    Raises:
-        NotDownloaded: a published data set is missing, and ``download`` is off.
-        ValueError: a data set is missing or damaged, or the two have different classes.
-    """
-    options: dict[str, Any] = {
-        "on_bad": config.on_bad_image,
-        "classes_file": config.classes,
-        "download": download,
-    }
-
-    def opened(spec: str, split: Split) -> Table:
-        try:
-            table = open_data(spec, config.data_dir, split, **options)
-        except NotDownloaded:
-            raise
-        except ValueError as error:
-            given = "--data" if split == "train" else "--val-data"
-            raise ValueError(f"{given} {spec}: {error}") from error
-        if split == "train" and config.subset is not None:
-            table = take_subset(table, config.subset, config.subset_seed)
-        if choose(config, table, accelerator.device)[0] == "ffcv":
-            table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
-        return table
-
-    def both() -> Data:
-        train = opened(config.data, "train")
-        spec = config.val_data or default_val(config.data)
-        val = None
-        if spec is not None and spec != "none":
-            val = opened(spec, "val")
-            try:
-                val = match_classes(val, train)
-            except ValueError as error:
-                raise ValueError(f"--val-data {spec}: {error}") from error
-        return Data(train, val, data_facts(config.data))
-
-    return local_main_first(accelerator, both)
-
-
-def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str]:
-    """Return the loader of a table and the reason for it."""
-    if config.loader != "auto":
-        return config.loader, "--loader"
-    budget = int(config.memory_budget * 2**30)
-    return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
-
-
-def sampler_of(config: Config, data: Data, rank: int = 0, world_size: int = 1) -> Sampler:
-    """Return the sampler of this process's rows in each step."""
-    blocks = None
-    if config.order == "blocks":
-        sequence = data.train.in_file_order()
-        blocks = BlockShuffle(sequence, config.groups, config.block_rows, config.window_blocks)
-    return Sampler(len(data.train), config.batch_size, config.seed, rank, world_size, blocks)
 
 
 def create_method(
@@ -125,10 +58,12 @@ def create_method(
         config.backbone,
         config.image_size,
         config.stem,
+        in_chans=config.in_chans,
         zero_init_last=config.zero_init_last,
         stem_init=config.stem_init,
+        arguments=arguments(config.backbone_args),
     )
-    return build_method(
+    method = build_method(
         config.method,
         config.chosen,
         METHODS[config.method].method.build_backbone(config.chosen, create),
@@ -146,6 +81,9 @@ def create_method(
             sizes=sizes_of(config),
         ),
     )
+    if config.freeze_patch_embed:
+        freeze_patch_embed(method.backbone, config.backbone)
+    return method
 
 
 def assemble(
@@ -156,21 +94,17 @@ def assemble(
     Raises:
         ValueError: they do not fit each other; the text names the flags.
     """
-    config = resolve(config, data.facts, accelerator.mixed_precision)
-    sampler = sampler_of(config, data)
+    config = with_measured_range(config, data.train)
+    if config.normalize == "data":  # the run keeps what was measured
+        config = dataclasses.replace(config, mean=data.facts.mean, std=data.facts.std)
+    config = local_main_first(accelerator, partial(name_architecture, config))
+    config = resolve(config, data_facts(config.data), accelerator.mixed_precision)
+    sampler = build_sampler(config, data.train, unconverted=data.unconverted)
     check(config, accelerator.num_processes)
     check_neighbours(config, len(data.train))
     method = create_method(config, sampler.steps_per_epoch, data.facts, len(data.train))
+    refuse_views(config, method, sampler.steps_per_epoch)
     return config, sampler, method
-
-
-def gpu_decoder(config: Config) -> GpuDecoder:
-    """Return the settings of DALI's decoder on a GPU."""
-    return GpuDecoder(
-        config.dali_device_memory_padding,
-        config.dali_host_memory_padding,
-        config.dali_hw_decoder_load,
-    )
 
 
 class Decoders:
@@ -194,7 +128,11 @@ class Decoders:
         config, device = self._config, self._accelerator.device
         loader, reason = choose(config, table, device)
         self._print(f"loader {loader} ({reason}) for {len(table):,} images")
-        gpu = gpu_decoder(config)
+        gpu = GpuDecoder(
+            config.dali_device_memory_padding,
+            config.dali_host_memory_padding,
+            config.dali_hw_decoder_load,
+        )
         if gpu.arguments() and not (loader == "dali" and device.type == "cuda"):
             flags = ", ".join(flag(f"dali_{name}") for name in gpu.arguments())
             self._print(f"{flags}: no effect, since only --loader dali decodes on a GPU")
@@ -220,7 +158,8 @@ def training_loader(
 ) -> Loader:
     """Build the loader of this process's share of each batch."""
     decoder = decoders.of(data.train)
-    sampler = sampler_of(config, data, accelerator.process_index, accelerator.num_processes)
+    share = accelerator.process_index, accelerator.num_processes
+    sampler = build_sampler(config, data.train, *share, unconverted=data.unconverted)
     maker = StepMaker(
         table=data.train,
         sampler=sampler,
@@ -272,9 +211,11 @@ def evaluation_batches_of(
 def load_run(run: Path, named: Path | None = None) -> tuple[ResolvedConfig, dict[str, Any]]:
     """Return the settings and the state of a run's last checkpoint, or of the checkpoint ``named``.
 
+    ``named`` is what ``--checkpoint`` takes (``tools.runs.checkpoint.of_run``).
+
     Raises:
         ValueError: there is no such run, or no checkpoint in it.
     """
-    path = checkpoint.first_whole(checkpoint.find(named or run))
+    path = checkpoint.first_whole(checkpoint.of_run(run, named))
     state = checkpoint.load(path)
     return resolved(from_saved(state["config"], str(path))), state

@@ -24,6 +24,7 @@ from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
 from tools.config.config import ResolvedConfig
 from tools.engine import build
+from tools.engine.data import Data
 from tools.engine.logger import RunLogger
 from tools.engine.train_state import TrainState
 from tools.scoring.features import evaluating
@@ -82,7 +83,7 @@ def statistics(found: Neighborhood, label: NDArray[np.int64]) -> dict[str, float
 def encode_all(
     method: Method,
     config: ResolvedConfig,
-    data: build.Data,
+    data: Data,
     decoders: build.Decoders,
     accelerator: Accelerator,
     watch: Watch = unwatched,
@@ -130,7 +131,7 @@ class ClimRefresh:
     def __init__(
         self,
         config: ResolvedConfig,
-        data: build.Data,
+        data: Data,
         decoders: build.Decoders,
         state: TrainState,
         logger: RunLogger,

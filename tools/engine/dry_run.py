@@ -13,14 +13,13 @@ from torch import Tensor
 
 from models.methods import Method
 from pipelines.batch import Batch, Mixed
-from pipelines.datasets import data_facts
 from pipelines.sources.published import NotDownloaded, stand_in
-from pipelines.sources.subset import take_subset
-from pipelines.views import ViewPlan
+from pipelines.sources.subset import divide
+from pipelines.views import ViewPlan, table_of
 from tools.config.cli import to_dict
 from tools.config.config import Config, ResolvedConfig
-from tools.engine import build
-from tools.engine.build import Data
+from tools.config.pixels import facts_of
+from tools.engine.data import Data, decode_bounds, open_data_of
 
 
 def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Data, list[str]]:
@@ -30,34 +29,36 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
         The data, and a line for each missing set: what to fetch, and where to put it.
 
     Raises:
-        ValueError: as ``build.open_data_of``; or the settings depend on the missing images.
+        ValueError: as ``open_data_of``; or the settings depend on the missing images.
     """
     missing: list[str] = []
     without_val = dataclasses.replace(config, val_data="none")
     try:
-        return build.open_data_of(config, accelerator, download=False), missing
+        return open_data_of(config, accelerator, download=False), missing
     except NotDownloaded as error:
         missing.append(f"missing data: {error}")
     try:
-        return build.open_data_of(without_val, accelerator, download=False), missing
+        return open_data_of(without_val, accelerator, download=False), missing
     except NotDownloaded:
         pass  # the training images are missing
     if config.classes is not None:
         raise ValueError(f"--classes {config.classes} needs the images of --data: {missing[0]}")
-    table = stand_in(config.data)
-    if config.subset is not None:
-        table = take_subset(table, config.subset, config.subset_seed)
-    return Data(table, None, data_facts(config.data)), missing
+    facts = facts_of(config)
+    if not facts.mean:
+        raise ValueError(f"--normalize data needs the images of --data: {missing[0]}")
+    train, val = divide(stand_in(config.data, config.in_chans), config)
+    return Data(train, val, facts), missing
 
 
 def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:
-    """Return the resolved settings, the steps and the estimated device memory, as text.
+    """Return the resolved settings, the views, the steps and the estimated device memory, as text.
 
     ``steps`` is the number of steps of an epoch, ``rows`` this process's share of a batch.
     """
     weights, activations = memory(config, method, plan, rows // config.accumulate)
     lines = [
         yaml.safe_dump(to_dict(config), sort_keys=False).rstrip(),
+        *table_of(plan.views),
         f"steps: {steps:,} an epoch, {steps * config.epochs:,} in all, "
         f"{rows} images each on every process",
         f"device memory, estimated: {weights / 2**30:.2f} GiB for weights, gradients, optimiser "
@@ -65,6 +66,21 @@ def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int,
         + (f" ({rows // config.accumulate} images at a time)" if config.accumulate > 1 else ""),
     ]
     return "\n".join(lines)
+
+
+def describe_decoding(config: ResolvedConfig, data: Data, device: torch.device, rows: int) -> str:
+    """Return the memory that decoded images take at a time on this process, a line a loader.
+
+    ``rows`` is this process's share of a batch; the loader that the run takes comes first.
+    """
+    chosen, found = decode_bounds(config, data, device, rows)
+    order = sorted(found, key=lambda loader: loader != chosen)
+    lines = [
+        f"  {loader:<7} {found[loader].bytes / 2**20:,.1f} MiB: {found[loader].what}"
+        + (" (this run)" if loader == chosen else "")
+        for loader in order
+    ]
+    return "\n".join(["decoded images, at most, on each process:", *lines])
 
 
 def memory(config: ResolvedConfig, method: Method, plan: ViewPlan, rows: int) -> tuple[int, int]:
@@ -97,7 +113,9 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 
 def _meta_batch(config: ResolvedConfig, plan: ViewPlan, rows: int) -> Batch:
     shown = 2 * rows if config.mix == "clim" else rows  # anchors, then their neighbors
-    images = tuple(torch.empty(shown, 3, v.size, v.size, device="meta") for v in plan.views)
+    images = tuple(
+        torch.empty(shown, config.in_chans, v.size, v.size, device="meta") for v in plan.views
+    )
     index = torch.empty(rows, dtype=torch.int64, device="meta")
     share = torch.empty(rows, device="meta")
     mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in plan.mixed)

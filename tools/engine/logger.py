@@ -25,6 +25,10 @@ from tools.runs.metrics import SUMMARY, cut_metrics, cut_summary, read_metrics, 
 T = TypeVar("T")
 
 
+QUIET_SECONDS = 30.0
+"""Longest time without a line of progress where there is no bar."""
+
+
 class RunLogger:
     """The log of one run; its methods do nothing except in the first process.
 
@@ -52,7 +56,7 @@ class RunLogger:
         self._folder, self._total = folder, total_steps
         self._start = start_step
         self._clock = clock
-        self._began = clock()
+        self._began = self._shown_at = clock()
 
         self._open(start_step, start_step or -1)
         self._console = console or Console(highlight=False, soft_wrap=True)
@@ -89,9 +93,26 @@ class RunLogger:
         return bar
 
     def tick(self, step: int) -> None:
-        """Move the bar to ``step`` finished steps; cheap enough for every step."""
-        if self._active and self._bar:
+        """Show ``step`` finished steps; cheap enough for every step.
+
+        The bar moves. Without one, a line appears if there was none for ``QUIET_SECONDS``; it has
+        no loss, for which the host would wait for the device.
+        """
+        if not self._active:
+            return
+        if self._bar:
             self._show(self._bar, step)
+        elif self._clock() - self._shown_at >= QUIET_SECONDS:
+            self._show_line(step)
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Show numbers measured after ``step`` finished steps, and write none to metrics.jsonl."""
+        if not self._active:
+            return
+        if self._bar:
+            self._show(self._bar, step, describe(values))
+        else:
+            self._show_line(step, describe(values))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line of numbers measured after ``step`` finished steps, and show it."""
@@ -115,8 +136,7 @@ class RunLogger:
             if "knn_top1" in values:
                 self._print(f"step {step:,}  {text}")
         else:
-            head = f"epoch {self._epoch_text(step)}  step {step:,}/{self._total:,}"
-            self._print("  ".join((head, *([text] if text else []), f"ETA {self._eta(step)}")))
+            self._show_line(step, text)
 
     def epoch(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """Write summary.csv's line of the epoch that ended at ``step``, after its evaluation.
@@ -162,7 +182,17 @@ class RunLogger:
             self._metrics.close()
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        try:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        except OSError:
+            if not self._console.is_terminal:
+                raise
+            # the terminal is gone; its SIGHUP is about to stop the run
+
+    def _show_line(self, step: int, text: str = "") -> None:
+        head = f"epoch {self._epoch_text(step)}  step {step:,}/{self._total:,}"
+        self._print("  ".join((head, *([text] if text else []), f"ETA {self._eta(step)}")))
+        self._shown_at = self._clock()
 
     def _show(self, bar: Progress, step: int, text: str = "") -> None:
         fields: dict[str, Any] = {"text": text} if text else {}
@@ -170,8 +200,9 @@ class RunLogger:
         bar.update(bar.task_ids[0], completed=step, epoch=epoch, eta=eta, **fields)
 
     def _epoch_text(self, step: int) -> str:
-        epochs = math.ceil(self._total / self._steps_per_epoch)
-        return f"{min(step // self._steps_per_epoch + 1, epochs)}/{epochs}"
+        """Return the epoch of the last finished step, or the first before any step."""
+        epoch, epochs = (math.ceil(n / self._steps_per_epoch) for n in (step, self._total))
+        return f"{max(epoch, 1)}/{epochs}"
 
     def _eta(self, step: int) -> str:
         """Return the remaining time at the mean speed since the start, evaluations included."""

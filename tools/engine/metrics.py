@@ -22,7 +22,7 @@ class StepMetrics:
     """Means of the loss and its terms, and the first step that was not finite.
 
     A step is not finite if its loss, or a value of ``weights`` after it, is NaN or infinite.
-    ``add`` never waits for the device; ``read`` and ``first_bad`` do.
+    ``add`` never waits for the device; ``read``, ``last`` and ``first_bad`` do.
     """
 
     def __init__(self, accelerator: Accelerator, weights: Sequence[Tensor] = ()) -> None:
@@ -53,6 +53,13 @@ class StepMetrics:
             return {}
         means = self._accelerator.reduce(torch.stack(self._rows).mean(0), "mean")
         self._rows = []
+        return dict(zip(self._names, means.tolist(), strict=True))
+
+    def last(self) -> dict[str, float]:
+        """Return the means over all processes of the last step; ``read`` still counts it."""
+        if not self._rows:
+            return {}
+        means = self._accelerator.reduce(self._rows[-1].clone(), "mean")
         return dict(zip(self._names, means.tolist(), strict=True))
 
     def first_bad(self) -> int | None:

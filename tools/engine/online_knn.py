@@ -1,4 +1,4 @@
-"""The score during training: weighted kNN of the backbone's features (k 200, T 0.1)."""
+"""The score during training: weighted kNN of the backbone's features (--knn-k, T 0.1)."""
 
 from __future__ import annotations
 
@@ -7,44 +7,89 @@ import sys
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.distributed import average_buffers
 from models.methods import Method
+from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
-from tools.config.config import ResolvedConfig
+from tools.config.config import Config, ResolvedConfig
 from tools.engine import build
+from tools.engine.data import Data
 from tools.scoring.features import extract
-from tools.scoring.knn import knn
+from tools.scoring.knn import knn, remarks, voters
 
-NEIGHBORS = 200
 BATCH = 256
 
 
+def why_off(config: Config, data: Data) -> str | None:
+    """Return why there can be no score, or None.
+
+    Raises:
+        ValueError: there can be none, and --keep-best needs it.
+    """
+    reason = _why_off(config, data)
+    if reason is not None and config.keep_best:
+        raise ValueError(f"--keep-best needs kNN scores, and kNN is off: {reason}")
+    return reason
+
+
+def _why_off(config: Config, data: Data) -> str | None:
+    if config.knn_every == 0:
+        return "--knn-every 0"
+    if data.val is None:
+        return "no validation images (--val-data)"
+    for name, table in (("training", data.train), ("validation", data.val)):
+        if not (table.label >= 0).any():
+            return f"the {name} images have no labels"
+    return None
+
+
 class OnlineKnn:
-    """Scores the method on the validation images; ``off`` is the reason if it cannot, or None."""
+    """Scores the method on the validation images; ``off`` is the reason if it cannot, or None.
+
+    ``remarks`` are lines about what distorts the score, the same that ``eval.py knn`` prints.
+    """
 
     def __init__(
         self,
         config: ResolvedConfig,
-        data: build.Data,
+        data: Data,
         decoders: build.Decoders,
         method: Method,
         accelerator: Accelerator,
     ) -> None:
         self._config, self._data = config, data
         self._decoders, self._method, self._accelerator = decoders, method, accelerator
-        self.off = self._why_not()
+        self.off = why_off(config, data)
+        self.remarks: list[str] = []
+        if self.off is None and data.val is not None:
+            self._prepare(data.train, data.val)
 
-    def _why_not(self) -> str | None:
-        if self._config.knn_every == 0:
-            return "--knn-every 0"
-        if self._data.val is None:
-            return "no validation images (--val-data)"
-        for name, table in (("training", self._data.train), ("validation", self._data.val)):
-            if not (table.label >= 0).any():
-                return f"the {name} images have no labels"
-        return None
+    def _prepare(self, train: Table, val: Table) -> None:
+        """Choose the labelled rows and the number of neighbours that vote."""
+        device = self._accelerator.device
+        self._rows = {id(table): np.flatnonzero(table.label >= 0) for table in (train, val)}
+        bank, queries = (
+            table if len(rows := self._rows[id(table)]) == len(table) else table.take(rows)
+            for table in (train, val)
+        )
+        self._labels = [torch.from_numpy(table.label).to(device) for table in (bank, queries)]
+        own = rows_in(queries, bank)
+        self._own = torch.from_numpy(own).to(device) if (own >= 0).any() else None
+        wanted = self._config.knn_k
+        self._k = max(min(wanted, voters(self._labels[0], self._own)), 1)
+        bank_labels, labels = self._labels
+        self.remarks = remarks(
+            bank_labels,
+            labels,
+            self._k,
+            self._own,
+            wanted=wanted,
+            class_name=train.class_name,
+            flag="--knn-k",
+        )
 
     def due(self, step: int, steps_per_epoch: int) -> int:
         """Return the first step after ``step`` at which a score is due."""
@@ -57,18 +102,15 @@ class OnlineKnn:
         """Return the current ``knn_top1`` and ``knn_top5``; all processes call it."""
         assert self._data.val is not None
         average_buffers(self._method)
-        train, val = self._data.train, self._data.val
-        bank, bank_labels = self._labelled_features(train)
-        queries, labels = self._labelled_features(val)
-        k = min(NEIGHBORS, len(bank))
-        return knn(bank, bank_labels, queries, labels, k=k)
+        bank, queries = map(self._labelled_features, (self._data.train, self._data.val))
+        bank_labels, labels = self._labels
+        return knn(bank, bank_labels, queries, labels, k=self._k, own=self._own)
 
-    def _labelled_features(self, table: Table) -> tuple[Tensor, Tensor]:
-        """Return features (n, d) and labels (n,) of the rows that have a label."""
+    def _labelled_features(self, table: Table) -> Tensor:
+        """Return the features, (n, d), of the rows that have a label."""
         method, accelerator = self._method, self._accelerator
-        rows = np.flatnonzero(table.label >= 0)
+        rows: NDArray[np.int64] = self._rows[id(table)]
         batches = build.evaluation_batches_of(
             self._config, table, self._data.facts, self._decoders, accelerator, BATCH, rows
         )
-        features = extract(method, method.features, batches, len(rows), accelerator)
-        return features, torch.from_numpy(table.label[rows]).to(accelerator.device)
+        return extract(method, method.features, batches, len(rows), accelerator)

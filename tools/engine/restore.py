@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.methods import Method
-from models.methods.base import Which
 from models.modules.backbone import num_features
+from models.settings.base import Which
 from pipelines.datasets import DataFacts
 from tools.config.config import ResolvedConfig
 from tools.engine import build

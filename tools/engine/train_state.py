@@ -24,13 +24,18 @@ from tools.config.config import ResolvedConfig
 from tools.distributed.coordination import main_process_first
 from tools.runs import checkpoint
 
+FIRST_MINUTES = 5
+"""Minutes of training after which the first checkpoint is written, at the latest."""
+
 
 class TrainState:
     """The method (with its EMA, queue, prototypes), the optimiser and the loss scaler.
 
     ``neighbors`` holds CLIM's last neighbour table (``tools.engine.clim_refresh``), or None;
     ``left_out`` the steps that are skipped (``tools.engine.rollback``); ``last_good`` the
-    checkpoint that this process loaded or wrote last.
+    checkpoint that this process loaded or wrote last; ``best`` the step and kNN score of the best
+    one (``--keep-best``); ``loader`` the decoder that training uses; ``epochs_before`` the --epochs
+    of the checkpoint that was restored.
     """
 
     def __init__(
@@ -44,28 +49,56 @@ class TrainState:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._saved_at = clock, clock()
+        self._has_saved = False  # of training: the untrained weights do not count
         self._keep_each = config.keep_every_epochs * (len(data) // config.batch_size)
         self._method, self._optimizer = method, optimizer
         self.neighbors: dict[str, Any] | None = None
         self.left_out: set[int] = set()
         self.last_good: Path | None = None
+        self.epochs_before = config.epochs
+        self.best: dict[str, Any] | None = None
+        self.loader: str = config.loader
         self._data = {"images": len(data), "key": key_of(data)}
         if config.order == "blocks":  # the rows of a step depend on the places of their bytes
             self._data["file_order"] = hashlib.sha256(data.in_file_order().data).hexdigest()[:16]
         self.folder, self._config, self._accelerator = folder, config, accelerator
 
+    def weigh(self, weights: int) -> None:
+        """Make the checksum of ``--balance``'s weights a part of what a resume compares."""
+        self._data["weights"] = weights
+
     def is_due(self, step: int, at_log: bool) -> bool:
         """Whether to save after ``step`` steps; all processes call it and get the same answer.
 
-        The minutes since the last checkpoint are the first process's, compared at log lines only.
+        The minutes since the last checkpoint are the first process's. Several processes compare
+        them at log lines only, and so does one process after the first checkpoint.
         """
         config = self._config
+        if self.best is not None and self.best["step"] == step:
+            return True
         if step % config.checkpoint_every == 0 or (self._keep_each and step % self._keep_each == 0):
             return True
-        if not at_log or not config.checkpoint_minutes:
+        alone = self._accelerator.num_processes == 1
+        if not config.checkpoint_minutes or not (at_log or (alone and not self._has_saved)):
             return False
-        late = self._clock() - self._saved_at >= 60 * config.checkpoint_minutes
+        minutes = config.checkpoint_minutes
+        if not self._has_saved:
+            minutes = min(minutes, FIRST_MINUTES)
+        late = self._clock() - self._saved_at >= 60 * minutes
+        if alone:
+            return late
         return bool(broadcast(torch.tensor(late, device=self._accelerator.device)).item())
+
+    def scored(self, step: int, score: float) -> None:
+        """Note the kNN score of ``step``; with --keep-best, a new best is saved at this step.
+
+        All processes call it, and the first one compares.
+        """
+        if not self._config.keep_best:
+            return
+        better = self.best is None or score > self.best["knn_top1"]
+        if broadcast(torch.tensor(better, device=self._accelerator.device)).item():
+            self.best = {"step": step, "knn_top1": score}
 
     def save(self, step: int) -> None:
         """Write the checkpoint of ``step`` finished steps; all processes call it.
@@ -77,6 +110,7 @@ class TrainState:
         self.last_good = main_process_first(self._accelerator, partial(self._write, step))
         self._accelerator.wait_for_everyone()
         self._saved_at = self._clock()
+        self._has_saved = step > 0
 
     def _write(self, step: int) -> Path:
         scaler = self._accelerator.scaler
@@ -89,9 +123,12 @@ class TrainState:
             "neighbours": self.neighbors,
             "left_out": sorted(self.left_out),
             "world_size": self._accelerator.num_processes,
+            "loader": self.loader,
+            "best": self.best,
         }
-        folder = self.folder / "checkpoints"
-        return checkpoint.save(folder, step, state, self._config.keep_checkpoints, self._keep_each)
+        folder, keep = self.folder / "checkpoints", self._config.keep_checkpoints
+        best = self.best["step"] if self.best else None
+        return checkpoint.save(folder, step, state, keep, self._keep_each, best)
 
     def _load(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint; if a machine lacks a complete copy, the first process sends it."""
@@ -114,10 +151,16 @@ class TrainState:
             ValueError: it is damaged, or belongs to a run with other settings.
         """
         state = self._load(path)
-        changed = differences(self._config, from_saved(state["config"], str(path)))
+        before = from_saved(state["config"], str(path))
+        changed = differences(self._config, before)
         if changed:
             raise ValueError(
                 f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
+            )
+        if (then := state["data"].get("weights")) != self._data.get("weights"):
+            raise ValueError(
+                f"--balance {self._config.balance}: the weights are not those of {path} (checksum "
+                f"{then} then, {self._data.get('weights')} now): the rows of a step would differ"
             )
         if state["data"] != self._data:
             raise ValueError(
@@ -131,6 +174,11 @@ class TrainState:
         self.neighbors = state.get("neighbours")
         self.left_out = set(state.get("left_out", ()))
         self.last_good = path
+        self.epochs_before = before.epochs
+        self._has_saved = state["step"] > 0
+        self.best = state.get("best")
+        if self.best and not (path.parent / f"step-{self.best['step']}.pt").is_file():
+            self.best = None  # a later best took its place, and was given up with its attempt
         return state["step"]
 
 

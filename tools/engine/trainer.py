@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.methods import Method
-from models.optim import create_optimizer, learning_rate
+from models.optim import LrScale, create_optimizer, layer_shares, learning_rate
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from pipelines.sampler import Sampler
@@ -49,6 +50,14 @@ def prepare(
 
 def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
     """Build the optimiser of resolved settings."""
+    scale = method.lr_scale
+    if config.layer_decay < 1:
+        shares = layer_shares(method.backbone, config.layer_decay)
+
+        def scale(name: str, parameter: nn.Parameter) -> LrScale:
+            own = method.lr_scale(name, parameter)
+            return replace(own, share=own.share * shares.get(id(parameter), 1.0))
+
     return create_optimizer(
         method,
         config.optimizer,
@@ -56,7 +65,7 @@ def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
         config.weight_decay,
         config.momentum,
         config.decay == "all",
-        method.lr_scale,
+        scale,
     )
 
 
@@ -76,6 +85,33 @@ def rate(config: ResolvedConfig, step: int, steps_per_epoch: int, scheduled: boo
         [round(share * total) for share in config.milestones],
         config.step_factor,
     )
+
+
+def schedule_change(
+    config: ResolvedConfig, epochs_before: int, step: int, steps_per_epoch: int
+) -> str | None:
+    """Return what another --epochs at a resume does to the learning rate, as a line; None: same.
+
+    Args:
+        config: the settings now.
+        epochs_before: the --epochs of the checkpoint.
+        step: number of finished steps.
+        steps_per_epoch: steps of an epoch.
+    """
+    if config.epochs == epochs_before:
+        return None
+    before = dataclasses.replace(config, epochs=epochs_before)
+    total, now = config.epochs * steps_per_epoch, rate(config, step, steps_per_epoch)
+    head = f"--epochs: {epochs_before:,} -> {config.epochs:,}: "
+    if step >= total:
+        return f"{head}nothing is left to train, {step:,} of {total:,} steps are finished"
+    text = (
+        f"the schedule now ends at step {total:,}; the learning rate of the next step is {now:.2e}"
+    )
+    if step >= epochs_before * steps_per_epoch:
+        last = rate(before, max(step - 1, 0), steps_per_epoch)
+        return f"{head}the run was finished; {text}, after {last:.2e} in its last step"
+    return f"{head}{text} instead of {rate(before, step, steps_per_epoch):.2e}"
 
 
 def mean_share(batch: Batch) -> dict[str, Tensor]:
@@ -100,6 +136,8 @@ class Learner:
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.sampler.steps_per_epoch
         self.weights = [p for p in self.method.parameters() if p.requires_grad]
+        warmup = self.config.init_warmup * self.sampler.steps_per_epoch
+        self.backbone_starts = round(warmup)
         self.metrics = StepMetrics(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.throughput = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
@@ -111,6 +149,9 @@ class Learner:
         config = self.config
         terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
         self.method.after_backward()
+        if batch.step < self.backbone_starts:
+            for parameter in self.method.backbone.parameters():
+                parameter.grad = None  # which the optimizer skips
         norm = clip(self.accelerator, self.weights, config.clip_grad, config.clip_grad_each)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -134,12 +175,15 @@ class Run(Learner):
     logger: RunLogger
     stopped: bool = False
     steps_done: int = 0
+    first_step: int = 0
 
     def steps(self, step: int, last: int) -> int:
         """Train from ``step`` to ``last``; return the exit status."""
         if self.knn.off:
             self.logger.message(f"kNN is off: {self.knn.off}")
-        elif step == 0:
+        for remark in self.knn.remarks:
+            self.logger.message(remark)
+        if step == 0 and not self.knn.off:
             untrained = {"loss": math.nan, "lr": self.lr(0), "images_per_second": math.nan}
             self.logger.log(0, untrained | {"data_wait": math.nan} | self.knn.score())
         self.method.train()
@@ -148,7 +192,7 @@ class Run(Learner):
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
         with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
-            self.steps_done = step
+            self.steps_done = self.first_step = step
             while step < last and not self.stopped:
                 try:
                     step = self.train_until(step, last, stop)
@@ -158,6 +202,9 @@ class Run(Learner):
                     self.metrics.forget()
                     if self.stopped:  # a signal came in the same step
                         self.save(step)
+        if best := self.state.best:
+            score = f"kNN top-1 {best['knn_top1']:.1%}"
+            self.logger.message(f"best checkpoint: step {best['step']:,}, {score}")
         return STOPPED if self.stopped else 0
 
     def train_until(self, step: int, last: int, stop: StopSignal) -> int:
@@ -173,13 +220,15 @@ class Run(Learner):
                     self.train_on(batch)
                 step += 1
                 self.steps_done += 1  # for stop; a rollback does not lower it
-                self.logger.tick(step)
                 if self.config.check_ranks and step % self.config.check_ranks == 0:
                     self.compare_ranks(step)
                 epoch_ends = step % self.sampler.steps_per_epoch == 0
                 at_log = step % self.config.log_every == 0 or step == until or epoch_ends
                 if at_log:
                     self.log(step, scored=step == scoring and not self.knn.off)
+                elif self.steps_done == self.first_step + 1:
+                    self.logger.show(step, self.metrics.last())
+                self.logger.tick(step)
                 if epoch_ends:
                     self.logger.epoch(step)
                 self.stopped = stop.after(self.steps_done)
@@ -206,6 +255,7 @@ class Run(Learner):
             values |= self.clim_refresh.news()
             if scored:
                 values |= self.knn.score()
+                self.state.scored(step, values["knn_top1"])
             self.logger.log(step, values)
 
     def save(self, step: int) -> None:

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from tyro.conf import Positional, arg
 
-from models.methods.base import Which
+from models.settings.base import Which
 from tools.evaluation.base import Protocol
 from tools.evaluation.results import append, percent, stamp
 from tools.runs.locate import find_run
@@ -95,6 +94,8 @@ class Detect(Protocol):
 
     def evaluate(self, command: str) -> None:
         """Build the detector, train it, detect the objects, and record the precision."""
+        import torch
+
         from tools.distributed.launch import cores_per_process, start
         from tools.evaluation.detection import scoring
         from tools.evaluation.detection.backbone import open_backbone
@@ -144,6 +145,11 @@ class Detect(Protocol):
             picture = folder / self.picture_name(backbone)
             draw_detections(val_set, found, summary, picture)
             print(f"{summary}\n{picture}")
+
+    @property
+    def scored_runs(self) -> list[Path]:
+        """The run's folder, if it takes the result."""
+        return [find_run(self.source)] if self.source and self.output is None else []
 
     def schedule(self) -> DetectionSchedule:
         """Return the data set's schedule with the flags' changes.

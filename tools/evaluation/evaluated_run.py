@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.methods import Method
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.datasets import DataFacts
+from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
+from pipelines.system.progress import tracked
 from tools.config.config import ResolvedConfig
 from tools.engine import build
 from tools.engine.restore import with_encoder
 from tools.evaluation.results import append, stamp
+from tools.runs.scores import chosen_rows
 from tools.scoring import accuracy
 from tools.scoring.features import extract
 
@@ -42,6 +45,8 @@ class EvaluatedRun:
     accelerator: Accelerator
     restored: Method
     """The run's method with the checkpoint's weights, and the encoder that is scored."""
+    origin: str | None = None
+    """Published weights that are scored instead of a run's, in words."""
 
     def method(self) -> Method:
         """Return the run's method with the checkpoint's weights, on the device."""
@@ -60,9 +65,37 @@ class EvaluatedRun:
         table: Table,
         batch_size: int,
     ) -> Tensor:
-        """Encode a table's evaluation views, (rows, d), in row order; each image counts once."""
+        """Encode a table's evaluation views, (rows, d), in row order; each image counts once.
+
+        The main process shows how many images are encoded.
+        """
         batches = self.batches(table, batch_size)
+        if self.accelerator.is_main_process:
+            processes = self.accelerator.num_processes  # each encodes an equal share
+            total = len(table)
+            batches = tracked(
+                batches, total, "encoding images", lambda batch: len(batch[1]) * processes
+            )
         return extract(method, encode, batches, len(table), self.accelerator)
+
+    def own_rows(self) -> Tensor | None:
+        """Return each validation image's row among the training images, -1 if it is not there.
+
+        None if there is no such image. Images are compared by file and row, not by pixels.
+        """
+        own = rows_in(self.val, self.train)
+        if not (own >= 0).any():
+            return None
+        return torch.from_numpy(own).to(self.accelerator.device)
+
+    def note_overlap(self) -> None:
+        """Print that images to score are among those whose labels are learned, if they are."""
+        own = self.own_rows()
+        if own is not None:
+            self.print(
+                f"note: {int((own >= 0).sum()):,} of the {len(own):,} images to score are among "
+                "those to learn from, so the score is no test: --val-data names others"
+            )
 
     def batches(self, table: Table, batch_size: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Yield this process's share of a table's evaluation views, with their rows."""
@@ -92,7 +125,7 @@ class EvaluatedRun:
         Raises:
             ValueError: an image to score belongs to a class without training images.
         """
-        known, scored = (np.unique(t.label[t.label >= 0]) for t in (self.train, self.val))
+        known, scored = (np.unique(t.label[t.label >= 0]).tolist() for t in (self.train, self.val))
         unseen = [self.class_name(c) for c in scored if c not in known]
         if unseen:
             raise ValueError(
@@ -107,12 +140,14 @@ class EvaluatedRun:
 
     def class_name(self, label: int) -> str:
         """Return a class's name, or its number if the classes have no names."""
-        classes = self.train.classes
-        return repr(classes[label]) if label < len(classes) else f"class {label}"
+        name = self.train.class_name(label)
+        return repr(name) if label < len(self.train.classes) else name
 
     @property
     def description(self) -> str:
         """Return the checkpoint's step in words, with the encoder if the method has two."""
+        if self.origin is not None:
+            return self.origin
         return with_encoder(f"step {self.state['step']}", self.restored.named_encoder)
 
     def print(self, text: str) -> None:
@@ -126,12 +161,13 @@ class EvaluatedRun:
         if step % every == 0 or step == total:
             self.print(f"step {step:,}/{total:,}{text}")
 
-    def append(self, run: Path, numbers: Mapping[str, Any], command: str) -> None:
-        """Append a protocol's numbers and the common ``record`` to the run's eval.jsonl.
+    def append(self, folder: Path | None, numbers: Mapping[str, Any], command: str) -> None:
+        """Append a protocol's numbers and the common ``record`` to the folder's eval.jsonl.
 
-        If both have a key, the protocol's value is kept.
+        If both have a key, the protocol's value is kept. Without a folder nothing is written.
         """
-        append(run, {**numbers, **self.record(command), **numbers}, self.accelerator)
+        if folder is not None:
+            append(folder, {**numbers, **self.record(command), **numbers}, self.accelerator)
 
     def record(self, command: str) -> dict[str, Any]:
         """Return the entries that every line of eval.jsonl has in addition to the protocol's."""
@@ -142,17 +178,19 @@ class EvaluatedRun:
             "val_data": self.config.val_data,
             "train_images": len(self.train),
             "val_images": len(self.val),
+            "loader": self.loader,
             "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
+            **({"backbone": self.origin} if self.origin else {}),
             **encoder_line(self.restored),
-            **self._subset(),
+            **chosen_rows(self.config),
         } | stamp(command)
 
-    def _subset(self) -> dict[str, Any]:
-        if self.config.subset is None:
-            return {}
-        return {"subset": self.config.subset, "subset_seed": self.config.subset_seed}
+    @property
+    def loader(self) -> str:
+        """The decoder of the images to score."""
+        return build.choose(self.config, self.val, self.accelerator.device)[0]
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:

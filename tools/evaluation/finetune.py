@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from models.methods import Method
 from models.settings.base import Schedule
 from pipelines.system.atomic import replacing
-from tools.engine import build
 from tools.evaluation.base import RunProtocol
-from tools.evaluation.evaluated_run import EvaluatedRun
-from tools.evaluation.feed import batch_that_fits
 from tools.evaluation.results import percent
-from tools.evaluation.tuning import Classifier, Tuning, score, tune
+
+if TYPE_CHECKING:
+    from models.methods import Method
+    from tools.evaluation.evaluated_run import EvaluatedRun
+    from tools.evaluation.tuning import Classifier, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +82,12 @@ class Finetune(RunProtocol):
 
     def evaluate(self, command: str) -> None:
         """Train and score."""
+        from tools.evaluation.feed import batch_that_fits
+        from tools.evaluation.tuning import score, tune
+
         with self.open_run() as whole:
             evaluated = whole.labeled()
+            evaluated.note_overlap()
             count, world = len(evaluated.train), evaluated.accelerator.num_processes
             tuning = self.tuning(batch_that_fits(self.batch_size, count, world))
             classifier = tune(evaluated, self.method(evaluated), tuning)
@@ -106,6 +108,8 @@ class Finetune(RunProtocol):
         """Return the network to fine-tune."""
         if self.weights == "run":
             return evaluated.method()
+        from tools.engine import build
+
         config = dataclasses.replace(evaluated.config, seed=self.seed)
         images = evaluated.state["data"]["images"]
         method = build.create_method(config, 1, evaluated.facts, images)
@@ -113,6 +117,8 @@ class Finetune(RunProtocol):
 
     def tuning(self, batch_size: int) -> Tuning:
         """Return the training settings for the actual batch size."""
+        from tools.evaluation.tuning import Tuning
+
         names = {f.name for f in dataclasses.fields(Tuning)} - {"batch_size"}
         return Tuning(batch_size=batch_size, **{name: getattr(self, name) for name in names})
 
@@ -125,6 +131,8 @@ class Finetune(RunProtocol):
     def _save(self, evaluated: EvaluatedRun, classifier: Classifier) -> None:
         if self.save is None or not evaluated.accelerator.is_main_process:
             return
+        import torch
+
         weights = {"weights": classifier.state_dict(), "classes": list(evaluated.train.classes)}
         self.save.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.save) as aside:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from models.neighbors import Distance
-from tools.evaluation.base import RunProtocol
-from tools.evaluation.evaluated_run import EvaluatedRun
+from models.settings.base import Distance
+from tools.evaluation.base import FrozenScore
 from tools.evaluation.results import percent
-from tools.evaluation.sweep import show
-from tools.plots.curves import untrained_knn
 from tools.runs.metrics import read_metrics
-from tools.scoring.knn import Rule, check_knn, knn_sweep
+from tools.scoring.plan import Rule, Vote
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tools.evaluation.evaluated_run import EvaluatedRun
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knn(RunProtocol):
+class Knn(FrozenScore):
     """Classify by the nearest training features; one search serves all values of k and T.
 
     The defaults are those of Wu 2018 (arXiv:1805.01978). W-MSE (arXiv:2007.06346) uses --k 5
     --rule majority --distance euclidean.
     """
 
-    k: tuple[int, ...] = (200,)
-    """Number of neighbours that vote; several values are a sweep."""
+    k: tuple[int, ...] = ()
+    """Number of neighbours that vote; several values are a sweep (none: the run's --knn-k, 200
+    unless set, or all training images if they are fewer)."""
     temperature: tuple[float, ...] = (0.1,)
     """A neighbour's vote has the weight exp(cosine similarity / temperature); several values are a
     sweep."""
@@ -39,19 +42,24 @@ class Knn(RunProtocol):
     """Images that each process encodes at a time."""
 
     def __post_init__(self) -> None:
-        if not self.k or not self.temperature or self.batch_size < 1:
-            raise ValueError("--k and --temperature need a value, --batch-size must be at least 1")
+        super().__post_init__()
+        if not self.temperature or self.batch_size < 1:
+            raise ValueError("--temperature needs a value, --batch-size must be at least 1")
+        if self.backbone is not None and self.features == "projection":
+            raise ValueError(f"--features projection: --backbone {self.backbone} has no head")
         if self.rule == "majority" and self.temperature != (0.1,):
             raise ValueError("--temperature has no effect on --rule majority: leave it out")
 
     def evaluate(self, command: str) -> None:
         """Encode both sets and classify by vote."""
-        with self.open_run() as whole:
+        from tools.evaluation.sweep import show
+        from tools.scoring.knn import knn_sweep
+
+        with self.open() as whole:
             evaluated = whole.labeled()
             y_train, y = evaluated.labels(evaluated.train), evaluated.labels(evaluated.val)
-            for k in self.k:
-                for temperature in self.temperature:
-                    check_knn(y_train, y, k, temperature)
+            own = evaluated.own_rows()
+            ks = self.voters(evaluated, y_train, y, own)
             method = evaluated.method()
             encode = method.features if self.features == "backbone" else method.project
             bank, x = (
@@ -60,19 +68,43 @@ class Knn(RunProtocol):
             )
             every = knn_sweep(
                 *(bank, y_train, x, y),
-                ks=self.k,
+                ks=ks,
                 temperatures=self.temperature,
-                rule=self.rule,
-                distance=self.distance,
+                vote=Vote(self.rule, self.distance),
+                own=own,
             )
             results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
+            apart = {"left_out": "itself"} if own is not None else {}
             for protocol, numbers in results:
-                evaluated.append(self.folder, protocol | numbers, command)
+                evaluated.append(self.takes_score, protocol | apart | numbers, command)
             if len(results) > 1:
                 names = ("k", "temperature") if self.rule == "weighted" else ("k",)
                 evaluated.print(show(results, names, f"{self.how()}, {evaluated.description}"))
             else:
                 evaluated.print(self.summary(*results[0], evaluated))
+
+    def voters(
+        self, evaluated: EvaluatedRun, y_train: Tensor, y: Tensor, own: Tensor | None
+    ) -> tuple[int, ...]:
+        """Return each number of neighbours that vote; print what distorts the score.
+
+        Without ``--k``, the rule is that of the score during training.
+
+        Raises:
+            ValueError: a given ``--k`` or temperature is out of range.
+        """
+        from tools.scoring.knn import check_knn, remarks, voters
+
+        wanted = evaluated.config.knn_k
+        ks = self.k or (max(min(wanted, voters(y_train, own)), 1),)
+        for k in ks:
+            for temperature in self.temperature:
+                check_knn(y_train, y, k, temperature, own)
+        names = evaluated.class_name
+        asked = None if self.k else wanted
+        for line in remarks(y_train, y, max(ks), own, wanted=asked, class_name=names):
+            evaluated.print(line)
+        return ks
 
     def protocol(self, k: int, temperature: float) -> dict[str, Any]:
         """Return the settings that the score of one k and T depends on."""
@@ -95,12 +127,20 @@ class Knn(RunProtocol):
         """Return the single result as one line."""
         heat = f", T={protocol['temperature']:g}" if self.rule == "weighted" else ""
         text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
-        untrained = self.untrained(protocol)
-        before = f"; untrained network {percent(untrained)}" if untrained is not None else ""
+        untrained = self.untrained(protocol, evaluated.config.knn_k)
+        before = f"; before training {percent(untrained)}" if untrained is not None else ""
         return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
 
-    def untrained(self, protocol: dict[str, Any]) -> float | None:
-        """Return train.py's score at step 0, if it was measured by the same protocol."""
-        if protocol != Knn(run=self.run).protocol(200, 0.1) or self.data or self.val_data:
+    def untrained(self, protocol: dict[str, Any], online_k: int) -> float | None:
+        """Return train.py's score at step 0, if it was measured by the same protocol.
+
+        Without ``--k``, the number of neighbours is that of the score during training.
+        """
+        changed = (self.data, self.val_data, self.classes, self.subset, self.encoder)
+        if self.folder is None or any(value is not None for value in changed):
             return None
-        return untrained_knn(read_metrics(self.folder / "metrics.jsonl"))
+        if protocol != Knn(run=self.run).protocol(online_k if self.k else protocol["k"], 0.1):
+            return None
+        from tools.plots.curves import knn_before
+
+        return knn_before(read_metrics(self.folder / "metrics.jsonl"))

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from models.distributed import gather
-from models.methods import Method
-from tools.evaluation.base import RunProtocol
-from tools.evaluation.evaluated_run import EvaluatedRun
-from tools.evaluation.feed import batch_that_fits, feed
+from tools.evaluation.base import FrozenScore
 from tools.evaluation.results import percent
-from tools.evaluation.sweep import show
-from tools.scoring import accuracy
-from tools.scoring.features import evaluating
-from tools.scoring.probe import (
-    HeadPlan,
-    Heads,
-    OptimizerName,
-    ScheduleName,
-    linear_scores,
-    linear_sweep,
-)
+from tools.scoring.plan import HeadPlan, OptimizerName, ScheduleName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.methods import Method
+    from tools.evaluation.evaluated_run import EvaluatedRun
+    from tools.scoring.probe import Heads
 
 PresetName = Literal[
     "moco", "swav", "swav-cifar", "cmc", "cmc-imagenet100", "insdis", "insdis-imagenet100",
@@ -44,7 +35,7 @@ class Preset:
     """Share of the area that a training crop covers."""
     views: Views = "plain"
     """Colours of the training crops."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[float, ...] | None = None
     """Standard deviation that images are divided by (None: that of pre-training)."""
 
 
@@ -73,7 +64,7 @@ PRESETS: dict[PresetName, Preset] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(RunProtocol):
+class Linear(FrozenScore):
     """Train a linear layer on the frozen backbone; several learning rates share the same pass.
 
     Flags that are left out take the preset's values. Papers train on --images augmented.
@@ -115,6 +106,7 @@ class Linear(RunProtocol):
     """Seed of the layer's initial weights, the image order and the crops."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         plan, lrs = self.plan()
         if min(plan.epochs, plan.batch_size) < 1 or not min(lrs) > 0:
             raise ValueError("--epochs, --batch-size and --lr must be above 0")
@@ -129,8 +121,8 @@ class Linear(RunProtocol):
         scale = self.crop_scale
         if scale and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
             raise ValueError("--crop-scale takes the least and the most, above 0 and at most 1")
-        if self.std and (len(self.std) != 3 or not min(self.std) > 0):
-            raise ValueError("--std takes the deviations of red, green and blue, above 0")
+        if self.std and not min(self.std) > 0:
+            raise ValueError("--std takes the deviation of each channel, above 0")
 
     def shown(self) -> Preset:
         """Return the preset with the flags' crops, colours and normalisation."""
@@ -152,9 +144,12 @@ class Linear(RunProtocol):
 
     def evaluate(self, command: str) -> None:
         """Encode the images, train the layers, score them."""
+        from tools.scoring.probe import linear_scores
+
         plan, lrs = self.plan()
-        with self.open_run() as whole:
+        with self.open() as whole:
             evaluated = self._normalized(whole.labeled())
+            evaluated.note_overlap()
             y = evaluated.labels(evaluated.val)
             method = evaluated.method()
             if self.images == "cached":
@@ -165,7 +160,7 @@ class Linear(RunProtocol):
                 every = linear_scores(heads, lrs, x, y)
             results = [(self.protocol(lr), every[lr]) for lr in lrs if lr in every]
             for protocol, numbers in results:
-                evaluated.append(self.folder, protocol | numbers, command)
+                evaluated.append(self.takes_score, protocol | numbers, command)
             self._print(evaluated, results, lrs)
 
     def _normalized(self, evaluated: EvaluatedRun) -> EvaluatedRun:
@@ -173,14 +168,22 @@ class Linear(RunProtocol):
         std = self.shown().std
         if not std or std == evaluated.facts.std:
             return evaluated
+        if len(std) != len(evaluated.facts.std):
+            named = "--std" if self.std else f"--preset {self.preset}"
+            raise ValueError(
+                f"{named} divides {len(std)} channels, and the run's images have "
+                f"{len(evaluated.facts.std)}: give --std a value for each channel"
+            )
         own = " ".join(f"{value:g}" for value in evaluated.facts.std)
         probe = " ".join(f"{value:g}" for value in std)
         evaluated.print(f"images are divided by --std {probe}, in pre-training by {own}")
         return dataclasses.replace(evaluated, facts=dataclasses.replace(evaluated.facts, std=std))
 
     def _cached(
-        self, evaluated: EvaluatedRun, method: Method, y: torch.Tensor
+        self, evaluated: EvaluatedRun, method: Method, y: Tensor
     ) -> dict[float, dict[str, float]]:
+        from tools.scoring.probe import linear_sweep
+
         plan, lrs = self.plan()
         x_train, x = (
             evaluated.features(method, method.features, table, max(plan.batch_size, 256))
@@ -191,6 +194,14 @@ class Linear(RunProtocol):
 
     def _augmented(self, evaluated: EvaluatedRun, method: Method) -> Heads:
         """Train on random crops; every process holds the same layers and gathers all features."""
+        import torch
+
+        from models.distributed import gather
+        from tools.evaluation.feed import batch_that_fits, feed
+        from tools.scoring import accuracy
+        from tools.scoring.features import evaluating
+        from tools.scoring.probe import Heads
+
         plan, lrs = self.plan()
         accelerator = evaluated.accelerator
         rows = len(evaluated.train)
@@ -242,6 +253,8 @@ class Linear(RunProtocol):
         results: list[tuple[dict[str, Any], dict[str, float]]],
         lrs: tuple[float, ...],
     ) -> None:
+        from tools.evaluation.sweep import show
+
         plan, _ = self.plan()
         how = f"{plan.epochs} epochs, {self.images} images, {evaluated.description}"
         if len(lrs) == 1:

@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
-
-from tools.runs.machine import commit
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def append(run: Path, line: Mapping[str, Any], accelerator: Accelerator) -> None:
@@ -20,12 +19,15 @@ def append(run: Path, line: Mapping[str, Any], accelerator: Accelerator) -> None
         OSError: the folder cannot be written to.
     """
     if accelerator.is_main_process:
+        run.mkdir(parents=True, exist_ok=True)
         with (run / "eval.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def stamp(command: str) -> dict[str, Any]:
     """Return the time, the commit and the command of a measurement."""
+    from tools.runs.machine import commit  # it imports torch
+
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"time": now, "commit": commit() or None, "command": command}
 

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from accelerate import PartialState
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from models.methods.base import Which
+from models.settings.base import Which
 from tools.evaluation.base import Protocol
 from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear, PresetName
-from tools.plots import style
-from tools.runs import checkpoint
 from tools.runs.locate import find_run
 from tools.runs.metrics import read_metrics
 from tools.runs.scores import read_config, read_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Curve = list[tuple[int, float, float]]
 """Steps, epochs and scores in [0, 1], the first step first."""
@@ -45,8 +44,8 @@ class Robustness(Protocol):
     """Initial learning rate of the linear layer (default: the preset's)."""
     epochs: int | None = None
     """Epochs of the linear layer (default: the preset's)."""
-    k: int = 200
-    """Number of neighbours that vote (eval.py knn)."""
+    k: int | None = None
+    """Number of neighbours that vote (default: as eval.py knn)."""
     features: Literal["backbone", "projection"] = "backbone"
     """The backbone's pooled features, or the projection head's output."""
     encoder: Which | None = None
@@ -70,9 +69,13 @@ class Robustness(Protocol):
 
     def evaluate(self, command: str) -> None:
         """Score every checkpoint by every protocol, in order of steps; print a table."""
+        from accelerate import PartialState
+
+        from tools.plots import style
+
         if self.output:
             style.check_output(self.output)
-        runs = [find_run(run) for run in self.runs]
+        runs = self.scored_runs
         check_runs(runs, ("precision",) if self.data else ("precision", "data", "val_data"))
         found = {run: self._checkpoints(run) for run in runs}
         for run, paths in found.items():
@@ -90,8 +93,15 @@ class Robustness(Protocol):
             style.save(draw(curves), self.output)
             print(self.output)
 
+    @property
+    def scored_runs(self) -> list[Path]:
+        """The folders of the runs."""
+        return [find_run(run) for run in self.runs]
+
     def _checkpoints(self, run: Path) -> list[Path]:
         """Return a run's checkpoints in order of steps; a damaged one is refused when read."""
+        from tools.runs import checkpoint
+
         paths = checkpoint.find(run)
         return paths[:1] if self.checkpoints == "last" else paths[::-1]
 
@@ -100,7 +110,7 @@ class Robustness(Protocol):
             name: getattr(self, name) for name in ("data", "val_data", "data_dir", "workers")
         }
         images |= {"run": run, "checkpoint": path, "encoder": self.encoder}
-        yield Knn(k=(self.k,), features=self.features, **images)
+        yield Knn(k=() if self.k is None else (self.k,), features=self.features, **images)
         if self.linear:
             lr = () if self.lr is None else (self.lr,)
             yield Linear(preset=self.linear, lr=lr, epochs=self.epochs, **images)
@@ -129,6 +139,8 @@ def read_curve(run: Path, protocol: str, paths: Sequence[Path]) -> Curve:
     Raises:
         ValueError: metrics.jsonl does not tell the number of steps an epoch.
     """
+    from tools.runs import checkpoint
+
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line.get("epoch")]
     if not lines:
         raise ValueError(f"{run}/metrics.jsonl does not say how many steps an epoch has")
@@ -155,6 +167,8 @@ def show(curves: Mapping[str, Mapping[Path, Curve]], console: Console) -> None:
 
 def draw(curves: Mapping[str, Mapping[Path, Curve]]) -> Figure:
     """Draw a panel for each protocol, with a line for each run."""
+    from tools.plots import style
+
     figure = style.sheet(4.6 * len(curves), 3.6)
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for axes, (name, of_runs) in zip(panels, curves.items(), strict=True):

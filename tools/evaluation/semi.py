@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipelines.sources.table import Table
 from tools.evaluation.base import RunProtocol
-from tools.evaluation.evaluated_run import EvaluatedRun
-from tools.evaluation.feed import batch_that_fits, listed, stratified
 from tools.evaluation.results import percent
-from tools.evaluation.tuning import Tuning, score, tune
+
+if TYPE_CHECKING:
+    from pipelines.sources.table import Table
+    from tools.evaluation.evaluated_run import EvaluatedRun
+    from tools.evaluation.tuning import Tuning
 
 PUBLISHED_BATCH = 256
 """Batch size of the published learning rates."""
@@ -66,9 +64,13 @@ class Semi(RunProtocol):
 
     def evaluate(self, command: str) -> None:
         """Choose the labels, train on them, score."""
+        from tools.evaluation.feed import batch_that_fits
+        from tools.evaluation.tuning import score, tune
+
         with self.open_run() as whole:
             every = int((whole.train.label >= 0).sum())
             evaluated = self.of_few(whole)
+            evaluated.note_overlap()
             count = len(evaluated.train)
             world = evaluated.accelerator.num_processes
             tuning = self.tuning(count / every, batch_that_fits(self.batch_size, count, world))
@@ -104,14 +106,16 @@ class Semi(RunProtocol):
         Raises:
             ValueError: the list does not match the data.
         """
-        rows: NDArray[np.int64]
+        from tools.evaluation.feed import listed, stratified
+
         if self.list is not None:
-            rows = listed(table, self.list)
-            return table.take(rows)
+            return table.take(listed(table, self.list))
         return table.take(stratified(table.label, self._share, self.seed))
 
     def tuning(self, share: float, batch_size: int) -> Tuning:
         """Return the training settings for a share of the labels and the actual batch size."""
+        from tools.evaluation.tuning import Tuning
+
         lr, head_lr = ONE_PERCENT if share <= FEW else TEN_PERCENT
         scale = batch_size / PUBLISHED_BATCH
         return Tuning(

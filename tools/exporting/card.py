@@ -48,7 +48,13 @@ PAPERS = {
 
 
 def card(
-    source: Source, run: Path, target: str, code: str, notes: Sequence[str], command: str
+    source: Source,
+    run: Path,
+    target: str,
+    code: str,
+    notes: Sequence[str],
+    command: str,
+    licence: str | None = None,
 ) -> str:
     """Return the text of README.md, with the front matter that the hub reads.
 
@@ -59,11 +65,12 @@ def card(
         code: code that loads it.
         notes: notes for the user, a paragraph each.
         command: the command line that wrote the export.
+        licence: the hub's name of the licence, as apache-2.0 (None: left open).
     """
     config = source.config
     mixture = "" if config.mix == "none" else f" with {config.mix} mixtures"
     parts = [
-        front_matter(source, target),
+        front_matter(source, target, licence),
         f"# {source.architecture} by {config.method}{mixture} on {data_name(config.data)}",
         f"A backbone trained without labels: images in, {source.dim:,} features out. There is no "
         "classifier.",
@@ -77,23 +84,25 @@ def card(
         "## Make it again",
         reproduction(source, command),
         "## Licence",
-        "Yours to fill in, above as well: choose one that the training images allow.",
+        licence or "Yours to fill in, above as well: choose one that the training images allow.",
         "## Cite",
         citation(source),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(source: Source, target: str) -> str:
-    """Return the hub's YAML; the licence is a comment, because the user has to choose it."""
+def front_matter(source: Source, target: str, licence: str | None = None) -> str:
+    """Return the hub's YAML; a licence that the user has not chosen is a comment."""
     tags = ["self-supervised-learning", source.config.method, target]
     if source.config.mix != "none":
         tags.append(f"mixture-{source.config.mix}")
-    values = {
+    values: dict[str, Any] = {
         "library_name": LIBRARIES.get(target, target),
         "pipeline_tag": "image-feature-extraction",
         "tags": tags,
     }
+    if licence:
+        return f"---\n{yaml.safe_dump(values | {'license': licence}, sort_keys=False)}---"
     front = yaml.safe_dump(values, sort_keys=False)
     return f"---\n{front}# license: choose one before you publish this\n---"
 
@@ -107,6 +116,7 @@ def facts_table(source: Source) -> str:
         "Mixture": config.mix,
         "Data": f"{data_name(config.data)}, {source.num_images:,} images, no labels used",
         "Backbone": f"{source.architecture}{stem}, {count / 1e6:.2f} M parameters",
+        "Started from": place_name(config.init) if config.init else "random weights",
         "Encoder": source.which,
         "Image size": f"{source.size} x {source.size} pixels",
         "Mean of the pixels": ", ".join(f"{x:g}" for x in source.facts.mean),
@@ -125,9 +135,9 @@ def preparation(source: Source) -> str:
     bicubic = source.config.interpolation == "bicubic"
     filtering = "bicubic" if bicubic else "bilinear with antialiasing, PIL's"
     return (
-        f"`images` (n, 3, {source.size}, {source.size}) are RGB, float32, `(pixel / 255 - mean) / "
-        f"std` with the numbers above. For the scores, the shorter side was resized to "
-        f"{source.resize} pixels ({filtering}) and the centre was cropped."
+        f"`images` (n, {source.channels}, {source.size}, {source.size}) are {source.color}, "
+        "float32, `(pixel / 255 - mean) / std` with the numbers above. For the scores, the shorter "
+        f"side was resized to {source.resize} pixels ({filtering}) and the centre was cropped."
     )
 
 
@@ -159,6 +169,7 @@ def reproduction(source: Source, command: str) -> str:
     free = {f.name for f in fields(Config) if f.metadata.get("free")} - {"data", "epochs"}
     settings = {name: value for name, value in to_dict(config).items() if name not in free}
     settings["data"] = data_name(config.data)
+    settings |= {k: place_name(v) for k, v in settings.items() if k in ("init", "backbone") and v}
     text = yaml.safe_dump(settings, sort_keys=False).strip()
     return (
         "Save the settings below as `settings.yaml`, and give the place of the images by `--data`:"
@@ -186,6 +197,11 @@ def data_name(data: str) -> str:
     """Return ``--data`` without the folders above a path."""
     kind, colon, path = data.rpartition(":")
     return f"{kind}{colon}{Path(path).name}"
+
+
+def place_name(name: str) -> str:
+    """Return ``--init`` or ``--backbone`` without the folders above a path."""
+    return name if name.startswith(("timm:", "hf-hub:")) else Path(name).name
 
 
 def _scores_of(line: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ def check(source: Source) -> None:
     Raises:
         ValueError: it has none, or only one with another stem.
     """
+    source.require_rgb("detectron2")
     check_plain(source, "detectron2")
     if source.stem_lines():
         raise ValueError(

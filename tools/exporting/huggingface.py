@@ -15,6 +15,8 @@ from tools.exporting.verify import largest_difference, quoted, run_example
 SUFFIXES = ()
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+FILES = (WEIGHTS, CONFIG, "README.md")
+"""All files of the folder."""
 
 OTHER_STEM = (
     "So `local-dir:` and `hf-hub:` cannot build this model: they stop with an error about "
@@ -57,7 +59,7 @@ def config_of(source: Source) -> dict[str, Any]:
         "pretrained_cfg": {
             "tag": source.config.method,
             "custom_load": False,
-            "input_size": [3, source.size, source.size],
+            "input_size": [source.channels, source.size, source.size],
             "fixed_input_size": "img_size" in options and "dynamic_img_size" not in options,
             "interpolation": "bicubic" if source.config.interpolation == "bicubic" else "bilinear",
             "crop_pct": source.size / source.resize,
@@ -66,7 +68,8 @@ def config_of(source: Source) -> dict[str, Any]:
             "std": list(source.facts.std),
             "num_classes": 0,
             "pool_size": None,
-            "first_conv": stock and stock.first_conv,
+            # timm adapts a named layer to --in-chans as if its weights were those of RGB images
+            "first_conv": stock.first_conv if stock and source.channels == 3 else None,
             "classifier": stock and stock.classifier,
         },
     }
@@ -76,10 +79,22 @@ def example(source: Source, path: Path) -> str:
     """Return code that computes ``features`` of ``images``."""
     if source.stem_lines():
         return timm_file.example(source, path / WEIGHTS)
+    return _by_name(f"local-dir:{path}")
+
+
+def hub_example(source: Source, name: str) -> str:
+    """Return the same code for the model ``name``, ACCOUNT/NAME, on the hub."""
+    if source.stem_lines():
+        download = f"hf_hub_download({quoted(name)}, {quoted(WEIGHTS)})"
+        return f"from huggingface_hub import hf_hub_download\n{timm_file.code(source, download)}"
+    return _by_name(f"hf-hub:{name}")
+
+
+def _by_name(name: str) -> str:
     lines = (
         "import timm",
         "",
-        f"model = timm.create_model({quoted(f'local-dir:{path}')}, pretrained=True)",
+        f"model = timm.create_model({quoted(name)}, pretrained=True)",
         "features = model.eval()(images)",
     )
     return "\n".join(lines)

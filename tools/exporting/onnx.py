@@ -60,8 +60,9 @@ def _export(source: Source, free: dict[int, Any]) -> ONNXProgram:
 
 def metadata(source: Source) -> dict[str, str]:
     """Return the file's metadata: its input, its output and its origin, as text."""
+    shape = f"(n, {source.channels}, h, w)"
     return {
-        "input": "RGB images (n, 3, h, w), float32: (pixel / 255 - mean) / std",
+        "input": f"{source.color} images {shape}, float32: (pixel / 255 - mean) / std",
         "output": f"features (n, {source.dim}), float32",
         "mean": json.dumps(source.facts.mean),
         "std": json.dumps(source.facts.std),

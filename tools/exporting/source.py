@@ -11,11 +11,15 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from models.methods.base import Which
 from models.methods.cmc import Halves
 from models.modules.backbone import num_features, size_options
-from pipelines.datasets import DataFacts, data_facts
+from models.modules.own_modules import OwnBackbone
+from models.settings.backbones import OWN
+from models.settings.base import Which
+from pipelines.datasets import DataFacts
 from tools.config.config import Config
+from tools.config.init import arguments
+from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.restore import restore
 
@@ -25,7 +29,7 @@ class Source:
     """An encoder on the host, in eval mode and float32, and its run."""
 
     encoder: nn.Module
-    """Maps normalized images (n, 3, h, w) to features (n, d)."""
+    """Maps normalized images (n, channels, h, w) to features (n, d)."""
     which: Which
     config: Config
     facts: DataFacts
@@ -37,8 +41,19 @@ class Source:
 
     @property
     def architecture(self) -> str:
-        """Name of the backbone in timm, without a tag of pretrained weights, which are not used."""
-        return self.config.backbone.partition(".")[0]
+        """Name of the backbone in timm without a tag of weights, or of a class of one's own."""
+        own = OWN.fullmatch(self.config.backbone)
+        return own[2] if own else self.config.backbone.partition(".")[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.config.in_chans
+
+    @property
+    def color(self) -> str:
+        """What the channels are, in a word."""
+        return {1: "gray", 3: "RGB"}.get(self.channels, f"{self.channels}-band")
 
     @property
     def size(self) -> int:
@@ -60,7 +75,12 @@ class Source:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of ``timm.create_model``."""
-        return {"num_classes": 0, **size_options(self.config.backbone, self.size)}
+        options = {
+            "num_classes": 0,
+            **size_options(self.config.backbone, self.size),
+            **arguments(self.config.backbone_args),
+        }
+        return options if self.channels == 3 else options | {"in_chans": self.channels}
 
     @property
     def epochs(self) -> float:
@@ -68,9 +88,10 @@ class Source:
         return self.step / (self.num_images // self.config.batch_size)
 
     def images(self, count: int, side: int | None = None) -> Tensor:
-        """Return fixed random images (count, 3, side, side), to compare outputs on."""
+        """Return fixed random images (count, channels, side, side), to compare outputs on."""
         generator = torch.Generator().manual_seed(count)
-        return torch.randn(count, 3, side or self.size, side or self.size, generator=generator)
+        side = side or self.size
+        return torch.randn(count, self.channels, side, side, generator=generator)
 
     def state(self) -> dict[str, Tensor]:
         """Return the encoder's parameters and buffers."""
@@ -94,19 +115,36 @@ class Source:
     def doubts(self) -> list[str]:
         """Return notes on uncertain facts about the run's images, a sentence each."""
         data = Path(self.config.data)
-        if data.suffix != ".beton" or data.expanduser().is_file():
+        if data.suffix != ".beton" or data.expanduser().is_file() or self.config.mean:
             return []
         return [
             f"{data.name}, which records how its images are normalised, was not found: the mean "
             "and deviation are ImageNet's, which is wrong if it was made from a named data set."
         ]
 
-    def require_one_network(self, target: str) -> None:
-        """Refuse CMC's pair of networks for tools that take a single one.
+    def require_rgb(self, target: str) -> None:
+        """Refuse other images than RGB for tools whose models take no others.
 
         Raises:
-            ValueError: the encoder is such a pair; the message names an alternative.
+            ValueError: naming tools that take any.
         """
+        if self.channels != 3:
+            raise ValueError(
+                f"--to {target}: its models take RGB images, and this run has --in-chans "
+                f"{self.channels}; --to timm, torchvision, huggingface and onnx take any number"
+            )
+
+    def require_one_network(self, target: str) -> None:
+        """Refuse CMC's pair of networks, and modules of one's own, for tools that build the model.
+
+        Raises:
+            ValueError: the encoder is one of these; the message names an alternative.
+        """
+        if isinstance(self.encoder, OwnBackbone):
+            raise ValueError(
+                f"--to {target}: {self.config.backbone} is a module of your own, which no {target} "
+                "model is; --to onnx exports it as a graph"
+            )
         if isinstance(self.encoder, Halves):
             raise ValueError(
                 f"--to {target}: CMC trains two networks of {self.config.chosen.width:g} times the "
@@ -122,7 +160,7 @@ def load(run: Path, checkpoint: Path | None, which: Which | None) -> Source:
         ValueError: there is no such run or checkpoint, or the method has no such encoder.
     """
     config, state = build.load_run(run, checkpoint)
-    facts = data_facts(config.data)
+    facts = facts_of(config)
     num_images = state["data"]["images"]
     method = restore(config, state, facts, which)
     encoder = method.scored_encoder.eval().requires_grad_(False)

@@ -34,10 +34,15 @@ def write(source: Source, path: Path) -> list[str]:
 
 def example(source: Source, path: Path) -> str:
     """Return code that computes ``features`` of ``images``."""
+    return code(source, quoted(path))
+
+
+def code(source: Source, weights: str) -> str:
+    """Return the same code for weights whose path is the Python expression ``weights``."""
     options = "".join(f", {name}={value!r}" for name, value in source.options.items())
     stem = source.stem_lines()
     if not stem:
-        create = f'"{source.architecture}"{options}, checkpoint_path={quoted(path)}'
+        create = f'"{source.architecture}"{options}, checkpoint_path={weights}'
         return (
             f"import timm\n\nmodel = timm.create_model({create})\nfeatures = model.eval()(images)"
         )
@@ -47,7 +52,7 @@ def example(source: Source, path: Path) -> str:
         "",
         f'model = timm.create_model("{source.architecture}"{options})',
         *stem,
-        f"timm.models.load_checkpoint(model, {quoted(path)})",
+        f"timm.models.load_checkpoint(model, {weights})",
         "features = model.eval()(images)",
     )
     return "\n".join(lines)

@@ -29,6 +29,19 @@ def write(source: Source, path: Path) -> list[str]:
     return [*stem_notes(source), "There is no classifier: `fc` is removed before loading."]
 
 
+def stem_lines(source: Source) -> list[str]:
+    """Return the code that gives torchvision's ``model`` this encoder's first layers.
+
+    torchvision has no option for the channels of the images, so the first layer is replaced.
+    """
+    lines = source.stem_lines()
+    if source.channels == 3 or any("conv1 =" in line for line in lines):
+        return lines
+    width = source.state()["conv1.weight"].shape[0]
+    first = f"{source.channels}, {width}, 7, stride=2, padding=3, bias=False"
+    return [f"model.conv1 = torch.nn.Conv2d({first})", *lines]
+
+
 def example(source: Source, path: Path) -> str:
     """Return code that computes ``features`` of ``images``."""
     lines = (
@@ -36,7 +49,7 @@ def example(source: Source, path: Path) -> str:
         "import torchvision",
         "",
         f"model = torchvision.models.{source.architecture}()",
-        *source.stem_lines(),
+        *stem_lines(source),
         "model.fc = torch.nn.Identity()",
         f"model.load_state_dict(torch.load({quoted(path)}, weights_only=True))",
         "features = model.eval()(images)",

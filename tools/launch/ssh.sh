@@ -4,7 +4,7 @@
 #   tools/launch/ssh.sh "HOST0 HOST1" PROCESSES_PER_HOST --method swav --mix region --name swav ...
 #
 # HOST0 must be a name or address at which the others reach it; PORT (29500) is its port. NCCL_* and
-# GLOO_* variables are passed on. SIGINT or SIGTERM here, or a lost connection, becomes SIGTERM
+# GLOO_* variables are passed on. SIGINT, SIGTERM or SIGHUP here, or a lost connection, becomes SIGTERM
 # there: the run saves and stops, and the same command with --resume auto continues it.
 set -euo pipefail
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 501)); then
@@ -50,7 +50,7 @@ for rank in "${!hosts[@]}"; do
 done
 
 stop() { for input in "${inputs[@]}"; do exec {input}>&-; done; inputs=(); }
-trap stop INT TERM
+trap stop INT TERM HUP
 
 status=0
 for pid in "${pids[@]}"; do

@@ -55,10 +55,10 @@ def training_panels(lines: Sequence[dict[str, Any]]) -> dict[str, Panel]:
                 shown = values * (100 if panel in PERCENT else 1)
                 series = Series(NAMES.get(name, name.replace("_", " ")), steps, shown)
                 found.setdefault(panel, []).append(series)
-    if "knn" in found and (untrained := untrained_knn(lines)) is not None:
+    if "knn" in found and (before := knn_before(lines)) is not None:
         ends = found["knn"][0].points[0][[0, -1]]
-        name = f"untrained {untrained:.1%}"
-        found["knn"].append(Series(name, ends, [100 * untrained] * 2, "reference", look=0))
+        name = f"before training {before:.1%}"
+        found["knn"].append(Series(name, ends, [100 * before] * 2, "reference", look=0))
     order = sorted(found, key=lambda p: list(PANELS).index(p) if p in PANELS else len(PANELS))
     return {name: replace(known_panel(name), series=tuple(found[name])) for name in order}
 
@@ -80,7 +80,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
     style.save(figure, path)
 
 
-def untrained_knn(lines: Sequence[dict[str, Any]]) -> float | None:
+def knn_before(lines: Sequence[dict[str, Any]]) -> float | None:
     """Return ``knn_top1`` at step 0, if it was measured."""
     scores = (line.get("knn_top1") for line in lines if line["step"] == 0)
     return next((score for score in scores if score is not None), None)

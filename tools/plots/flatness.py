@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.sources.table import Table
 from tools.plots import style
-from tools.plots.thumbnails import square
+from tools.plots.thumbnails import shown, square
 
 ACROSS = 3
 Values = Mapping[str, NDArray[np.float64]]
@@ -64,7 +64,7 @@ def _draw_image(
         axes.axhline(values[-1], color=color, linewidth=0.8, linestyle=style.DASHES)
     style.tidy(axes)
     inset = axes.inset_axes((0.03, 0.45, 0.3, 0.52))
-    inset.imshow(square(table.source.pixels(row)))
+    inset.imshow(shown(square(table.source.pixels(row))))
     inset.set_axis_off()
 
 

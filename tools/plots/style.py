@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from tools.plots import fonts
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A6971C")
 """The palette of Okabe and Ito 2008, without black and with a darker yellow, visible on white."""
 MARKERS = ("o", "s", "^", "D")
@@ -25,7 +27,7 @@ DASHES = (0, (4, 3))
 SUFFIXES = (".png", ".pdf", ".svg")
 DPI = 200
 STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
+    "font.family": list(fonts.families()),
     "font.size": 9,
     "axes.labelsize": 9,
     "axes.titlesize": 9.5,
@@ -98,12 +100,14 @@ def check_output(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
 @styled
 def save(figure: Figure, path: Path) -> None:
     """Write the figure in the format of the file's suffix; equal figures give equal files."""
+    fonts.make_legible(figure)
     figure.savefig(path, metadata=NO_DATES[path.suffix])
 
 
 @styled
 def svg_data_uri(figure: Figure) -> str:
     """Return the figure as an SVG ``data:`` URI with a transparent background."""
+    fonts.make_legible(figure)
     file = io.BytesIO()
     figure.savefig(file, format="svg", transparent=True, metadata=NO_DATES[".svg"])
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()

@@ -19,6 +19,7 @@ from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.distributed.launch import cores_per_process
 from tools.engine import build
+from tools.engine.data import Data, open_data_of
 from tools.engine.trainer import Learner
 from tools.profiling.bottleneck import Bottleneck
 from tools.profiling.clock import Seconds
@@ -54,7 +55,7 @@ def profile(
     if accelerator.is_main_process:
         log.setLevel(logging.INFO)
     with ExitStack() as stack:
-        data = build.open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
+        data = open_data_of(dataclasses.replace(config, val_data="none"), accelerator)
         decoders = build.Decoders(config, accelerator, log.info)
         stack.callback(decoders.close)
         learner = create_learner(config, data, decoders, accelerator)
@@ -80,7 +81,7 @@ def profile(
     }
 
 
-def loader_with(workers: int, learner: Learner, data: build.Data, stack: ExitStack) -> Loader:
+def loader_with(workers: int, learner: Learner, data: Data, stack: ExitStack) -> Loader:
     """Return the learner's loader with another number of workers."""
     config = dataclasses.replace(learner.config, workers=workers)
     decoders = build.Decoders(config, learner.accelerator, log.debug)

@@ -18,6 +18,7 @@ from pipelines.batch import Batch
 from pipelines.loader import Loader
 from tools.config.config import Config
 from tools.engine import build
+from tools.engine.data import Data
 from tools.engine.throughput import ThroughputMeter
 from tools.engine.trainer import Learner, prepare
 from tools.profiling.clock import Clock, Seconds
@@ -32,7 +33,7 @@ TRACED = 3
 
 
 def create_learner(
-    config: Config, data: build.Data, decoders: build.Decoders, accelerator: Accelerator
+    config: Config, data: Data, decoders: build.Decoders, accelerator: Accelerator
 ) -> Learner:
     """Build the parts of ``train.train`` that make steps, without those that write files."""
     config, sampler, method = build.assemble(config, data, accelerator)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tools.config.config import Config
+from tools.runs import checkpoint
 from tools.runs.run_dir import RESUME
 
 Line = dict[str, Any]
@@ -41,6 +42,17 @@ def values_of(lines: Sequence[Line], name: str) -> list[float]:
     """Return the finite numbers of a column."""
     found = (line.get(name) for line in lines)
     return [float(v) for v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def best(folder: Path, lines: Sequence[Line]) -> str | None:
+    """Return in words which checkpoint --keep-best kept; None without one."""
+    path = checkpoint.best(folder / "checkpoints")
+    if path is None:
+        return None
+    step = checkpoint.step_of(path)
+    score = next((line.get("knn_top1") for line in lines if line["step"] == step), None)
+    known = "" if score is None else f", kNN top-1 {score:.1%}"
+    return f"Best checkpoint by kNN: step {step:,}{known} (eval.py: --checkpoint best)."
 
 
 def collapse(lines: Sequence[Line]) -> Finding:
@@ -83,7 +95,7 @@ def throughput(lines: Sequence[Line]) -> Finding:
 
 
 def knn_gain(lines: Sequence[Line]) -> Finding:
-    """Compare the last kNN accuracy with the untrained network's."""
+    """Compare the last kNN accuracy with that before training."""
     scored = [line for line in lines if line.get("knn_top1") is not None]
     if not scored:
         why = "kNN was not measured: no labels, no validation images, or --knn-every 0."
@@ -91,15 +103,15 @@ def knn_gain(lines: Sequence[Line]) -> Finding:
     last = scored[-1]
     where = f"after {last['step']:,} steps"
     if scored[0]["step"] != 0:
-        return Finding("unknown", f"{last['knn_top1']:.1%}", f"{where}; not measured untrained.")
+        return Finding("unknown", f"{last['knn_top1']:.1%}", f"{where}; not measured at the start.")
     before, after = scored[0]["knn_top1"], last["knn_top1"]
     if last["step"] == 0:
-        return Finding("unknown", f"{before:.1%} untrained", "Not measured again since.")
+        return Finding("unknown", f"{before:.1%} before training", "Not measured again since.")
     points = 100 * (after - before)
-    text = f"kNN top-1 on the validation images: {before:.1%} untrained, {after:.1%} {where}."
+    text = f"kNN top-1 on the validation images: {before:.1%} before training, {after:.1%} {where}."
     title = f"{before:.1%} → {after:.1%}"
     if points <= 0:
-        return Finding("bad", title, f"{text} It is no better than an untrained network.")
+        return Finding("bad", title, f"{text} It is no better than before training.")
     return Finding("good", title, f"{text} One seed: {points:+.1f} points have no error bar.")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.methods.base import Which
+from models.settings.base import Which
 from pipelines.datasets import data_facts
 from tools.config.config import Config, flag
 from tools.plots.panels import Panel
@@ -56,17 +56,17 @@ def charts(panels: Mapping[str, Panel], names: Sequence[str]) -> list[Picture]:
     return [of_panel(panels[name]) for name in names if name in panels]
 
 
-def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which) -> Table | None:
-    """Return train.py's kNN scores, untrained and last, then the lines of eval.jsonl.
+def scores(lines: Sequence[Line], results: Sequence[Line], scored: Which, k: int) -> Table | None:
+    """Return train.py's kNN scores, before training and last, then the lines of eval.jsonl.
 
-    ``scored`` is the encoder that train.py scores.
+    ``scored`` is the encoder that train.py scores, ``k`` its number of neighbours.
     """
     rows: list[tuple[str, ...]] = []
     known = [line for line in lines if line.get("knn_top1") is not None]
-    how = "k 200, T 0.1, validation images"
+    how = f"k {k}, T 0.1, validation images"
     how += ", encoder momentum" if scored == "momentum" else ""
     for line in known[:1] + known[1:][-1:]:
-        name = "kNN while training" + (", untrained" if line["step"] == 0 else "")
+        name = "kNN while training" + (", at the start" if line["step"] == 0 else "")
         top1, top5 = percent(line, "_top1"), percent(line, "_top5")
         rows.append((name, top1, top5, f"{line['step']:,}", how, ""))
     for result in results:

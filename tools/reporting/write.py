@@ -13,10 +13,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from models.methods import METHODS, Method
-from pipelines.system.atomic import replacing
-from tools.analysis.loaded_run import LoadedRun
+from pipelines.system.atomic import replacing, write_text
+from tools.analysis.loaded_run import LoadedRun, load
 from tools.config.config import ResolvedConfig
-from tools.engine.build import Data
+from tools.engine.data import Data
 from tools.plots.curves import training_panels
 from tools.reporting import findings, sections
 from tools.reporting.embedding_panel import MapMethod, encode_some, map_panel, neighbor_panel
@@ -27,6 +27,8 @@ from tools.runs.scores import read_config
 NAME = "report.html"
 TEMPLATE = "report.html.j2"
 VIEWS = "Each row shows an image's views, a view's mixture, the share λ, and the partner's view"
+PANELS = re.compile(r"<!-- of images -->.*<!-- end of images -->", re.DOTALL)
+"""The sections of a page that need the network and the images."""
 log = logging.getLogger(__name__)
 
 
@@ -63,8 +65,52 @@ def write(folder: Path, run: LoadedRun | None, map_method: MapMethod = "pca") ->
     return path
 
 
-def render(folder: Path, run: LoadedRun | None, map_method: MapMethod) -> str:
-    """Return the page as HTML."""
+def after_score(folder: Path) -> None:
+    """Write a run's page again with its new score, if there is a page.
+
+    The neighbours and the map stay as they are: they need the network and the images. A failure is
+    logged, since the score itself is complete. Only the main process calls it.
+    """
+    path = folder / NAME
+    try:
+        if not path.is_file():
+            return
+        kept = PANELS.search(path.read_text("utf-8"))
+        if kept is None:
+            print(f"{path} is of an older version: python tools/report.py {folder} adds the score")
+            return
+        left_out = left_out_of(folder)
+        text = render(folder, None, kept=Markup(kept[0]), left_out=left_out)
+        write_text(path, text)
+        print(f"report {path}")
+    except Exception as error:
+        log.warning("%s could not be written: %s: %s", path, type(error).__name__, error)
+
+
+def left_out_of(folder: Path) -> tuple[int, ...]:
+    """Return the steps that a run skipped because their loss was not finite."""
+    if read_config(folder).on_nan != "rollback":
+        return ()
+    return tuple(sorted(load(folder)[1].get("left_out", ())))
+
+
+def render(
+    folder: Path,
+    run: LoadedRun | None,
+    map_method: MapMethod = "pca",
+    *,
+    kept: Markup | None = None,
+    left_out: tuple[int, ...] = (),
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        folder: the run's folder.
+        run: the network and the images, for the neighbours and the map.
+        map_method: method of the map.
+        kept: these sections of an earlier page, in place of new ones.
+        left_out: the steps that the run skipped, if ``run`` does not have them.
+    """
     config = read_config(folder)
     lines = read_metrics(folder / "metrics.jsonl")
     results = read_metrics(folder / "eval.jsonl")
@@ -76,10 +122,12 @@ def render(folder: Path, run: LoadedRun | None, map_method: MapMethod) -> str:
         config=config,
         state=findings.state_of(config, lines),
         knn=findings.knn_gain(lines),
+        best=findings.best(folder, lines),
+        kept=kept,
         collapse=findings.collapse(lines),
         throughput=findings.throughput(lines),
-        events=findings.events(lines, folder, run.left_out if run else ()),
-        scores=sections.scores(lines, results, METHODS[config.method].method.scored),
+        events=findings.events(lines, folder, run.left_out if run else left_out),
+        scores=sections.scores(lines, results, METHODS[config.method].method.scored, config.knn_k),
         curves=sections.learning_charts(panels),
         monitors=sections.charts(panels, sections.MONITORS),
         speed=sections.charts(panels, sections.SPEED),

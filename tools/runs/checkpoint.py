@@ -27,6 +27,8 @@ FORMAT = 3
 KEYS = {"step", "method", "optimizer", "scaler", "config", "data", "world_size"}
 TRAILER = b"unmix sha256 "
 CHUNK = 1 << 22
+BEST = "best"
+"""File that names the checkpoint of the best score (``--keep-best``), as ``last`` the last."""
 
 
 class _Hashed(io.BufferedWriter):
@@ -43,12 +45,18 @@ class _Hashed(io.BufferedWriter):
 
 
 def save(
-    folder: Path, step: int, state: dict[str, Any], keep: int, keep_each: int | None = None
+    folder: Path,
+    step: int,
+    state: dict[str, Any],
+    keep: int,
+    keep_each: int | None = None,
+    best: int | None = None,
 ) -> Path:
     """Write ``folder/step-N.pt`` and point ``folder/last`` at it; drop old files.
 
-    The newest ``keep`` up to this step stay, and those at multiples of ``keep_each`` steps. A
-    failed write leaves the earlier checkpoints complete.
+    The newest ``keep`` up to this step stay, those at multiples of ``keep_each`` steps, and that of
+    the step ``best``, at which ``folder/best`` points. A failed write leaves the earlier
+    checkpoints complete.
 
     Raises:
         OSError: the disk is full or not writable; the partial file is removed.
@@ -63,9 +71,11 @@ def save(
             file.write(TRAILER + file.digest.digest())
         with replacing(folder / "last") as aside:
             aside.write_text(path.name)
+        _point_at_best(folder, best)
         older = sorted((p for p in folder.glob("step-*.pt") if step_of(p) <= step), key=step_of)
         for old in older[:-keep]:
-            if not keep_each or not step_of(old) or step_of(old) % keep_each:
+            number = step_of(old)
+            if number != best and (not keep_each or not number or number % keep_each):
                 old.unlink()
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__
@@ -78,6 +88,14 @@ def save(
     return path
 
 
+def _point_at_best(folder: Path, step: int | None) -> None:
+    if step is None:
+        (folder / BEST).unlink(missing_ok=True)
+        return
+    with replacing(folder / BEST) as aside:
+        aside.write_text(f"step-{step}.pt")
+
+
 def step_of(path: Path) -> int:
     """Return the step in a checkpoint's name, -1 if it has none."""
     found = re.fullmatch(r"step-(\d+)\.pt", path.name)
@@ -86,13 +104,22 @@ def step_of(path: Path) -> int:
 
 def last(folder: Path) -> Path | None:
     """Return the checkpoint that ``folder/last`` names, or None."""
-    found = _named(folder)
+    return _existing(folder, "last")
+
+
+def best(folder: Path) -> Path | None:
+    """Return the checkpoint that ``folder/best`` names, or None."""
+    return _existing(folder, BEST)
+
+
+def _existing(folder: Path, pointer: str) -> Path | None:
+    found = _named(folder, pointer)
     return found if found and found.is_file() else None
 
 
-def _named(folder: Path) -> Path | None:
+def _named(folder: Path, pointer: str = "last") -> Path | None:
     try:
-        path = folder / (folder / "last").read_text().strip()
+        path = folder / (folder / pointer).read_text().strip()
     except (OSError, UnicodeDecodeError):
         return None
     return path if path.parent == folder and step_of(path) >= 0 else None
@@ -114,6 +141,8 @@ def find(path: Path) -> list[Path]:
     Raises:
         ValueError: there is none.
     """
+    if path.name == BEST and (chosen := best(path.parent)):
+        return [chosen]
     if path.is_file() and path.name != "last":
         return [path]
     folder = path.parent if path.name == "last" else path
@@ -121,6 +150,40 @@ def find(path: Path) -> list[Path]:
     if not found:
         raise ValueError(f"no checkpoint at {path}")
     return found
+
+
+def of_run(run: Path, named: Path | None) -> list[Path]:
+    """Return the checkpoints that ``--checkpoint`` means for a run's folder, preferred first.
+
+    ``named`` is a path, the name of a file in ``checkpoints/``, ``best`` or ``last``; without it
+    all checkpoints count, the last first.
+
+    Raises:
+        ValueError: there is none; the text says which there are.
+    """
+    if named is None:
+        return find(run)
+    folder = run / "checkpoints"
+    if str(named) == BEST and not named.is_file():
+        chosen = best(folder)
+        if chosen is None:
+            raise ValueError(
+                f"--checkpoint best: {folder} has none; train.py --keep-best keeps it. "
+                f"{_listing(folder)}"
+            )
+        return [chosen]
+    if not named.exists() and (folder / named).is_file():
+        named = folder / named
+    try:
+        return find(named)
+    except ValueError as error:
+        raise ValueError(f"--checkpoint {named}: {error}. {_listing(folder)}") from error
+
+
+def _listing(folder: Path) -> str:
+    names = [path.name for path in available(folder)]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{folder} holds {', '.join(names[:5]) or 'no checkpoint'}{more}"
 
 
 def first_whole(paths: Sequence[Path]) -> Path:

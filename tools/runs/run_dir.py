@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.distributed.coordination import main_process_first
 from tools.runs import checkpoint
+from tools.runs.trackers import start_trackers
 
 RESUME = "RESUME"
 """File that a stopped run leaves in its folder, as a sign that it can be resumed."""
@@ -97,13 +99,21 @@ def _named(folder: Path, resume: bool) -> tuple[Path, Path | None]:
 def claimed(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Make the folder and lock it against other runs until the block or this process ends.
 
+    A folder that was made here is removed again if the block fails before the first log line or
+    checkpoint: a run that was refused leaves nothing, and its name stays free.
+
     Raises:
         ValueError: another run holds the lock, or the folder cannot be made.
     """
     held: list[IO[str]] = []
+    is_new = accelerator.is_main_process and not folder.exists()
     main_process_first(accelerator, lambda: held.append(_lock(folder)))
     try:
         yield
+    except BaseException:
+        if is_new and not _holds_results(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         for file in held:
             file.close()
@@ -149,9 +159,30 @@ def _holds_a_run(folder: Path) -> bool:
     return (folder / "config.yaml").exists()
 
 
+def _holds_results(folder: Path) -> bool:
+    metrics = folder / "metrics.jsonl"
+    logged = metrics.is_file() and metrics.stat().st_size > 0
+    return logged or bool(checkpoint.available(folder / "checkpoints"))
+
+
 def _number(name: str) -> int:
     found = re.search(r"-(\d+)$", name)
     return int(found[1]) if found else 1
+
+
+def begin(folder: Path, config: Config, accelerator: Accelerator) -> None:
+    """Start the trackers, then write the settings, which make the folder that of a run.
+
+    All processes call it, as the last thing before the first step.
+
+    Raises:
+        ValueError: a tracker does not start.
+    """
+    start_trackers(accelerator, folder, config)
+    if accelerator.is_main_process:
+        write_config(folder, config)
+        (folder / RESUME).unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
 
 
 def write_config(folder: Path, config: Config) -> None:

@@ -14,6 +14,7 @@ from models.methods import METHODS
 from pipelines.settings import UN_MIX_NAMES, parts_of
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
+from tools.config.reason import reason_of
 from tools.runs.metrics import read_metrics
 
 Settings = dict[str, Any]
@@ -22,7 +23,7 @@ Settings = dict[str, Any]
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
-NOT_THE_PROTOCOL |= {"origin", "loss"}
+NOT_THE_PROTOCOL |= {"origin", "loss", "loader"}
 """Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """Endings of the names of scores, which are in [0, 1]; higher is better."""
@@ -50,10 +51,14 @@ def read_config(run: Path) -> Config:
         ValueError: there is no such run, or its config.yaml is not valid.
     """
     path = run / "config.yaml"
+    if not path.exists():
+        runs = sorted(found.parent for found in run.glob("*/config.yaml"))
+        hint = f"; the runs in it go by their own names, such as {runs[0]}" if runs else ""
+        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml{hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{run} is not the folder of a run: {error}") from error
+        raise ValueError(f"{run} is not the folder of a run: {reason_of(error)}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no settings")
     return from_saved(values, str(path))
@@ -123,13 +128,20 @@ def encoder_of(line: Mapping[str, Any]) -> str:
 def _online(run: Path, config: Config) -> list[dict[str, Any]]:
     """Return the scores in metrics.jsonl, as lines of eval.jsonl."""
     how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
-    if config.subset is not None:
-        how |= {"subset": config.subset, "subset_seed": config.subset_seed}
+    if config.knn_k != Config.knn_k:
+        how["k"] = config.knn_k
+    how |= chosen_rows(config)
     return [
         how | {name: line[name] for name in ("step", "knn_top1", "knn_top5") if name in line}
         for line in read_metrics(run / "metrics.jsonl")
         if line.get("knn_top1") is not None
     ]
+
+
+def chosen_rows(config: Config) -> dict[str, Any]:
+    """Return the settings that choose rows of ``--data``; empty where all are trained on."""
+    names = [n for n in ("subset", "val_fraction") if getattr(config, n) is not None]
+    return {n: getattr(config, n) for n in [*names, *(["subset_seed"] if names else [])]}
 
 
 def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:

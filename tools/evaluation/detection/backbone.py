@@ -12,14 +12,12 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.resnet import ResNet
 from torch import nn
 
-from models.methods.base import Which
 from models.modules.backbone import create_backbone
-from pipelines.datasets import data_facts
+from models.settings.base import Which
+from tools.config.pixels import facts_of
 from tools.engine import build
 from tools.engine.restore import restore, with_encoder
 from tools.evaluation.detection.detector import check_backbone
-
-Three = tuple[float, float, float]
 
 IMAGE_SIZE = 224
 """Image size in pixels of a backbone without a run, which has the standard stem."""
@@ -36,8 +34,8 @@ class Backbone:
     """``random``, ``supervised`` or the run's folder."""
     step: int | None
     """Step of the run's checkpoint."""
-    mean: Three
-    std: Three
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     encoder: Which | None = None
     """The run's encoder that is used, if there are two."""
 
@@ -79,7 +77,12 @@ def open_backbone(
             check_backbone(model, name), name, str(weights), None, *normalization(model)
         )
     config, state = build.load_run(run, checkpoint)
-    facts, name = data_facts(config.data), config.backbone
+    if config.in_chans != 3:
+        raise ValueError(
+            f"{run} has --in-chans {config.in_chans}, and the pictures of detection are RGB: "
+            "eval.py knn, linear, semi and finetune score such a run"
+        )
+    facts, name = facts_of(config), config.backbone
     method = restore(config, state, facts, encoder)
     scored = method.scored_encoder.requires_grad_(True)  # a momentum copy has it off
     trained = check_backbone(scored, f"{run} ({config.method} on {name})")
@@ -113,7 +116,7 @@ def supervised(name: str) -> nn.Module:
         ) from error
 
 
-def normalization(model: nn.Module) -> tuple[Three, Three]:
+def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation by which a timm model's images are normalized."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return (

@@ -14,11 +14,14 @@ from torchvision.utils import draw_bounding_boxes
 
 from tools.evaluation.detection.dataset import DetectionDataset
 from tools.evaluation.detection.scoring import Detections
+from tools.plots.fonts import escaped, make_legible
 
 ACROSS, INCHES, DPI = 4, 2.6, 100
 MIN_SCORE = 0.3
 """Least score of a predicted box that is drawn; at most ``MOST`` are drawn in an image."""
 MOST = 10
+LETTERS = frozenset(range(128))
+"""Code points that every font of PIL has."""
 
 
 def draw_detections(
@@ -35,6 +38,7 @@ def draw_detections(
         axes.axis("off")
     key = f"white: true boxes; coloured: predicted boxes with score {MIN_SCORE} or more"
     figure.suptitle(f"{title}\n{key}", fontsize=10)
+    make_legible(figure)
     figure.savefig(path)
 
 
@@ -46,7 +50,8 @@ def _with_boxes(dataset: DetectionDataset, row: int, found: Detections) -> Tenso
         image = draw_bounding_boxes(image, truth, colors="white", width=4)
     if sure:
         boxes = torch.from_numpy(found.boxes[sure])
-        texts = [f"{dataset.classes[found.labels[i]]} {found.scores[i]:.2f}" for i in sure]
+        names = [escaped(dataset.classes[found.labels[i]], LETTERS) for i in sure]
+        texts = [f"{name} {found.scores[i]:.2f}" for name, i in zip(names, sure, strict=True)]
         colors = [to_hex(f"C{found.labels[i] % 10}") for i in sure]
         image = draw_bounding_boxes(
             image,

@@ -1,0 +1,97 @@
+"""``open_data``: the rows of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import datasets
+from pipelines.datasets import DataFacts, channel_facts, data_facts
+from pipelines.settings import OnBadImage
+from pipelines.sources.files import Files
+from pipelines.sources.folder import inspect
+from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
+from pipelines.sources.published import Split
+from pipelines.sources.summary import Summary
+from pipelines.sources.table import Table
+from pipelines.system.cache import cache_root
+
+
+@dataclass(frozen=True)
+class Data:
+    """An opened data set: its rows, and the constants of its images."""
+
+    table: Table
+    facts: DataFacts
+    spec: str
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class of each row, (N,); -1 is none."""
+        return self.table.label
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty if they have none."""
+        return self.table.classes
+
+    def summary(self) -> Summary | None:
+        """Return the kinds of the files below a folder, and what is left out; None: no folder."""
+        source = self.table.source
+        if not isinstance(source, Files):
+            return None
+        return inspect(source.root, cache_root(), rules=source.rules).summary
+
+
+def open_data(  # noqa: PLR0913 - a public builder, with an argument for each flag
+    spec: str,
+    split: Split = "train",
+    data_dir: str | Path = "data",
+    *,
+    classes: str | Path | None = None,
+    on_bad_image: OnBadImage = "stop",
+    channels: int = 3,
+    background: str = "white",
+    depth_range: tuple[float, float] | None = None,
+    pages: Pages = "first",
+    max_pixels: int = MAX_PIXELS,
+    like: Data | None = None,
+) -> Data:
+    """Open a data set.
+
+    Args:
+        spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``
+            or ``PATH.beton``.
+        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
+        data_dir: folder of the published files of named sets.
+        classes: a file of class names, one a line; only these are kept, labelled in this order.
+        on_bad_image: what to do with files whose header cannot be read.
+        channels: channels of the images: 3 is RGB, 1 gray, others are the bands of the files.
+        background: colour behind transparent pixels: ``white``, ``black`` or ``#rrggbb``.
+        depth_range: samples that become 0 and 255 in images of more than 8 bits that declare no
+            range (default: the range of the set).
+        pages: the page or frame of a file that is an image: the first, or each.
+        max_pixels: larger images are refused.
+        like: training images, whose range and background these get.
+
+    Raises:
+        ValueError: there is no such data set, or nothing usable in it.
+    """
+    file = None if classes is None else Path(classes)
+    rules = ImageRules(background, depth_range, pages, channels, max_pixels)
+    if like is not None:
+        rules = rules.like(like.table.source.rules)
+    table = datasets.open_data(
+        spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file, rules=rules
+    )
+    facts = data_facts(spec)
+    if channels in (1, len(facts.mean)):
+        return Data(table, channel_facts(facts, channels), spec, split)
+    return Data(table, replace(facts, mean=(), std=()), spec, split)

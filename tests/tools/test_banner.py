@@ -1,0 +1,139 @@
+"""What a run prints before its first step, what a refused one leaves, and extended runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from launch_cases import flags
+from runs import lines, run_train, skip_pictures
+
+from pipelines.datasets import DATASETS
+from tools.config.config import Config
+from tools.config.resolve import resolve
+from tools.engine import banner, train_state, trainer
+from tools.engine.online_knn import OnlineKnn
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_pictures(monkeypatch)
+
+
+def test_a_run_begins_with_what_it_is(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--limit-steps", "3", "--log-every", "1000")
+    assert run_train(*flags(toy, tmp_path, "moco", "--mix", "region", *more)) == 0
+    said = capsys.readouterr().out.splitlines()
+    head = dict(line.split(maxsplit=1) for line in said[:9])
+    about = ("data", "images", "learner", "views", "training", "device", "memory", "folder", "stop")
+    assert tuple(head) == about
+    assert str(toy) in head["data"] and head["folder"] == str(tmp_path / "run")
+    assert head["images"] == "40 for training in 2 classes, 12 for kNN"
+    assert head["learner"].startswith("moco, mixture region; test_resnet, 0.")
+    assert head["views"] == "2 of 16 px"
+    assert head["training"].startswith("4 epochs of 2 steps, 8 steps in all, of which this run")
+    assert head["device"] == "cpu, 1 process, precision no"
+    assert head["memory"] == "--loader memory holds at most 0.0 MiB decoded: all 40 images"
+    assert head["stop"].endswith(f"--resume {tmp_path / 'run'} continues")
+    notes = [line for line in said if line.startswith("note: ")]
+    assert any(line.startswith("note: --moco.queue 64: of 40 images") for line in notes)
+    shown = [line for line in said if line.startswith("epoch ")]
+    assert shown[0].startswith("epoch 1/2  step 1/3  loss ")  # the first step, whatever the rhythm
+    assert shown[1].startswith("epoch 1/2  step 2/3  loss ")
+    assert [line["step"] for line in lines(tmp_path / "run")] == [2, 3]
+
+
+def test_the_demonstration_says_that_it_is_one() -> None:
+    assert "17 photographs" in banner.DEMONSTRATION and "--data" in banner.DEMONSTRATION
+
+
+def test_a_plan_has_the_same_notes(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_train(*flags(toy, tmp_path, "moco", "--dry-run")) == 0
+    said = capsys.readouterr().out
+    assert "note: --moco.queue 64: of 40 images" in said and not (tmp_path / "run").exists()
+
+
+def test_a_run_that_fails_before_its_first_line_leaves_nothing(
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its name is free for the next attempt; a folder that was there before stays."""
+
+    def score(self: OnlineKnn) -> dict[str, float]:
+        raise ValueError("a validation image is damaged")
+
+    start = flags(toy, tmp_path, "simclr", "--limit-steps", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(OnlineKnn, "score", score)
+        assert run_train(*start, "--knn-every", "1") == 2
+        assert "is damaged" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "mine.txt").touch()
+        assert run_train(*start, "--knn-every", "1") == 2
+        assert (tmp_path / "run" / "mine.txt").exists()
+        (tmp_path / "run" / "config.yaml").unlink()
+    assert run_train(*start) == 0
+    assert run_train(*start, "--resume", "auto", "--seed", "5") == 2  # refused, and not removed
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1]
+
+
+def test_a_finished_run_is_extended_and_says_what_the_schedule_becomes(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = flags(toy, tmp_path, "simclr", "--epochs", "1")
+    assert run_train(*start) == 0
+    assert "--epochs" not in capsys.readouterr().out
+    assert run_train(*start, "--epochs", "4", "--limit-steps", "3", "--resume", "auto") == 0
+    said = capsys.readouterr().out
+    assert "--epochs: 1 -> 4: the run was finished; the schedule now ends at step 8" in said
+    rates = [line["lr"] for line in lines(tmp_path / "run")]
+    assert len(rates) == 3 and rates[2] > rates[1]  # four epochs' cosine has hardly fallen
+    assert run_train(*start, "--resume", "auto") == 0
+    assert "--epochs: 4 -> 1: nothing is left to train, 3 of 2 steps" in capsys.readouterr().out
+
+
+def test_what_other_epochs_do_to_the_rate() -> None:
+    config = dataclasses.replace(Config(method="simclr"), lr=1.0, warmup_epochs=0.0, epochs=20)
+    resolved = resolve(config, DATASETS["photos"], "no")
+    assert trainer.schedule_change(resolved, 20, 50, 10) is None
+    text = trainer.schedule_change(resolved, 10, 50, 10)
+    now, before = ((1 + math.cos(math.pi * done)) / 2 for done in (50 / 200, 50 / 100))
+    assert text == (
+        "--epochs: 10 -> 20: the schedule now ends at step 200; the learning rate of the next step "
+        f"is {now:.2e} instead of {before:.2e}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "passed", "saved"),
+    [(30, 4, [10]), (30, 6, [1, 10]), (2, 3, [1, 10]), (0, 99, [10])],
+)
+def test_the_first_checkpoint_comes_within_five_minutes(
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: float,
+    passed: float,
+    saved: list[int],
+) -> None:
+    """All the time passes before the first step ends; then the usual rhythm counts."""
+    now = iter([0.0, *[60.0 * passed] * 99])
+    init = train_state.TrainState.__init__
+    monkeypatch.setattr(
+        train_state.TrainState,
+        "__init__",
+        lambda self, *args: init(self, *args, clock=lambda: next(now)),
+    )
+    more = ("--epochs", "5", "--keep-checkpoints", "9", "--checkpoint-minutes", str(minutes))
+    assert run_train(*flags(toy, tmp_path, "simclr", *more, "--log-every", "50")) == 0
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")}
+    assert kept == {f"step-{step}.pt" for step in saved}

@@ -1,0 +1,199 @@
+"""Checks of a data set for ``doctor --data``: kinds, sizes, damage, duplicates, suggested flags."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.beton.convert import CACHE_SETTINGS, bad_rows, estimate
+from pipelines.beton.format import open_beton
+from pipelines.datasets import default_val
+from pipelines.sources.beton import Beton
+from pipelines.sources.folder import LISTED, Found, inspect, scan
+from pipelines.sources.shards import open_shards
+from pipelines.sources.splits import find_splits, warnings_of
+from pipelines.sources.table import Table
+from pipelines.system.cache import cache_root
+from pipelines.system.progress import tracked
+from pipelines.system.units import size_text
+
+LARGE = 40_000_000
+"""Pixels of an image that takes long to decode: 40 megapixels."""
+SMALL_SET = 10_000
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found in a data set."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Images that cannot be read; with any, the exit status is 1."""
+    advice: list[str] = field(default_factory=list)
+    """Flags for train.py, and why."""
+
+    def text(self) -> str:
+        """Return the report."""
+        lines = [*self.lines]
+        lines += [f"problem: {problem}" for problem in self.problems]
+        lines += [f"suggestion: {advice}" for advice in self.advice]
+        return "\n".join([*lines, "no problem was found" if not self.problems else ""]).rstrip()
+
+
+def check_data(place: str, *, deep: bool) -> Report:
+    """Examine a folder, a ``.beton`` or ``wds:`` shards; ``deep`` decodes every image.
+
+    Raises:
+        ValueError: there is no image; the text says what was found.
+    """
+    report = Report()
+    if place.startswith("wds:"):
+        table = open_shards(place.removeprefix("wds:"), "keep")
+        report.advice.append(
+            f"python tools/write_ffcv.py '{place}' train.beton --keep-jpeg --shuffle 0"
+        )
+    elif place.endswith(".beton"):
+        table = open_beton(Path(place).expanduser())
+    else:
+        table = _check_folder(Path(place.removeprefix("folder:")).expanduser(), report)
+    _describe(table, report)
+    if deep:
+        _decode(table, report)
+    _advise(table, place, report)
+    return report
+
+
+def _check_folder(path: Path, report: Report) -> Table:
+    splits = find_splits(path) if path.is_dir() else None
+    if splits is not None:
+        report.lines += splits.notes()
+        names = [splits.train, *([splits.val] if splits.val else [])]
+        report.lines.append(f"{path}: split into {', '.join(f'{s.name}/' for s in names)}")
+        if splits.val is not None:
+            val = inspect(splits.val, cache_root())
+            report.lines.append(f"{splits.val}: {val.summary.text()}")
+            _name_bad(val, report)
+        path = splits.train
+    found = inspect(path, cache_root())
+    report.lines.append(f"{path}: {found.summary.text()}")
+    report.problems += warnings_of(path, found.names)
+    _name_bad(found, report)
+    twins = duplicates(found)
+    if twins:
+        shown = "; ".join(" = ".join(names) for names in twins[:5])
+        count = sum(len(names) - 1 for names in twins)
+        report.lines.append(f"copies of other files: {count:,} ({shown})")
+    report.advice += _format_flags(found)
+    return scan(path, cache_root(), "keep")
+
+
+def _name_bad(found: Found, report: Report) -> None:
+    shown = list(found.bad.items())[:LISTED]
+    report.problems += [f"{name}: {why}" for name, why in shown]
+    if len(found.bad) > LISTED:
+        report.problems.append(f"and {len(found.bad) - LISTED:,} more images that cannot be read")
+
+
+def _format_flags(found: Found) -> Iterable[str]:
+    kinds = found.summary.kinds
+    if kinds and all(kind.channels == 1 for kind in kinds):
+        yield "--in-chans 1: all images are gray"
+    for limits in (found.rules.int_range, found.rules.float_range):
+        if limits is not None:
+            yield (
+                f"--depth-range {limits[0]:.10g} {limits[1]:.10g}: the files do not declare their "
+                "range; this was measured, and keeps its value when images are added"
+            )
+
+
+def duplicates(found: Found) -> list[list[str]]:
+    """Return the groups of files with the same bytes; only files of equal size are read."""
+    by_size: dict[int, list[str]] = {}
+    for name, size in zip(found.listing.names, found.listing.sizes, strict=True):
+        by_size.setdefault(size, []).append(name)
+    alike = [name for names in by_size.values() if len(names) > 1 for name in names]
+    by_content: dict[bytes, list[str]] = {}
+    for name in tracked(alike, len(alike), "comparing files of equal size"):
+        data = (found.root / name).read_bytes()
+        by_content.setdefault(hashlib.sha256(data).digest(), []).append(name)
+    return [names for names in by_content.values() if len(names) > 1]
+
+
+def _describe(table: Table, report: Report) -> None:
+    sides = np.minimum(table.height, table.width)[table.height > 0]
+    if not len(sides):
+        return
+    report.lines.append(f"shorter side in pixels: {_quantiles(sides)}")
+    ratio = np.maximum(table.height, table.width)[table.height > 0] / sides
+    report.lines.append(
+        f"longer side / shorter side: median {np.median(ratio):.2f}, largest {ratio.max():.1f}"
+    )
+    counts = Counter(table.label.tolist())
+    unlabeled = counts.pop(-1, 0)
+    if counts:
+        least, most = min(counts.values()), max(counts.values())
+        report.lines.append(f"{len(counts):,} classes of {least:,} to {most:,} images")
+    if unlabeled:
+        report.lines.append(f"{unlabeled:,} images have no label: no kNN and no probes for them")
+
+
+def _quantiles(values: NDArray[np.int32]) -> str:
+    low, quarter, median, three, high = np.quantile(values, (0, 0.25, 0.5, 0.75, 1)).round()
+    return (
+        f"smallest {low:,.0f}, quarter {quarter:,.0f}, median {median:,.0f}, "
+        f"three quarters {three:,.0f}, largest {high:,.0f}"
+    )
+
+
+def _decode(table: Table, report: Report) -> None:
+    known = {problem.split(": ")[0] for problem in report.problems}
+    bad = [(table.source.name(row), why) for row, why in bad_rows(table)]
+    report.problems += [f"{name}: {why}" for name, why in bad if name not in known]
+    report.lines.append(f"{len(table) - len(bad):,} of {len(table):,} images decode")
+
+
+def _advise(table: Table, place: str, report: Report) -> None:
+    report.advice += [
+        *_size_flags(table),
+        *_batch_flags(len(table)),
+        *_score_flags(table, place),
+    ]
+    if not isinstance(table.source, Beton) and len(table):
+        need = size_text(estimate(table, CACHE_SETTINGS))
+        report.lines.append(f"a .beton of it takes about {need} (write_ffcv --keep-jpeg)")
+
+
+def _size_flags(table: Table) -> Iterable[str]:
+    readable = table.height > 0
+    if not readable.any():
+        return
+    side = int(np.median(np.minimum(table.height, table.width)[readable]))
+    if side < 160:
+        usual = next(s for s in (32, 48, 64, 96, 128) if s >= side or s == 128)
+        yield f"--image-size {usual}: half of the images are at most {side} pixels on a side"
+    pixels = table.height.astype(np.int64) * table.width
+    if int(pixels.max()) > LARGE:
+        count = int((pixels > LARGE).sum())
+        yield f"write_ffcv.py --max-size 500: {count:,} images have over {LARGE:,} pixels"
+
+
+def _batch_flags(rows: int) -> Iterable[str]:
+    if rows < 256:
+        usual = max(1 << (max(rows, 4) // 2).bit_length() - 1, 2)
+        yield f"--batch-size {usual} --groups 1: there are {rows:,} images, and 256 is the default"
+    elif rows < SMALL_SET:
+        yield f"--batch-size 128 or less: {rows // 256:,} steps an epoch at 256 are few"
+
+
+def _score_flags(table: Table, place: str) -> Iterable[str]:
+    if place.startswith("wds:") or not (table.label >= 0).any():
+        return
+    spec = place if place.endswith(".beton") else f"folder:{place.removeprefix('folder:')}"
+    if default_val(spec) is None:
+        yield "--val-fraction 0.1: there are labels, but no validation images"

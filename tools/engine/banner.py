@@ -1,0 +1,133 @@
+"""What a run prints before its first step: what it trains, on what, and where it goes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from accelerate import Accelerator
+
+from models.methods import Method
+from pipelines.sampler import Sampler
+from pipelines.sources.table import Table
+from tools.config.advice import advise
+from tools.config.config import Config, ResolvedConfig
+from tools.config.pixels import describe_channels
+from tools.config.resolve import changes, describe_defaults
+from tools.config.view_plan import views_of
+from tools.engine.data import Data, decode_bounds
+from tools.engine.dry_run import size_of
+from tools.engine.train_state import TrainState
+from tools.engine.trainer import schedule_change
+
+DEMONSTRATION = (
+    "photos: patches of 17 photographs that come with the packages, a demonstration; "
+    "--data folder:PATH trains on your images"
+)
+
+
+def notes(
+    given: Config,
+    config: ResolvedConfig,
+    data: Data,
+    sampler: Sampler,
+    processes: int,
+    *,
+    planned: bool = False,
+) -> list[str]:
+    """Return what a reader of the settings should know, in lines.
+
+    These are defaults that differ from those of other runs, and numbers that do not fit the data or
+    the length of the run.
+
+    Args:
+        given: the settings as given.
+        config: the same, resolved.
+        data: the images.
+        sampler: the rows of the run's steps.
+        processes: number of processes.
+        planned: include what the kNN score says of itself when training begins.
+    """
+    lines = describe_defaults(given, config)
+    if channels := describe_channels(config):
+        lines.append(channels)
+    if sampler.balance is not None:
+        lines.append(sampler.balance.summary(sampler.batch_size))
+    lines += [f"--accumulate {config.accumulate}: {change}" for change in changes(config)]
+    scored = planned and data.val is not None and (data.val.label >= 0).any()
+    sizes = _class_sizes(data.train) if scored else []
+    advice = advise(config, len(data.train), sizes, processes)
+    return [*lines, *(f"note: {line}" for line in advice)]
+
+
+def resumed(
+    config: ResolvedConfig, state: TrainState, steps_per_epoch: int, step: int
+) -> list[str]:
+    """Return where a resumed run continues, and what other --epochs change; nothing at step 0."""
+    if not step:
+        return []
+    change = schedule_change(config, state.epochs_before, step, steps_per_epoch)
+    return [f"run {state.folder}, resumed at step {step:,}", *([change] if change else [])]
+
+
+def banner(
+    config: ResolvedConfig,
+    data: Data,
+    method: Method,
+    steps_per_epoch: int,
+    folder: Path,
+    accelerator: Accelerator,
+) -> list[str]:
+    """Return the lines that describe a run before it begins."""
+    total = config.epochs * steps_per_epoch
+    weights = size_of(p for p in method.parameters() if p.requires_grad) / 4e6
+    mixture = "" if config.mix == "none" else f", mixture {config.mix}"
+    device, processes = accelerator.device.type, accelerator.num_processes
+    shares = "1 process" if processes == 1 else f"{processes} processes"
+    epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:,} epochs"
+    steps = f"{epochs} of {steps_per_epoch:,} steps, {total:,} steps in all"
+    if config.limit_steps and config.limit_steps < total:
+        steps += f", of which this run makes {config.limit_steps:,} (--limit-steps)"
+    peak = f"{config.optimizer}, peak learning rate {config.lr:.3g}"
+    return [
+        f"data      {DEMONSTRATION if config.data == 'photos' else config.data}",
+        f"images    {_images(data)}",
+        f"learner   {config.method}{mixture}; {config.backbone}, {weights:.1f} M trained weights",
+        f"views     {_views(config)}",
+        f"training  {steps}; batches of {config.batch_size:,} images; {peak}",
+        f"device    {device}, {shares}, precision {config.precision}",
+        f"memory    {_decoding(config, data, accelerator)}",
+        f"folder    {folder}",
+        f"stop      Ctrl-C saves and stops; --resume {folder} continues",
+    ]
+
+
+def _images(data: Data) -> str:
+    classes = len(_class_sizes(data.train))
+    labels = f" in {classes:,} classes" if classes else " without labels"
+    val = "no validation images" if data.val is None else f"{len(data.val):,} for kNN"
+    return f"{len(data.train):,} for training{labels}, {val}"
+
+
+def _decoding(config: ResolvedConfig, data: Data, accelerator: Accelerator) -> str:
+    rows = config.batch_size // accelerator.num_processes
+    loader, bounds = decode_bounds(config, data, accelerator.device, rows)
+    bound = bounds.get(loader)
+    if bound is None:
+        return f"--loader {loader} cannot read these images"
+    return f"--loader {loader} holds at most {bound.bytes / 2**20:,.1f} MiB decoded: {bound.what}"
+
+
+def _views(config: ResolvedConfig) -> str:
+    """Return how many views of each side an image has, such as "2 of 224 px, 6 of 96 px"."""
+    sides = Counter(view.size for view in views_of(config))
+    text = ", ".join(f"{count} of {side} px" for side, count in sides.items())
+    changing = config.resolution_schedule or " ".join(map(str, config.multi_scale))
+    return f"{text} (the largest change: {changing})" if changing else text
+
+
+def _class_sizes(table: Table) -> list[int]:
+    """Return the number of images of each class that has any."""
+    _, sizes = np.unique(table.label[table.label >= 0], return_counts=True)
+    return sizes.tolist()

@@ -1,0 +1,142 @@
+"""Open what a protocol scores: a run's checkpoint or published weights, and the images."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from models.settings.base import Which
+from pipelines.sources.table import Table
+from tools.config.config import Config, ResolvedConfig
+from tools.config.pixels import facts_of
+from tools.config.resolve import resolve
+from tools.distributed.launch import start
+from tools.engine import build
+from tools.engine.data import open_data_of
+from tools.engine.restore import restore
+from tools.evaluation.base import ImageFlags, LoaderName, Split
+from tools.evaluation.evaluated_run import EvaluatedRun
+from tools.evaluation.published import open_published
+
+SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
+"""Flags that replace settings of a run."""
+PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}
+"""What a loader needs in addition to this project's own packages."""
+
+
+@contextmanager
+def open_run(
+    flags: ImageFlags,
+    folder: Path,
+    checkpoint: Path | None,
+    encoder: Which | None,
+    split: Split | None = None,
+) -> Iterator[EvaluatedRun]:
+    """Open a run's checkpoint and the images that the flags name; close the decoders afterwards.
+
+    With a ``split``, that one alone is opened, and takes the place of both.
+
+    Raises:
+        ValueError: the run, the checkpoint or the data do not exist, or no image can be scored.
+    """
+    config, state = build.load_run(folder, checkpoint)
+    facts = facts_of(config)  # other data are normalized as the training images were
+    method = restore(config, state, facts, encoder)
+    changed = with_data(config, flags)
+    own_data = (changed.data, changed.val_data) == (config.data, config.val_data)
+    loader, reason = loader_for(flags.loader, state.get("loader", config.loader), own_data)
+    changed = dataclasses.replace(changed, loader=loader)
+    with _opened(changed, flags.precision, split, reason) as parts:
+        yield EvaluatedRun(changed, state, facts, *parts, method)
+
+
+@contextmanager
+def open_backbone(
+    flags: ImageFlags,
+    name: str,
+    *,
+    init: str | None = None,
+    random: bool = False,
+    split: Split | None = None,
+) -> Iterator[EvaluatedRun]:
+    """Open published weights and the images that the flags name; close the decoders afterwards.
+
+    With a ``split``, that one alone is opened, and takes the place of both.
+
+    Raises:
+        ValueError: the weights or the data do not exist, or no image can be scored.
+    """
+    published = open_published(name, init=init, random=random)
+    settings = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
+    given = Config(**settings, interpolation=published.interpolation)
+    config = resolve(given, published.facts, flags.precision or "no")
+    origin = f"{name}, untrained" if random else name if init is None else f"{name}, {init}"
+    with _opened(config, flags.precision, split, "--loader") as parts:
+        if published.loaded is not None:
+            parts[-1].print(published.loaded)
+        state = {"step": 0, "data": {"images": 0}}
+        yield EvaluatedRun(config, state, published.facts, *parts, published.method, origin=origin)
+
+
+@contextmanager
+def _opened(
+    config: ResolvedConfig, precision: str | None, split: Split | None, reason: str
+) -> Iterator[tuple[Table, Table, build.Decoders, Accelerator]]:
+    """Yield the two sets of images, their decoders, and the process; close the decoders."""
+    accelerator = start(precision or config.precision)
+    if split == "train":  # validation images that do not fit these are no concern
+        config = dataclasses.replace(config, val_data="none")
+    data = open_data_of(config, accelerator)
+    val = data.train if split == "train" else data.val
+    if val is None:
+        raise ValueError("--val-data: there are no images to score; name labelled images")
+    train = val if split == "val" else data.train
+    loader, why = build.choose(config, val, accelerator.device)
+    accelerator.print(f"loader {loader} ({why if config.loader == 'auto' else reason})", flush=True)
+    decoders = build.Decoders(config, accelerator)
+    try:
+        yield train, val, decoders, accelerator
+    finally:
+        decoders.close()
+
+
+def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:
+    """Return the run's settings, with its data replaced by those of the command line.
+
+    If ``--data`` is given without ``--val-data``, that data set's own validation images are
+    scored. The run's ``--classes``, ``--subset`` and ``--val-fraction`` do not apply to other data.
+    """
+    given = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
+    if flags.data is not None and flags.data != config.data:
+        own = ("val_data", "classes", "subset", "val_fraction")
+        given = dict.fromkeys(own) | given
+    return dataclasses.replace(config, **given)
+
+
+def loader_for(asked: LoaderName | None, trained: LoaderName, own: bool) -> tuple[LoaderName, str]:
+    """Return the ``--loader`` of an evaluation, and the reason.
+
+    Loaders differ by up to 2 grey levels, so a run's own images are decoded as in training.
+
+    Args:
+        asked: the flag, if it is given.
+        trained: the loader of the run's training.
+        own: whether the images are the run's.
+    """
+    if asked is not None:
+        return asked, "--loader"
+    if not own or not _is_installed(PACKAGES.get(trained, "torch")):
+        return "auto", ""
+    return trained, "as in training"
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # not even its parent is
+        return False
