@@ -14,13 +14,25 @@ class Mixed:
     """Mixed images: ``lam[i]`` of a view's row ``i`` and ``1 - lam[i]`` of its row ``partner[i]``.
 
     ``view`` is the index of the mixed view in the batch. ``partner`` indexes the rows of that view
-    on this rank. ``lam`` is the share measured after clipping, in [0, 1].
+    on this rank. ``lam`` is the share measured after clipping, in [0, 1]. ``name`` tells apart
+    several mixtures of one view; it is empty for Un-Mix's.
     """
 
     view: int
     image: Float[Tensor, "n c h w"]
     partner: Int[Tensor, " n"]
     lam: Float[Tensor, " n"]
+    name: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name of this mixture's loss term: ``_mask`` for one named mask."""
+        return f"_{self.name}" if self.name else ""
+
+    @property
+    def term(self) -> str:
+        """Name of the loss term of this mixture alone: ``mixed_0``, ``mixed_0_mask``."""
+        return f"mixed_{self.view}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,18 @@ class Batch:
     seed: int
     step: int
     mixed: tuple[Mixed, ...] = ()
+
+    def __post_init__(self) -> None:
+        terms = [m.term for m in self.mixed]
+        if len(set(terms)) < len(terms):
+            raise ValueError(f"two mixtures of a view need two names; the terms are {terms}")
+
+    def mixtures(self) -> dict[str, dict[int, Mixed]]:
+        """Return the mixtures by the suffix of their terms, then by view."""
+        named: dict[str, dict[int, Mixed]] = {}
+        for m in self.mixed:
+            named.setdefault(m.suffix, {})[m.view] = m
+        return named
 
     def parts(self, count: int) -> list[Batch]:
         """Return ``count`` micro-batches of consecutive rows, each with its anchors' neighbours.
@@ -67,7 +91,8 @@ class Batch:
             self.seed,
             self.step,
             tuple(
-                Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam)) for m in self.mixed
+                Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam), m.name)
+                for m in self.mixed
             ),
         )
 

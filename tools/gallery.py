@@ -25,15 +25,14 @@ import tyro
 from pipelines.batch import Batch
 from pipelines.datasets import data_facts
 from pipelines.mixtures.registry import MixSettings, create_mixture
-from pipelines.mixtures.unmix import UN_MIX
 from pipelines.public import LoaderOptions, build_loader, open_data
-from pipelines.settings import ImConfig, MixName
+from pipelines.settings import ImConfig
 from pipelines.views import View
 from tools.plots import style
 from tools.plots.views import enlarge, grid, to_pixels
 from tools.runs.command import command
 
-SHOWN: tuple[MixName, ...] = ("none", "global", "region", "im", "cutout", "erasing")
+SHOWN = ("none", "global", "region", "mixmask", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
 SIDE = 144
 SUFFIXES = (*style.SUFFIXES, ".jpg", ".jpeg")
@@ -94,14 +93,14 @@ def draw(arguments: Arguments) -> None:
     grid(columns, numbers, [], len(columns)).savefig(path, dpi=100)
 
 
-def title(mix: MixName, batch: Batch) -> str:
+def title(mix: str, batch: Batch) -> str:
     """Return a column's title, with λ if the loss uses it."""
     if mix == "none":
         return "no mixture"
-    return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if mix in UN_MIX else mix
+    return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if batch.mixed else mix
 
 
-def show(mix: MixName, arguments: Arguments) -> Batch:
+def show(mix: str, arguments: Arguments) -> Batch:
     """Return a batch of one view under a mixture."""
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
     with build_loader(

@@ -44,7 +44,7 @@ class Barlow(Method):
             own = cross_correlation(z, z1, weight)
             other = cross_correlation(z[partner], z1, weight)
             lam = m.lam[0].to(own.dtype)
-            terms[f"mixed_{m.view}"] = lam * own + (1 - lam) * other
+            terms[m.term] = lam * own + (1 - lam) * other
         return terms
 
     def _embed(self, images: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class Byol(Method):
                 loss = 2 * loss
             else:  # the gap is symmetric: now the mixture is the target, and x1 the prediction
                 loss = loss + on_mixture(cosine_gap, self._target(m.image), p1, m)
-            terms[f"mixed_{m.view}"] = loss.mean()
+            terms[m.term] = loss.mean()
         return terms
 
     def _clim_terms(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:

@@ -53,14 +53,14 @@ class Dino(Method):
         images = [*batch.views, *(m.image for m in batch.mixed)]
         g = scores(self.embed_views(images), self.prototypes)
         log_p = losses.log_assignment(g, self.config.temperature).chunk(len(images))
-        num_views = len(batch.views)
-        views = list(log_p[:num_views])
-        terms = {"clean": on_pairs(targets, views).mean()}
-        if batch.mixed:
-            mixed = {m.view: m for m in batch.mixed}
-            for view, p in zip(mixed, log_p[num_views:], strict=True):
-                views[view] = p
-            terms["mixed"] = from_mixtures(targets, views, mixed).mean()
+        clean, of_mixtures = log_p[: len(batch.views)], log_p[len(batch.views) :]
+        terms = {"clean": on_pairs(targets, clean).mean()}
+        for suffix, mixed in batch.mixtures().items():
+            views = list(clean)
+            for m, p in zip(batch.mixed, of_mixtures, strict=True):
+                if m.suffix == suffix:
+                    views[m.view] = p
+            terms[f"mixed{suffix}"] = from_mixtures(targets, views, mixed).mean()
         return terms
 
     def after_backward(self) -> None:

@@ -19,8 +19,15 @@ from models.multi_resolution import join_sides, split_sides
 from models.settings.moco import MocoConfig
 from pipelines.batch import Batch, Mixed
 
-RELEASED_ORDER = (0, 2, 1, 2)
-"""Queries in Un-Mix's symmetric code: x0, m, x1, m; forward 2 is the mixture."""
+
+def released_order(mixtures: int) -> tuple[int, ...]:
+    """Return the queries in the order of Un-Mix's symmetric code, which encodes mixtures twice.
+
+    >>> released_order(1)  # x0, m, x1, m
+    (0, 2, 1, 2)
+    """
+    again = range(2, 2 + mixtures)
+    return (0, *again, 1, *again)
 
 
 class Moco(Method):
@@ -71,19 +78,19 @@ class Moco(Method):
         def query(number: int, images: Tensor) -> Tensor:
             if not replay:
                 return self._query(images)
-            with replay_running_stats(self.online, RELEASED_ORDER, number):
+            with replay_running_stats(self.online, released_order(len(mixtures)), number):
                 return self._query(images)
 
         queries = [query(number, images) for number, images in enumerate(views)]
         pairs = zip(queries, keys, strict=True)
         clean = [info_nce_against(q, queue, temperature)(q, k).mean() for q, k in pairs]
         terms = {"clean": torch.stack(clean).sum()}
-        for m in mixtures:
-            q = query(len(views), m.image)
+        for number, m in enumerate(mixtures, start=len(views)):
+            q = query(number, m.image)
             loss = info_nce_against(q, queue, temperature)
             positives = keys[m.view : m.view + 1] if self.config.mix_each else keys
             mixed_terms = [on_mixture(loss, q, k, m).mean() for k in positives]
-            terms[f"mixed_{m.view}"] = torch.stack(mixed_terms).sum()
+            terms[m.term] = torch.stack(mixed_terms).sum()
         return terms
 
     def before_accumulation(self, batch: Batch, count: int) -> None:

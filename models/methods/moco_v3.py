@@ -60,7 +60,7 @@ class MocoV3(Method):
                 on_mixture(self._contrast(q, all_k), q, k, m)
                 for k, all_k in zip(keys, all_keys, strict=True)
             ]
-            terms[f"mixed_{m.view}"] = torch.stack(halves).sum(0).mean()
+            terms[m.term] = torch.stack(halves).sum(0).mean()
         return terms
 
     def after_step(self, progress: float) -> None:

@@ -44,7 +44,7 @@ class Simclr(Method):
             z1, zm = self._project_pair(h1, self.backbone(m.image))
             all_m, all_1 = gather(zm), gather(z1)
             loss = nt_xent_on_mixture(zm, z1, all_m, all_1, position, m.partner, m.lam, temperature)
-            terms[f"mixed_{m.view}"] = loss.mean()
+            terms[m.term] = loss.mean()
         return terms
 
     def _project_pair(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

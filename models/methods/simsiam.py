@@ -44,7 +44,7 @@ class Simsiam(Method):
             halves = on_mixture(negative_cosine, p, z1.detach(), m)
             # the cosine is symmetric: now x1 predicts the mixture
             halves = halves + on_mixture(negative_cosine, z.detach(), p1, m)
-            terms[f"mixed_{m.view}"] = halves.mean() / 2
+            terms[m.term] = halves.mean() / 2
         return terms
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from models.modules.backbone import num_features
 from models.modules.prototypes import Prototypes
 from models.modules.queue import Queue
 from models.settings.swav import SwavConfig
-from pipelines.batch import Batch
+from pipelines.batch import Batch, Mixed
 
 
 class Swav(Method):
@@ -51,29 +51,40 @@ class Swav(Method):
         """Return the clean term and, with mixtures, the mixed one."""
         self._step = batch.step
         n, images = len(batch.views), [*batch.views, *(m.image for m in batch.mixed)]
-        z = list(self.embed_views(images).chunk(len(images)))
+        z = self.embed_views(images).chunk(len(images))
         log_p = [self.prototypes.log_p(rows) for rows in z]
-        code = self.prototypes.code
         queue = self.queue if batch.step >= self.queue_start else None
-        codes = [code(z[a], a, queue) for a in (0, 1)]
+        codes = [self.prototypes.code(z[a], a, queue) for a in (0, 1)]
         self._push(z, 0, batch)
         terms = {"clean": view_pairs.on_pairs(codes, log_p[:n]).mean()}
-        if not batch.mixed:
-            return terms
-        mixed = {m.view: m for m in batch.mixed}
+        for suffix, mixed in batch.mixtures().items():
+            rows, predictions = list(z[:n]), log_p[:n]
+            for i, m in enumerate(batch.mixed, start=n):
+                if m.suffix == suffix:
+                    rows[m.view], predictions[m.view] = z[i], log_p[i]
+            loss = self._on_mixtures(rows, predictions, codes, mixed, queue, batch)
+            terms[f"mixed{suffix}"] = loss.mean()
+        return terms
+
+    def _on_mixtures(
+        self,
+        z: list[Tensor],
+        log_p: list[Tensor],
+        codes: list[Tensor],
+        mixed: dict[int, Mixed],
+        queue: Queue | None,
+        batch: Batch,
+    ) -> Tensor:
+        """Return the mixed term of each row; ``z`` and ``log_p`` hold mixtures in their views."""
         if self.chained_lam:
             mixed = view_pairs.with_last_lam(mixed)
-        for i, view in enumerate(mixed, start=n):
-            z[view], log_p[view] = z[i], log_p[i]
         if self.config.reverse == "predict":
-            rows = view_pairs.from_mixtures(codes, log_p[:n], mixed)
-        elif self.config.reverse == "paper":
-            codes[0] = code(z[0], 0, queue)
-            rows = view_pairs.with_mixtures(codes, log_p[:n], mixed)
-        else:
-            push = partial(self._push, batch=batch) if self.config.queue_mixtures else None
-            rows = view_pairs.in_both_orders(z[:2], log_p[:n], mixed[0], code, queue, push)
-        return terms | {"mixed": rows.mean()}
+            return view_pairs.from_mixtures(codes, log_p, mixed)
+        code = self.prototypes.code
+        if self.config.reverse == "paper":
+            return view_pairs.with_mixtures([code(z[0], 0, queue), codes[1]], log_p, mixed)
+        push = partial(self._push, batch=batch) if self.config.queue_mixtures else None
+        return view_pairs.in_both_orders(z[:2], log_p, mixed[0], code, queue, push)
 
     def after_backward(self) -> None:
         """Freeze the prototypes at the start; DDP allows no change of ``requires_grad``."""

@@ -36,7 +36,7 @@ class Vicreg(Method):
         for m in batch.mixed:
             z, s = self._embed(m.image)
             distance = on_mixture(squared_distance, z, z1, m).mean()
-            terms[f"mixed_{m.view}"] = weight * distance + s + s1
+            terms[m.term] = weight * distance + s + s1
         return terms
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class Wmse(Method):
         terms = {"clean": self._agreement(h, orders, None)}
         for m in batch.mixed:
             rows = [*h[: m.view], self.backbone(m.image), *h[m.view + 1 :]]
-            terms[f"mixed_{m.view}"] = self._agreement(rows, orders, m)
+            terms[m.term] = self._agreement(rows, orders, m)
         return terms
 
     def _agreement(self, h: Sequence[Tensor], orders: list[Tensor], mixed: Mixed | None) -> Tensor:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.clim import Clim, NeighborTable
 from pipelines.mixtures.image_mixture import ImageMixture
+from pipelines.mixtures.mixmask import MixMask
+from pipelines.mixtures.sum import Sum
 from pipelines.mixtures.unmix import UN_MIX, UnMix
-from pipelines.settings import LABEL_FREE, ImConfig, LabelFreeName
+from pipelines.settings import LABEL_FREE, ImConfig, LabelFreeName, MixMaskConfig, parts_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class MixSettings:
     """Draw a mixture for each group instead of one for the batch."""
     chained: bool = False
     """Draw each view's box from the share measured in the view before (released SwAV)."""
+    mixmask: MixMaskConfig = field(default_factory=MixMaskConfig)
+    """Settings of ``mixmask``."""
     im: ImConfig = field(default_factory=ImConfig)
     """Settings of label-free mixtures."""
     clim_global: bool = False
@@ -46,25 +50,30 @@ def _clim(name: str, settings: MixSettings) -> Mixture:
     return Clim(NeighborTable.none(settings.num_rows), blend, settings.clim_skip)
 
 
+def _mixmask(name: str, settings: MixSettings) -> Mixture:
+    return MixMask(per_group=settings.per_group, config=settings.mixmask)
+
+
 def _label_free(name: LabelFreeName, settings: MixSettings) -> Mixture:
     return ImageMixture(name, settings.im)
 
 
 MIXTURES: dict[str, Callable[..., Mixture]] = {
     **dict.fromkeys(UN_MIX, _un_mix),
+    "mixmask": _mixmask,
     **dict.fromkeys(LABEL_FREE, _label_free),
     "clim": _clim,
 }
 
 
 def create_mixture(name: str, settings: MixSettings | None = None) -> Mixture | None:
-    """Return the mixture of that name; None for ``none``.
+    """Return the mixture of that name, or the sum of several: ``unmix+mixmask``; None for ``none``.
 
     Raises:
-        ValueError: there is no such mixture, or a setting is out of range.
+        ValueError: there is no such mixture, a setting is out of range, or the mixtures of a sum
+            exclude each other.
     """
     if name == "none":
         return None
-    if name not in MIXTURES:
-        raise ValueError(f"no mixture {name!r}; choose from none {' '.join(MIXTURES)}")
-    return MIXTURES[name](name, settings or MixSettings())
+    parts = tuple(MIXTURES[one](one, settings or MixSettings()) for one in parts_of(name))
+    return parts[0] if len(parts) == 1 else Sum(parts)

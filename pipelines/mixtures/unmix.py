@@ -21,7 +21,6 @@ from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
 from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
 from pipelines.rng import RowRng
-from pipelines.settings import UnMixName
 from pipelines.system.transfer import to_device
 
 Images = Float[Tensor, "n c h w"]
@@ -42,6 +41,10 @@ class UnMix:
     loss: ClassVar[LossKind] = "soft targets"
     in_groups: ClassVar[bool] = True
     pairs_rows: ClassVar[bool] = True
+    name: ClassVar[str] = ""
+    """``Mixed.name`` of its mixtures."""
+    stream: ClassVar[tuple[int, ...]] = ()
+    """End of the key of its random numbers, after (seed, step) or (seed, step, group)."""
 
     global_prob: float
     beta: float = 1.0
@@ -83,9 +86,10 @@ class UnMix:
                 not divide the rows.
         """
         check_pairs(len(step.rows), step.group)
-        drawn = [self._places(step, rng) for rng in generators(step, per_group=self.per_group)]
+        rngs = generators(step, per_group=self.per_group, stream=self.stream)
+        drawn = [self._places(step, rng) for rng in rngs]
         places = (tuple(each) for each in zip(*drawn, strict=True))
-        return UnMixPlan(step.group, tuple(zip(step.mixed, places, strict=True)))
+        return UnMixPlan(step.group, tuple(zip(step.mixed, places, strict=True)), self.name)
 
     def _places(self, step: MixStep, rng: np.random.Generator) -> list[Placed]:
         """Draw the place of each mixed view; a copy at another side has its original's place."""
@@ -104,13 +108,15 @@ class UnMix:
         return placed
 
 
-def generators(step: MixStep, *, per_group: bool) -> list[np.random.Generator]:
+def generators(
+    step: MixStep, *, per_group: bool, stream: tuple[int, ...] = ()
+) -> list[np.random.Generator]:
     """Return the generator of the whole batch, or of each of this rank's groups."""
     if not per_group:
-        return [np.random.default_rng([step.seed, step.step])]
+        return [np.random.default_rng([step.seed, step.step, *stream])]
     count = len(step.rows) // step.group
     numbers = range(step.first_group, step.first_group + count)
-    return [np.random.default_rng([step.seed, step.step, number]) for number in numbers]
+    return [np.random.default_rng([step.seed, step.step, n, *stream]) for n in numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +144,8 @@ class UnMixPlan:
 
     group: int
     places: tuple[tuple[int, tuple[Placed, ...]], ...]
+    name: str = ""
+    """``Mixed.name`` of the mixtures."""
 
     @property
     def extra(self) -> Rows:
@@ -165,15 +173,12 @@ class UnMixPlan:
 
     def _mix(self, view: Images, number: int, placed: tuple[Placed, ...]) -> Mixed:
         if len(placed) == 1:
-            return mix_rows(view, number, self.group, placed[0])
+            return Mixed(number, *mix_rows(view, self.group, placed[0]), self.name)
         parts = zip(view.split(self.group), placed, strict=True)
-        pieces = [mix_rows(rows, number, self.group, where) for rows, where in parts]
-        return Mixed(
-            number,
-            torch.cat([piece.image for piece in pieces]),
-            torch.cat([piece.partner + i * self.group for i, piece in enumerate(pieces)]),
-            torch.cat([piece.lam for piece in pieces]),
-        )
+        pieces = [mix_rows(rows, self.group, where) for rows, where in parts]
+        images, partners, lams = zip(*pieces, strict=True)
+        places = [partner + i * self.group for i, partner in enumerate(partners)]
+        return Mixed(number, torch.cat(images), torch.cat(places), torch.cat(lams), self.name)
 
 
 def place(
@@ -187,8 +192,12 @@ def place(
     return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def mix_rows(view: Images, number: int, group: int, placed: Placed) -> Mixed:
-    """Mix rows with their partners: in a box, by a mask, or as a whole at one share."""
+def mix_rows(view: Images, group: int, placed: Placed) -> tuple[Images, Tensor, Tensor]:
+    """Mix rows with their partners: in a box, by a mask, or as a whole at one share.
+
+    Returns:
+        The mixtures, the partners (n,) and the rows' shares (n,).
+    """
     partner = mirrored(len(view), group, view.device)
     where, lam = placed.where, placed.lam
     if where is None:
@@ -199,7 +208,7 @@ def mix_rows(view: Images, number: int, group: int, placed: Placed) -> Mixed:
         top, bottom, left, right = where
         image = view.clone()
         image[:, :, top:bottom, left:right] = view[partner, :, top:bottom, left:right]
-    return Mixed(number, image, partner, view.new_full((len(view),), lam))
+    return image, partner, view.new_full((len(view),), lam)
 
 
 def check_pairs(num_rows: int, group: int) -> None:
@@ -229,9 +238,9 @@ def region(height: int, width: int, lam: float, rng: np.random.Generator) -> Box
     return edges[0], edges[1], edges[2], edges[3]
 
 
-UN_MIX: dict[UnMixName, Callable[[float, float], UnMix]] = {
+UN_MIX: dict[str, Callable[[float, float], UnMix]] = {
     "global": lambda prob, beta: UnMix(1.0, beta),
     "region": lambda prob, beta: UnMix(0.0, beta),
     "unmix": lambda prob, beta: UnMix(prob, beta),
 }
-"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``; the names are those of ``UN_MIX_NAMES``."""
+"""Name -> mixture of ``--mix-prob`` and ``--mix-beta``."""

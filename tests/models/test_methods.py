@@ -523,3 +523,23 @@ def test_refusals_name_the_flag() -> None:
     }.items():
         with pytest.raises(ValueError, match=text):
             call()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(n for n, e in METHODS.items() if e.settings().supports_unmix)
+)
+def test_two_mixtures_of_a_view_have_a_term_each(name: str) -> None:
+    """With statistics of groups, every term is the one that its mixture has alone."""
+    case = Case(name, bn="group")
+    batch = make_batch(case)
+    masks = tuple(
+        dataclasses.replace(m, image=m.image.flip(2), lam=1 - m.lam, name="mask")
+        for m in batch.mixed
+    )
+    both = build(case)(dataclasses.replace(batch, mixed=(*batch.mixed, *masks)))
+    first, second = (build(case)(dataclasses.replace(batch, mixed=m)) for m in (batch.mixed, masks))
+    assert len(both) == len(first) + len(second) - 1
+    for term, value in {**first, **second}.items():
+        assert_same(both[term], value, 1e-10)
+    with pytest.raises(ValueError, match="two names"):
+        dataclasses.replace(batch, mixed=batch.mixed * 2)

@@ -8,7 +8,7 @@ from typing import get_args
 from hypothesis import strategies as st
 from runs import SMALL, TINY
 
-from pipelines.settings import MixName
+from pipelines.settings import MIX_NAMES
 from tools.config.config import PresetName
 
 WORDS: dict[str, tuple[str, ...]] = {
@@ -82,7 +82,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 """Values of each flag, right and wrong."""
 
-MIXES = tuple(mix for names in get_args(MixName) for mix in get_args(names))
+MIXES = (*MIX_NAMES, "unmix+mixmask", "region+cutout", "im+clim", "mixmask+mixmask")
 METHODS = st.sampled_from(sorted(SMALL))
 CHOICES = st.dictionaries(st.sampled_from(sorted(WORDS)), st.integers(0, 9), max_size=4)
 COMBINATIONS = st.tuples(METHODS, st.sampled_from(MIXES), CHOICES)

@@ -151,7 +151,7 @@ def _refuse_not_chosen(config: Config, defaults: Config) -> Config:
 
 def _chosen(config: Config) -> set[str]:
     """Return the fields whose numbers the run uses."""
-    return {"aug", numbers_of(config.method), MIX_NUMBERS.get(config.mix, "")}
+    return {"aug", numbers_of(config.method), *(MIX_NUMBERS.get(mix, "") for mix in config.mixes)}
 
 
 def from_dict(values: dict[str, Any], origin: str) -> Config:

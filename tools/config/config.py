@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from models.methods import METHODS
 from models.settings.base import BnMode, Schedule
 from pipelines.ranges import check_ranges
-from pipelines.settings import LABEL_FREE, ImConfig
+from pipelines.settings import LABEL_FREE, ImConfig, MixMaskConfig, parts_of
 from tools.config.augment import AugConfig
 from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
@@ -41,13 +41,18 @@ def numbers_of(method: str) -> str:
 
 
 NUMBERS: dict[str, Any] = {
+    "mixmask": MixMaskConfig(),
     "aug": AugConfig(),
     "clim": ClimConfig(),
     "im": ImConfig(),
     **{numbers_of(name): entry.settings() for name, entry in METHODS.items()},
 }
 """The fields with numbers of the views, a mixture or a method, and their defaults."""
-MIX_NUMBERS: dict[str, str] = {"clim": "clim", **dict.fromkeys(LABEL_FREE, "im")}
+MIX_NUMBERS: dict[str, str] = {
+    "mixmask": "mixmask",
+    "clim": "clim",
+    **dict.fromkeys(LABEL_FREE, "im"),
+}
 """Mixtures with numbers of their own, and the names of the fields that hold them."""
 
 if TYPE_CHECKING:
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
     class NumbersConfig:
         """A field for the numbers of the views, and of each mixture and method."""
 
+        mixmask: MixMaskConfig = MixMaskConfig()
         aug: AugConfig = AugConfig()
         clim: ClimConfig = ClimConfig()
         im: ImConfig = ImConfig()
@@ -89,11 +95,16 @@ class Config(  # fields are listed from the last base to the first
     def __post_init__(self) -> None:
         check_ranges(self)
         check_ranges(self.chosen, f"{flag(self.method)}.")
-        for mixture in ("clim", "im"):
+        for mixture in sorted({*MIX_NUMBERS.values()}):
             check_ranges(getattr(self, mixture), f"--{mixture}.")
         self.aug.check()
         for section in SECTIONS:
             section.check(self)
+
+    @property
+    def mixes(self) -> tuple[str, ...]:
+        """The mixtures of ``mix``: one, or those of a sum."""
+        return parts_of(self.mix)
 
     @property
     def chosen(self) -> Any:

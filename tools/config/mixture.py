@@ -18,6 +18,7 @@ def mixture_of(
         beta=config.mix_beta,
         per_group=config.mix_draw == "group",
         chained=chained,
+        mixmask=config.mixmask,
         im=config.im,
         clim_global=config.clim.kind == "mixup",
         clim_alpha=config.clim.alpha,

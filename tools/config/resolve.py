@@ -9,7 +9,7 @@ from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
-from pipelines.settings import LABEL_FREE, UN_MIX_NAMES
+from pipelines.settings import LABEL_FREE, SOFT_TARGET_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.init import named_backbone
 from tools.config.pixels import check_channels
@@ -148,10 +148,10 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
     if batch < 2:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
-    label_free = config.mix in LABEL_FREE
-    in_groups = config.mix != "none"
-    if label_free:
-        in_groups = config.mix not in ("cutout", "erasing") and config.im.partner == "group"
+    in_pairs = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    takes_partner = {*config.mixes} & {*LABEL_FREE} - {"cutout", "erasing"}
+    label_free = takes_partner and config.im.partner == "group"
+    in_groups = in_pairs or label_free or config.mix == "clim"
     if config.bn == "group" or (in_groups and config.mix_groups is None):
         _check_groups(config, "groups", by, shares)
     if not in_groups:
@@ -164,7 +164,7 @@ def check_sharing(config: Config, processes: int) -> None:
             f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
             "takes partners from the group (or --im.partner dataset)"
         )
-    if config.mix in UN_MIX_NAMES and rows % 2:
+    if in_pairs and rows % 2:
         raise ValueError(
             f"--batch-size {batch} in {described} makes groups of {rows}: "
             "mixtures pair the rows of a group, so their number must be even"
@@ -217,12 +217,17 @@ def check_mixture(config: Config) -> None:
     Raises:
         ValueError: naming the flags.
     """
-    if config.mix in UN_MIX_NAMES and not config.chosen.supports_unmix:
+    soft = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    if soft and not config.chosen.supports_unmix:
         raise ValueError(
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
+    if config.method == "swav" and "mixmask" in soft and config.chosen.chained_lam:
+        raise ValueError("--swav.chained-lam is about boxes; --mix mixmask has none")
+    if config.method == "swav" and len(soft) > 1 and config.chosen.queue_mixtures:
+        raise ValueError(f"--swav.queue-mixtures takes one mixture, not --mix {config.mix}")
     if config.mix_draw == "group" and not config.chosen.mixes_groups:
         raise ValueError(
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "

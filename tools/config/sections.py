@@ -17,7 +17,7 @@ from models.settings.base import BnMode, Reduce, Schedule, Stem, StemInit
 from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
-from pipelines.settings import Interpolation, MixName, OnBadImage
+from pipelines.settings import Interpolation, OnBadImage, parts_of
 from tools.config.augment import check_crops
 from tools.config.images import ImageConfig
 from tools.config.init import InitConfig
@@ -43,8 +43,8 @@ class RunConfig(Section):
     title = "run"
     method: MethodName = "swav"
     """Self-supervised method."""
-    mix: MixName = "none"
-    """Un-Mix: global, region, unmix; CLIM: clim; others leave targets alone (docs/mixtures.md)."""
+    mix: str = "none"
+    """Mixture, or a sum as unmix+mixmask; the names are in docs/mixtures.md."""
     data: str = free("photos")
     """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
     recipe: Path | None = once(None)
@@ -63,7 +63,8 @@ class RunConfig(Section):
     """Print the resolved settings, the number of steps and the memory estimate, then exit."""
 
     def check(self) -> None:
-        """Refuse a name that is a path."""
+        """Refuse an unknown mixture, and a name that is a path."""
+        parts_of(self.mix)
         if self.name and (Path(self.name).name != self.name or self.name == ".."):
             raise ValueError(f"--name {self.name} must be one folder's name; --output says where")
 

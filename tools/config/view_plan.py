@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from models.settings.base import QuerySizes
 from pipelines.presets import PRESETS
 from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule
-from pipelines.settings import UN_MIX_NAMES
+from pipelines.settings import SOFT_TARGET_NAMES
 from pipelines.views import View, ViewPlan, with_side
 from tools.config.config import Config, ResolvedConfig, flag
 
@@ -54,7 +54,7 @@ def copies_of(config: ResolvedConfig) -> dict[int, int]:
 
 def mixed_of(config: ResolvedConfig, method: Method) -> tuple[int, ...]:
     """Return the views that are mixed, each before its copies at other sides."""
-    if config.mix not in (*UN_MIX_NAMES, "clim"):
+    if not {*config.mixes} & {*SOFT_TARGET_NAMES, "clim"}:
         return ()
     base = method.mixed_views(len(base_views(config)))
     return (*base, *(v for v, of in copies_of(config).items() if of in base))

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
-from pipelines.mixtures.unmix import UN_MIX
+from pipelines.settings import UN_MIX_NAMES
 from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.exporting.source import Source
@@ -28,6 +28,13 @@ PAPERS = {
         "and Xing, Eric",
         "AAAI Conference on Artificial Intelligence",
         "2022",
+    ),
+    "mixmask": (
+        "vishniakov2024mixmask",
+        "MixMask: Revisiting Masking Strategy for Siamese ConvNets",
+        "Vishniakov, Kirill and Xing, Eric and Shen, Zhiqiang",
+        "British Machine Vision Conference",
+        "2024",
     ),
     "clim": (
         "li2021clim",
@@ -173,16 +180,18 @@ def reproduction(source: Source, command: str) -> str:
 
 
 def citation(source: Source) -> str:
-    """Return the method's paper by its arXiv number, and the mixture's as BibTeX."""
-    name = "unmix" if source.config.mix in UN_MIX else source.config.mix
-    if name not in PAPERS:
+    """Return the method's paper by its arXiv number, and those of the mixtures as BibTeX."""
+    names = ["unmix" if mix in UN_MIX_NAMES else mix for mix in source.config.mixes]
+    papers = [PAPERS[name] for name in names if name in PAPERS]
+    if not papers:
         return f"The method: {source.paper}"
-    key, title, authors, venue, year = PAPERS[name]
-    entry = (
+    entries = [
         f"@inproceedings{{{key},\n  title = {{{title}}},\n  author = {{{authors}}},\n"
         f"  booktitle = {{{venue}}},\n  year = {{{year}}}\n}}"
-    )
-    return f"The method: {source.paper}\n\nThe mixture:\n\n```bibtex\n{entry}\n```"
+        for key, title, authors, venue, year in papers
+    ]
+    listed = "\n\n".join(entries)
+    return f"The method: {source.paper}\n\nThe mixture:\n\n```bibtex\n{listed}\n```"
 
 
 def data_name(data: str) -> str:

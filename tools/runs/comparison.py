@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from tools.runs.scores import Scored, Settings, differing
 
-MIXING = ("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "clim", "im")
+MIXING = ("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "mixmask", "clim", "im")
 """Settings of the mixture."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
-from pipelines.settings import UN_MIX_NAMES
+from pipelines.settings import UN_MIX_NAMES, parts_of
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
 from tools.config.reason import reason_of
@@ -80,9 +80,10 @@ def _without_effect(mix: str) -> set[str]:
     """Return the mixture settings that this mixture does not use."""
     if mix == "none":
         return {"mix_prob", "mix_beta", "mix_draw", "mix_groups"}
-    if mix not in UN_MIX_NAMES:
+    names = parts_of(mix)
+    if not {*names} & {*UN_MIX_NAMES}:
         return {"mix_prob", "mix_beta"}
-    return set() if mix == "unmix" else {"mix_prob"}
+    return set() if "unmix" in names else {"mix_prob"}
 
 
 def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scored]:
