@@ -18,6 +18,8 @@ UN_MIX_NAMES = ("global", "region", "unmix")
 """Un-Mix's forms, of which a step takes one; ``pipelines.mixtures.unmix`` makes them."""
 SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask")
 """Mixtures of two targets, weighted by their shares."""
+PERMUTED_NAMES: tuple[str, ...] = ()
+"""Those whose partners are a permutation of the group; in the others partners are mutual."""
 MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE)
 
 MaskKind = Literal["block", "discrete"]

@@ -96,6 +96,11 @@ class MethodConfig:
         return ()
 
     @property
+    def needs_mutual_partners(self) -> bool:
+        """Whether the loss is right only if a partner's partner is the row itself."""
+        return False
+
+    @property
     def row_unit(self) -> int:
         """A divisor that the number of all ranks' rows in a forward must have."""
         return 1

@@ -9,7 +9,7 @@ from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
-from pipelines.settings import LABEL_FREE, SOFT_TARGET_NAMES
+from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES
 from tools.config.config import Config, ResolvedConfig, flag
 from tools.config.init import named_backbone
 from tools.config.pixels import check_channels
@@ -223,6 +223,14 @@ def check_mixture(config: Config) -> None:
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
+        )
+    permuted = [mix for mix in config.mixes if mix in PERMUTED_NAMES]
+    if permuted and config.chosen.needs_mutual_partners:
+        raise ValueError(
+            f"--mix {permuted[0]} permutes the rows of a group, but the loss of --method "
+            f"{config.method}{' with --swav.reverse code' if config.method == 'swav' else ''} "
+            "needs partners that are each other's: --mix unmix or mixmask, which mirror the group"
+            f"{', or --swav.reverse paper' if config.method == 'swav' else ''}"
         )
     if config.method == "swav" and "mixmask" in soft and config.chosen.chained_lam:
         raise ValueError("--swav.chained-lam is about boxes; --mix mixmask has none")
