@@ -16,9 +16,11 @@ LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 """Mixtures that change the pixels and leave the targets unchanged."""
 UN_MIX_NAMES = ("global", "region", "unmix")
 """Un-Mix's forms, of which a step takes one; ``pipelines.mixtures.unmix`` makes them."""
-SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask")
+I_MIX_NAMES = ("imix", "imix-cutmix")
+"""i-Mix's forms; ``pipelines.mixtures.imix`` makes them."""
+SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES)
 """Mixtures of two targets, weighted by their shares."""
-PERMUTED_NAMES: tuple[str, ...] = ()
+PERMUTED_NAMES = (*I_MIX_NAMES,)
 """Those whose partners are a permutation of the group; in the others partners are mutual."""
 MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE)
 
@@ -51,7 +53,12 @@ def parts_of(mix: str) -> tuple[str, ...]:
     for name in ("none", "clim"):
         if name in names:
             raise ValueError(f"--mix {mix}: {name} cannot be added to another mixture")
-    for kind, members in (("Un-Mix's forms", UN_MIX_NAMES), ("label-free mixtures", LABEL_FREE)):
+    alternatives = {
+        "Un-Mix's forms": UN_MIX_NAMES,
+        "i-Mix's forms": I_MIX_NAMES,
+        "label-free mixtures": LABEL_FREE,
+    }
+    for kind, members in alternatives.items():
         if sum(name in members for name in names) > 1:
             raise ValueError(f"--mix {mix}: take one of {kind}: {' '.join(members)}")
     if len(set(names)) < len(names):
@@ -97,3 +104,11 @@ class MixMaskConfig:
     """Cells along each side of the mask."""
     share: Annotated[float, Range(0.05, 0.95)] = 0.5
     """Share of the mask's cells that show the row itself."""
+
+
+@dataclass(frozen=True)
+class IMixConfig:
+    """i-Mix; --mix-beta is the b of its Beta(b, b)."""
+
+    fold: bool = True
+    """Weigh a row at least as much as its partner: lam becomes max(lam, 1 - lam)."""
