@@ -16,9 +16,13 @@ LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 """Mixtures that change the pixels and leave the targets unchanged."""
 UN_MIX_NAMES = ("global", "region", "unmix")
 """Un-Mix's forms, of which a step takes one; ``pipelines.mixtures.unmix`` makes them."""
+WINDOW_NAMES = ("scalemix", "cropmix")
+"""Mixtures with another window of the same image; they leave the targets unchanged too."""
+CROPMIX: tuple[tuple[float, float], tuple[float, float]] = ((0.2, 0.6), (0.6, 1.0))
+"""Shares of the image's area that CropMix's view covers, and the window pasted into it."""
 SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask")
 """Mixtures of two targets, weighted by their shares."""
-MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE)
+MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE, *WINDOW_NAMES)
 
 MaskKind = Literal["block", "discrete"]
 """MixMask's masks: random rectangles, or cells drawn one by one."""
@@ -49,7 +53,8 @@ def parts_of(mix: str) -> tuple[str, ...]:
     for name in ("none", "clim"):
         if name in names:
             raise ValueError(f"--mix {mix}: {name} cannot be added to another mixture")
-    for kind, members in (("Un-Mix's forms", UN_MIX_NAMES), ("label-free mixtures", LABEL_FREE)):
+    label_free = (*LABEL_FREE, *WINDOW_NAMES)
+    for kind, members in (("Un-Mix's forms", UN_MIX_NAMES), ("label-free mixtures", label_free)):
         if sum(name in members for name in names) > 1:
             raise ValueError(f"--mix {mix}: take one of {kind}: {' '.join(members)}")
     if len(set(names)) < len(names):

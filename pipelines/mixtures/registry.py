@@ -9,9 +9,18 @@ from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.clim import Clim, NeighborTable
 from pipelines.mixtures.image_mixture import ImageMixture
 from pipelines.mixtures.mixmask import MixMask
+from pipelines.mixtures.scalemix import ScaleMix
 from pipelines.mixtures.sum import Sum
 from pipelines.mixtures.unmix import UN_MIX, UnMix
-from pipelines.settings import LABEL_FREE, ImConfig, LabelFreeName, MixMaskConfig, parts_of
+from pipelines.settings import (
+    CROPMIX,
+    LABEL_FREE,
+    WINDOW_NAMES,
+    ImConfig,
+    LabelFreeName,
+    MixMaskConfig,
+    parts_of,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class MixSettings:
     """Settings of ``mixmask``."""
     im: ImConfig = field(default_factory=ImConfig)
     """Settings of label-free mixtures."""
+    pasted_views: tuple[int, ...] = (0,)
+    """Views that ``scalemix`` and ``cropmix`` change."""
     clim_global: bool = False
     """CLIM blends whole images instead of pasting a box."""
     clim_alpha: float = 2.0
@@ -58,10 +69,16 @@ def _label_free(name: LabelFreeName, settings: MixSettings) -> Mixture:
     return ImageMixture(name, settings.im)
 
 
+def _window(name: str, settings: MixSettings) -> Mixture:
+    own, pasted = CROPMIX if name == "cropmix" else (None, None)
+    return ScaleMix(settings.pasted_views, own, pasted)
+
+
 MIXTURES: dict[str, Callable[..., Mixture]] = {
     **dict.fromkeys(UN_MIX, _un_mix),
     "mixmask": _mixmask,
     **dict.fromkeys(LABEL_FREE, _label_free),
+    **dict.fromkeys(WINDOW_NAMES, _window),
     "clim": _clim,
 }
 

@@ -20,6 +20,7 @@ def mixture_of(
         chained=chained,
         mixmask=config.mixmask,
         im=config.im,
+        pasted_views=config.chosen.pasted_views,
         clim_global=config.clim.kind == "mixup",
         clim_alpha=config.clim.alpha,
         clim_skip=config.clim.fallback == "skip",

@@ -125,8 +125,7 @@ class Stages:
         if not (self.clock.on_gpu and fused.usable()):
             return None
         draws, dtype = self.maker.draw(0), self.batch.views[0].dtype
-        pairs = zip(draws.views, draws.params, strict=True)
-        moved, least = zip(*(fused.traffic(*pair, dtype) for pair in pairs), strict=True)
+        moved, least = zip(*(fused.traffic(*pair, dtype) for pair in draws.windows()), strict=True)
         return sum(moved), sum(least)
 
     def _copy(self) -> None:
