@@ -102,7 +102,10 @@ class StepMaker:
         check_groups(self.mixture, self.sampler.batch_size, self.groups, self.sampler.world_size)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         check_normalization(self.table, self.mean, self.std)
-        self.augmenter = build_augmenter(self.device, self.workers, self.table.channels)
+        rand = any(view.rand_augment[0] for view in self.views.views)
+        self.augmenter = build_augmenter(
+            self.device, self.workers, self.table.channels, rand_augment=rand
+        )
 
     def draw(self, step: int) -> StepDraws:
         """Draw all random parameters of a step."""
