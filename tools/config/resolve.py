@@ -16,6 +16,7 @@ from pipelines.settings import (
     SOFT_TARGET_NAMES,
     UN_MIX_NAMES,
 )
+from tools.config.among_mixtures import check_among_mixtures
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
 from tools.config.mix_terms import check_terms, published_terms
@@ -248,6 +249,7 @@ def check_mixture(config: Config) -> None:
             "needs partners that are each other's: --mix unmix or mixmask, which mirror the group"
             f"{', or --swav.reverse paper' if config.method == 'swav' else ''}"
         )
+    check_among_mixtures(config)
     check_terms(config, soft)
     unboxed = soft - {*UN_MIX_NAMES}
     if config.method == "swav" and unboxed and config.chosen.chained_lam:
