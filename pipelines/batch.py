@@ -52,6 +52,13 @@ class Batch:
     seed: int
     step: int
     mixed: tuple[Mixed, ...] = ()
+    plain: tuple[Float[Tensor, "_ c _h _w"], ...] = ()
+    """The views before ScaleMix, for networks that make targets; empty: they are ``views``."""
+
+    @property
+    def targets(self) -> tuple[Float[Tensor, "_ c _h _w"], ...]:
+        """The views that a target network sees: those that the online network sees, unpasted."""
+        return self.plain or self.views
 
     def __post_init__(self) -> None:
         terms = [m.term for m in self.mixed]
@@ -94,6 +101,7 @@ class Batch:
                 Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam), m.name)
                 for m in self.mixed
             ),
+            tuple(cut(view) for view in self.plain),
         )
 
 

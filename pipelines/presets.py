@@ -59,6 +59,11 @@ def _whitening(size: int) -> tuple[View, ...]:
     return (View(size, gray=0.1),) * 2
 
 
+def _asym(size: int) -> tuple[View, ...]:
+    query = View(size, blur=0.5, rand_augment=(2.0, 10.0, 0.5))
+    return (query, View(size, scale=(0.08, 1.0), jitter_prob=0.0, gray=0.0))
+
+
 def _cmc(size: int) -> tuple[View, ...]:
     return (View(size, scale=(0.08, 1.0), jitter_prob=0.0, gray=0.0),)
 
@@ -75,6 +80,7 @@ PRESETS: dict[str, Callable[[int], tuple[View, ...]]] = {
     "swav": _swav,  # Caron 2020, arXiv:2006.09882: 2 large and 6 small crops
     "moco-v3": _moco_v3,  # Chen 2021, arXiv:2104.02057: BYOL's, crop scale at least 0.2
     "dino": _dino,  # Caron 2021, arXiv:2104.14294: BYOL's as multi-crop, ResNet-50's scales
+    "asym": _asym,  # Wang 2022, arXiv:2204.00613: MoCo-v2's and RandAugment; the key: crop and flip
     "simsiam-cifar": _simsiam_cifar,  # Chen 2021, arXiv:2011.10566, appendix D: MoCo-v2's, no blur
     "cifar": _cifar,  # Un-Mix's MoCo on CIFAR (Shen 2022, arXiv:2003.05438)
     "swav-cifar": _swav_cifar,  # Un-Mix's SwAV on CIFAR

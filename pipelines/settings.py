@@ -16,13 +16,17 @@ LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 """Mixtures that change the pixels and leave the targets unchanged."""
 UN_MIX_NAMES = ("global", "region", "unmix")
 """Un-Mix's forms, of which a step takes one; ``pipelines.mixtures.unmix`` makes them."""
+WINDOW_NAMES = ("scalemix", "cropmix")
+"""Mixtures with another window of the same image; they leave the targets unchanged too."""
+CROPMIX: tuple[tuple[float, float], tuple[float, float]] = ((0.2, 0.6), (0.6, 1.0))
+"""Shares of the image's area that CropMix's view covers, and the window pasted into it."""
 I_MIX_NAMES = ("imix", "imix-cutmix")
 """i-Mix's forms; ``pipelines.mixtures.imix`` makes them."""
 SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES)
 """Mixtures of two targets, weighted by their shares."""
 PERMUTED_NAMES = (*I_MIX_NAMES,)
 """Those whose partners are a permutation of the group; in the others partners are mutual."""
-MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE)
+MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE, *WINDOW_NAMES)
 
 MaskKind = Literal["block", "discrete"]
 """MixMask's masks: random rectangles, or cells drawn one by one."""
@@ -56,7 +60,7 @@ def parts_of(mix: str) -> tuple[str, ...]:
     alternatives = {
         "Un-Mix's forms": UN_MIX_NAMES,
         "i-Mix's forms": I_MIX_NAMES,
-        "label-free mixtures": LABEL_FREE,
+        "label-free mixtures": (*LABEL_FREE, *WINDOW_NAMES),
     }
     for kind, members in alternatives.items():
         if sum(name in members for name in names) > 1:

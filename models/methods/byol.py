@@ -41,7 +41,7 @@ class Byol(Method):
             return self._mixed_terms(batch)
         x0, x1 = batch.views
         p0, p1 = self._predict(x0), self._predict(x1)
-        t0, t1 = self._target(x0), self._target(x1)
+        t0, t1 = (self._target(x) for x in batch.targets)
         terms = {"clean": (cosine_gap(p0, t1) + cosine_gap(p1, t0)).mean()}
         for m in batch.mixed:
             loss = on_mixture(cosine_gap, self._predict(m.image), t1, m)

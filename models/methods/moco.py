@@ -137,4 +137,4 @@ class Moco(Method):
         """Return the images of the keys: x1, then x0 if symmetric; CLIM: x1's two halves."""
         if self.clim:  # encoded apart: anchors and neighbors share no batch statistics
             return list(anchors_and_neighbors(batch.views[1]))
-        return [batch.views[1], batch.views[0]][: 1 + self.config.symmetric]
+        return [batch.targets[1], batch.targets[0]][: 1 + self.config.symmetric]

@@ -39,7 +39,7 @@ class MocoV3(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
-        keys = [self._keys(x) for x in reversed(batch.views[:2])]  # positives of q0, then of q1
+        keys = [self._keys(x) for x in reversed(batch.targets[:2])]  # positives of q0, then of q1
         all_keys = [gather(k) for k in keys]
         terms = [self._terms(keys, all_keys, *side) for side in split_sides(batch, self.sizes)]
         return join_sides(terms, self.sizes)

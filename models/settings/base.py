@@ -105,6 +105,11 @@ class MethodConfig:
         return False
 
     @property
+    def pasted_views(self) -> tuple[int, ...]:
+        """The views that ScaleMix changes: those whose targets another network makes, or one."""
+        return self.queries or (0,)
+
+    @property
     def row_unit(self) -> int:
         """A divisor that the number of all ranks' rows in a forward must have."""
         return 1

@@ -37,6 +37,11 @@ class ByolConfig(MethodConfig):
     last_bias: bool = False
     """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
 
+    @property
+    def pasted_views(self) -> tuple[int, ...]:
+        """Both views, which the online network sees pasted and the target network plain."""
+        return (0, 1)
+
     def check(self, batch_size: int, clim: ClimTerms | None) -> None:
         """Refuse those of CLIM's losses that need more than targets from neighbors."""
         if clim and not self.mix_online:

@@ -44,3 +44,8 @@ class DinoConfig(MethodConfig):
     """EMA momentum of the centre of the teacher's scores."""
     freeze_epochs: WholeNumber = 1
     """Epochs at the start during which the prototypes are frozen."""
+
+    @property
+    def pasted_views(self) -> tuple[int, ...]:
+        """Both large views, which the student sees pasted and the teacher plain."""
+        return (0, 1)

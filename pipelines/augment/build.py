@@ -13,6 +13,7 @@ from pipelines.augment import reference, triton
 from pipelines.augment.channels import ChannelAugmenter
 from pipelines.augment.cpu import CpuAugmenter
 from pipelines.augment.params import ViewParams
+from pipelines.augment.randaugment import RandAugmenter
 from pipelines.augment.reference import Images
 from pipelines.views import View
 
@@ -44,15 +45,27 @@ class Augmenter(Protocol[P]):
         """Return the augmented, normalized view; ``crops`` are not changed."""
 
 
-def build_augmenter(device: torch.device, workers: int = 1, channels: int = 3) -> Augmenter[Any]:
+def build_augmenter(
+    device: torch.device, workers: int = 1, channels: int = 3, *, rand_augment: bool = False
+) -> Augmenter[Any]:
     """Return the fastest augmenter of a device for images of this number of channels.
 
     On a GPU these are the Triton kernels, or PyTorch if Triton or a C compiler is missing.
-    ``workers`` is the number of threads on the host.
+    ``workers`` is the number of threads on the host. ``rand_augment``: a view has RandAugment.
+
+    Raises:
+        ValueError: RandAugment is asked for, and the images are not RGB.
     """
+    if rand_augment and channels != 3:
+        raise ValueError(
+            f"RandAugment changes the colours of RGB images; these have {channels} channels: "
+            "--aug.rand-augment 0 10 0.5 leaves it out"
+        )
     rgb: Augmenter[Any]
     if device.type == "cpu":
         rgb = CpuAugmenter(workers)
     else:
         rgb = triton if triton.usable() else reference
+    if rand_augment:
+        return RandAugmenter(rgb)
     return rgb if channels == 3 else ChannelAugmenter(rgb, channels)

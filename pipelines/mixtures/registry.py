@@ -10,11 +10,14 @@ from pipelines.mixtures.clim import Clim, NeighborTable
 from pipelines.mixtures.image_mixture import ImageMixture
 from pipelines.mixtures.imix import IMix
 from pipelines.mixtures.mixmask import MixMask
+from pipelines.mixtures.scalemix import ScaleMix
 from pipelines.mixtures.sum import Sum
 from pipelines.mixtures.unmix import UN_MIX, UnMix
 from pipelines.settings import (
+    CROPMIX,
     I_MIX_NAMES,
     LABEL_FREE,
+    WINDOW_NAMES,
     ImConfig,
     IMixConfig,
     LabelFreeName,
@@ -41,6 +44,8 @@ class MixSettings:
     """Settings of ``imix`` and ``imix-cutmix``."""
     im: ImConfig = field(default_factory=ImConfig)
     """Settings of label-free mixtures."""
+    pasted_views: tuple[int, ...] = (0,)
+    """Views that ``scalemix`` and ``cropmix`` change."""
     clim_global: bool = False
     """CLIM blends whole images instead of pasting a box."""
     clim_alpha: float = 2.0
@@ -74,11 +79,17 @@ def _label_free(name: LabelFreeName, settings: MixSettings) -> Mixture:
     return ImageMixture(name, settings.im)
 
 
+def _window(name: str, settings: MixSettings) -> Mixture:
+    own, pasted = CROPMIX if name == "cropmix" else (None, None)
+    return ScaleMix(settings.pasted_views, own, pasted)
+
+
 MIXTURES: dict[str, Callable[..., Mixture]] = {
     **dict.fromkeys(UN_MIX, _un_mix),
     "mixmask": _mixmask,
     **dict.fromkeys(I_MIX_NAMES, _imix),
     **dict.fromkeys(LABEL_FREE, _label_free),
+    **dict.fromkeys(WINDOW_NAMES, _window),
     "clim": _clim,
 }
 

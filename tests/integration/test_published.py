@@ -7,6 +7,7 @@ train, but would reproduce another experiment. Sources: docs/methods.md and each
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -436,6 +437,10 @@ VIEWS: dict[str, tuple[View, ...]] = {
     + (view((0.05, 0.14), STRONG, blur=0.5, size=96),) * 6,
     "dino": (view((0.14, 1.0), BYOLS, blur=1.0), view((0.14, 1.0), BYOLS, blur=0.1, solarize=0.2))
     + (view((0.05, 0.14), BYOLS, blur=0.5, size=96),) * 6,
+    "asym": (  # asym-siam: timm's rand-m10-n2-mstd0.5 after MoCo v2's recipe; the key: crop, flip
+        replace(view(SCALE, MILD, blur=0.5), rand_augment=(2.0, 10.0, 0.5)),
+        view((0.08, 1.0), MILD, jitter_prob=0.0, gray=0.0),
+    ),
     "cifar": (view((0.08, 1.0), MILD),) * 2,
     "simsiam-cifar": (view(SCALE, MILD),) * 2,
     "swav-cifar": (view((0.14, 1.0), MILD),) * 2,

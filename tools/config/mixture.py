@@ -21,6 +21,7 @@ def mixture_of(
         mixmask=config.mixmask,
         imix=config.imix,
         im=config.im,
+        pasted_views=config.chosen.pasted_views,
         clim_global=config.clim.kind == "mixup",
         clim_alpha=config.clim.alpha,
         clim_skip=config.clim.fallback == "skip",

@@ -44,6 +44,20 @@ PAPERS = {
         "International Conference on Learning Representations",
         "2021",
     ),
+    "scalemix": (
+        "wang2022asymmetry",
+        "On the Importance of Asymmetry for Siamese Representation Learning",
+        "Wang, Xiao and Fan, Haoqi and Tian, Yuandong and Kihara, Daisuke and Chen, Xinlei",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+        "2022",
+    ),
+    "cropmix": (
+        "han2022cropmix",
+        "CropMix: Sampling a Rich Input Distribution via Multi-Scale Cropping",
+        "Han, Junlin and Petersson, Lars and Li, Hongdong and Reid, Ian",
+        "arXiv preprint 2205.15955",
+        "2022",
+    ),
     "clim": (
         "li2021clim",
         "Center-wise Local Image Mixture For Contrastive Representation Learning",
