@@ -33,8 +33,7 @@ class ByolConfig(MethodConfig):
     momentum: Share = 0.996
     """EMA momentum of the target network at the first step; it rises to 1 along a cosine."""
     mix_online: bool = False
-    """Send the mixture through the online branch only (twice the weight); off: through both.
-    --mix-terms replace always does so, at weight 1."""
+    """Send the mixture through the online branch only (twice the weight); off: through both."""
     last_bias: bool = False
     """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
 

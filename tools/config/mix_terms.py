@@ -8,10 +8,15 @@ from pipelines.settings import I_MIX_NAMES, SOFT_TARGET_NAMES
 from tools.config.config import Config
 
 
+def is_i_mix(config: Config) -> bool:
+    """Return whether i-Mix is the one mixture of two targets, so that its losses are the run's."""
+    soft = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    return bool(soft) and soft <= {*I_MIX_NAMES}
+
+
 def published_terms(config: Config) -> MixTerms:
     """Return whether the mixture's paper keeps the clean term; a sum of mixtures keeps it."""
-    soft = {*config.mixes} & {*SOFT_TARGET_NAMES}
-    return "replace" if soft and soft <= {*I_MIX_NAMES} else "add"
+    return "replace" if is_i_mix(config) else "add"
 
 
 def check_terms(config: Config, soft: set[str]) -> None:

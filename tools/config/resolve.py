@@ -9,17 +9,11 @@ from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
-from pipelines.settings import (
-    I_MIX_NAMES,
-    LABEL_FREE,
-    PERMUTED_NAMES,
-    SOFT_TARGET_NAMES,
-    UN_MIX_NAMES,
-)
+from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES, UN_MIX_NAMES
 from tools.config.among_mixtures import check_among_mixtures
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
-from tools.config.mix_terms import check_terms, published_terms
+from tools.config.mix_terms import check_terms, is_i_mix, published_terms
 from tools.config.pixels import check_channels
 from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
@@ -87,9 +81,7 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "zero_init_last": config.zero_init_last,
         "freeze_patch_embed": config.freeze_patch_embed,
         "mix_terms": config.mix_terms or published_terms(config),
-        numbers_of(config.method): config.chosen.filled(
-            i_mix=not {*config.mixes}.isdisjoint(I_MIX_NAMES)
-        ),
+        numbers_of(config.method): config.chosen.filled(i_mix=is_i_mix(config)),
     }
     filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
