@@ -20,8 +20,12 @@ WINDOW_NAMES = ("scalemix", "cropmix")
 """Mixtures with another window of the same image; they leave the targets unchanged too."""
 CROPMIX: tuple[tuple[float, float], tuple[float, float]] = ((0.2, 0.6), (0.6, 1.0))
 """Shares of the image's area that CropMix's view covers, and the window pasted into it."""
-SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask")
+I_MIX_NAMES = ("imix", "imix-cutmix")
+"""i-Mix's forms; ``pipelines.mixtures.imix`` makes them."""
+SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES)
 """Mixtures of two targets, weighted by their shares."""
+PERMUTED_NAMES = (*I_MIX_NAMES,)
+"""Those whose partners are a permutation of the group; in the others partners are mutual."""
 MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE, *WINDOW_NAMES)
 
 MaskKind = Literal["block", "discrete"]
@@ -53,8 +57,12 @@ def parts_of(mix: str) -> tuple[str, ...]:
     for name in ("none", "clim"):
         if name in names:
             raise ValueError(f"--mix {mix}: {name} cannot be added to another mixture")
-    label_free = (*LABEL_FREE, *WINDOW_NAMES)
-    for kind, members in (("Un-Mix's forms", UN_MIX_NAMES), ("label-free mixtures", label_free)):
+    alternatives = {
+        "Un-Mix's forms": UN_MIX_NAMES,
+        "i-Mix's forms": I_MIX_NAMES,
+        "label-free mixtures": (*LABEL_FREE, *WINDOW_NAMES),
+    }
+    for kind, members in alternatives.items():
         if sum(name in members for name in names) > 1:
             raise ValueError(f"--mix {mix}: take one of {kind}: {' '.join(members)}")
     if len(set(names)) < len(names):
@@ -100,3 +108,11 @@ class MixMaskConfig:
     """Cells along each side of the mask."""
     share: Annotated[float, Range(0.05, 0.95)] = 0.5
     """Share of the mask's cells that show the row itself."""
+
+
+@dataclass(frozen=True)
+class IMixConfig:
+    """i-Mix; --mix-beta is the b of its Beta(b, b)."""
+
+    fold: bool = True
+    """Weigh a row at least as much as its partner: lam becomes max(lam, 1 - lam)."""

@@ -34,3 +34,8 @@ class BarlowConfig(MethodConfig):
     """Weight of the correlations between different dimensions."""
     bias_lr: NonNegative = 0.0015
     """Learning rate of biases and batch norm as a share of the weights' (.0048 / .2 / 16 GPUs)."""
+
+    @property
+    def needs_mutual_partners(self) -> bool:
+        """Yes: the second order of the mixture is its rows at the partners' places."""
+        return True

@@ -12,6 +12,7 @@ from pipelines.ranges import Count, Share, WholeNumber
 class ByolConfig(MethodConfig):
     """Prediction of a slowly moving target network's projection."""
 
+    replaces_clean = True
     supports_clim = True
     batch_coupling = ""
     defaults = Defaults(
@@ -32,7 +33,8 @@ class ByolConfig(MethodConfig):
     momentum: Share = 0.996
     """EMA momentum of the target network at the first step; it rises to 1 along a cosine."""
     mix_online: bool = False
-    """Send the mixture through the online branch only (twice the weight); off: through both."""
+    """Send the mixture through the online branch only (twice the weight); off: through both.
+    --mix-terms replace always does so, at weight 1."""
     last_bias: bool = False
     """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
 

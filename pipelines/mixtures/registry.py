@@ -8,15 +8,18 @@ from dataclasses import dataclass, field, replace
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.clim import Clim, NeighborTable
 from pipelines.mixtures.image_mixture import ImageMixture
+from pipelines.mixtures.imix import IMix
 from pipelines.mixtures.mixmask import MixMask
 from pipelines.mixtures.scalemix import ScaleMix
 from pipelines.mixtures.sum import Sum
 from pipelines.mixtures.unmix import UN_MIX, UnMix
 from pipelines.settings import (
     CROPMIX,
+    I_MIX_NAMES,
     LABEL_FREE,
     WINDOW_NAMES,
     ImConfig,
+    IMixConfig,
     LabelFreeName,
     MixMaskConfig,
     parts_of,
@@ -30,13 +33,15 @@ class MixSettings:
     prob: float = 0.5
     """Probability of a global mixture in ``unmix``."""
     beta: float = 1.0
-    """Beta(beta, beta) draws the share of ``global``, ``region`` and ``unmix``."""
+    """Beta(beta, beta) draws the share of Un-Mix's and i-Mix's forms."""
     per_group: bool = False
     """Draw a mixture for each group instead of one for the batch."""
     chained: bool = False
     """Draw each view's box from the share measured in the view before (released SwAV)."""
     mixmask: MixMaskConfig = field(default_factory=MixMaskConfig)
     """Settings of ``mixmask``."""
+    imix: IMixConfig = field(default_factory=IMixConfig)
+    """Settings of ``imix`` and ``imix-cutmix``."""
     im: ImConfig = field(default_factory=ImConfig)
     """Settings of label-free mixtures."""
     pasted_views: tuple[int, ...] = (0,)
@@ -65,6 +70,11 @@ def _mixmask(name: str, settings: MixSettings) -> Mixture:
     return MixMask(per_group=settings.per_group, config=settings.mixmask)
 
 
+def _imix(name: str, settings: MixSettings) -> Mixture:
+    cutmix, fold = name == "imix-cutmix", settings.imix.fold
+    return IMix(cutmix, settings.beta, fold, per_group=cutmix and settings.per_group)
+
+
 def _label_free(name: LabelFreeName, settings: MixSettings) -> Mixture:
     return ImageMixture(name, settings.im)
 
@@ -77,6 +87,7 @@ def _window(name: str, settings: MixSettings) -> Mixture:
 MIXTURES: dict[str, Callable[..., Mixture]] = {
     **dict.fromkeys(UN_MIX, _un_mix),
     "mixmask": _mixmask,
+    **dict.fromkeys(I_MIX_NAMES, _imix),
     **dict.fromkeys(LABEL_FREE, _label_free),
     **dict.fromkeys(WINDOW_NAMES, _window),
     "clim": _clim,

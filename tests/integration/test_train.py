@@ -38,6 +38,7 @@ def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
     return ("--method", method, *TINY, *SMALL[method], *where, *more)
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("method", "loader", "mix"), RUNS)
 def test_every_method_mixes_on_every_loader(

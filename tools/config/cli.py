@@ -177,6 +177,9 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
 ADDED_LATER: dict[str, Any] = {
     "zero_init_last": False,
     "freeze_patch_embed": False,
+    "mix_terms": "add",
+    "moco.batch_keys": False,
+    "simclr.n_pair": False,
     "byol.last_bias": True,
     "moco_v3.last_bias": True,
 }

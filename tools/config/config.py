@@ -9,9 +9,16 @@ from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.methods import METHODS
-from models.settings.base import BnMode, Schedule
+from models.settings.base import BnMode, MixTerms, Schedule
 from pipelines.ranges import check_ranges
-from pipelines.settings import LABEL_FREE, ImConfig, MixMaskConfig, parts_of
+from pipelines.settings import (
+    I_MIX_NAMES,
+    LABEL_FREE,
+    ImConfig,
+    IMixConfig,
+    MixMaskConfig,
+    parts_of,
+)
 from tools.config.augment import AugConfig
 from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
@@ -42,6 +49,7 @@ def numbers_of(method: str) -> str:
 
 NUMBERS: dict[str, Any] = {
     "mixmask": MixMaskConfig(),
+    "imix": IMixConfig(),
     "aug": AugConfig(),
     "clim": ClimConfig(),
     "im": ImConfig(),
@@ -50,6 +58,7 @@ NUMBERS: dict[str, Any] = {
 """The fields with numbers of the views, a mixture or a method, and their defaults."""
 MIX_NUMBERS: dict[str, str] = {
     "mixmask": "mixmask",
+    **dict.fromkeys(I_MIX_NAMES, "imix"),
     "clim": "clim",
     **dict.fromkeys(LABEL_FREE, "im"),
 }
@@ -62,6 +71,7 @@ if TYPE_CHECKING:
         """A field for the numbers of the views, and of each mixture and method."""
 
         mixmask: MixMaskConfig = MixMaskConfig()
+        imix: IMixConfig = IMixConfig()
         aug: AugConfig = AugConfig()
         clim: ClimConfig = ClimConfig()
         im: ImConfig = ImConfig()
@@ -130,6 +140,7 @@ class ResolvedConfig(Config):
     decay: Decay
     momentum: float
     precision: Precision
+    mix_terms: MixTerms
 
 
 def flag(name: str) -> str:

@@ -19,6 +19,7 @@ def mixture_of(
         per_group=config.mix_draw == "group",
         chained=chained,
         mixmask=config.mixmask,
+        imix=config.imix,
         im=config.im,
         pasted_views=config.chosen.pasted_views,
         clim_global=config.clim.kind == "mixup",

@@ -9,9 +9,16 @@ from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
-from pipelines.settings import LABEL_FREE, SOFT_TARGET_NAMES
-from tools.config.config import Config, ResolvedConfig, flag
+from pipelines.settings import (
+    I_MIX_NAMES,
+    LABEL_FREE,
+    PERMUTED_NAMES,
+    SOFT_TARGET_NAMES,
+    UN_MIX_NAMES,
+)
+from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
+from tools.config.mix_terms import check_terms, published_terms
 from tools.config.pixels import check_channels
 from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
@@ -78,6 +85,10 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "schedule": config.schedule or defaults.schedule,
         "zero_init_last": config.zero_init_last,
         "freeze_patch_embed": config.freeze_patch_embed,
+        "mix_terms": config.mix_terms or published_terms(config),
+        numbers_of(config.method): config.chosen.filled(
+            i_mix=not {*config.mixes}.isdisjoint(I_MIX_NAMES)
+        ),
     }
     filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
@@ -152,10 +163,11 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
     if batch < 2:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
-    in_pairs = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    soft = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    in_pairs = soft - {*PERMUTED_NAMES}
     takes_partner = {*config.mixes} & {*LABEL_FREE} - {"cutout", "erasing"}
     label_free = takes_partner and config.im.partner == "group"
-    in_groups = in_pairs or label_free or config.mix == "clim"
+    in_groups = soft or label_free or config.mix == "clim"
     if config.bn == "group" or (in_groups and config.mix_groups is None):
         _check_groups(config, "groups", by, shares)
     if not in_groups:
@@ -163,10 +175,10 @@ def check_sharing(config: Config, processes: int) -> None:
     named = "groups" if config.mix_groups is None else "mix_groups"
     _check_groups(config, named, by, shares)
     rows, described = batch // config.mixing_groups, f"{flag(named)} {config.mixing_groups}"
-    if label_free and rows < 2:
+    if (label_free or soft - in_pairs) and rows < 2:
         raise ValueError(
-            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
-            "takes partners from the group (or --im.partner dataset)"
+            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} takes "
+            f"partners from the group{' (or --im.partner dataset)' if label_free else ''}"
         )
     if in_pairs and rows % 2:
         raise ValueError(
@@ -228,10 +240,22 @@ def check_mixture(config: Config) -> None:
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
-    if config.method == "swav" and "mixmask" in soft and config.chosen.chained_lam:
-        raise ValueError("--swav.chained-lam is about boxes; --mix mixmask has none")
+    permuted = [mix for mix in config.mixes if mix in PERMUTED_NAMES]
+    if permuted and config.chosen.needs_mutual_partners:
+        raise ValueError(
+            f"--mix {permuted[0]} permutes the rows of a group, but the loss of --method "
+            f"{config.method}{' with --swav.reverse code' if config.method == 'swav' else ''} "
+            "needs partners that are each other's: --mix unmix or mixmask, which mirror the group"
+            f"{', or --swav.reverse paper' if config.method == 'swav' else ''}"
+        )
+    check_terms(config, soft)
+    unboxed = soft - {*UN_MIX_NAMES}
+    if config.method == "swav" and unboxed and config.chosen.chained_lam:
+        raise ValueError(f"--swav.chained-lam is about Un-Mix's boxes, not --mix {min(unboxed)}")
     if config.method == "swav" and len(soft) > 1 and config.chosen.queue_mixtures:
         raise ValueError(f"--swav.queue-mixtures takes one mixture, not --mix {config.mix}")
+    if config.mix_draw == "group" and config.mix == "imix":
+        raise ValueError("--mix-draw group: --mix imix draws a share for each row of its own")
     if config.mix_draw == "group" and not config.chosen.mixes_groups:
         raise ValueError(
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "

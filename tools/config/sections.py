@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import DisallowNone
 
 from models.methods import METHODS
-from models.settings.base import BnMode, Reduce, Schedule, Stem, StemInit
+from models.settings.base import BnMode, MixTerms, Reduce, Schedule, Stem, StemInit
 from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
@@ -178,6 +178,8 @@ class MixConfig(Section):
     """b of the Beta(b, b) distribution of the mixing ratio."""
     mix_draw: Literal["step", "group"] = "step"
     """Draw one mixture for each step, or one for each group of --mix-groups."""
+    mix_terms: MixTerms | None = None
+    """Add the mixture's loss to the clean one, or let it replace that; None: as published."""
     groups: Count = 8
     """Groups of a batch, the units of --bn group and of mixing: the published number of GPUs."""
     mix_groups: Count | None = None

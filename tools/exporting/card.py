@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
-from pipelines.settings import UN_MIX_NAMES
+from pipelines.settings import I_MIX_NAMES, UN_MIX_NAMES
 from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.exporting.source import Source
@@ -35,6 +35,14 @@ PAPERS = {
         "Vishniakov, Kirill and Xing, Eric and Shen, Zhiqiang",
         "British Machine Vision Conference",
         "2024",
+    ),
+    "imix": (
+        "lee2021imix",
+        "i-Mix: A Domain-Agnostic Strategy for Contrastive Representation Learning",
+        "Lee, Kibok and Zhu, Yian and Sohn, Kihyuk and Li, Chun-Liang and Shin, Jinwoo and Lee, "
+        "Honglak",
+        "International Conference on Learning Representations",
+        "2021",
     ),
     "scalemix": (
         "wang2022asymmetry",
@@ -195,7 +203,8 @@ def reproduction(source: Source, command: str) -> str:
 
 def citation(source: Source) -> str:
     """Return the method's paper by its arXiv number, and those of the mixtures as BibTeX."""
-    names = ["unmix" if mix in UN_MIX_NAMES else mix for mix in source.config.mixes]
+    known = dict.fromkeys(UN_MIX_NAMES, "unmix") | dict.fromkeys(I_MIX_NAMES, "imix")
+    names = [known.get(mix, mix) for mix in source.config.mixes]
     papers = [PAPERS[name] for name in names if name in PAPERS]
     if not papers:
         return f"The method: {source.paper}"
