@@ -16,6 +16,7 @@ from pipelines.settings import (
     SOFT_TARGET_NAMES,
     UN_MIX_NAMES,
 )
+from tools.config.among_mixtures import check_among_mixtures
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
 from tools.config.mix_terms import check_terms, published_terms
@@ -132,13 +133,14 @@ def check(config: ResolvedConfig, processes: int) -> None:
     check_sharing(config, processes)
     check_channels(config)
     check_mixture(config)
-    if config.in_chans != 3 and any(view.rand_augment[0] for view in views_of(config)):
+    views = views_of(config)
+    if config.in_chans != 3 and any(view.rand_augment[0] for view in views):
         raise ValueError(
             f"--in-chans {config.in_chans}: RandAugment changes the colours of RGB images; "
             "--aug.rand-augment 0 10 0.5 leaves it out"
         )
-    views, sides = len(base_views(config)), sizes_of(config).count
-    check_method(config.method, config.chosen, views, config.batch_size, clim_terms(config), sides)
+    number, sides = len(base_views(config)), sizes_of(config).count
+    check_method(config.method, config.chosen, number, config.batch_size, clim_terms(config), sides)
 
 
 def clim_terms(config: Config) -> ClimTerms | None:
@@ -248,6 +250,7 @@ def check_mixture(config: Config) -> None:
             "needs partners that are each other's: --mix unmix or mixmask, which mirror the group"
             f"{', or --swav.reverse paper' if config.method == 'swav' else ''}"
         )
+    check_among_mixtures(config)
     check_terms(config, soft)
     unboxed = soft - {*UN_MIX_NAMES}
     if config.method == "swav" and unboxed and config.chosen.chained_lam:
