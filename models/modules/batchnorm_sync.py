@@ -163,7 +163,9 @@ class TwoRanks:
 
     def gather(self, x: Tensor) -> Tensor:
         """Return means and scales (1, 2, c) of both ranks, (2, 2, c)."""
-        return torch.cat([x, x + x.new_tensor([self.apart, 0.0])[:, None]])
+        other = x.clone()
+        other[:, 0] += self.apart
+        return torch.cat([x, other])
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
         """Return twice ``x``."""
