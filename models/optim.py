@@ -73,32 +73,38 @@ def create_optimizer(
         raise ValueError(
             f"--optimizer {name}: timm has no such optimizer; closest: {', '.join(close)}"
         )
-    groups: dict[tuple[float, LrScale], list[nn.Parameter]] = {}
-    for key, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            decays = decay_norm_and_bias or not is_norm_or_bias(key, parameter)
-            kind = (weight_decay if decays else 0.0, lr_scale(key, parameter))
-            groups.setdefault(kind, []).append(parameter)
+    groups = _groups(module, weight_decay, decay_norm_and_bias, lr_scale)
     if fused is None:
-        fused = all(p.is_cuda for members in groups.values() for p in members)
+        fused = all(p.is_cuda for group in groups for p in group["params"])
     fused = fused and timm.optim.get_optimizer_class(name, bind_defaults=False) in FUSED
     more: dict[str, Any] = {"fused": True} if fused else {}
     optimizer = timm.optim.create_optimizer_v2(
-        [
-            {"params": members, "weight_decay": decay, **asdict(rate)}
-            for (decay, rate), members in groups.items()
-        ],
-        name,
-        lr=lr,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        **more,
+        groups, name, lr=lr, weight_decay=weight_decay, momentum=momentum, **more
     )
     optimizer.register_load_state_dict_pre_hook(_keep_kernel)
     if fused and isinstance(optimizer, optim.SGD):
         _fill_momentum(optimizer)
         optimizer.register_load_state_dict_post_hook(_fill_momentum)
     return optimizer
+
+
+def _groups(
+    module: nn.Module,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    lr_scale: Callable[[str, nn.Parameter], LrScale],
+) -> list[dict[str, Any]]:
+    """Return the groups of parameters that share weight decay and learning rate."""
+    groups: dict[tuple[float, LrScale], list[nn.Parameter]] = {}
+    for key, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            decays = decay_norm_and_bias or not is_norm_or_bias(key, parameter)
+            kind = (weight_decay if decays else 0.0, lr_scale(key, parameter))
+            groups.setdefault(kind, []).append(parameter)
+    return [
+        {"params": members, "weight_decay": decay, **asdict(rate)}
+        for (decay, rate), members in groups.items()
+    ]
 
 
 def _keep_kernel(optimizer: optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
