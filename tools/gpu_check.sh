@@ -43,7 +43,7 @@ for part in "${parts[@]}"; do
         ;;
     esac
 done
-"$python" -c 'import torch' || {
+"$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' || {
     echo "tools/gpu_check.sh: $python has no torch; PYTHON=... names another interpreter" >&2
     exit 2
 }
