@@ -118,7 +118,7 @@ run() { # PART
     elif [ -z "$host" ] && [ "$left" -lt 10 ]; then
         status=left-out
     else
-        [ -n "$host" ] || limit=$((limit < left ? limit : left))
+        limit=$((host ? 2 * limit : limit < left ? limit : left)) # a host is slower
         printf '%s (at most %s s) ...\n' "$part" "$limit"
         timeout --kill-after=5 "$limit" "$python" "${words[@]}" >"$out/$part.txt" 2>&1
         status=$?
