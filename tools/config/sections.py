@@ -248,7 +248,7 @@ class OptimConfig(Section):
     precision: Precision | None = None
     """Mixed precision; None: that of accelerate's configuration."""
     compile: bool = free(False)
-    """Compile the backbone with torch.compile; again for each size of the views."""
+    """Compile the backbone with torch.compile; again for each size of the views, at most 64."""
     channels_last: bool = free(True)
     """Keep images and weights in NHWC memory format."""
     device_paths: DevicePaths = free("auto")

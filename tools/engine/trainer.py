@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -24,12 +25,15 @@ from tools.distributed.watchdog import PATIENCE
 from tools.engine.accumulation import backward, total
 from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.clip import clip
+from tools.engine.compiled import compile_encoders
 from tools.engine.logger import RunLogger
 from tools.engine.metrics import NotFinite, StepMetrics
 from tools.engine.online_knn import OnlineKnn
 from tools.engine.rollback import Rollback, batches
 from tools.engine.throughput import ThroughputMeter
 from tools.engine.train_state import TrainState
+
+log = logging.getLogger(__name__)
 
 STOPPED = 75
 """Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto continues."""
@@ -43,8 +47,9 @@ def prepare(
     if config.channels_last:
         method.to(memory_format=torch.channels_last)
     if config.compile:
-        for encoder in method.encoders():
-            encoder.compile()
+        compile_encoders(
+            method.encoders(), log.warning if accelerator.is_main_process else log.debug
+        )
     return accelerator.prepare(method, make_optimizer(config, method))
 
 
