@@ -44,6 +44,8 @@ class Case:
     rows: int = 16
     groups: int = 4
     mix_groups: int | None = None
+    names: tuple[str, ...] = ("",)
+    """Names of the mixtures of each mixed view; i-Mix's permutes, and its terms stand alone."""
 
     @property
     def mixes(self) -> bool:
@@ -53,7 +55,8 @@ class Case:
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
         ranges = f"-in-{self.mix_groups}" if self.mix_groups else ""
-        return f"{self.method}-{options}-{self.bn}-{'mixed' if self.mixed else 'none'}{ranges}"
+        kind = "mixed" if self.mixed else "none"
+        return f"{self.method}-{options}-{self.bn}-{kind}{ranges}{'-'.join(self.names)}"
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -119,6 +122,17 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+I_MIX = ("imix",)
+NAMED = [
+    Case("moco", (("batch_keys", True),), "group", names=I_MIX),
+    Case("moco", (("symmetric", True), ("mix_each", True), ("batch_keys", True)), names=I_MIX),
+    Case("simclr", (("n_pair", True),), names=I_MIX),
+    Case("simclr", (("n_pair", True),), mixed=False),
+    *(Case(name, names=I_MIX) for name in ("byol", "simsiam", "vicreg")),
+    *(Case(name, sizes=SIZES.get(name, (8, 8)), names=("", "mask")) for name in ("moco", "wmse")),
+    Case("swav", sizes=CROPS, names=("", "mask")),
+]
+"""i-Mix, and two mixtures of each mixed view (``--mix unmix+mixmask``)."""
 FEW = list({case.method: case for case in reversed(CASES) if case.mixed == case.mixes}.values())
 """Each method with its defaults, with a mixture if it takes any; tests/faults/scale.py does all."""
 
@@ -141,6 +155,7 @@ def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
             num_rows=NUM_ROWS,
             mean=(0.4, 0.5, 0.6),
             std=(0.25, 0.2, 0.25),
+            mix_terms="replace" if case.names == I_MIX else "add",
         ),
     )
     return method.to(dtype)
@@ -182,10 +197,15 @@ def make_batch(
             lam = lam[:1].expand(groups)
         lam = lam.repeat_interleave(case.rows // groups)
     lam = lam.to(dtype)
+    if case.names == I_MIX:
+        partner = partner.view(groups, -1).roll(1, 1).flatten()
     mixed = []
     for v in mixed_views(case):
-        share = lam[:, None, None, None]
-        mixed.append(Mixed(v, share * views[v] + (1 - share) * views[v][partner], partner, lam))
+        for name in case.names:
+            own = 1 - lam if name == "mask" else lam
+            share = own[:, None, None, None]
+            image = share * views[v] + (1 - share) * views[v][partner]
+            mixed.append(Mixed(v, image, partner, own, name))
     rows = torch.arange(case.rows)
     return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
 
@@ -196,7 +216,7 @@ def own_part(batch: Batch) -> Batch:
     start = n * distributed.rank()
     own = slice(start, start + n)
     mixed = tuple(
-        Mixed(m.view, m.image[own], m.partner[own] - start, m.lam[own]) for m in batch.mixed
+        Mixed(m.view, m.image[own], m.partner[own] - start, m.lam[own], m.name) for m in batch.mixed
     )
     return Batch(
         tuple(v[own] for v in batch.views), batch.index[own], batch.label[own],
