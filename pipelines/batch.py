@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,8 @@ class Mixed:
     partner: Int[Tensor, " n"]
     lam: Float[Tensor, " n"]
     name: str = ""
+    key: bool = False
+    """Whether the network of the keys sees it, as a target for the other mixtures."""
 
     @property
     def suffix(self) -> str:
@@ -98,7 +100,7 @@ class Batch:
             self.seed,
             self.step,
             tuple(
-                Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam), m.name)
+                replace(m, image=cut(m.image), partner=place(cut(m.partner)), lam=cut(m.lam))
                 for m in self.mixed
             ),
             tuple(cut(view) for view in self.plain),

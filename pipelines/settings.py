@@ -14,7 +14,11 @@ OnBadImage = Literal["stop", "replace"]
 LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
 LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 """Mixtures that change the pixels and leave the targets unchanged."""
-UN_MIX_NAMES = ("global", "region", "unmix")
+UN_MIX_NAMES = (
+    "global",
+    "region",
+    "unmix",
+)
 """Un-Mix's forms, of which a step takes one; ``pipelines.mixtures.unmix`` makes them."""
 WINDOW_NAMES = ("scalemix", "cropmix")
 """Mixtures with another window of the same image; they leave the targets unchanged too."""
@@ -22,9 +26,13 @@ CROPMIX: tuple[tuple[float, float], tuple[float, float]] = ((0.2, 0.6), (0.6, 1.
 """Shares of the image's area that CropMix's view covers, and the window pasted into it."""
 I_MIX_NAMES = ("imix", "imix-cutmix")
 """i-Mix's forms; ``pipelines.mixtures.imix`` makes them."""
-SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES)
+AMONG_MIXTURES = ("sdmp", "patchmix")
+"""Mixtures that are queries and keys: their loss compares mixtures with mixtures."""
+PATCHMIX_ROWS = 3
+"""Rows of PatchMix's smallest group: of two, the rows before and after would be the same."""
+SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES, *AMONG_MIXTURES)
 """Mixtures of two targets, weighted by their shares."""
-PERMUTED_NAMES = (*I_MIX_NAMES,)
+PERMUTED_NAMES = (*I_MIX_NAMES, "patchmix")
 """Those whose partners are a permutation of the group; in the others partners are mutual."""
 MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE, *WINDOW_NAMES)
 
@@ -54,7 +62,7 @@ def parts_of(mix: str) -> tuple[str, ...]:
             raise ValueError(f"--mix {mix}: no mixture {name!r}; {hint}")
     if len(names) == 1:
         return names
-    for name in ("none", "clim"):
+    for name in ("none", "clim", *AMONG_MIXTURES):
         if name in names:
             raise ValueError(f"--mix {mix}: {name} cannot be added to another mixture")
     alternatives = {
@@ -116,3 +124,11 @@ class IMixConfig:
 
     fold: bool = True
     """Weigh a row at least as much as its partner: lam becomes max(lam, 1 - lam)."""
+
+
+@dataclass(frozen=True)
+class PatchMixConfig:
+    """PatchMix."""
+
+    patch: WholeNumber = 0
+    """Side of a patch in pixels; 0: the ViT's own, or a fourteenth of a view's side."""

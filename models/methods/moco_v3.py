@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.distributed import gather
+from models.losses.among_mixtures import mean_keys, overlap
 from models.losses.common import full_precision, on_mixture, unit
 from models.losses.contrastive import log_negatives
 from models.methods.base import Method, Setup
@@ -26,7 +27,8 @@ class MocoV3(Method):
 
     A mixture m of x0 is contrasted with both views' keys: ``lam [ctr(q(m), k(x1)) + ctr(q(m),
     k(x0))] + (1 - lam) [the same with the partners' keys]``. This is Un-Mix's symmetric MoCo (Shen
-    2022, 2003.05438) with the loss of this paper; mixtures are never keys.
+    2022, 2003.05438) with the loss of this paper. SDMP and PatchMix have a loss of their own
+    (``models.losses.among_mixtures``), in which mixtures are keys too.
     """
 
     def __init__(self, backbone: nn.Module, config: MocoV3Config, setup: Setup) -> None:
@@ -39,6 +41,8 @@ class MocoV3(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
+        if any(m.key for m in batch.mixed):
+            return self._among_mixtures(batch)
         keys = [self._keys(x) for x in reversed(batch.targets[:2])]  # positives of q0, then of q1
         all_keys = [gather(k) for k in keys]
         terms = [self._terms(keys, all_keys, *side) for side in split_sides(batch, self.sizes)]
@@ -62,6 +66,26 @@ class MocoV3(Method):
             ]
             terms[m.term] = torch.stack(halves).sum(0).mean()
         return terms
+
+    def _among_mixtures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of SDMP or PatchMix; each view is encoded once, as query or as key."""
+        (query,) = (m for m in batch.mixed if not m.key)
+        (key,) = (m for m in batch.mixed if m.key)
+        q, qm = self._query(batch.views[key.view]), self._query(query.image)
+        k, other, km = map(
+            self._keys, (batch.targets[key.view], batch.targets[query.view], key.image)
+        )
+        clean, source, among = (
+            self._contrast(each, gather(keys)) for each, keys in ((q, other), (qm, k), (qm, km))
+        )
+        to_mixtures = among(qm, mean_keys(overlap(query, key), km))
+        # PatchMix's release has cross-entropies, without MoCo v3's factor of 2 T.
+        scale = 1.0 if query.name == "sdmp" else 1 / (2 * self.config.temperature)
+        return {
+            "clean": scale * clean(q, other).mean(),
+            f"mixed{query.suffix}": scale / 2 * on_mixture(source, qm, k, query).mean(),
+            f"mixed{query.suffix}_to_mixed": scale / 2 * to_mixtures.mean(),
+        }
 
     def after_step(self, progress: float) -> None:
         """Update the key encoder."""

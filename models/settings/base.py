@@ -89,6 +89,8 @@ class MethodConfig:
     """Whether it has a loss for mixtures; without one, it takes mixtures that keep the targets."""
     replaces_clean: ClassVar[bool] = False
     """Whether the terms of mixtures can stand in place of the clean one."""
+    takes_mixed_keys: ClassVar[bool] = False
+    """Whether it has a loss for mixtures that are keys of other mixtures (SDMP, PatchMix)."""
     supports_clim: ClassVar[bool] = False
     """Whether it has a loss for CLIM, whose partners are not rows of the batch."""
     batch_coupling: ClassVar[str] = "the loss looks at a micro-batch alone"

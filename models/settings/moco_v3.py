@@ -13,6 +13,7 @@ class MocoV3Config(MethodConfig):
     """Momentum contrast among the keys of the batch, with a predictor and without a queue."""
 
     batch_coupling = "the keys that a query meets are those of a micro-batch"
+    takes_mixed_keys = True
     defaults = Defaults(
         optimizer="lars",
         lr_per_256=0.3,

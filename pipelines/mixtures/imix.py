@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
+from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows
+from pipelines.mixtures.per_view import PerViewPlan
 from pipelines.mixtures.unmix import Box, generators, place
 from pipelines.rng import RowRng
 from pipelines.system.transfer import to_device
@@ -54,7 +54,7 @@ class IMix:
         """Return no rows: partners are in the batch."""
         return NO_ROWS
 
-    def plan(self, step: MixStep) -> IMixPlan:
+    def plan(self, step: MixStep) -> PerViewPlan:
         """Draw the partners, shares and boxes of each mixed view; a copy has its original's.
 
         Raises:
@@ -62,7 +62,7 @@ class IMix:
         """
         if len(step.rows) % step.group:
             raise ValueError(f"{len(step.rows)} rows do not make whole groups of {step.group}")
-        return IMixPlan(tuple(self._blend(step, view) for view in step.mixed))
+        return PerViewPlan(tuple(self._blend(step, view) for view in step.mixed))
 
     def _blend(self, step: MixStep, view: int) -> Blend:
         drawn = step.copies.get(view, view)
@@ -108,6 +108,10 @@ class Blend:
     boxes: tuple[Box, ...] = ()
     """A box for all rows, or one for each of equal parts; none: whole images are blended."""
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield partners and shares."""
+        yield from (self.partner, self.lam)
+
     def to(self, device: torch.device) -> Blend:
         """Return the blend on ``device``; the host never waits."""
         partner, lam = to_device(self.partner, device), to_device(self.lam, device)
@@ -125,33 +129,3 @@ class Blend:
             top, bottom, left, right = box
             part[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
         return Mixed(self.view, mixed, self.partner, lam, "imix")
-
-
-@dataclass(frozen=True, slots=True)
-class IMixPlan:
-    """The mixtures of one step, with all random numbers drawn."""
-
-    blends: tuple[Blend, ...]
-
-    @property
-    def extra(self) -> Rows:
-        """No rows: partners are in the batch."""
-        return NO_ROWS
-
-    @property
-    def params(self) -> tuple[ViewParams, ...]:
-        """Empty: there are no extra rows."""
-        return ()
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Yield partners and shares."""
-        for blend in self.blends:
-            yield from (blend.partner, blend.lam)
-
-    def to(self, device: torch.device) -> IMixPlan:
-        """Return the plan on ``device``; the host never waits."""
-        return IMixPlan(tuple(blend.to(device) for blend in self.blends))
-
-    def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
-        """Return the unchanged views, and the mixture of each mixed view."""
-        return views, tuple(blend.of(views[blend.view]) for blend in self.blends)

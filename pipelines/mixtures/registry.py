@@ -10,7 +10,9 @@ from pipelines.mixtures.clim import Clim, NeighborTable
 from pipelines.mixtures.image_mixture import ImageMixture
 from pipelines.mixtures.imix import IMix
 from pipelines.mixtures.mixmask import MixMask
+from pipelines.mixtures.patchmix import PatchMix
 from pipelines.mixtures.scalemix import ScaleMix
+from pipelines.mixtures.sdmp import Sdmp
 from pipelines.mixtures.sum import Sum
 from pipelines.mixtures.unmix import UN_MIX, UnMix
 from pipelines.settings import (
@@ -22,6 +24,7 @@ from pipelines.settings import (
     IMixConfig,
     LabelFreeName,
     MixMaskConfig,
+    PatchMixConfig,
     parts_of,
 )
 
@@ -42,6 +45,8 @@ class MixSettings:
     """Settings of ``mixmask``."""
     imix: IMixConfig = field(default_factory=IMixConfig)
     """Settings of ``imix`` and ``imix-cutmix``."""
+    patchmix: PatchMixConfig = field(default_factory=PatchMixConfig)
+    """Settings of ``patchmix``."""
     im: ImConfig = field(default_factory=ImConfig)
     """Settings of label-free mixtures."""
     pasted_views: tuple[int, ...] = (0,)
@@ -88,6 +93,8 @@ MIXTURES: dict[str, Callable[..., Mixture]] = {
     **dict.fromkeys(UN_MIX, _un_mix),
     "mixmask": _mixmask,
     **dict.fromkeys(I_MIX_NAMES, _imix),
+    "sdmp": lambda name, settings: Sdmp(),
+    "patchmix": lambda name, settings: PatchMix(settings.patchmix.patch),
     **dict.fromkeys(LABEL_FREE, _label_free),
     **dict.fromkeys(WINDOW_NAMES, _window),
     "clim": _clim,

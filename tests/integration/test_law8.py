@@ -100,7 +100,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("method", "mix"), [*CASES, ("moco", "clim")])
+@pytest.mark.parametrize(
+    ("method", "mix"), [*CASES, ("moco", "clim"), ("moco-v3", "sdmp"), ("moco-v3", "patchmix")]
+)
 def test_no_step_waits_for_the_device(
     toy: Path, tmp_path: Path, seen: list[str], method: str, mix: str
 ) -> None:

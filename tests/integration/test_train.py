@@ -24,7 +24,7 @@ RUNS = [
     (method, loader, mix)
     for method, loader in RESUMED
     for mix in (MIXTURES if method in FULL else MIXES[method])
-]
+] + [("moco-v3", "memory", "sdmp"), ("moco-v3", "memory", "patchmix")]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pipelines.settings import (
     ImConfig,
     IMixConfig,
     MixMaskConfig,
+    PatchMixConfig,
     parts_of,
 )
 from tools.config.augment import AugConfig
@@ -50,6 +51,7 @@ def numbers_of(method: str) -> str:
 NUMBERS: dict[str, Any] = {
     "mixmask": MixMaskConfig(),
     "imix": IMixConfig(),
+    "patchmix": PatchMixConfig(),
     "aug": AugConfig(),
     "clim": ClimConfig(),
     "im": ImConfig(),
@@ -59,6 +61,7 @@ NUMBERS: dict[str, Any] = {
 MIX_NUMBERS: dict[str, str] = {
     "mixmask": "mixmask",
     **dict.fromkeys(I_MIX_NAMES, "imix"),
+    "patchmix": "patchmix",
     "clim": "clim",
     **dict.fromkeys(LABEL_FREE, "im"),
 }
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
 
         mixmask: MixMaskConfig = MixMaskConfig()
         imix: IMixConfig = IMixConfig()
+        patchmix: PatchMixConfig = PatchMixConfig()
         aug: AugConfig = AugConfig()
         clim: ClimConfig = ClimConfig()
         im: ImConfig = ImConfig()

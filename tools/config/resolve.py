@@ -10,6 +10,7 @@ from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES, UN_MIX_NAMES
+from tools.config.among_mixtures import check_among_mixtures
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
 from tools.config.mix_terms import check_terms, is_i_mix, published_terms
@@ -240,6 +241,7 @@ def check_mixture(config: Config) -> None:
             "needs partners that are each other's: --mix unmix or mixmask, which mirror the group"
             f"{', or --swav.reverse paper' if config.method == 'swav' else ''}"
         )
+    check_among_mixtures(config)
     check_terms(config, soft)
     unboxed = soft - {*UN_MIX_NAMES}
     if config.method == "swav" and unboxed and config.chosen.chained_lam:

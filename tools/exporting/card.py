@@ -44,6 +44,21 @@ PAPERS = {
         "International Conference on Learning Representations",
         "2021",
     ),
+    "sdmp": (
+        "ren2022sdmp",
+        "A Simple Data Mixing Prior for Improving Self-Supervised Learning",
+        "Ren, Sucheng and Wang, Huiyu and Gao, Zhengqi and He, Shengfeng and Yuille, Alan and "
+        "Zhou, Yuyin and Xie, Cihang",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+        "2022",
+    ),
+    "patchmix": (
+        "shen2023patchmix",
+        "Inter-Instance Similarity Modeling for Contrastive Learning",
+        "Shen, Chengchao and Liu, Dawei and Tang, Hao and Qu, Zhe and Wang, Jianxin",
+        "arXiv preprint 2306.12243",
+        "2023",
+    ),
     "scalemix": (
         "wang2022asymmetry",
         "On the Importance of Asymmetry for Siamese Representation Learning",
