@@ -45,9 +45,10 @@ def parse_and_run(argv: Sequence[str] | None) -> int:
     """
     config = parse(argv)
     preflight(config)
-    from tools.distributed.launch import is_lost_contact, start
+    from tools.distributed.launch import choose_paths, is_lost_contact, start
 
     accelerator = start(config.precision, timedelta(minutes=config.timeout_minutes))
+    choose_paths(config.device_paths, accelerator.device)
     if accelerator.is_main_process:
         logging.getLogger("pipelines").setLevel(logging.INFO)
     try:
@@ -86,6 +87,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
     from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
     from tools.engine.data import loader_of, open_data_of
+    from tools.engine.device_paths import prove
     from tools.engine.logger import RunLogger
     from tools.engine.online_knn import OnlineKnn, why_off
     from tools.engine.start import load_init
@@ -130,6 +132,8 @@ def train(given: Config, accelerator: Accelerator) -> int:
         decoders = build.Decoders(config, accelerator, logger.message)
         try:
             loader = build.training_loader(config, data, decoders, method, accelerator)
+            for line in prove(method, loader.maker.decoder, accelerator.device):
+                logger.message(line)
             knn = OnlineKnn(config, data, decoders, method, accelerator)
             clim_refresh = ClimRefresh(
                 config, data, decoders, state, logger, method, accelerator, steps

@@ -8,7 +8,6 @@ tables, bit for bit. All ranks must call each function together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from models.distributed import rank, world_size
 from models.losses.common import unit
 from models.neighbors import TopK
+from pipelines.system.tf32 import exact_products
 
 BLOCK = 2048
 """Rows of a block; the last one may be short."""
@@ -112,17 +112,6 @@ def _sum(x: Tensor) -> Tensor:
     return x
 
 
-@contextmanager
-def full_products() -> Iterator[None]:
-    """Let the device multiply float32 matrices in float32, not in TF32's ten bits."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
 @dataclass(frozen=True, eq=False)
 class Clusters:
     """Unit centers, and each own row's cluster and its similarity to that center."""
@@ -146,7 +135,7 @@ def spherical_kmeans(
     clusters take over the rows farthest from their centers, the lowest number first among equals.
     """
     drawn = np.sort(rng.choice(features.total, num_clusters, replace=False))
-    with full_products():
+    with exact_products():
         centers = features.take(torch.from_numpy(drawn).to(features.rows.device))
         for _ in watch(range(iterations), "k-means"):
             cluster, similarity = _assign(features, centers)
@@ -201,7 +190,7 @@ def nearest(features: Features, clusters: Clusters, k: int, watch: Watch = unwat
         raise ValueError(f"--clim.neighbours {k} needs more than {features.total} images")
     clusters_of = clusters.cluster.split(features.block)
     found = [TopK(len(cluster), k, clusters.centers) for cluster in clusters_of]
-    with full_products():
+    with exact_products():
         for start, bank in features.all_blocks(watch, "neighbours"):
             to_centers = bank @ clusters.centers.T  # (bank, clusters), as in the assignment
             for top, cluster, (first, block) in zip(

@@ -10,6 +10,8 @@ from pipelines.ranges import Count, NonNegative, Positive, Range, Share, WholeNu
 
 Interpolation = Literal["antialias", "bicubic", "bilinear", "area"]
 OnBadImage = Literal["stop", "replace"]
+DevicePaths = Literal["auto", "plain", "fused"]
+"""Use of hand-written GPU code: where it proves itself, never, or without a fallback."""
 
 LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
 LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)

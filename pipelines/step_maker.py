@@ -35,7 +35,7 @@ from pipelines.mixtures.base import (
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table, check_normalization
-from pipelines.system.transfer import to_device
+from pipelines.system.transfer import copy_stream, to_device
 from pipelines.views import View, ViewPlan
 
 Rows = NDArray[np.int64]
@@ -100,7 +100,7 @@ class StepMaker:
 
     def __post_init__(self) -> None:
         check_groups(self.mixture, self.sampler.batch_size, self.groups, self.sampler.world_size)
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self.stream = copy_stream(self.device)
         check_normalization(self.table, self.mean, self.std)
         rand = any(view.rand_augment[0] for view in self.views.views)
         self.augmenter = build_augmenter(

@@ -33,6 +33,16 @@ def released_order(mixtures: int) -> tuple[int, ...]:
     return (0, *again, 1, *again)
 
 
+def head_of(width: int, config: MocoConfig) -> nn.Sequential:
+    """Return the projector: one layer, two, or Wang 2022's three (2204.00613, released code)."""
+    if not config.mlp:
+        return heads.mlp(width, config.dim, norm=False)
+    rest = heads.mlp(width, width, config.dim, norm=False)
+    if config.layers == 2:
+        return rest
+    return nn.Sequential(*heads.mlp(width, width, norm=False, last_norm=True), heads.RELU(), *rest)
+
+
 class Moco(Method):
     """Queries are contrasted with the other view's keys, among a queue of earlier keys.
 
@@ -48,9 +58,7 @@ class Moco(Method):
     """
 
     def __init__(self, backbone: nn.Module, config: MocoConfig, setup: Setup) -> None:
-        width = num_features(backbone)
-        sizes = (width, width, config.dim) if config.mlp else (width, config.dim)
-        super().__init__(backbone, heads.mlp(*sizes, norm=False))
+        super().__init__(backbone, head_of(num_features(backbone), config))
         self.config, self.clim, self.sizes = config, setup.clim, setup.sizes
         self.batch_size, self.replaces = setup.batch_size, setup.mix_terms == "replace"
         self.keys_per_step = config.keys_per_step(setup.batch_size)

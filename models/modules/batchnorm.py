@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from models import distributed
-from models.losses.common import widen
+from models.modules import batchnorm_group, batchnorm_sync
+from models.modules.batchnorm_sync import NativeSyncNorm, SyncNorm
 from models.settings.base import BnMode
+from pipelines.system.device_path import DevicePath
 
 
 class BatchNorm(_BatchNorm):
@@ -23,7 +24,9 @@ class BatchNorm(_BatchNorm):
     mode ``group``: every ``group_size`` consecutive rows share theirs ("split" batch norm), and the
     running statistics move towards the mean over the groups. mode ``sync``: the rows of all ranks
     share them. Evaluation and the names of parameters and buffers are those of ``nn.BatchNorm2d``.
-    Statistics are computed in float32 or better.
+    Statistics are computed in float32 or better. On a GPU ``batchnorm_group`` and
+    ``batchnorm_sync`` have faster code, which is used where it has proved itself
+    (``pipelines.system.device_path``) and knows the type and memory layout.
     """
 
     # Always set here: ``convert_batchnorm`` refuses norms without a moving average.
@@ -48,6 +51,13 @@ class BatchNorm(_BatchNorm):
         self.group_size = group_size
         self.act = nn.Identity() if after is None else after
         """Dropout and activation of timm's BatchNormAct2d, applied to the result."""
+
+    @property
+    def device_path(self) -> DevicePath | None:
+        """The code for a GPU that this layer takes in training, if any."""
+        if self.mode == "group":
+            return batchnorm_group.GROUP_NORM
+        return batchnorm_sync.SYNC_NORM if distributed.world_size() > 1 else None
 
     def forward(self, x: Float[Tensor, "n c *pixels"]) -> Float[Tensor, "n c *pixels"]:
         """Normalize each channel of (n, c) or (n, c, h, w)."""
@@ -85,6 +95,11 @@ class BatchNorm(_BatchNorm):
                 f"{x.shape[0]} rows are not whole groups of {self.group_size}: "
                 "choose --groups and --batch-size so that each process holds whole groups"
             )
+        number = x.shape[0] // self.group_size
+        if on_gpu(x) and batchnorm_group.fits(x, number) and batchnorm_group.proved(x.device):
+            y, batch = batchnorm_group.group_norm(x, self.weight, self.bias, number, self.eps)
+            self._track(*batch.unbind())
+            return y
         groups = torch.split(x, self.group_size)
         # With momentum 1 the fused kernel writes a group's mean and variance into these rows.
         mean = self.running_mean.new_zeros(len(groups), self.num_features)
@@ -95,9 +110,15 @@ class BatchNorm(_BatchNorm):
         return y
 
     def _synced(self, x: Tensor) -> Tensor:
+        # torch.compile does not know PyTorch's own kernels, and fuses the plain code.
+        native = on_gpu(x) and not torch.compiler.is_compiling() and batchnorm_sync.fits(x)
+        if native and batchnorm_sync.SYNC_NORM.usable(x.device):
+            running, numbers = (self.running_mean, self.running_var), (self.momentum, self.eps)
+            fast: Tensor = NativeSyncNorm.apply(x, self.weight, self.bias, running, *numbers)
+            return fast
         weight = x.new_ones(self.num_features) if self.weight is None else self.weight
         bias = x.new_zeros(self.num_features) if self.bias is None else self.bias
-        normalized: tuple[Tensor, Tensor, Tensor] = _SyncNorm.apply(x, weight, bias, self.eps)
+        normalized: tuple[Tensor, Tensor, Tensor] = SyncNorm.apply(x, weight, bias, self.eps)
         y, mean, var = normalized
         count = x.numel() // x.shape[1] * distributed.world_size()
         self._track(mean, var * (count / (count - 1)))
@@ -105,51 +126,14 @@ class BatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+        running = [self.running_mean, self.running_var]
+        batch = [mean.to(running[0].dtype), var.to(running[1].dtype)]
+        torch._foreach_lerp_(running, batch, self.momentum)  # one launch
 
 
-class _SyncNorm(torch.autograd.Function):
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` with the statistics of all ranks' rows.
-
-    The ranks' means and variances are gathered and combined (Chan et al. 1979), which is stable
-    where sums of squares are not. The backward needs one sum over the ranks, and of the activations
-    it keeps ``x`` alone.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = widen(x)
-        var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)  # (c,)
-        ranks = distributed.gather(torch.stack([mean, var])[None])  # (world, 2, c)
-        means, variances = ranks.unbind(1)
-        mean = means.mean(0)
-        var = (variances + (means - mean).square()).mean(0)
-        scale = (var + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale)
-        ctx.mark_non_differentiable(mean, var)
-        y = (wide - _as(mean, x)) * _as(scale * weight, x) + _as(bias, x)
-        return y.to(x.dtype), mean, var
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, mean, scale = ctx.saved_tensors
-        dims = [0, *range(2, x.ndim)]
-        grad = grad.to(mean.dtype)
-        normed = (x.to(mean.dtype) - _as(mean, x)) * _as(scale, x)
-        d_bias = grad.sum(dims)
-        d_weight = (grad * normed).sum(dims)
-        total = distributed.all_reduce_sum(torch.stack([d_bias, d_weight]))
-        total = total / (x.numel() // x.shape[1] * distributed.world_size())
-        d_x = (grad - _as(total[0], x) - normed * _as(total[1], x)) * _as(scale * weight, x)
-        return d_x.to(x.dtype), d_weight.to(weight.dtype), d_bias.to(weight.dtype), None
-
-
-def _as(channel: Tensor, x: Tensor) -> Tensor:
-    """Return one number per channel, shaped to broadcast with ``x`` (n, c, ...)."""
-    return channel.view(1, -1, *[1] * (x.ndim - 2))
+def on_gpu(x: Tensor) -> bool:
+    """Whether ``x`` is on a CUDA device; tests replace it."""
+    return x.is_cuda
 
 
 @contextmanager

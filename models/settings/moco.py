@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from tyro.conf import DisallowNone
 
 from models.settings.base import ClimTerms, Defaults, MethodConfig
-from pipelines.ranges import Count, Positive, Share, WholeNumber
+from pipelines.ranges import Count, Positive, Range, Share, WholeNumber
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class MocoConfig(MethodConfig):
     """Softmax temperature (v1: 0.07; CIFAR: 0.1)."""
     mlp: bool = True
     """Head with a hidden layer (v2); off: one linear layer (v1)."""
+    layers: Annotated[int, Range(2, 3)] = 2
+    """Linear layers of the --moco.mlp head (3: asym-siam's, batch norm after the first)."""
     symmetric: bool = False
     """Use each view as query and as key; the loss is the sum of both halves."""
     batch_keys: DisallowNone[bool | None] = None
@@ -53,6 +56,8 @@ class MocoConfig(MethodConfig):
 
     def check(self, batch_size: int, clim: ClimTerms | None) -> None:
         """Refuse variants that exclude each other, and a queue that a step's keys overfill."""
+        if self.layers == 3 and not self.mlp:
+            raise ValueError("--moco.layers 3 needs a head with hidden layers: --moco.mlp")
         if self.mix_each and not self.symmetric:
             raise ValueError("--moco.mix-each needs --moco.symmetric")
         if clim and self.symmetric:

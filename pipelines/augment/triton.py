@@ -178,7 +178,15 @@ def traffic(view: View, params: ViewParams, dtype: torch.dtype = torch.float32) 
 
 
 def usable() -> bool:
-    """Whether Triton, a C compiler and Python.h, from which it builds its launcher, are present."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    """Whether what the kernels are compiled with is present."""
+    return not why_missing()
+
+
+def why_missing() -> str:
+    """Return what is absent of Triton and what it builds its launcher from; empty: nothing."""
+    if find_spec("triton") is None:
+        return "the package triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "there is no C compiler (gcc, clang or CC)"
     headers = Path(sysconfig.get_paths()["include"], "Python.h")
-    return find_spec("triton") is not None and compiler is not None and headers.is_file()
+    return "" if headers.is_file() else f"{headers} is absent; Python's headers have it"

@@ -16,6 +16,7 @@ from runs import CASES, MIXES, SMALL, lines, run_train
 from torch import Tensor
 
 from pipelines.augment import triton as fused
+from pipelines.augment.build import build_augmenter
 from pipelines.augment.params import ViewParams, draw_params
 from pipelines.augment.reference import augment, plan
 from pipelines.beton.convert import cached_beton
@@ -23,7 +24,7 @@ from pipelines.decoders import Crops
 from pipelines.decoders.build import build_decoder
 from pipelines.decoders.pil import crops_with_pil
 from pipelines.loader import Loader
-from pipelines.mixtures.unmix import UnMix
+from pipelines.mixtures.registry import create_mixture
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
@@ -134,6 +135,20 @@ def test_the_fused_finisher_waits_for_nothing() -> None:
         fused.augment(crops, fused.plan(view, drawn).to(CUDA), MEAN, STD)
 
 
+def test_rand_augment_agrees_with_the_host_s_and_waits_for_nothing() -> None:
+    """But for pixels that the augmenter before it rounds to the next grey level."""
+    view = PRESETS["asym"](32)[0]
+    crops, drawn = crops_and_draws(view, 0, 200)
+    device, host = (build_augmenter(where, 1, rand_augment=True) for where in (CUDA, CPU))
+    todo = device.plan(view, drawn).to(CUDA)
+    device.augment(crops, todo, MEAN, STD)
+    with no_waiting():
+        ours = device.augment(crops, device.plan(view, drawn).to(CUDA), MEAN, STD)
+    theirs = host.augment(crops.cpu(), host.plan(view, drawn), MEAN, STD)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert ((ours.cpu() - theirs).abs() > 1.5 * GREY_LEVEL).float().mean() < 0.01
+
+
 def test_the_memory_decoder_agrees_with_the_host_s(table: Table) -> None:
     """Matrix products in TF32 round a few pixels to the next grey level."""
     for host, device in zip(
@@ -171,7 +186,7 @@ def test_the_loader_gives_the_host_s_batches(table: Table, toy: Path, name: str)
             mean=MEAN,
             std=STD,
             device=device,
-            mixture=UnMix(0.5),
+            mixture=create_mixture("scalemix+unmix"),
             groups=2,
         )
         made = list(Loader(maker).batches(0, 10))
@@ -207,7 +222,7 @@ def test_waiting_is_noticed() -> None:
         x.sum().item()
 
 
-@pytest.mark.parametrize(("method", "mix"), CASES)
+@pytest.mark.parametrize(("method", "mix"), [*CASES, ("byol", "scalemix+unmix")])
 def test_no_step_waits_for_the_device(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, mix: str
 ) -> None:

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from models.modules import heads
-from models.modules.batchnorm import (
-    BatchNorm,
-    _SyncNorm,
-    convert_batchnorm,
-    replay_running_stats,
-)
+from models.modules.batchnorm import BatchNorm, convert_batchnorm, replay_running_stats
+from models.modules.batchnorm_sync import SyncNorm
 from models.settings.base import BnMode
 
 
@@ -69,7 +65,7 @@ def test_sync_kernel_has_the_fused_kernels_gradients() -> None:
     target = torch.randn(12, 3, 4, 4, dtype=torch.float64)
     fused = nn.functional.batch_norm(x, None, None, weight, bias, True, 0.1, 1e-5)
     expected = torch.autograd.grad((fused * target).sum(), (x, weight, bias))
-    ours, _, _ = _SyncNorm.apply(x, weight, bias, 1e-5)
+    ours, _, _ = SyncNorm.apply(x, weight, bias, 1e-5)
     actual = torch.autograd.grad((ours * target).sum(), (x, weight, bias))
     torch.testing.assert_close(ours, fused, rtol=0, atol=1e-12)
     for a, b in zip(actual, expected, strict=True):
@@ -85,7 +81,7 @@ def test_half_precision_input_keeps_fp32_statistics() -> None:
         torch.testing.assert_close(
             norm.running_mean, 0.1 * x.float().mean((0, 2, 3)), rtol=1e-5, atol=1e-5
         )
-    y, mean, _ = _SyncNorm.apply(x, torch.ones(3), torch.zeros(3), 1e-5)
+    y, mean, _ = SyncNorm.apply(x, torch.ones(3), torch.zeros(3), 1e-5)
     assert (y.dtype, mean.dtype) == (torch.bfloat16, torch.float32)
 
 
@@ -185,7 +181,7 @@ def test_the_sync_kernel_without_bias() -> None:
     target = torch.randn(12, 3, 4, 4, dtype=torch.float64)
     fused = nn.functional.batch_norm(x, None, None, weight, None, True, 0.1, 1e-5)
     expected = torch.autograd.grad((fused * target).sum(), (x, weight))
-    ours, _, _ = _SyncNorm.apply(x, weight, x.new_zeros(3), 1e-5)
+    ours, _, _ = SyncNorm.apply(x, weight, x.new_zeros(3), 1e-5)
     actual = torch.autograd.grad((ours * target).sum(), (x, weight))
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)

@@ -1,13 +1,11 @@
 """Augmentation by Triton without a GPU: Triton's interpreter, and its compiler for two GPUs."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from interpreted import compiled, passes_interpreted, run
 
 from pipelines.augment import triton as fused
 from pipelines.augment.build import build_augmenter
@@ -17,35 +15,9 @@ from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.views import View
 
-ROOT = Path(__file__).resolve().parents[1].parent
-
-
-def run(*command: str, **environment: str) -> str:
-    """Output of a Python process in the checkout; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    return done.stdout
-
 
 def test_equals_pytorch_s_finisher_in_the_interpreter() -> None:
-    """A process of its own: the choice falls when Triton is imported."""
-    pytest.importorskip("triton")
-    tests = str(ROOT / "tests" / "support" / "triton_cases.py")
-    try:
-        output = run("-m", "pytest", tests, "-p", "no:cacheprovider", TRITON_INTERPRET="1")
-    except AssertionError as error:
-        if "only 0-dimensional arrays can be converted" in str(error):
-            pytest.skip("the interpreter of this Triton does not know this NumPy (3.6 with 2.4)")
-        raise
-    assert "[100%]" in output
+    passes_interpreted("triton_cases.py")
 
 
 FLOATS, WHOLE, COLOURS = "*fp32", "*i32", ("fp32",) * 3
@@ -63,30 +35,16 @@ def test_every_kernel_compiles_for_a_gpu(
     capability: int, size: int, tiles: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A100 and H100, down to machine code, which keeps all its numbers in registers."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from pipelines.augment import triton_kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    target = GPUTarget("cuda", capability, 32)
     sizes = dict(zip(SIZES, (size, fused.BLOCK, tiles, 17, fused.SIDE), strict=True))
     for name in ("luma_sums", "color", "blur_down", "blur_across"):
         kernel = getattr(triton_kernels, name)
-        constants = {k: v for k, v in sizes.items() if k in kernel.arg_names}
         for view in ("*fp32", "*bf16") if "out" in kernel.arg_names else (FLOATS,):
             types = {**TYPES, **dict.fromkeys(SIZES, "constexpr"), "out": view}
-            signature = {k: types[k] for k in kernel.arg_names}
-            attributes = {
-                (i,): [["tt.divisibility", 16]]
-                for i, k in enumerate(kernel.arg_names)
-                if signature[k][0] == "*"
-            }
-            source = ASTSource(kernel, signature, constants, attributes)
-            made = triton.compile(source, target=target, options=fused.OPTIONS)
-            assert f".target sm_{capability}" in made.asm["ptx"]
-            assert ".local" not in made.asm["ptx"] and made.asm["cubin"]
+            compiled(kernel, types, sizes, capability, fused.OPTIONS)
 
 
 def test_imports_and_says_no_without_triton() -> None:

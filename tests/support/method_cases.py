@@ -90,6 +90,7 @@ def _cases() -> list[Case]:
         ("moco", {}, "group", (8, 8)),
         ("moco", {"symmetric": True, "queue": 40}, "group", (8, 8)),
         ("moco", {"mlp": False}, "sync", (8, 8)),
+        ("moco", {"layers": 3}, "group", (8, 8)),
         ("simclr", {}, "sync", (8, 8)),
         ("simclr", {"head_bn": True}, "sync", (8, 8)),
         ("simclr", {"head_bn": True, "last_bias": False}, "sync", (8, 8)),

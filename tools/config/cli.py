@@ -179,6 +179,7 @@ ADDED_LATER: dict[str, Any] = {
     "freeze_patch_embed": False,
     "mix_terms": "add",
     "moco.batch_keys": False,
+    "moco.layers": 2,
     "simclr.n_pair": False,
     "byol.last_bias": True,
     "moco_v3.last_bias": True,

@@ -125,13 +125,14 @@ def check(config: ResolvedConfig, processes: int) -> None:
     check_sharing(config, processes)
     check_channels(config)
     check_mixture(config)
-    if config.in_chans != 3 and any(view.rand_augment[0] for view in views_of(config)):
+    views = views_of(config)
+    if config.in_chans != 3 and any(view.rand_augment[0] for view in views):
         raise ValueError(
             f"--in-chans {config.in_chans}: RandAugment changes the colours of RGB images; "
             "--aug.rand-augment 0 10 0.5 leaves it out"
         )
-    views, sides = len(base_views(config)), sizes_of(config).count
-    check_method(config.method, config.chosen, views, config.batch_size, clim_terms(config), sides)
+    number, sides = len(base_views(config)), sizes_of(config).count
+    check_method(config.method, config.chosen, number, config.batch_size, clim_terms(config), sides)
 
 
 def clim_terms(config: Config) -> ClimTerms | None:

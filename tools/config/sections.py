@@ -17,7 +17,7 @@ from models.settings.base import BnMode, MixTerms, Reduce, Schedule, Stem, StemI
 from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
-from pipelines.settings import Interpolation, OnBadImage, parts_of
+from pipelines.settings import DevicePaths, Interpolation, OnBadImage, parts_of
 from tools.config.augment import check_crops
 from tools.config.images import ImageConfig
 from tools.config.init import InitConfig
@@ -251,6 +251,8 @@ class OptimConfig(Section):
     """Compile the backbone with torch.compile; again for each size of the views."""
     channels_last: bool = free(True)
     """Keep images and weights in NHWC memory format."""
+    device_paths: DevicePaths = free("auto")
+    """Our GPU code: auto: where it equals PyTorch here; plain: none; fused: or stop."""
 
     def check(self) -> None:
         """Refuse milestones out of order, and clipping without a norm."""

@@ -18,6 +18,9 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.distributed import DistError
 
+from pipelines.settings import DevicePaths
+from pipelines.system import device_path
+from pipelines.system.tf32 import allow_tf32
 from pipelines.system.workers import cores_per_process
 from tools.distributed.preemption import LostProcess
 
@@ -74,10 +77,20 @@ def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> 
     if on_host:
         torch.set_num_threads(cores_per_process())
     else:
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        allow_tf32()
         torch.backends.cudnn.benchmark = True
     return accelerator
+
+
+def choose_paths(paths: DevicePaths, device: torch.device) -> None:
+    """Set ``--device-paths`` for this process.
+
+    Raises:
+        ValueError: ``fused`` on the host, where there is no such path.
+    """
+    if paths == "fused" and device.type == "cpu":
+        raise ValueError("--device-paths fused needs a CUDA device; on the host take auto or plain")
+    device_path.choose(paths)
 
 
 JOINED = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
