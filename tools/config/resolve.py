@@ -79,6 +79,7 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "lr": peak,
         "final_lr": _either(config.final_lr, defaults.final_lr_ratio * peak),
         "weight_decay": _either(config.weight_decay, defaults.weight_decay),
+        "weight_decay_end": _weight_decay_end(config, defaults),
         "decay": config.decay or ("all" if defaults.decay_norm_and_bias else "weights"),
         "momentum": _either(config.momentum, defaults.momentum),
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
@@ -88,7 +89,7 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "mix_terms": config.mix_terms or published_terms(config),
         numbers_of(config.method): config.chosen.filled(
             i_mix=not {*config.mixes}.isdisjoint(I_MIX_NAMES)
-        ),
+        ).suited(config.backbone),
     }
     filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
@@ -115,6 +116,14 @@ def describe_defaults(given: Config, config: ResolvedConfig) -> list[str]:
         f"{config.backbone} is a transformer and trains with {values} ({whose}), not with the "
         f"{config.chosen.defaults.optimizer} of {config.method}'s ResNets"
     ]
+
+
+def _weight_decay_end(config: Config, defaults: Defaults) -> float:
+    """Return the last weight decay: the method's goes with its own first one."""
+    first = _either(config.weight_decay, defaults.weight_decay)
+    if config.weight_decay_end is not None:
+        return config.weight_decay_end
+    return first if config.weight_decay is not None else _either(defaults.weight_decay_end, first)
 
 
 def _either(given: float | None, default: float) -> float:
