@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,8 @@ class Mixed:
 
     ``view`` is the index of the mixed view in the batch. ``partner`` indexes the rows of that view
     on this rank. ``lam`` is the share measured after clipping, in [0, 1]. ``name`` tells apart
-    several mixtures of one view; it is empty for Un-Mix's.
+    several mixtures of one view; it is empty for Un-Mix's. ``partner_view`` is the view that shows the
+    partners, where it is another one (Mixed Barlow Twins).
     """
 
     view: int
@@ -23,6 +24,7 @@ class Mixed:
     partner: Int[Tensor, " n"]
     lam: Float[Tensor, " n"]
     name: str = ""
+    partner_view: int | None = None
 
     @property
     def suffix(self) -> str:
@@ -98,7 +100,7 @@ class Batch:
             self.seed,
             self.step,
             tuple(
-                Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam), m.name)
+                replace(m, image=cut(m.image), partner=place(cut(m.partner)), lam=cut(m.lam))
                 for m in self.mixed
             ),
             tuple(cut(view) for view in self.plain),

@@ -22,7 +22,9 @@ CROPMIX: tuple[tuple[float, float], tuple[float, float]] = ((0.2, 0.6), (0.6, 1.
 """Shares of the image's area that CropMix's view covers, and the window pasted into it."""
 I_MIX_NAMES = ("imix", "imix-cutmix")
 """i-Mix's forms; ``pipelines.mixtures.imix`` makes them."""
-SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES)
+CROSS_VIEW = "mixed-barlow"
+"""The mixture of rows of two views, which Barlow Twins alone has a loss for."""
+SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES, CROSS_VIEW)
 """Mixtures of two targets, weighted by their shares."""
 PERMUTED_NAMES = (*I_MIX_NAMES,)
 """Those whose partners are a permutation of the group; in the others partners are mutual."""

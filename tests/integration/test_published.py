@@ -274,8 +274,12 @@ NUMBERS: dict[str, dict[str, Any]] = {
     r"swav-2x224-.*": {"crops": (2,), "crop_sizes": (224,), "crop_scales": (0.08, 1)},
     r"(simclr|byol|barlow|vicreg|moco-v3)-imagenet-1000": LARS
     | {"backbone": "resnet50", "decay": "weights", "bn": "sync", "epochs": 1000},
-    r"(simclr|byol|barlow|vicreg|moco-v3|simsiam)-imagenet-.*": {"zero_init_last": True},
-    r"(?!(simclr|byol|barlow|vicreg|moco-v3|simsiam)-imagenet-).*": {"zero_init_last": False},
+    r"(simclr|byol|barlow|barlow-mixed-barlow|vicreg|moco-v3|simsiam)-imagenet-.*": {
+        "zero_init_last": True
+    },
+    r"(?!(simclr|byol|barlow|barlow-mixed-barlow|vicreg|moco-v3|simsiam)-imagenet-).*": {
+        "zero_init_last": False
+    },
     r"simclr-imagenet-1000": {
         "views": "simclr",
         "lr": 4.8,
@@ -308,6 +312,21 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "barlow.bias_lr": 0.0015,  # 0.0048 / 0.2, by DDP's mean over 16 GPUs
         "barlow.dim": 8192,
         "barlow.hidden": 8192,
+    },
+    r"barlow-mixed-barlow-imagenet-300": LARS
+    | {
+        "mix": "mixed-barlow",
+        "mix_beta": 1,
+        "views": "byol",
+        "backbone": "resnet50",
+        "decay": "weights",
+        "lr": 0.8,  # 0.2 * 1024 / 256
+        "weight_decay": 1e-6,
+        "epochs": 300,
+        "batch_size": 1024,
+        "barlow.off_diagonal": 0.0051,
+        "barlow.mix_weight": 1,
+        "barlow.dim": 8192,
     },
     r"vicreg-imagenet-1000": {
         "views": "byol",
@@ -522,7 +541,13 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
     "cmc": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5, "width": 0.5},
     "insdis": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5},
     "simsiam": {"dim": 2048, "hidden": 512, "layers": 3},
-    "barlow": {"dim": 8192, "hidden": 8192, "off_diagonal": 0.0051, "bias_lr": 0.0015},
+    "barlow": {
+        "dim": 8192,
+        "mix_weight": 1,
+        "hidden": 8192,
+        "off_diagonal": 0.0051,
+        "bias_lr": 0.0015,
+    },
     "vicreg": {"dim": 8192, "hidden": 8192, "invariance": 25, "variance": 25, "covariance": 1},
     "moco-v3": {
         "dim": 256,

@@ -10,6 +10,7 @@ from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import (
+    CROSS_VIEW,
     I_MIX_NAMES,
     LABEL_FREE,
     PERMUTED_NAMES,
@@ -248,6 +249,11 @@ def check_mixture(config: Config) -> None:
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
+        )
+    if CROSS_VIEW in config.mixes and config.method != "barlow":
+        raise ValueError(
+            f"--mix {CROSS_VIEW} blends rows of two views for a regularizer of --method barlow; "
+            f"--method {config.method} takes --mix unmix, or --mix mixmask"
         )
     permuted = [mix for mix in config.mixes if mix in PERMUTED_NAMES]
     if permuted and config.chosen.needs_mutual_partners:
