@@ -237,6 +237,8 @@ class OptimConfig(Section):
     """Factor on the learning rate at each of the --milestones."""
     weight_decay: NonNegative | None = None
     """Weight decay; None: the method's."""
+    weight_decay_end: NonNegative | None = None
+    """Weight decay at the end of a cosine; None: the method's, or as --weight-decay if given."""
     decay: Decay | None = None
     """What decays, and LARS adapts: all, or no biases and norms; None: the method's."""
     momentum: Share | None = None

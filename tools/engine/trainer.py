@@ -153,9 +153,13 @@ class Learner:
 
     def train_on(self, batch: Batch) -> None:
         """Make one optimization step; the host does not wait for the device."""
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
-        config = self.config
+            if group["weight_decay"] and config.weight_decay_end != config.weight_decay:
+                group["weight_decay"] = learning_rate(
+                    batch.step, self.total, config.weight_decay, config.weight_decay_end
+                )
         terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
         self.method.after_backward()
         if batch.step < self.backbone_starts:
