@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from method_cases import CROPS, Case, build, make_batch
+from method_cases import AMONG, CROPS, Case, build, make_batch
 from runs import SMALL, TINY, run_main
 
 from models.methods import METHODS
@@ -20,6 +20,7 @@ UNITS = [
     (Case("simclr"), 6, 9),
     (Case("byol"), 8, 12),
     (Case("byol", (("mix_online", True),)), 8, 11),
+    *((case, 8, 9) for case in AMONG),
     (Case("swav"), 6, 9),
     (Case("swav", sizes=CROPS), Fraction(15, 2), Fraction(45, 4)),  # small views have 1/4 of it
 ]

@@ -10,7 +10,7 @@ from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES, UN_MIX_NAMES
-from tools.config.among_mixtures import check_among_mixtures
+from tools.config.among_mixtures import check_among_mixtures, check_patches
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
 from tools.config.mix_terms import check_terms, is_i_mix, published_terms
@@ -125,6 +125,7 @@ def check(config: ResolvedConfig, processes: int) -> None:
     check_sharing(config, processes)
     check_channels(config)
     check_mixture(config)
+    check_patches(config)
     views = views_of(config)
     if config.in_chans != 3 and any(view.rand_augment[0] for view in views):
         raise ValueError(
