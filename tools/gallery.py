@@ -26,13 +26,13 @@ from pipelines.batch import Batch
 from pipelines.datasets import data_facts
 from pipelines.mixtures.registry import MixSettings, create_mixture
 from pipelines.public import LoaderOptions, build_loader, open_data
-from pipelines.settings import ImConfig
+from pipelines.settings import AMONG_MIXTURES, ImConfig
 from pipelines.views import View
 from tools.plots import style
 from tools.plots.views import enlarge, grid, to_pixels
 from tools.runs.command import command
 
-SHOWN = ("none", "global", "region", "mixmask", "scalemix", "im", "cutout", "erasing")
+SHOWN = ("none", "global", "region", "mixmask", "scalemix", "sdmp", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
 SIDE = 144
 SUFFIXES = (*style.SUFFIXES, ".jpg", ".jpeg")
@@ -94,18 +94,19 @@ def draw(arguments: Arguments) -> None:
 
 
 def title(mix: str, batch: Batch) -> str:
-    """Return a column's title, with λ if the loss uses it."""
+    """Return a column's title, with λ if the loss uses it and all images have the same."""
     if mix == "none":
         return "no mixture"
-    return f"{mix}, λ {batch.mixed[0].lam[0]:.2f}" if batch.mixed else mix
+    shares = {lam for m in batch.mixed for lam in m.lam.tolist()}
+    return f"{mix}, λ {shares.pop():.2f}" if len(shares) == 1 else mix
 
 
 def show(mix: str, arguments: Arguments) -> Batch:
-    """Return a batch of one view under a mixture."""
+    """Return a batch under a mixture: of one view, or of the two that the mixture needs."""
     crop = View(arguments.size, scale=(0.5, 1.0), jitter_prob=0.0, gray=0.0, blur=0.0)
     with build_loader(
         open_data(arguments.data, data_dir=arguments.data_dir),
-        [crop],
+        [crop] * (2 if mix in AMONG_MIXTURES else 1),
         arguments.rows,
         mixture=create_mixture(mix, MixSettings(im=once(arguments.size))),
         seed=arguments.seed,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipelines.batch import Mixed
 from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows
-from pipelines.mixtures.per_view import PerViewPlan
+from pipelines.mixtures.per_view import PerViewPlan, check_two_views
 from pipelines.rng import RowRng
 from pipelines.settings import PATCHMIX_ROWS
 from pipelines.system.transfer import to_device
@@ -47,9 +47,10 @@ class PatchMix:
         """Draw the patches of both views.
 
         Raises:
-            ValueError: groups do not divide the rows or have fewer than three, or patches do not
-                tile a view.
+            ValueError: groups do not divide the rows or have fewer than three, patches do not tile
+                a view, or there is one view only.
         """
+        check_two_views(step, "PatchMix")
         n, group = len(step.rows), step.group
         if n % group or group < PATCHMIX_ROWS:
             raise ValueError(

@@ -12,7 +12,19 @@ from torch import Tensor
 
 from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import NO_ROWS, Rows, Views
+from pipelines.mixtures.base import NO_ROWS, MixStep, Rows, Views
+
+
+def check_two_views(step: MixStep, mixture: str) -> None:
+    """Refuse a run without a second view, for a mixture that is a query and a key.
+
+    Raises:
+        ValueError: there is one view only.
+    """
+    if len(step.views) < 2:
+        raise ValueError(
+            f"{mixture} mixes two views of an image, one as query and one as key, but there is one"
+        )
 
 
 @runtime_checkable

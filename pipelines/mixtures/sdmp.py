@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipelines.batch import Mixed
 from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows
-from pipelines.mixtures.per_view import PerViewPlan
+from pipelines.mixtures.per_view import PerViewPlan, check_two_views
 from pipelines.mixtures.unmix import check_pairs, mirrored
 from pipelines.rng import RowRng
 from pipelines.system.transfer import to_device
@@ -47,9 +47,10 @@ class Sdmp:
         """Draw which of the first two views is the query, and every row's share and boxes.
 
         Raises:
-            ValueError: a group is odd, or groups do not divide the rows.
+            ValueError: a group is odd, groups do not divide the rows, or there is one view only.
         """
         check_pairs(len(step.rows), step.group)
+        check_two_views(step, "SDMP")
         query = int(np.random.default_rng([step.seed, step.step, STREAM]).integers(2))
         share = LOWEST + RANGE * step.rng.uniform(step.rows, STREAM, 1)[:, 0]
         pasted = (self._paste(step, view, share, key=view != query) for view in (query, 1 - query))

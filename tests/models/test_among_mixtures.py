@@ -11,6 +11,11 @@ from method_cases import Case, build, make_batch
 
 from models.losses.among_mixtures import overlap
 from pipelines.batch import Mixed
+from pipelines.datasets import DATASETS
+from pipelines.views import View, ViewPlan
+from tools.config.cli import parse
+from tools.config.resolve import resolve
+from tools.engine.dry_run import memory
 
 MIRRORED = torch.tensor([2, 1, 0, 5, 4, 3])
 MIRRORED[1], MIRRORED[4] = 4, 1  # no row is its own partner
@@ -132,3 +137,18 @@ def test_mixtures_that_are_the_views_give_the_one_way_loss(name: str) -> None:
     _, to_source, to_mixed = method(batch).values()
     torch.testing.assert_close(2 * to_source, one_way)
     torch.testing.assert_close(2 * to_mixed, one_way)
+
+
+def test_a_dry_run_counts_two_queries() -> None:
+    """One clean and one mixed, as many as without a mixture; Un-Mix adds a third."""
+
+    def activations(mix: str) -> int:
+        config = resolve(parse(["--method", "moco-v3", "--mix", mix]), DATASETS["cifar10"], "no")
+        method = build(Case("moco-v3"), torch.float32)
+        plan = ViewPlan((View(32), View(32)), mixed=() if mix == "none" else (0,))
+        return memory(config, method, plan, rows=16)[1]
+
+    none = activations("none")
+    assert 1.3 * none < activations("unmix")
+    for mix in ("sdmp", "patchmix"):
+        assert 0.9 * none < activations(mix) < 1.1 * none

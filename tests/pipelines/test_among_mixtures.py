@@ -94,6 +94,28 @@ def test_what_does_not_fit_is_refused(mixture: Sdmp | PatchMix, group: int) -> N
         mix_views(mixture, [x, x], group=group)
 
 
+@pytest.mark.parametrize("mixture", [PatchMix(4), Sdmp()])
+def test_one_view_is_refused(mixture: Sdmp | PatchMix) -> None:
+    """As from ``build_loader``, which knows of no method."""
+    with pytest.raises(ValueError, match="two views of an image"):
+        mix_views(mixture, [images()])
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--patchmix.patch", "5"), "5 pixels .* 32 of --image-size 32"),
+        (("--patchmix.patch", "8", "--multi-scale", "32", "28"), "28 of --multi-scale"),
+    ],
+)
+def test_patches_that_do_not_tile_a_view_are_refused_before_the_run(
+    words: tuple[str, ...], named: str
+) -> None:
+    config = cli.parse(["--method", "moco-v3", "--mix", "patchmix", *words])
+    with pytest.raises(ValueError, match=named):
+        check(resolve(config, DATASETS["cifar10"], "no"), 1)
+
+
 def test_a_vit_sets_the_patch() -> None:
     def patch(*words: str) -> int:
         given = cli.parse(["--method", "moco-v3", "--mix", "patchmix", *words])

@@ -9,6 +9,7 @@ from compare_cases import write_run
 from PIL import Image
 from scipy import stats
 
+from pipelines.settings import PatchMixConfig
 from tools import compare
 from tools.config.config import Config
 from tools.runs.comparison import (
@@ -32,6 +33,17 @@ def pair(root: Path, none: list[float], mixed: list[float], *, first: int = 0) -
     for i, v in enumerate(mixed, first):
         runs.append(write_run(root, f"region-{i}", v, seed=i, mix="region"))
     return runs
+
+
+def test_the_numbers_of_no_mixture_separate_a_run_from_its_base(tmp_path: Path) -> None:
+    words = {"mix": "patchmix", "patchmix": PatchMixConfig(4)}
+    runs = [
+        write_run(tmp_path, "none", 0.8, method="moco-v3"),
+        write_run(tmp_path, "mixed", 0.8, method="moco-v3", **words),
+    ]
+    groups = groups_of(runs)
+    none, mixed = sorted(groups, key=lambda g: g.settings["mix"])
+    assert beyond(mixed, none) == []
 
 
 def groups_of(runs: list[Path], protocol: str = "online") -> list[Group]:

@@ -8,6 +8,7 @@ from models.methods import METHODS
 from pipelines.settings import AMONG_MIXTURES, PATCHMIX_ROWS
 from tools.config.config import Config, ResolvedConfig
 from tools.config.init import arguments
+from tools.config.sides import sides_of
 
 
 def patch_of(config: ResolvedConfig) -> int:
@@ -44,3 +45,18 @@ def check_among_mixtures(config: Config) -> None:
             f"--mix patchmix mixes each row with the next of its group, which has {rows}: "
             f"{PATCHMIX_ROWS} or more are needed (--mix-groups, --batch-size)"
         )
+
+
+def check_patches(config: ResolvedConfig) -> None:
+    """Refuse PatchMix's patches where they do not tile a view at a side that it ever has.
+
+    Raises:
+        ValueError: naming the side, and the flag that asks for it.
+    """
+    patch = patch_of(config) if config.mix == "patchmix" else 0
+    for side, asked in sides_of(config, 1).items() if patch else ():
+        if side % patch:
+            raise ValueError(
+                f"--mix patchmix cuts views into patches of {patch} pixels (--patchmix.patch), "
+                f"which do not tile the {side} of {asked}: take a divisor of {side}"
+            )

@@ -17,6 +17,8 @@ from pipelines.settings import (
     UN_MIX_NAMES,
 )
 from tools.config.among_mixtures import check_among_mixtures
+from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES, UN_MIX_NAMES
+from tools.config.among_mixtures import check_among_mixtures, check_patches
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
 from tools.config.mix_terms import check_terms, is_i_mix, published_terms
@@ -142,6 +144,7 @@ def check(config: ResolvedConfig, processes: int) -> None:
     check_sharing(config, processes)
     check_channels(config)
     check_mixture(config)
+    check_patches(config)
     views = views_of(config)
     if config.in_chans != 3 and any(view.rand_augment[0] for view in views):
         raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.methods import Method
 from pipelines.batch import Batch, Mixed
+from pipelines.settings import AMONG_MIXTURES
 from pipelines.sources.published import NotDownloaded, stand_in
 from pipelines.sources.subset import divide
 from pipelines.views import ViewPlan, table_of
@@ -118,5 +119,9 @@ def _meta_batch(config: ResolvedConfig, plan: ViewPlan, rows: int) -> Batch:
     )
     index = torch.empty(rows, dtype=torch.int64, device="meta")
     share = torch.empty(rows, device="meta")
-    mixed = tuple(Mixed(v, images[v][:rows], index, share) for v in plan.mixed)
+    among = config.mix in AMONG_MIXTURES  # view 1 is mixed as the query, view 0 as the key
+    mixed = tuple(
+        Mixed(v, images[v][:rows], index, share, key=among and v == 0)
+        for v in ((1, 0) if among else plan.mixed)
+    )
     return Batch(images, index, index, index, config.seed, 0, mixed)

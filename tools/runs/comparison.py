@@ -15,9 +15,13 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
+from tools.config.config import MIX_NUMBERS
 from tools.runs.scores import Scored, Settings, differing
 
-MIXING = ("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "mixmask", "clim", "im")
+MIXING = (
+    *("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "mix_terms"),
+    *sorted({*MIX_NUMBERS.values()}),
+)
 """Settings of the mixture."""
 
 
