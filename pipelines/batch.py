@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +15,8 @@ class Mixed:
 
     ``view`` is the index of the mixed view in the batch. ``partner`` indexes the rows of that view
     on this rank. ``lam`` is the share measured after clipping, in [0, 1]. ``name`` tells apart
-    several mixtures of one view; it is empty for Un-Mix's.
+    several mixtures of one view; it is empty for Un-Mix's. ``partner_view`` is the view that
+    shows the partners, where it is another one (Mixed Barlow Twins).
     """
 
     view: int
@@ -23,6 +24,9 @@ class Mixed:
     partner: Int[Tensor, " n"]
     lam: Float[Tensor, " n"]
     name: str = ""
+    partner_view: int | None = None
+    key: bool = False
+    """Whether the network of the keys sees it, as a target for the other mixtures."""
 
     @property
     def suffix(self) -> str:
@@ -52,6 +56,13 @@ class Batch:
     seed: int
     step: int
     mixed: tuple[Mixed, ...] = ()
+    plain: tuple[Float[Tensor, "_ c _h _w"], ...] = ()
+    """The views before ScaleMix, for networks that make targets; empty: they are ``views``."""
+
+    @property
+    def targets(self) -> tuple[Float[Tensor, "_ c _h _w"], ...]:
+        """The views that a target network sees: those that the online network sees, unpasted."""
+        return self.plain or self.views
 
     def __post_init__(self) -> None:
         terms = [m.term for m in self.mixed]
@@ -91,9 +102,10 @@ class Batch:
             self.seed,
             self.step,
             tuple(
-                Mixed(m.view, cut(m.image), place(cut(m.partner)), cut(m.lam), m.name)
+                replace(m, image=cut(m.image), partner=place(cut(m.partner)), lam=cut(m.lam))
                 for m in self.mixed
             ),
+            tuple(cut(view) for view in self.plain),
         )
 
 

@@ -16,11 +16,29 @@ DevicePaths = Literal["auto", "plain", "fused"]
 LabelFreeName = Literal["im", "im-global", "im-region", "cutout", "erasing"]
 LABEL_FREE: tuple[LabelFreeName, ...] = get_args(LabelFreeName)
 """Mixtures that change the pixels and leave the targets unchanged."""
-UN_MIX_NAMES = ("global", "region", "unmix")
+UN_MIX_NAMES = (
+    "global",
+    "region",
+    "unmix",
+)
 """Un-Mix's forms, of which a step takes one; ``pipelines.mixtures.unmix`` makes them."""
-SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask")
+WINDOW_NAMES = ("scalemix", "cropmix")
+"""Mixtures with another window of the same image; they leave the targets unchanged too."""
+CROPMIX: tuple[tuple[float, float], tuple[float, float]] = ((0.2, 0.6), (0.6, 1.0))
+"""Shares of the image's area that CropMix's view covers, and the window pasted into it."""
+I_MIX_NAMES = ("imix", "imix-cutmix")
+"""i-Mix's forms; ``pipelines.mixtures.imix`` makes them."""
+AMONG_MIXTURES = ("sdmp", "patchmix")
+"""Mixtures that are queries and keys: their loss compares mixtures with mixtures."""
+PATCHMIX_ROWS = 3
+"""Rows of PatchMix's smallest group: of two, the rows before and after would be the same."""
+CROSS_VIEW = "mixed-barlow"
+"""The mixture of rows of two views, which Barlow Twins alone has a loss for."""
+SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES, *AMONG_MIXTURES, CROSS_VIEW)
 """Mixtures of two targets, weighted by their shares."""
-MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE)
+PERMUTED_NAMES = (*I_MIX_NAMES, "patchmix")
+"""Those whose partners are a permutation of the group; in the others partners are mutual."""
+MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE, *WINDOW_NAMES)
 
 MaskKind = Literal["block", "discrete"]
 """MixMask's masks: random rectangles, or cells drawn one by one."""
@@ -48,10 +66,15 @@ def parts_of(mix: str) -> tuple[str, ...]:
             raise ValueError(f"--mix {mix}: no mixture {name!r}; {hint}")
     if len(names) == 1:
         return names
-    for name in ("none", "clim"):
+    for name in ("none", "clim", *AMONG_MIXTURES):
         if name in names:
             raise ValueError(f"--mix {mix}: {name} cannot be added to another mixture")
-    for kind, members in (("Un-Mix's forms", UN_MIX_NAMES), ("label-free mixtures", LABEL_FREE)):
+    alternatives = {
+        "Un-Mix's forms": UN_MIX_NAMES,
+        "i-Mix's forms": I_MIX_NAMES,
+        "label-free mixtures": (*LABEL_FREE, *WINDOW_NAMES),
+    }
+    for kind, members in alternatives.items():
         if sum(name in members for name in names) > 1:
             raise ValueError(f"--mix {mix}: take one of {kind}: {' '.join(members)}")
     if len(set(names)) < len(names):
@@ -97,3 +120,19 @@ class MixMaskConfig:
     """Cells along each side of the mask."""
     share: Annotated[float, Range(0.05, 0.95)] = 0.5
     """Share of the mask's cells that show the row itself."""
+
+
+@dataclass(frozen=True)
+class IMixConfig:
+    """i-Mix; --mix-beta is the b of its Beta(b, b)."""
+
+    fold: bool = True
+    """Weigh a row at least as much as its partner: lam becomes max(lam, 1 - lam)."""
+
+
+@dataclass(frozen=True)
+class PatchMixConfig:
+    """PatchMix."""
+
+    patch: WholeNumber = 0
+    """Side of a patch in pixels; 0: the ViT's own, or a fourteenth of a view's side."""

@@ -23,7 +23,15 @@ from pipelines.augment.build import build_augmenter
 from pipelines.augment.params import ViewParams, draw_params
 from pipelines.batch import Batch, Mixed
 from pipelines.decoders import Crops, Decoder
-from pipelines.mixtures.base import MixPlan, MixStep, Mixture, Views, check_groups
+from pipelines.mixtures.base import (
+    MixPlan,
+    MixStep,
+    Mixture,
+    Recropping,
+    Views,
+    check_groups,
+    windows_of,
+)
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table, check_normalization
@@ -46,6 +54,11 @@ class StepDraws:
     params: tuple[ViewParams, ...]
     """Augmentation parameters of ``shown``, one for each view."""
     mix: MixPlan | None
+
+    def windows(self) -> list[tuple[View, ViewParams]]:
+        """Return all that is cut and augmented: the views, then a mixture's further windows."""
+        more = ((window.view, window.params) for window in windows_of(self.mix))
+        return [*zip(self.views, self.params, strict=True), *more]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +102,15 @@ class StepMaker:
         check_groups(self.mixture, self.sampler.batch_size, self.groups, self.sampler.world_size)
         self.stream = copy_stream(self.device)
         check_normalization(self.table, self.mean, self.std)
-        self.augmenter = build_augmenter(self.device, self.workers, self.table.channels)
+        rand = any(view.rand_augment[0] for view in self.views.views)
+        self.augmenter = build_augmenter(
+            self.device, self.workers, self.table.channels, rand_augment=rand
+        )
 
     def draw(self, step: int) -> StepDraws:
         """Draw all random parameters of a step."""
         mixing = self._mix_step(step)
-        rows, views = mixing.rows, self.views.at(step)
+        rows, views = mixing.rows, tuple(mixing.views)
         mix = self.mixture.plan(mixing) if self.mixture else None
         size = self.table.height[rows], self.table.width[rows]
         params = [draw_params(v, i, mixing.rng, rows, *size) for i, v in enumerate(views)]
@@ -110,8 +126,8 @@ class StepMaker:
         shown, take = draws.shown, np.arange(len(draws.shown))
         if len(shown) > len(draws.rows):
             shown, take = np.unique(shown, return_inverse=True)
-        pairs = list(zip(draws.views, draws.params, strict=True))
-        windows = [Crops(view.size, take, params.box) for view, params in pairs]
+        pairs = draws.windows()
+        windows = [Crops(view.size, take[: len(p.box)], p.box) for view, p in pairs]
         plans = [self.augmenter.plan(*pair) for pair in pairs]
         if self.stream is None:
             return Decoded(step, draws.rows, self.decoder(shown, windows), plans, draws.mix, None)
@@ -126,7 +142,7 @@ class StepMaker:
         return self.assemble(decoded, self.augment(decoded))
 
     def augment(self, decoded: Decoded) -> Views:
-        """Return the augmented views, before any mixture; the host never waits for the device."""
+        """Return the augmented views and windows, before any mixture; the host never waits."""
         if decoded.arrived is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(decoded.arrived)
@@ -139,7 +155,11 @@ class StepMaker:
     def assemble(self, decoded: Decoded, views: Views) -> Batch:
         """Mix the augmented views of a step and add labels; ``views`` may be overwritten."""
         mixed: tuple[Mixed, ...] = ()
+        targets: Views = ()
         if decoded.mix is not None:
+            further = windows_of(decoded.mix)
+            if len({window.of for window in further}) > 1:  # one alone is nobody's target
+                targets = views[: -len(further)]
             views, mixed = decoded.mix.apply(views)
         rows = decoded.rows
         return Batch(
@@ -150,13 +170,23 @@ class StepMaker:
             seed=self.sampler.seed,
             step=decoded.step,
             mixed=mixed,
+            plain=targets,
         )
 
     def mix(self, views: Views, step: int) -> tuple[Views, tuple[Mixed, ...]]:
-        """Draw a step's mixture and apply it to given views of its rows, extra ones included."""
+        """Draw a step's mixture and apply it to given views of its rows, for measurements.
+
+        Extra rows and windows that are not given are taken from the views.
+        """
         if self.mixture is None:
             return views, ()
-        return self.mixture.plan(self._mix_step(step)).to(self.device).apply(views)
+        drawn = self._mix_step(step)
+        plan = self.mixture.plan(drawn).to(self.device)
+        count = len(drawn.rows) + len(plan.extra)
+        if len(views[0]) < count:
+            place = torch.arange(count, device=self.device) % len(views[0])
+            views = tuple(view[place] for view in views)
+        return plan.apply((*views, *(views[window.of] for window in windows_of(plan))))
 
     def read_ahead(self, step: int) -> Rows:
         """Return the extra rows that a step's mixture will show."""
@@ -168,6 +198,9 @@ class StepMaker:
         return RowRng(self.sampler.seed, self.sampler.epoch(step))
 
     def _mix_step(self, step: int) -> MixStep:
+        views = self.views.at(step)
+        if isinstance(self.mixture, Recropping):
+            views = self.mixture.recropped(views, self.views.copies)
         return MixStep(
             seed=self.sampler.seed,
             step=step,
@@ -175,7 +208,7 @@ class StepMaker:
             rows=self.sampler.rows(step),
             positions=self.sampler.positions,
             group=self.sampler.batch_size // self.groups,
-            views=self.views.at(step),
+            views=views,
             mixed=self.views.mixed,
             copies=self.views.copies,
             table=self.table,

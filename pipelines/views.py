@@ -13,6 +13,10 @@ Portion = Annotated[float, Range(0, 1, above=True)]
 """A share that is not empty."""
 MOST_HUE = 0.5
 """Largest strength of the hue jitter, in turns of the colour circle."""
+MOST_OPERATIONS, MOST_LEVEL = 5, 10
+"""Most operations of RandAugment in a view, and their largest level."""
+LENGTHS = {"scale": 2, "ratio": 2, "blur_sigma": 2, "jitter": 4, "rand_augment": 3}
+"""Numbers of a view that are several."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class View:
     """Probability of a vertical flip."""
     rotate90: float = 0.0
     """Probability of a rotation by 0, 90, 180 or 270 degrees, each as likely."""
+    rand_augment: tuple[float, float, float] = (0.0, 10.0, 0.5)
+    """RandAugment after all others: operations (0: off), level of 0 to 10, its deviation."""
 
     def __post_init__(self) -> None:
         numbers = {f.name: getattr(self, f.name) for f in fields(ViewOverrides)}
@@ -79,6 +85,8 @@ class ViewOverrides:
     """Smallest and largest standard deviation of the blur in pixels, as 0.1 2."""
     solarize: Share | None = None
     """Probability of solarization: values of one half and more are inverted."""
+    rand_augment: tuple[NonNegative, NonNegative, NonNegative] | None = None
+    """RandAugment at the end: operations (0: none), their level and its deviation, as 2 10 0.5."""
 
     def check(self, prefix: str) -> None:
         """Refuse numbers out of range, ranges upside down, and a hue beyond half a turn.
@@ -87,10 +95,10 @@ class ViewOverrides:
             ValueError: ``prefix`` and the field's name make the flag that the text names.
         """
         check_ranges(self, prefix)
-        for name, count in {"scale": 2, "ratio": 2, "blur_sigma": 2, "jitter": 4}.items():
+        for name, length in LENGTHS.items():
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, tuple) and len(value) == count):
-                raise ValueError(f"{prefix}{name.replace('_', '-')} takes {count} numbers")
+            if value is not None and not (isinstance(value, tuple) and len(value) == length):
+                raise ValueError(f"{prefix}{name.replace('_', '-')} takes {length} numbers")
         for name in ("scale", "ratio", "blur_sigma"):
             pair = getattr(self, name)
             if pair is not None and pair[0] > pair[1]:
@@ -101,6 +109,13 @@ class ViewOverrides:
                 f"{prefix}jitter {' '.join(f'{x:g}' for x in self.jitter)}: the last, hue, is at "
                 f"most {MOST_HUE}, half the colour circle"
             )
+        if self.rand_augment is not None:
+            count, level, _ = self.rand_augment
+            if count % 1 or count > MOST_OPERATIONS or level > MOST_LEVEL:
+                raise ValueError(
+                    f"{prefix}rand-augment {' '.join(f'{x:g}' for x in self.rand_augment)}: take 0 "
+                    f"to {MOST_OPERATIONS} operations, and a level of 0 to {MOST_LEVEL}"
+                )
 
     def apply(self, view: View) -> View:
         """Return the view with the numbers that are set."""
@@ -136,7 +151,7 @@ def with_side(views: Sequence[View], side: int) -> tuple[View, ...]:
 
 COLUMNS = [
     *("view", "side", "scale", "ratio", "flip", "vertical", "rotate90"),
-    *("jitter", "jitter-prob", "gray", "blur", "sigma", "solarize"),
+    *("jitter", "jitter-prob", "gray", "blur", "sigma", "solarize", "rand-augment"),
 ]
 """Columns of ``table_of``."""
 
@@ -159,4 +174,5 @@ def _cells(view: View) -> list[str]:
     numbers: list[float | tuple[float, ...]] = [view.size, view.scale, view.ratio, view.flip]
     numbers += [view.vertical_flip, view.rotate90, view.jitter, view.jitter_prob, view.gray]
     numbers += [view.blur, view.blur_sigma, view.solarize]
+    numbers += [view.rand_augment if view.rand_augment[0] else 0]
     return [" ".join(f"{x:.3g}" for x in (n if isinstance(n, tuple) else (n,))) for n in numbers]

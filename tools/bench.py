@@ -1,7 +1,8 @@
 """Compare speeds: ``python tools/bench.py BENCHMARK --help``.
 
 ``loaders`` (against stock FFCV and torchvision), ``decode``, ``augment``, ``dali``, ``mixture``
-(the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly).
+(the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly),
+``batchnorm`` (within groups, and over processes).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 
 from tools.runs.command import command
 
-BENCHMARKS = ("augment", "baseline", "dali", "decode", "loaders", "mixture", "peer")
+BENCHMARKS = ("augment", "baseline", "batchnorm", "dali", "decode", "loaders", "mixture", "peer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ from tools.plots import style
 from tools.plots.views import enlarge, grid, to_pixels
 from tools.runs.command import command
 
-SHOWN = ("none", "global", "region", "mixmask", "im", "cutout", "erasing")
+SHOWN = ("none", "global", "region", "mixmask", "scalemix", "im", "cutout", "erasing")
 ONCE = {"g_num": 1, "g_prob": 1.0, "r_num": 1, "r_prob": 1.0, "mask_prob": 1.0}
 SIDE = 144
 SUFFIXES = (*style.SUFFIXES, ".jpg", ".jpeg")

@@ -57,6 +57,28 @@ def info_nce_against(
     return partial(info_nce, negatives=negatives, temperature=temperature)
 
 
+def softmax_among(
+    q: Float[Tensor, "n d"], candidates: Float[Tensor, "k d"], temperature: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the cross-entropy of these queries with one of the ``candidates``: ``(q, k) -> (n,)``.
+
+    ``log sum_j e^(q.c_j/T) - q.k/T`` for unit rows. The key k is itself a candidate, so each
+    positive of a mixture is compared with the other (Lee 2021, i-Mix, 2010.08887).
+    """
+    total = log_negatives(q, candidates, temperature)
+    return partial(_cross_entropy, total=total, temperature=temperature)
+
+
+@full_precision
+def _cross_entropy(
+    q: Float[Tensor, "n d"],
+    k: Float[Tensor, "n d"],
+    total: Float[Tensor, " n"],
+    temperature: float,
+) -> Float[Tensor, " n"]:
+    return total - (q * k).sum(1) / temperature
+
+
 @full_precision
 def nce_loss(
     scores: Float[Tensor, "n k"], partition: Float[Tensor, ""], num_rows: int

@@ -15,7 +15,7 @@ from models.distributed import gather
 from models.losses.clim import ClimLoss
 from models.modules.backbone import encode
 from models.optim import LrScale
-from models.settings.base import BnMode, QuerySizes, Which
+from models.settings.base import BnMode, MixTerms, QuerySizes, Which
 from pipelines.batch import Batch
 
 
@@ -43,6 +43,8 @@ class Setup:
     """Deviation by which each channel was normalized."""
     clim: ClimLoss | None = None
     """CLIM's loss, if batches hold neighbors."""
+    mix_terms: MixTerms = "add"
+    """Whether mixtures' terms are added to the clean one, or replace it."""
     sizes: QuerySizes = QuerySizes()
     """The sides at which queries are shown."""
 
@@ -137,7 +139,7 @@ class Method(nn.Module):
         return z
 
     def record_embeddings(self, features: Tensor, projection: Tensor) -> None:
-        """Keep the rows of a forward's first call, its first clean view, for ``monitors``."""
+        """Keep the rows of a forward's first call, its first view, for ``monitors``."""
         self._recorded.setdefault("features", features.detach())
         self._recorded.setdefault("projection", projection.detach())
 

@@ -20,7 +20,8 @@ class Byol(Method):
 
     A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``, so it passes through both
     branches (Shen 2022, 2003.05438, the pseudo-code). ``mix_online`` is our variant: ``2 [lam
-    d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``.
+    d(p(m), t(x1)) + (1 - lam) d(p(m), t(x1)[partner])]``. With ``mix_terms`` replace it stands
+    alone and once, without the factor: i-Mix (Lee 2021, 2010.08887).
     """
 
     def __init__(self, backbone: nn.Module, config: ByolConfig, setup: Setup) -> None:
@@ -28,6 +29,7 @@ class Byol(Method):
         sizes = (width, config.hidden, config.dim)
         super().__init__(backbone, heads.projector(*sizes, norm=True, last_bias=config.last_bias))
         self.config, self.clim = config, setup.clim
+        self.replaces = setup.mix_terms == "replace"
         self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
         self.target = momentum_copy(self.online)
 
@@ -35,9 +37,11 @@ class Byol(Method):
         """Return the clean term and, with a mixture, the mixed one."""
         if self.clim:
             return self._clim_terms(batch, self.clim)
+        if self.replaces and batch.mixed:
+            return self._mixed_terms(batch)
         x0, x1 = batch.views
         p0, p1 = self._predict(x0), self._predict(x1)
-        t0, t1 = self._target(x0), self._target(x1)
+        t0, t1 = (self._target(x) for x in batch.targets)
         terms = {"clean": (cosine_gap(p0, t1) + cosine_gap(p1, t0)).mean()}
         for m in batch.mixed:
             loss = on_mixture(cosine_gap, self._predict(m.image), t1, m)
@@ -47,6 +51,14 @@ class Byol(Method):
                 loss = loss + on_mixture(cosine_gap, self._target(m.image), p1, m)
             terms[m.term] = loss.mean()
         return terms
+
+    def _mixed_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mixed term alone: the mixture predicts the target's projection of x1."""
+        t1 = self._target(batch.views[1])
+        return {
+            m.term: on_mixture(cosine_gap, self._predict(m.image), t1, m).mean()
+            for m in batch.mixed
+        }
 
     def _clim_terms(self, batch: Batch, clim: ClimLoss) -> dict[str, Tensor]:
         """Return CLIM's terms: the mixture is on the online branch; neighbors are targets only."""

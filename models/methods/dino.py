@@ -90,7 +90,7 @@ class Dino(Method):
     @torch.no_grad()
     def _targets(self, batch: Batch) -> Tensor:
         """Return the teacher's assignments of views 0 and 1; stage their scores for the center."""
-        z = losses.unit(torch.cat(encode(self.teacher, batch.views[:2])))
+        z = losses.unit(torch.cat(encode(self.teacher, batch.targets[:2])))
         g = scores(z, self.teacher_prototypes)
         self.centre.stage(batch.step, g)
         return assignment(g, self.centre.value, self.teacher_temperature(batch.step))

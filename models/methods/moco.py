@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
+from models.distributed import gather
 from models.losses.clim import anchors_and_neighbors
 from models.losses.common import on_mixture, unit
-from models.losses.contrastive import info_nce_against
+from models.losses.contrastive import info_nce_against, softmax_among
 from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
@@ -30,6 +33,16 @@ def released_order(mixtures: int) -> tuple[int, ...]:
     return (0, *again, 1, *again)
 
 
+def head_of(width: int, config: MocoConfig) -> nn.Sequential:
+    """Return the projector: one layer, two, or Wang 2022's three (2204.00613, released code)."""
+    if not config.mlp:
+        return heads.mlp(width, config.dim, norm=False)
+    rest = heads.mlp(width, width, config.dim, norm=False)
+    if config.layers == 2:
+        return rest
+    return nn.Sequential(*heads.mlp(width, width, norm=False, last_norm=True), heads.RELU(), *rest)
+
+
 class Moco(Method):
     """Queries are contrasted with the other view's keys, among a queue of earlier keys.
 
@@ -38,14 +51,16 @@ class Moco(Method):
     is still that of x0 and meets the keys of x0 (Shen 2022, 2003.05438, the released CIFAR code);
     with ``mix_each`` it is one of x1. That code encodes the mixture once for each half; here it is
     encoded once, with the same weight in the running statistics of the queries' batch norm.
+
+    With ``batch_keys`` the softmax is over all keys of the step's batch and the queue. With
+    ``mix_terms`` replace, the mixed term stands alone and clean views are no queries: i-Mix (Lee
+    2021, 2010.08887).
     """
 
     def __init__(self, backbone: nn.Module, config: MocoConfig, setup: Setup) -> None:
-        width = num_features(backbone)
-        sizes = (width, width, config.dim) if config.mlp else (width, config.dim)
-        super().__init__(backbone, heads.mlp(*sizes, norm=False))
+        super().__init__(backbone, head_of(num_features(backbone), config))
         self.config, self.clim, self.sizes = config, setup.clim, setup.sizes
-        self.batch_size = setup.batch_size
+        self.batch_size, self.replaces = setup.batch_size, setup.mix_terms == "replace"
         self.keys_per_step = config.keys_per_step(setup.batch_size)
         self.key_encoder = momentum_copy(self.online)
         self.keys = StepKeys(shuffle=setup.bn == "group")
@@ -59,21 +74,24 @@ class Moco(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         keys = self.keys.encode(self.key_encoder, self._key_views(batch), batch)
-        terms = [self._terms(keys, *side) for side in split_sides(batch, self.sizes)]
+        queue = self.queue.rows
+        among = [torch.cat([gather(k), queue]) if self.config.batch_keys else queue for k in keys]
+        terms = [self._terms(keys, among, *side) for side in split_sides(batch, self.sizes)]
         # Clean keys (of x0, then of x1) enter the queue after the step: all terms see it unchanged.
         for i, k in enumerate(keys[:1] if self.clim else keys[::-1]):
             self.queue.stage(batch.step, k, batch.position + i * self.batch_size)
         return join_sides(terms, self.sizes)
 
     def _terms(
-        self, keys: list[Tensor], views: list[Tensor], mixtures: list[Mixed]
+        self, keys: list[Tensor], among: list[Tensor], views: list[Tensor], mixtures: list[Mixed]
     ) -> dict[str, Tensor]:
-        """Return the terms of the queries of one side; query view i meets ``keys[i]``."""
-        queue, temperature = self.queue.rows, self.config.temperature
+        """Return the terms of one side's queries; query view i meets ``keys[i]``, ``among[i]``."""
         if self.clim:
             (view,), (mixed,), all_keys = views, mixtures, torch.cat(keys)
-            return self.clim.terms(self._query, view, mixed, all_keys, queue, temperature)
-        replay = bool(mixtures) and self.config.symmetric and not self.config.mix_each
+            temperature = self.config.temperature
+            return self.clim.terms(self._query, view, mixed, all_keys, among[0], temperature)
+        alone = self.replaces and bool(mixtures)
+        replay = bool(mixtures) and self.config.symmetric and not (self.config.mix_each or alone)
 
         def query(number: int, images: Tensor) -> Tensor:
             if not replay:
@@ -81,17 +99,31 @@ class Moco(Method):
             with replay_running_stats(self.online, released_order(len(mixtures)), number):
                 return self._query(images)
 
-        queries = [query(number, images) for number, images in enumerate(views)]
-        pairs = zip(queries, keys, strict=True)
-        clean = [info_nce_against(q, queue, temperature)(q, k).mean() for q, k in pairs]
-        terms = {"clean": torch.stack(clean).sum()}
+        terms = {}
+        if not alone:
+            queries = [query(number, images) for number, images in enumerate(views)]
+            clean = [
+                loss(q, k).mean()
+                for q, k, others in zip(queries, keys, among, strict=True)
+                for loss in self._losses(q, [others])
+            ]
+            terms["clean"] = torch.stack(clean).sum()
         for number, m in enumerate(mixtures, start=len(views)):
             q = query(number, m.image)
-            loss = info_nce_against(q, queue, temperature)
-            positives = keys[m.view : m.view + 1] if self.config.mix_each else keys
-            mixed_terms = [on_mixture(loss, q, k, m).mean() for k in positives]
+            met = slice(m.view, m.view + 1) if self.config.mix_each else slice(None)
+            losses = zip(self._losses(q, among[met]), keys[met], strict=True)
+            mixed_terms = [on_mixture(loss, q, k, m).mean() for loss, k in losses]
             terms[m.term] = torch.stack(mixed_terms).sum()
         return terms
+
+    def _losses(
+        self, q: Tensor, among: Sequence[Tensor]
+    ) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        """Return the loss of queries among each of the candidates; the queue's are all alike."""
+        temperature = self.config.temperature
+        if self.config.batch_keys:
+            return [softmax_among(q, candidates, temperature) for candidates in among]
+        return [info_nce_against(q, among[0], temperature)] * len(among)
 
     def before_accumulation(self, batch: Batch, count: int) -> None:
         """Encode the keys of the whole step if their batch-norm groups are shuffled."""
@@ -113,4 +145,4 @@ class Moco(Method):
         """Return the images of the keys: x1, then x0 if symmetric; CLIM: x1's two halves."""
         if self.clim:  # encoded apart: anchors and neighbors share no batch statistics
             return list(anchors_and_neighbors(batch.views[1]))
-        return [batch.views[1], batch.views[0]][: 1 + self.config.symmetric]
+        return [batch.targets[1], batch.targets[0]][: 1 + self.config.symmetric]

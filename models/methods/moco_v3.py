@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.distributed import gather
+from models.losses.among_mixtures import mean_keys, overlap
 from models.losses.common import full_precision, on_mixture, unit
 from models.losses.contrastive import log_negatives
 from models.methods.base import Method, Setup
@@ -26,20 +27,31 @@ class MocoV3(Method):
 
     A mixture m of x0 is contrasted with both views' keys: ``lam [ctr(q(m), k(x1)) + ctr(q(m),
     k(x0))] + (1 - lam) [the same with the partners' keys]``. This is Un-Mix's symmetric MoCo (Shen
-    2022, 2003.05438) with the loss of this paper; mixtures are never keys.
+    2022, 2003.05438) with the loss of this paper. SDMP and PatchMix have a loss of their own
+    (``models.losses.among_mixtures``), in which mixtures are keys too.
     """
 
     def __init__(self, backbone: nn.Module, config: MocoV3Config, setup: Setup) -> None:
-        sizes = (num_features(backbone), config.hidden, config.dim)
+        config = config.suited("")
+        layers, temperature, momentum = config.layers, config.temperature, config.momentum
+        assert layers is not None and temperature is not None and momentum is not None
+        hidden = (config.hidden,) * (layers - 1)
+        sizes = (num_features(backbone), *hidden, config.dim)
         head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
         super().__init__(backbone, head)
         self.config, self.sizes = config, setup.sizes
-        self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
+        self.temperature, self.momentum = temperature, momentum
+        last_bias, last_norm = config.last_bias, bool(config.predictor_norm)
+        self.predictor = heads.predictor(
+            config.dim, config.hidden, last_bias=last_bias, last_norm=last_norm
+        )
         self.key_encoder = momentum_copy(self.online)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
-        keys = [self._keys(x) for x in reversed(batch.views[:2])]  # positives of q0, then of q1
+        if any(m.key for m in batch.mixed):
+            return self._among_mixtures(batch)
+        keys = [self._keys(x) for x in reversed(batch.targets[:2])]  # positives of q0, then of q1
         all_keys = [gather(k) for k in keys]
         terms = [self._terms(keys, all_keys, *side) for side in split_sides(batch, self.sizes)]
         return join_sides(terms, self.sizes)
@@ -63,9 +75,29 @@ class MocoV3(Method):
             terms[m.term] = torch.stack(halves).sum(0).mean()
         return terms
 
+    def _among_mixtures(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of SDMP or PatchMix; each view is encoded once, as query or as key."""
+        (query,) = (m for m in batch.mixed if not m.key)
+        (key,) = (m for m in batch.mixed if m.key)
+        q, qm = self._query(batch.views[key.view]), self._query(query.image)
+        k, other, km = map(
+            self._keys, (batch.targets[key.view], batch.targets[query.view], key.image)
+        )
+        clean, source, among = (
+            self._contrast(each, gather(keys)) for each, keys in ((q, other), (qm, k), (qm, km))
+        )
+        to_mixtures = among(qm, mean_keys(overlap(query, key), km))
+        # PatchMix's release has cross-entropies, without MoCo v3's factor of 2 T.
+        scale = 1.0 if query.name == "sdmp" else 1 / (2 * self.config.temperature)
+        return {
+            "clean": scale * clean(q, other).mean(),
+            f"mixed{query.suffix}": scale / 2 * on_mixture(source, qm, k, query).mean(),
+            f"mixed{query.suffix}_to_mixed": scale / 2 * to_mixtures.mean(),
+        }
+
     def after_step(self, progress: float) -> None:
         """Update the key encoder."""
-        ema_update(self.key_encoder, self.online, cosine_momentum(self.config.momentum, progress))
+        ema_update(self.key_encoder, self.online, cosine_momentum(self.momentum, progress))
 
     def _query(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
@@ -79,9 +111,8 @@ class MocoV3(Method):
 
     def _contrast(self, q: Tensor, all_k: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return ``contrast`` of these queries among ``all_k``: ``(q, k) -> (n,)``."""
-        temperature = self.config.temperature
-        candidates = log_negatives(q, all_k, temperature)
-        return partial(contrast, candidates=candidates, temperature=temperature)
+        candidates = log_negatives(q, all_k, self.temperature)
+        return partial(contrast, candidates=candidates, temperature=self.temperature)
 
 
 @full_precision

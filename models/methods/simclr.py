@@ -7,12 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.distributed import gather, own_rows
-from models.losses.common import full_precision, unit
+from models.losses.common import full_precision, on_mixture, unit
+from models.losses.contrastive import softmax_among
 from models.methods.base import Method, Setup
 from models.modules import heads
 from models.modules.backbone import num_features
 from models.settings.simclr import SimclrConfig
-from pipelines.batch import Batch
+from pipelines.batch import Batch, Mixed
 
 
 class Simclr(Method):
@@ -21,6 +22,9 @@ class Simclr(Method):
     A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)`` as one cross-entropy with
     soft targets (Shen 2022, 2003.05438). x0, x1 and m are encoded once; the head is applied to both
     sides of a pair together.
+
+    ``n_pair`` is i-Mix's loss (Lee 2021, 2010.08887): x0 or m against the rows of x1 alone, in one
+    direction. With ``mix_terms`` replace the mixed term stands alone, and x0 is not encoded.
     """
 
     def __init__(self, backbone: nn.Module, config: SimclrConfig, setup: Setup) -> None:
@@ -28,24 +32,40 @@ class Simclr(Method):
         sizes = (width, config.hidden or width, config.dim)
         norm, bias = config.head_bn, config.last_bias
         super().__init__(backbone, heads.mlp(*sizes, norm=norm, last_norm=norm, last_bias=bias))
-        self.config = config
+        self.config, self.replaces = config, setup.mix_terms == "replace"
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
-        x0, x1 = batch.views
-        h0, h1 = self.backbone(x0), self.backbone(x1)
-        temperature = self.config.temperature
-        position = own_rows(len(h0), h0.device)
-        z0, z1 = self._project_pair(h0, h1)
-        self.record_embeddings(h0, z0)
-        loss = nt_xent(z0, z1, gather(z0), gather(z1), position, temperature)
-        terms = {"clean": loss.mean()}
+        alone = self.replaces and bool(batch.mixed)
+        h = [self.backbone(view) for view in (batch.views[1:] if alone else batch.views)]
+        terms = {}
+        if not alone:
+            z0, z1 = self._project_pair(h[0], h[1])
+            self.record_embeddings(h[0], z0)
+            terms["clean"] = self._clean(z0, z1).mean()
         for m in batch.mixed:
-            z1, zm = self._project_pair(h1, self.backbone(m.image))
-            all_m, all_1 = gather(zm), gather(z1)
-            loss = nt_xent_on_mixture(zm, z1, all_m, all_1, position, m.partner, m.lam, temperature)
-            terms[m.term] = loss.mean()
+            hm = self.backbone(m.image)
+            z1, zm = self._project_pair(h[-1], hm)
+            self.record_embeddings(hm, zm)
+            terms[m.term] = self._mixed(zm, z1, m).mean()
         return terms
+
+    def _clean(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """Return the loss of each of this rank's pairs, (n,)."""
+        all_1, temperature = gather(z1), self.config.temperature
+        if self.config.n_pair:
+            return softmax_among(z0, all_1, temperature)(z0, z1)
+        position = own_rows(len(z0), z0.device)
+        return nt_xent(z0, z1, gather(z0), all_1, position, temperature)
+
+    def _mixed(self, zm: Tensor, z1: Tensor, m: Mixed) -> Tensor:
+        """Return the loss of each of this rank's mixtures, (n,)."""
+        temperature = self.config.temperature
+        if self.config.n_pair:
+            return on_mixture(softmax_among(zm, gather(z1), temperature), zm, z1, m)
+        all_m, all_1 = gather(zm), gather(z1)
+        position = own_rows(len(zm), zm.device)
+        return nt_xent_on_mixture(zm, z1, all_m, all_1, position, m.partner, m.lam, temperature)
 
     def _project_pair(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         za, zb = unit(self.head(torch.cat([a, b]))).chunk(2)

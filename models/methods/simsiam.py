@@ -19,14 +19,15 @@ class Simsiam(Method):
     """``L = M(x0, x1)`` with ``M(a, b) = D(p(a), sg z(b)) / 2 + D(p(b), sg z(a)) / 2``, D = -cos.
 
     sg stops the gradient. A mixture m of x0 adds ``lam M(x1, m) + (1 - lam) M(x1, reversed m)``. It
-    predicts x1 and is predicted from x1; one encoding serves both.
+    predicts x1 and is predicted from x1; one encoding serves both. With ``mix_terms`` replace that
+    term stands alone, and x0 is not encoded.
     """
 
     def __init__(self, backbone: nn.Module, config: SimsiamConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), *[config.dim] * config.layers)
         head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
         super().__init__(backbone, head)
-        self.config = config
+        self.config, self.replaces = config, setup.mix_terms == "replace"
         self.predictor = heads.predictor(config.dim, config.hidden)
 
     def lr_scale(self, name: str, parameter: nn.Parameter) -> LrScale:
@@ -36,9 +37,12 @@ class Simsiam(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
-        (z0, p0), (z1, p1) = (self._embed(x) for x in batch.views)
-        halves = negative_cosine(p0, z1.detach()) + negative_cosine(p1, z0.detach())
-        terms = {"clean": halves.mean() / 2}
+        alone = self.replaces and bool(batch.mixed)
+        *first, (z1, p1) = (self._embed(x) for x in (batch.views[1:] if alone else batch.views))
+        terms = {}
+        for z0, p0 in first:
+            halves = negative_cosine(p0, z1.detach()) + negative_cosine(p1, z0.detach())
+            terms["clean"] = halves.mean() / 2
         for m in batch.mixed:
             z, p = self._embed(m.image)
             halves = on_mixture(negative_cosine, p, z1.detach(), m)

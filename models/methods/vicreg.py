@@ -20,19 +20,23 @@ class Vicreg(Method):
 
     A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam) L(z(m)[partner], z(x1))``. s does not
     depend on the order of the rows, so only the distance is weighted, row by row. The mean of both
-    views' v is that of the released code; eq. 6 of the paper has their sum.
+    views' v is that of the released code; eq. 6 of the paper has their sum. With ``mix_terms``
+    replace the mixed term stands alone, and x0 is not encoded.
     """
 
     def __init__(self, backbone: nn.Module, config: VicregConfig, setup: Setup) -> None:
         sizes = (num_features(backbone), config.hidden, config.hidden, config.dim)
         super().__init__(backbone, heads.mlp(*sizes, norm=True, last_affine=False))
-        self.config = config
+        self.config, self.replaces = config, setup.mix_terms == "replace"
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the clean term and, with a mixture, the mixed one."""
         weight = self.config.invariance
-        (z0, s0), (z1, s1) = (self._embed(x) for x in batch.views)
-        terms = {"clean": weight * squared_distance(z0, z1).mean() + s0 + s1}
+        alone = self.replaces and bool(batch.mixed)
+        *first, (z1, s1) = (self._embed(x) for x in (batch.views[1:] if alone else batch.views))
+        terms = {}
+        for z0, s0 in first:
+            terms["clean"] = weight * squared_distance(z0, z1).mean() + s0 + s1
         for m in batch.mixed:
             z, s = self._embed(m.image)
             distance = on_mixture(squared_distance, z, z1, m).mean()

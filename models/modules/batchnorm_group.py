@@ -132,6 +132,18 @@ def backward(dy: Tensor, x: Tensor, saved: Tensor, weight: Tensor | None) -> tup
     return dx, sums
 
 
+def traffic(x: Tensor, groups: int) -> int:
+    """Return the bytes that ``forward`` and ``backward`` move to and from device memory.
+
+    What the chunks of a group found is read by several programs, from the cache, and counted once.
+    """
+    launch = _Launch(x, groups)
+    parts = 4 * 2 * groups * launch.splits * launch.channels  # written and read, each way
+    saved = 4 * 2 * groups * launch.channels  # written; read by both kernels of the backward
+    channels = 4 * launch.channels * (2 + 2 + 1 + 2)  # parameters and sums of both ways
+    return 8 * x.nbytes + 4 * parts + 3 * saved + channels
+
+
 def plain_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
 ) -> Triple:

@@ -19,6 +19,8 @@ Reduce = Literal["mean", "sum-half"]
 """How the terms of queries at several sides make one loss."""
 ClimMode = Literal["add", "replace", "csml"]
 Denominator = Literal["separate", "shared"]
+MixTerms = Literal["add", "replace"]
+"""Whether the terms of mixtures are added to the clean term, or stand in its place."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Defaults:
     """Last learning rate as a share of the peak."""
     zero_init_last: bool = False
     """Whether each residual block starts as the identity, on images above 64 pixels."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end of its cosine; None: it stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,10 @@ class MethodConfig:
     """Whether its network takes red, green and blue images only."""
     supports_unmix: ClassVar[bool] = True
     """Whether it has a loss for mixtures; without one, it takes mixtures that keep the targets."""
+    replaces_clean: ClassVar[bool] = False
+    """Whether the terms of mixtures can stand in place of the clean one."""
+    takes_mixed_keys: ClassVar[bool] = False
+    """Whether it has a loss for mixtures that are keys of other mixtures (SDMP, PatchMix)."""
     supports_clim: ClassVar[bool] = False
     """Whether it has a loss for CLIM, whose partners are not rows of the batch."""
     batch_coupling: ClassVar[str] = "the loss looks at a micro-batch alone"
@@ -96,9 +104,27 @@ class MethodConfig:
         return ()
 
     @property
+    def needs_mutual_partners(self) -> bool:
+        """Whether the loss is right only if a partner's partner is the row itself."""
+        return False
+
+    @property
+    def pasted_views(self) -> tuple[int, ...]:
+        """The views that ScaleMix changes: those whose targets another network makes, or one."""
+        return self.queries or (0,)
+
+    @property
     def row_unit(self) -> int:
         """A divisor that the number of all ranks' rows in a forward must have."""
         return 1
+
+    def filled(self, *, i_mix: bool) -> MethodConfig:
+        """Return the numbers with what is left open as published, with i-Mix or without."""
+        return self
+
+    def suited(self, backbone: str) -> MethodConfig:
+        """Return the numbers with what is left open as published for this kind of backbone."""
+        return self
 
     def describe_coupling(self) -> str:
         """Return how the loss depends on the other rows of a batch, in words; "": not at all.

@@ -12,6 +12,7 @@ from pipelines.ranges import Count, Share, WholeNumber
 class ByolConfig(MethodConfig):
     """Prediction of a slowly moving target network's projection."""
 
+    replaces_clean = True
     supports_clim = True
     batch_coupling = ""
     defaults = Defaults(
@@ -35,6 +36,11 @@ class ByolConfig(MethodConfig):
     """Send the mixture through the online branch only (twice the weight); off: through both."""
     last_bias: bool = False
     """Bias of the last linear layer of projector and predictor (the Whitening code: on)."""
+
+    @property
+    def pasted_views(self) -> tuple[int, ...]:
+        """Both views, which the online network sees pasted and the target network plain."""
+        return (0, 1)
 
     def check(self, batch_size: int, clim: ClimTerms | None) -> None:
         """Refuse those of CLIM's losses that need more than targets from neighbors."""

@@ -13,6 +13,7 @@ from pipelines.ranges import Count, WholeNumber
 class SimsiamConfig(MethodConfig):
     """Prediction of the other view's projection, which takes no gradient."""
 
+    replaces_clean = True
     batch_coupling = ""
     defaults = Defaults(
         optimizer="momentum",

@@ -43,6 +43,11 @@ class SwavConfig(MethodConfig):
     queue_mixtures: bool = False
     """Queue mixtures too, in both orders (released code; needs --swav.reverse code)."""
 
+    @property
+    def needs_mutual_partners(self) -> bool:
+        """Whether codes are computed for the mixture's second order, its partners' rows."""
+        return self.reverse == "code"
+
     def check(self, batch_size: int, clim: ClimTerms | None) -> None:
         """Refuse a queue shorter than a batch, and queued mixtures without codes."""
         if 0 < self.queue < batch_size:

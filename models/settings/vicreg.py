@@ -12,6 +12,7 @@ from pipelines.ranges import Count, NonNegative, WholeNumber
 class VicregConfig(MethodConfig):
     """Equal views, of which every dimension varies and none follows another."""
 
+    replaces_clean = True
     batch_coupling = "variances and covariances are those of a micro-batch"
     defaults = Defaults(
         optimizer="lars",

@@ -28,6 +28,11 @@ class WmseConfig(MethodConfig):
     """Draws of sub-batches a step, averaged over (STL-10, Tiny ImageNet: 4 with two views)."""
 
     @property
+    def needs_mutual_partners(self) -> bool:
+        """Yes: pairs stay together when rows are drawn into sub-batches."""
+        return True
+
+    @property
     def row_unit(self) -> int:
         """The size of a sub-batch."""
         return self.sub_batch

@@ -14,6 +14,7 @@ from pipelines.augment import reference, triton
 from pipelines.augment.channels import ChannelAugmenter
 from pipelines.augment.cpu import CpuAugmenter
 from pipelines.augment.params import ViewParams, draw_params
+from pipelines.augment.randaugment import RandAugmenter
 from pipelines.augment.reference import Images
 from pipelines.rng import RowRng
 from pipelines.system.device_path import DevicePath
@@ -47,16 +48,27 @@ class Augmenter(Protocol[P]):
         """Return the augmented, normalized view; ``crops`` are not changed."""
 
 
-def build_augmenter(device: torch.device, workers: int = 1, channels: int = 3) -> Augmenter[Any]:
+def build_augmenter(
+    device: torch.device, workers: int = 1, channels: int = 3, *, rand_augment: bool = False
+) -> Augmenter[Any]:
     """Return the fastest augmenter of a device for images of this number of channels.
 
     On a GPU these are the Triton kernels, or PyTorch if they do not prove themselves there
-    (``FUSED_AUGMENTATION``). ``workers`` is the number of threads on the host.
+    (``FUSED_AUGMENTATION``). ``workers`` is the number of threads on the host. ``rand_augment``: a
+    view has RandAugment.
 
     Raises:
+        ValueError: RandAugment is asked for, and the images are not RGB.
         PathRefused: the kernels cannot be used, and ``--device-paths fused`` asks for them.
     """
+    if rand_augment and channels != 3:
+        raise ValueError(
+            f"RandAugment changes the colours of RGB images; these have {channels} channels: "
+            "--aug.rand-augment 0 10 0.5 leaves it out"
+        )
     rgb: Augmenter[Any] = CpuAugmenter(workers) if device.type == "cpu" else gpu_augmenter(device)
+    if rand_augment:
+        return RandAugmenter(rgb)
     return rgb if channels == 3 else ChannelAugmenter(rgb, channels)
 
 

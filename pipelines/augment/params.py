@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.rng import RowRng
-from pipelines.views import View
+from pipelines.views import MOST_LEVEL, View
 
 ATTEMPTS = 10
 """Attempts of RandomResizedCrop before it falls back to a centre crop, as in torchvision."""
@@ -23,6 +23,9 @@ _SHUFFLE = _FACTORS + 4  # four slots
 _COUNT = _SHUFFLE + 4
 _VERTICAL, _ROTATE, _QUARTERS = range(_COUNT, _COUNT + 3)  # after the slots of all older runs
 _COUNT_TURNED = _COUNT + 3  # drawn for views that are turned
+_RAND, _PER_OPERATION = _COUNT_TURNED, 5  # choice, whether, two for the level, direction
+RAND_OPERATIONS = 15
+"""Operations of RandAugment (``pipelines.augment.randaugment``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,8 @@ class ViewParams:
     brightness, contrast and saturation (1: unchanged) and the shift of hue (in turns; 0:
     unchanged). They apply to rows where ``jitter`` is set, in the sequence ``order`` of operations.
     ``sigma`` is 0 without blur. ``quarter_turns`` are counterclockwise and follow both flips.
+    ``rand_ops`` are RandAugment's operations in order (-1: not applied), and ``rand_levels`` their
+    levels, whose signs are directions.
     """
 
     box: NDArray[np.int32]  # (n, 4)
@@ -45,6 +50,8 @@ class ViewParams:
     solarize: NDArray[np.bool_]  # (n,)
     vertical_flip: NDArray[np.bool_]  # (n,)
     quarter_turns: NDArray[np.int64]  # (n,), 0 to 3
+    rand_ops: NDArray[np.int64]  # (n, operations)
+    rand_levels: NDArray[np.float32]  # (n, operations)
 
     def orientation(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which rows are mirrored, turned upside down, and then transposed, (n,) each.
@@ -68,13 +75,16 @@ def draw_params(
 ) -> ViewParams:
     """Draw the parameters of view ``number`` for ``rows`` of the given image sizes, all (n,)."""
     turned = bool(view.vertical_flip or view.rotate90)
-    u = rng.uniform(rows, number, _COUNT_TURNED if turned else _COUNT)
+    rounds = int(view.rand_augment[0])
+    count = _RAND + _PER_OPERATION * rounds if rounds else _COUNT_TURNED if turned else _COUNT
+    u = rng.uniform(rows, number, count)
     vertical, quarters = _turns(view, u) if turned else _no_turns(len(rows))
     factor = u[:, _FACTORS : _FACTORS + 4] * 2 - 1  # U(-1, 1)
     factor = factor * np.array(view.jitter)
     factor[:, :3] = np.maximum(factor[:, :3] + 1, 0)
     low, high = view.blur_sigma
     sigma = low + (high - low) * u[:, _SIGMA]
+    ops, levels = _rand_augment(view, u[:, _RAND:].reshape(len(rows), rounds, _PER_OPERATION))
     return ViewParams(
         box=random_resized_box(view, u, height, width),
         flip=u[:, _FLIP] < view.flip,
@@ -86,7 +96,23 @@ def draw_params(
         solarize=u[:, _SOLARIZE] < view.solarize,
         vertical_flip=vertical,
         quarter_turns=quarters,
+        rand_ops=ops,
+        rand_levels=levels,
     )
+
+
+def _rand_augment(
+    view: View, u: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the operations and levels of uniform numbers (n, operations, 5)."""
+    if u.size == 0:
+        return np.zeros(u.shape[:2], np.int64), np.zeros(u.shape[:2], np.float32)
+    choice, fires, radius, angle, direction = np.moveaxis(u, 2, 0)
+    _, level, deviation = view.rand_augment
+    normal = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)  # Box and Muller's
+    level = np.clip(level + deviation * normal, 0, MOST_LEVEL)
+    ops = np.where(fires < 0.5, (RAND_OPERATIONS * choice).astype(np.int64), -1)
+    return ops, np.where(direction < 0.5, -level, level).astype(np.float32)
 
 
 def _turns(view: View, u: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

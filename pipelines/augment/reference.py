@@ -128,11 +128,11 @@ def augment(
     if len(plan.blur):
         x[plan.blur] = blur(x[plan.blur], plan.kernels)
     _update(x, plan.solarize, solarize)
-    center, scale = (_by_channel(x, v) for v in (mean, std))
+    center, scale = (by_channel(x, v) for v in (mean, std))
     return x.sub_(center).div_(scale)
 
 
-def _by_channel(x: Images, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
+def by_channel(x: Images, values: Sequence[float]) -> Float[Tensor, "1 c 1 1"]:
     """One number per channel, filled on the device, since the host would wait for a copy."""
     return torch.stack([x.new_full((1, 1), v) for v in values]).unsqueeze(0)
 
@@ -190,7 +190,7 @@ def hue(x: Images, turns: Column) -> Images:
         torch.where(value == g, (b - r) / safe + 2, (r - g) / safe + 4),
     )
     sector = sector + 6 * turns[:, 0]  # (n, h, w)
-    offset = _by_channel(x, (5.0, 3.0, 1.0))
+    offset = by_channel(x, (5.0, 3.0, 1.0))
     k = (offset + sector[:, None]).remainder(6)
     ramp = torch.minimum(k, 4 - k).clamp_(0, 1)
     return value[:, None] - chroma[:, None] * ramp

@@ -100,7 +100,45 @@ class MixPlan(Protocol):
 
         Args:
             views: augmented views, (n + k, c, h, w) each; a label-free plan may overwrite them.
+                The windows of a ``WindowPlan`` follow, (n, c, h, w) each, and are not returned.
         """
+
+
+@dataclass(frozen=True)
+class Window:
+    """A further random view of the batch's rows that a mixture uses up: no view of the batch.
+
+    It is cut from the same decoded image as the views, and augmented by draws of its own. The views
+    as they were before stay in ``Batch.plain``, so ``apply`` must not overwrite them.
+    """
+
+    of: int
+    """The view that it is pasted into."""
+    view: View
+    params: ViewParams
+    """Augmentation parameters of the rows, (n,)."""
+
+
+@runtime_checkable
+class WindowPlan(MixPlan, Protocol):
+    """A plan that needs further windows of the batch's rows."""
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows, in the order in which ``apply`` takes them after the views."""
+
+
+def windows_of(plan: MixPlan | None) -> tuple[Window, ...]:
+    """Return the windows that a plan needs; most need none."""
+    return plan.windows if isinstance(plan, WindowPlan) else ()
+
+
+@runtime_checkable
+class Recropping(Protocol):
+    """A mixture that has its views cropped at other areas than the run's."""
+
+    def recropped(self, views: Sequence[View], copies: Mapping[int, int]) -> tuple[View, ...]:
+        """Return all views as they are to be drawn; ``copies`` as in ``MixStep``."""
 
 
 @runtime_checkable

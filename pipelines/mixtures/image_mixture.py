@@ -85,12 +85,12 @@ class Edits:
             view[edit.rows] = torch.lerp(other, view[edit.rows], edit.share)
         partners = [view[edit.partner] if len(edit.partner) else edit.value for edit in self.pastes]
         for edit, other in zip(self.pastes, partners, strict=True):
-            inside = _inside(edit.box, view.shape[2], view.shape[3])
+            inside = inside_of(edit.box, view.shape[2], view.shape[3])
             view[edit.rows] = torch.where(inside, other, view[edit.rows] * edit.share)
         return view[: self.count]
 
 
-def _inside(box: Tensor, height: int, width: int) -> Tensor:
+def inside_of(box: Tensor, height: int, width: int) -> Tensor:
     """Return the mask of each box, (k, 1, height, width)."""
     top, bottom, left, right = box.unbind(1)
     down = torch.arange(height, device=box.device)[:, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,19 @@ from torch import Tensor
 
 from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import LossKind, MixPlan, MixStep, Mixture, Rows, Views
+from pipelines.mixtures.base import (
+    LossKind,
+    MixPlan,
+    MixStep,
+    Mixture,
+    Recropping,
+    Rows,
+    Views,
+    Window,
+    windows_of,
+)
 from pipelines.rng import RowRng
+from pipelines.views import View
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,12 @@ class Sum:
         """Return the extra rows of all of them."""
         return np.concatenate([part.read_ahead(rows, rng) for part in self.parts])
 
+    def recropped(self, views: Sequence[View], copies: Mapping[int, int]) -> tuple[View, ...]:
+        """Return the views as the mixture draws them that chooses their crops."""
+        for part in self.parts:
+            views = part.recropped(views, copies) if isinstance(part, Recropping) else views
+        return tuple(views)
+
     def plan(self, step: MixStep) -> SumPlan:
         """Draw every mixture by itself: each draws what it draws alone."""
         ordered = sorted(self.parts, key=lambda part: part.loss != "label-free")
@@ -63,6 +80,11 @@ class SumPlan:
         """The augmentation parameters of the extra rows."""
         return self.parts[0].params
 
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows of all, in their order."""
+        return tuple(window for part in self.parts for window in windows_of(part))
+
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""
         for part in self.parts:
@@ -75,7 +97,10 @@ class SumPlan:
     def apply(self, views: Views) -> tuple[Views, tuple[Mixed, ...]]:
         """Return the views after all of them, and all mixtures."""
         mixed: tuple[Mixed, ...] = ()
+        first = len(views) - len(self.windows)
+        views, windows = views[:first], iter(views[first:])
         for part in self.parts:
-            views, more = part.apply(views)
+            own = tuple(next(windows) for _ in windows_of(part))
+            views, more = part.apply((*views, *own))
             mixed += more
         return views, mixed

@@ -16,6 +16,7 @@ from runs import CASES, MIXES, SMALL, lines, run_train
 from torch import Tensor
 
 from pipelines.augment import triton as fused
+from pipelines.augment.build import build_augmenter
 from pipelines.augment.params import ViewParams, draw_params
 from pipelines.augment.reference import augment, plan
 from pipelines.beton.convert import cached_beton
@@ -23,7 +24,7 @@ from pipelines.decoders import Crops
 from pipelines.decoders.build import build_decoder
 from pipelines.decoders.pil import crops_with_pil
 from pipelines.loader import Loader
-from pipelines.mixtures.unmix import UnMix
+from pipelines.mixtures.registry import create_mixture
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.sampler import Sampler
@@ -70,6 +71,7 @@ def made_by(table: Table, loader: str, device: torch.device, size: int) -> list[
         decoder.close()
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("preset", ["moco-v1", "moco-v2", "simclr", "byol"])
 def test_the_finisher_agrees_with_the_host_s(preset: str) -> None:
     """Convolutions in TF32 move the blurred rows by less than a grey level."""
@@ -112,6 +114,7 @@ def test_the_fused_finisher_agrees_with_pytorch_s(
         assert torch.equal(half, ours.bfloat16())
 
 
+@pytest.mark.first
 def test_the_fused_finisher_agrees_at_extreme_factors() -> None:
     pytest.importorskip("triton")
     view = View(32, gray=0.3)
@@ -123,6 +126,7 @@ def test_the_fused_finisher_agrees_at_extreme_factors() -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 / STD[0])
 
 
+@pytest.mark.first
 def test_the_fused_finisher_waits_for_nothing() -> None:
     """Once its kernels are compiled: neither handing over the plan nor finishing."""
     pytest.importorskip("triton")
@@ -134,6 +138,21 @@ def test_the_fused_finisher_waits_for_nothing() -> None:
         fused.augment(crops, fused.plan(view, drawn).to(CUDA), MEAN, STD)
 
 
+def test_rand_augment_agrees_with_the_host_s_and_waits_for_nothing() -> None:
+    """But for pixels that the augmenter before it rounds to the next grey level."""
+    view = PRESETS["asym"](32)[0]
+    crops, drawn = crops_and_draws(view, 0, 200)
+    device, host = (build_augmenter(where, 1, rand_augment=True) for where in (CUDA, CPU))
+    todo = device.plan(view, drawn).to(CUDA)
+    device.augment(crops, todo, MEAN, STD)
+    with no_waiting():
+        ours = device.augment(crops, device.plan(view, drawn).to(CUDA), MEAN, STD)
+    theirs = host.augment(crops.cpu(), host.plan(view, drawn), MEAN, STD)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert ((ours.cpu() - theirs).abs() > 1.5 * GREY_LEVEL).float().mean() < 0.01
+
+
+@pytest.mark.first
 def test_the_memory_decoder_agrees_with_the_host_s(table: Table) -> None:
     """Matrix products in TF32 round a few pixels to the next grey level."""
     for host, device in zip(
@@ -153,6 +172,7 @@ def test_dali_on_the_device_agrees_with_pil(table: Table) -> None:
             assert np.abs(crop.numpy().astype(int) - expected.astype(int)).mean() < 2
 
 
+@pytest.mark.first
 @pytest.mark.parametrize("name", ["memory", "ffcv", "dali"])
 def test_the_loader_gives_the_host_s_batches(table: Table, toy: Path, name: str) -> None:
     if name in PACKAGES:
@@ -171,7 +191,7 @@ def test_the_loader_gives_the_host_s_batches(table: Table, toy: Path, name: str)
             mean=MEAN,
             std=STD,
             device=device,
-            mixture=UnMix(0.5),
+            mixture=create_mixture("scalemix+unmix"),
             groups=2,
         )
         made = list(Loader(maker).batches(0, 10))
@@ -201,17 +221,36 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.first
 def test_waiting_is_noticed() -> None:
     x = torch.ones(3, device=CUDA)
     with no_waiting(), pytest.raises(RuntimeError, match="synchronizing"):
         x.sum().item()
 
 
-@pytest.mark.parametrize(("method", "mix"), CASES)
+@pytest.mark.parametrize(
+    ("method", "mix", "precision", "optimizer"),
+    [
+        ("byol", "scalemix+unmix", "bf16", "lars"),
+        ("moco-v3", "sdmp", "bf16", "lars"),
+        ("moco-v3", "patchmix", "bf16", "lars"),
+        *((*case, "bf16", "momentum" if case[0] == "moco" else "lars") for case in CASES),
+        *(("moco", "unmix", "fp16", name) for name in ("momentum", "adamw")),
+    ],
+)
 def test_no_step_waits_for_the_device(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, mix: str
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    mix: str,
+    precision: str,
+    optimizer: str,
 ) -> None:
-    """Law 8 in bf16, from the second step on: the first one compiles, chooses and times."""
+    """Law 8, from the second step on: the first one compiles, chooses and times.
+
+    In fp16 only fused optimizers take the overflow's flag on the device; LARS has no such kernel.
+    """
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(owner: Any, batch: Any) -> Any:
@@ -224,9 +263,8 @@ def test_no_step_waits_for_the_device(
 
     for owner, name in ((trainer.Run, "train_on"), (StepMaker, "finish")):
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
-    optimizer = "momentum" if method == "moco" else "lars"
     more = ("--mix", mix, "--optimizer", optimizer, "--limit-steps", "5", "--log-every", "5")
-    more = (*more, "--loader", "memory", "--precision", "bf16")
+    more = (*more, "--loader", "memory", "--precision", precision)
     assert run_train(*flags(toy, tmp_path, method, *more)) == 0
     logged = lines(tmp_path / "run")
     assert logged[-1]["step"] == 5 and math.isfinite(logged[-1]["loss"])

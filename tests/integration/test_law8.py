@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.methods import METHODS, Method
+from pipelines.augment import reference
 from pipelines.augment.params import draw_params
-from pipelines.augment.reference import augment, plan
+from pipelines.augment.randaugment import RandAugmenter
 from pipelines.presets import PRESETS
 from pipelines.rng import RowRng
 from pipelines.step_maker import StepMaker
@@ -100,7 +101,13 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("method", "mix"), [*CASES, ("moco", "clim")])
+@pytest.mark.parametrize(
+    ("method", "mix"),
+    [
+        *(*CASES, ("moco", "clim"), ("byol", "scalemix+unmix")),
+        *(("moco-v3", "sdmp"), ("moco-v3", "patchmix")),
+    ],
+)
 def test_no_step_waits_for_the_device(
     toy: Path, tmp_path: Path, seen: list[str], method: str, mix: str
 ) -> None:
@@ -148,10 +155,11 @@ def test_nor_does_the_device_s_finisher(preset: str) -> None:
     side = np.full(16, 40, np.int32)
     for number, view in enumerate(PRESETS[preset](24)):
         drawn = draw_params(view, number, RowRng(0, 0), np.arange(16), side, side)
-        todo, found = plan(view, drawn), list[str]()
+        augmenter, found = RandAugmenter(reference), list[str]()
+        todo = augmenter.plan(view, drawn)
         crops = torch.zeros(16, view.size, view.size, 3, dtype=torch.uint8)
         with watch(found):
-            augment(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+            augmenter.augment(crops, todo, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         assert not found
 
 

@@ -24,7 +24,7 @@ RUNS = [
     (method, loader, mix)
     for method, loader in RESUMED
     for mix in (MIXTURES if method in FULL else MIXES[method])
-]
+] + [("moco-v3", "memory", "sdmp"), ("moco-v3", "memory", "patchmix")]
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def flags(toy: Path, output: Path, method: str, *more: str) -> tuple[str, ...]:
     return ("--method", method, *TINY, *SMALL[method], *where, *more)
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("method", "loader", "mix"), RUNS)
 def test_every_method_mixes_on_every_loader(

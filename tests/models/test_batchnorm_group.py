@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from interpreted import compiled, passes_interpreted
@@ -15,13 +17,18 @@ from pipelines.system.device_path import DevicePath
 
 
 def test_equals_pytorch_in_the_interpreter() -> None:
-    passes_interpreted("batchnorm_cases.py")
+    """Without jaxtyping's checks, whose packages take longer to import than the tests."""
+    passes_interpreted("batchnorm_cases.py", "-o", "addopts=--import-mode=importlib -q")
 
 
 @pytest.mark.parametrize(
     ("capability", "values", "width", "splits", "affine"),
-    [(80, "*bf16", 64, 32, True), (90, "*bf16", 64, 32, True), (90, "*fp32", 64, 32, False)]
-    + [(80, "*fp16", 4, 1, False)],
+    [
+        (80, "*bf16", 64, 32, True),
+        (90, "*bf16", 64, 32, True),
+        (90, "*fp32", 64, 32, False),
+        (80, "*fp16", 4, 1, False),
+    ],
 )
 def test_every_kernel_compiles_for_a_gpu(
     capability: int, values: str, width: int, splits: int, affine: bool,
@@ -58,14 +65,15 @@ def leaves(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_compiled_code_has_one_node_each_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer under torch.compile, with the operation's code for the host."""
+    from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
 
     graphs: list[list[str]] = []
 
-    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+    def keep(graph: torch.fx.GraphModule, _: object) -> Any:
         nodes = graph.graph.nodes
         graphs.append([str(n.target) for n in nodes if "group_norm" in str(n.target)])
-        return graph
+        return make_boxed_func(graph.forward)
 
     x, weight, bias = leaves()
     norm = BatchNorm(5, mode="group", group_size=2)
@@ -76,6 +84,7 @@ def test_compiled_code_has_one_node_each_way(monkeypatch: pytest.MonkeyPatch) ->
     norm.reset_running_stats()
     monkeypatch.setattr(DevicePath, "usable", lambda self, device: True)
     monkeypatch.setattr(batchnorm, "on_gpu", lambda x: True)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # dynamo cannot trace checks
     backend = aot_autograd(fw_compiler=keep, bw_compiler=keep)
     y = torch.compile(norm, backend=backend, fullgraph=True)(x).square()
     torch.testing.assert_close(y, expected)

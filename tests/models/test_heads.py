@@ -10,6 +10,8 @@ from torch import nn
 from models.methods import METHODS
 from models.methods.base import Setup
 from models.methods.build import build_method
+from models.methods.moco import head_of
+from models.settings.moco import MocoConfig
 
 
 def test_heads_are_the_papers() -> None:
@@ -44,3 +46,14 @@ def test_heads_are_the_papers() -> None:
     assert shape("vicreg") == shape("barlow")
     assert shape("moco-v3") == ["16-16", *norm, "16-8", "BatchNorm0"]
     assert shape("dino") == ["16-16b", "GELU", "16-16b", "GELU", "16-8b"]
+
+
+def test_moco_s_third_layer_comes_with_a_batch_norm() -> None:
+    """asym-siam's 2048-2048-2048-128; heads of two layers and one are as before."""
+    names = {
+        layers: [type(layer).__name__ for layer in head_of(16, MocoConfig(dim=8, **layers_of))]
+        for layers, layers_of in ((1, {"mlp": False}), (2, {}), (3, {"layers": 3}))
+    }
+    linear, norm, relu = "Linear", "BatchNorm1d", "ReLU"
+    assert names[1] == [linear] and names[2] == [linear, relu, linear]
+    assert names[3] == [linear, norm, relu, linear, relu, linear]

@@ -32,10 +32,14 @@ from models.methods.dino import Dino, scores
 from models.methods.moco import Moco
 from models.methods.moco_v3 import MocoV3
 from models.methods.swav import Swav
-from models.settings.base import QuerySizes
+from models.settings.base import MethodConfig, QuerySizes
 from pipelines.batch import Batch, Mixed
 
 MIXED = [case for case in CASES if case.mixed]
+
+
+def settings_of(case: Case) -> MethodConfig:
+    return METHODS[case.method].settings(**dict(case.options))
 
 
 def train_steps(method: Method, batches: list[Batch], lr: float = 0.05) -> list[float]:
@@ -543,3 +547,20 @@ def test_two_mixtures_of_a_view_have_a_term_each(name: str) -> None:
         assert_same(both[term], value, 1e-10)
     with pytest.raises(ValueError, match="two names"):
         dataclasses.replace(batch, mixed=batch.mixed * 2)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if not c.mixed and len(settings_of(c).pasted_views) > 1], ids=str
+)
+def test_target_networks_see_the_views_before_scalemix(case: Case) -> None:
+    method, batch = build(case), make_batch(case)
+    pasted = tuple(view + 3.0 if v < 2 else view for v, view in enumerate(batch.views))
+    batch = dataclasses.replace(batch, views=pasted, plain=batch.views)
+    seen: dict[str, list[Tensor]] = {"online": [], "target": []}
+    for name, encoder in zip(seen, method.encoders(), strict=True):
+        encoder.register_forward_pre_hook(lambda _, x, kept=seen[name]: kept.append(x[0]))
+    method(batch)
+    for name, views in (("online", batch.views), ("target", batch.plain[:2])):
+        rows = [x.mean((1, 2, 3)) for x in seen[name]]  # which may be shuffled
+        expected = [view.mean((1, 2, 3)) for view in views]
+        assert_same(torch.cat(rows).sort().values, torch.cat(expected).sort().values)

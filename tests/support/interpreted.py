@@ -30,12 +30,17 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def passes_interpreted(name: str) -> None:
-    """Run a file of tests in a process of its own: the choice falls when Triton is imported."""
+def passes_interpreted(name: str, *options: str) -> None:
+    """Run a file of tests, with pytest's options, in a process of its own.
+
+    The choice of the interpreter falls when Triton is imported.
+    """
     pytest.importorskip("triton")
     tests = str(ROOT / "tests" / "support" / name)
     try:
-        output = run("-m", "pytest", tests, "-p", "no:cacheprovider", TRITON_INTERPRET="1")
+        output = run(
+            "-m", "pytest", tests, "-p", "no:cacheprovider", *options, TRITON_INTERPRET="1"
+        )
     except AssertionError as error:
         if "only 0-dimensional arrays can be converted" in str(error):
             pytest.skip("the interpreter of this Triton does not know this NumPy (3.6 with 2.4)")

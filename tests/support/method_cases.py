@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,10 @@ class Case:
     rows: int = 16
     groups: int = 4
     mix_groups: int | None = None
+    names: tuple[str, ...] = ("",)
+    """Names of the mixtures of each mixed view; i-Mix's permutes, and its terms stand alone."""
+    among: str = ""
+    """sdmp or patchmix: view 1 is mixed as the query, view 0 as the key."""
 
     @property
     def mixes(self) -> bool:
@@ -53,7 +57,8 @@ class Case:
     def __str__(self) -> str:
         options = "-".join(f"{k}={v}" for k, v in self.options)
         ranges = f"-in-{self.mix_groups}" if self.mix_groups else ""
-        return f"{self.method}-{options}-{self.bn}-{'mixed' if self.mixed else 'none'}{ranges}"
+        mixture = self.among or ("mixed" if self.mixed else "none")
+        return f"{self.method}-{options}-{self.bn}-{mixture}{ranges}{'-'.join(self.names)}"
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -85,6 +90,7 @@ def _cases() -> list[Case]:
         ("moco", {}, "group", (8, 8)),
         ("moco", {"symmetric": True, "queue": 40}, "group", (8, 8)),
         ("moco", {"mlp": False}, "sync", (8, 8)),
+        ("moco", {"layers": 3}, "group", (8, 8)),
         ("simclr", {}, "sync", (8, 8)),
         ("simclr", {"head_bn": True}, "sync", (8, 8)),
         ("simclr", {"head_bn": True, "last_bias": False}, "sync", (8, 8)),
@@ -119,6 +125,19 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+I_MIX = ("imix",)
+NAMED = [
+    Case("moco", (("batch_keys", True),), "group", names=I_MIX),
+    Case("moco", (("symmetric", True), ("mix_each", True), ("batch_keys", True)), names=I_MIX),
+    Case("simclr", (("n_pair", True),), names=I_MIX),
+    Case("simclr", (("n_pair", True),), mixed=False),
+    *(Case(name, names=I_MIX) for name in ("byol", "simsiam", "vicreg")),
+    *(Case(name, sizes=SIZES.get(name, (8, 8)), names=("", "mask")) for name in ("moco", "wmse")),
+    Case("swav", sizes=CROPS, names=("", "mask")),
+]
+"""i-Mix, and two mixtures of each mixed view (``--mix unmix+mixmask``)."""
+AMONG = [Case("moco-v3", among="sdmp"), Case("moco-v3", among="patchmix")]
+"""Mixtures that are queries and keys have a loss of their own."""
 FEW = list({case.method: case for case in reversed(CASES) if case.mixed == case.mixes}.values())
 """Each method with its defaults, with a mixture if it takes any; tests/faults/scale.py does all."""
 
@@ -141,6 +160,7 @@ def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
             num_rows=NUM_ROWS,
             mean=(0.4, 0.5, 0.6),
             std=(0.25, 0.2, 0.25),
+            mix_terms="replace" if case.names == I_MIX else "add",
         ),
     )
     return method.to(dtype)
@@ -150,6 +170,8 @@ def mixed_views(case: Case) -> Sequence[int]:
     """The views that the case's method has mixed."""
     if not case.mixed:
         return ()
+    if case.among:
+        return (1, 0)
     if case.method in ("swav", "dino"):
         return range(0, len(case.sizes), 2)
     return (0, 1) if dict(case.options).get("mix_each") else (0,)
@@ -176,16 +198,23 @@ def make_batch(
         views.append((base[:, :, :size, :size] + 0.3 * noise).to(dtype))
     groups = case.mix_groups or case.groups
     partner = mirrored(case.rows, groups)
+    if case.among == "patchmix":
+        partner = torch.arange(case.rows).view(groups, -1).roll(-1, 1).flatten()
     if lam is None:
         lam = torch.rand(groups, generator=generator, dtype=torch.float64)
         if not METHODS[case.method].settings.mixes_groups:
             lam = lam[:1].expand(groups)
         lam = lam.repeat_interleave(case.rows // groups)
     lam = lam.to(dtype)
+    if case.names == I_MIX:
+        partner = partner.view(groups, -1).roll(1, 1).flatten()
     mixed = []
     for v in mixed_views(case):
-        share = lam[:, None, None, None]
-        mixed.append(Mixed(v, share * views[v] + (1 - share) * views[v][partner], partner, lam))
+        for name in (case.among,) if case.among else case.names:
+            own = 1 - lam if name == "mask" else lam
+            share = own[:, None, None, None]
+            image = share * views[v] + (1 - share) * views[v][partner]
+            mixed.append(Mixed(v, image, partner, own, name, bool(case.among) and v == 0))
     rows = torch.arange(case.rows)
     return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
 
@@ -196,7 +225,8 @@ def own_part(batch: Batch) -> Batch:
     start = n * distributed.rank()
     own = slice(start, start + n)
     mixed = tuple(
-        Mixed(m.view, m.image[own], m.partner[own] - start, m.lam[own]) for m in batch.mixed
+        replace(m, image=m.image[own], partner=m.partner[own] - start, lam=m.lam[own])
+        for m in batch.mixed
     )
     return Batch(
         tuple(v[own] for v in batch.views), batch.index[own], batch.label[own],

@@ -55,9 +55,10 @@ def reset_accelerate() -> None:
 
 
 def skip_pictures(patch: pytest.MonkeyPatch) -> None:
-    """Draw none: pictures take most of a tiny run's time."""
+    """Draw none, and write no report: they take most of a tiny run's time."""
     patch.setattr("tools.plots.views.draw_views", lambda *_, **__: None)
     patch.setattr("tools.plots.curves.draw_curves", lambda *_, **__: None)
+    patch.setattr("tools.reporting.write.at_end", lambda *_, **__: None)
 
 
 def run_main(main: Callable[[Sequence[str]], int], *flags: str) -> int:

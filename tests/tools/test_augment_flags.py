@@ -153,3 +153,8 @@ def test_a_pipeline_to_compare_with_refuses_what_it_would_leave_out(number: str)
     view = dataclasses.replace(PRESETS["moco-v2"](16)[0], **{number: 0.5})
     with pytest.raises(ValueError, match=r"leave out --aug\.vertical-flip and"):
         torchvision_view(view, "antialias", (), ())
+
+
+def test_a_pipeline_to_compare_with_refuses_rand_augment() -> None:
+    with pytest.raises(ValueError, match="no RandAugment: leave out --views asym"):
+        torchvision_view(PRESETS["asym"](16)[0], "antialias", (), ())

@@ -74,10 +74,10 @@ def transform(view: View, facts: DataFacts) -> Callable[..., Any]:
         ValueError: lightly's transform has no such setting.
     """
     fits = view.scale[1] == 1 and view.ratio == View.ratio
-    if not fits or view.solarize or view.vertical_flip or view.rotate90:
+    if not fits or view.solarize or view.vertical_flip or view.rotate90 or view.rand_augment[0]:
         raise ValueError(
             "lightly's transform crops up to the whole image at ratios of 3/4 to 4/3, and neither "
-            "solarizes nor turns images: leave those numbers of --aug alone"
+            "solarizes, turns images nor has RandAugment: leave those numbers of --aug alone"
         )
     brightness, contrast, saturation, hue = view.jitter
     return SimCLRTransform(

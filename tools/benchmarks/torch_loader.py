@@ -92,10 +92,15 @@ def torchvision_view(
     Without ``mean`` and ``std`` it only crops and flips, to uint8.
 
     Raises:
-        ValueError: the view solarizes or turns images.
+        ValueError: the view solarizes or turns images, or has RandAugment.
     """
     if view.solarize:
         raise ValueError("this pipeline of torchvision's transforms does not solarise")
+    if view.rand_augment[0]:
+        raise ValueError(
+            "this pipeline of torchvision's transforms has no RandAugment: leave out --views asym "
+            "and --aug.rand-augment"
+        )
     if view.vertical_flip or view.rotate90:
         raise ValueError(
             "this pipeline of torchvision's transforms turns no images: leave out "

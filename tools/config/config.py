@@ -9,9 +9,17 @@ from dataclasses import dataclass, make_dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.methods import METHODS
-from models.settings.base import BnMode, Schedule
+from models.settings.base import BnMode, MixTerms, Schedule
 from pipelines.ranges import check_ranges
-from pipelines.settings import LABEL_FREE, ImConfig, MixMaskConfig, parts_of
+from pipelines.settings import (
+    I_MIX_NAMES,
+    LABEL_FREE,
+    ImConfig,
+    IMixConfig,
+    MixMaskConfig,
+    PatchMixConfig,
+    parts_of,
+)
 from tools.config.augment import AugConfig
 from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
@@ -42,6 +50,8 @@ def numbers_of(method: str) -> str:
 
 NUMBERS: dict[str, Any] = {
     "mixmask": MixMaskConfig(),
+    "imix": IMixConfig(),
+    "patchmix": PatchMixConfig(),
     "aug": AugConfig(),
     "clim": ClimConfig(),
     "im": ImConfig(),
@@ -50,6 +60,8 @@ NUMBERS: dict[str, Any] = {
 """The fields with numbers of the views, a mixture or a method, and their defaults."""
 MIX_NUMBERS: dict[str, str] = {
     "mixmask": "mixmask",
+    **dict.fromkeys(I_MIX_NAMES, "imix"),
+    "patchmix": "patchmix",
     "clim": "clim",
     **dict.fromkeys(LABEL_FREE, "im"),
 }
@@ -62,6 +74,8 @@ if TYPE_CHECKING:
         """A field for the numbers of the views, and of each mixture and method."""
 
         mixmask: MixMaskConfig = MixMaskConfig()
+        imix: IMixConfig = IMixConfig()
+        patchmix: PatchMixConfig = PatchMixConfig()
         aug: AugConfig = AugConfig()
         clim: ClimConfig = ClimConfig()
         im: ImConfig = ImConfig()
@@ -127,9 +141,11 @@ class ResolvedConfig(Config):
     warmup_epochs: float
     schedule: Schedule
     weight_decay: float
+    weight_decay_end: float
     decay: Decay
     momentum: float
     precision: Precision
+    mix_terms: MixTerms
 
 
 def flag(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from models.losses.clim import ClimLoss
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.registry import MixSettings, create_mixture
+from pipelines.settings import PatchMixConfig
+from tools.config.among_mixtures import patch_of
 from tools.config.config import Config, ResolvedConfig
 from tools.config.resolve import clim_terms
 
@@ -19,7 +21,10 @@ def mixture_of(
         per_group=config.mix_draw == "group",
         chained=chained,
         mixmask=config.mixmask,
+        imix=config.imix,
+        patchmix=PatchMixConfig(patch_of(config)),
         im=config.im,
+        pasted_views=config.chosen.pasted_views,
         clim_global=config.clim.kind == "mixup",
         clim_alpha=config.clim.alpha,
         clim_skip=config.clim.fallback == "skip",

@@ -9,9 +9,17 @@ from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
-from pipelines.settings import LABEL_FREE, SOFT_TARGET_NAMES
-from tools.config.config import Config, ResolvedConfig, flag
+from pipelines.settings import (
+    CROSS_VIEW,
+    LABEL_FREE,
+    PERMUTED_NAMES,
+    SOFT_TARGET_NAMES,
+    UN_MIX_NAMES,
+)
+from tools.config.among_mixtures import check_among_mixtures
+from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
+from tools.config.mix_terms import check_terms, is_i_mix, published_terms
 from tools.config.pixels import check_channels
 from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
@@ -72,12 +80,17 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "lr": peak,
         "final_lr": _either(config.final_lr, defaults.final_lr_ratio * peak),
         "weight_decay": _either(config.weight_decay, defaults.weight_decay),
+        "weight_decay_end": _weight_decay_end(config, defaults),
         "decay": config.decay or ("all" if defaults.decay_norm_and_bias else "weights"),
         "momentum": _either(config.momentum, defaults.momentum),
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
         "schedule": config.schedule or defaults.schedule,
         "zero_init_last": config.zero_init_last,
         "freeze_patch_embed": config.freeze_patch_embed,
+        "mix_terms": config.mix_terms or published_terms(config),
+        numbers_of(config.method): config.chosen.filled(i_mix=is_i_mix(config)).suited(
+            config.backbone
+        ),
     }
     filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
@@ -106,6 +119,14 @@ def describe_defaults(given: Config, config: ResolvedConfig) -> list[str]:
     ]
 
 
+def _weight_decay_end(config: Config, defaults: Defaults) -> float:
+    """Return the last weight decay: the method's goes with its own first one."""
+    first = _either(config.weight_decay, defaults.weight_decay)
+    if config.weight_decay_end is not None:
+        return config.weight_decay_end
+    return first if config.weight_decay is not None else _either(defaults.weight_decay_end, first)
+
+
 def _either(given: float | None, default: float) -> float:
     return default if given is None else given
 
@@ -121,9 +142,14 @@ def check(config: ResolvedConfig, processes: int) -> None:
     check_sharing(config, processes)
     check_channels(config)
     check_mixture(config)
-    views_of(config)
-    views, sides = len(base_views(config)), sizes_of(config).count
-    check_method(config.method, config.chosen, views, config.batch_size, clim_terms(config), sides)
+    views = views_of(config)
+    if config.in_chans != 3 and any(view.rand_augment[0] for view in views):
+        raise ValueError(
+            f"--in-chans {config.in_chans}: RandAugment changes the colours of RGB images; "
+            "--aug.rand-augment 0 10 0.5 leaves it out"
+        )
+    number, sides = len(base_views(config)), sizes_of(config).count
+    check_method(config.method, config.chosen, number, config.batch_size, clim_terms(config), sides)
 
 
 def clim_terms(config: Config) -> ClimTerms | None:
@@ -148,10 +174,11 @@ def check_sharing(config: Config, processes: int) -> None:
         raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
     if batch < 2:
         raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
-    in_pairs = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    soft = {*config.mixes} & {*SOFT_TARGET_NAMES}
+    in_pairs = soft - {*PERMUTED_NAMES}
     takes_partner = {*config.mixes} & {*LABEL_FREE} - {"cutout", "erasing"}
     label_free = takes_partner and config.im.partner == "group"
-    in_groups = in_pairs or label_free or config.mix == "clim"
+    in_groups = soft or label_free or config.mix == "clim"
     if config.bn == "group" or (in_groups and config.mix_groups is None):
         _check_groups(config, "groups", by, shares)
     if not in_groups:
@@ -159,10 +186,10 @@ def check_sharing(config: Config, processes: int) -> None:
     named = "groups" if config.mix_groups is None else "mix_groups"
     _check_groups(config, named, by, shares)
     rows, described = batch // config.mixing_groups, f"{flag(named)} {config.mixing_groups}"
-    if label_free and rows < 2:
+    if (label_free or soft - in_pairs) and rows < 2:
         raise ValueError(
-            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} "
-            "takes partners from the group (or --im.partner dataset)"
+            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} takes "
+            f"partners from the group{' (or --im.partner dataset)' if label_free else ''}"
         )
     if in_pairs and rows % 2:
         raise ValueError(
@@ -224,10 +251,28 @@ def check_mixture(config: Config) -> None:
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
-    if config.method == "swav" and "mixmask" in soft and config.chosen.chained_lam:
-        raise ValueError("--swav.chained-lam is about boxes; --mix mixmask has none")
+    if CROSS_VIEW in config.mixes and config.method != "barlow":
+        raise ValueError(
+            f"--mix {CROSS_VIEW} blends rows of two views for a regularizer of --method barlow; "
+            f"--method {config.method} takes --mix unmix, or --mix mixmask"
+        )
+    permuted = [mix for mix in config.mixes if mix in PERMUTED_NAMES]
+    if permuted and config.chosen.needs_mutual_partners:
+        raise ValueError(
+            f"--mix {permuted[0]} permutes the rows of a group, but the loss of --method "
+            f"{config.method}{' with --swav.reverse code' if config.method == 'swav' else ''} "
+            "needs partners that are each other's: --mix unmix or mixmask, which mirror the group"
+            f"{', or --swav.reverse paper' if config.method == 'swav' else ''}"
+        )
+    check_among_mixtures(config)
+    check_terms(config, soft)
+    unboxed = soft - {*UN_MIX_NAMES}
+    if config.method == "swav" and unboxed and config.chosen.chained_lam:
+        raise ValueError(f"--swav.chained-lam is about Un-Mix's boxes, not --mix {min(unboxed)}")
     if config.method == "swav" and len(soft) > 1 and config.chosen.queue_mixtures:
         raise ValueError(f"--swav.queue-mixtures takes one mixture, not --mix {config.mix}")
+    if config.mix_draw == "group" and config.mix == "imix":
+        raise ValueError("--mix-draw group: --mix imix draws a share for each row of its own")
     if config.mix_draw == "group" and not config.chosen.mixes_groups:
         raise ValueError(
             f"--mix-draw group: the loss of --method {config.method} looks at the whole batch at "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import DisallowNone
 
 from models.methods import METHODS
-from models.settings.base import BnMode, Reduce, Schedule, Stem, StemInit
+from models.settings.base import BnMode, MixTerms, Reduce, Schedule, Stem, StemInit
 from pipelines.presets import PRESETS
 from pipelines.ranges import Count, Key, NonNegative, Positive, Range, Share, WholeNumber
 from pipelines.resolution import parse_schedule
@@ -178,6 +178,8 @@ class MixConfig(Section):
     """b of the Beta(b, b) distribution of the mixing ratio."""
     mix_draw: Literal["step", "group"] = "step"
     """Draw one mixture for each step, or one for each group of --mix-groups."""
+    mix_terms: MixTerms | None = None
+    """Add the mixture's loss to the clean one, or let it replace that; None: as published."""
     groups: Count = 8
     """Groups of a batch, the units of --bn group and of mixing: the published number of GPUs."""
     mix_groups: Count | None = None
@@ -235,6 +237,8 @@ class OptimConfig(Section):
     """Factor on the learning rate at each of the --milestones."""
     weight_decay: NonNegative | None = None
     """Weight decay; None: the method's."""
+    weight_decay_end: NonNegative | None = None
+    """Weight decay at the end of a cosine; None: the method's, or as --weight-decay if given."""
     decay: Decay | None = None
     """What decays, and LARS adapts: all, or no biases and norms; None: the method's."""
     momentum: Share | None = None
@@ -246,7 +250,7 @@ class OptimConfig(Section):
     precision: Precision | None = None
     """Mixed precision; None: that of accelerate's configuration."""
     compile: bool = free(False)
-    """Compile the backbone with torch.compile; again for each size of the views."""
+    """Compile the backbone with torch.compile; again for each size of the views, at most 64."""
     channels_last: bool = free(True)
     """Keep images and weights in NHWC memory format."""
     device_paths: DevicePaths = free("auto")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from models.settings.base import QuerySizes
 from pipelines.presets import PRESETS
 from pipelines.resolution import MultiScale, Progressive, Resolution, parse_schedule
-from pipelines.settings import SOFT_TARGET_NAMES
+from pipelines.settings import CROPMIX, SOFT_TARGET_NAMES
 from pipelines.views import View, ViewPlan, with_side
 from tools.config.config import Config, ResolvedConfig, flag
 
@@ -74,7 +74,23 @@ def base_views(config: ResolvedConfig) -> tuple[View, ...]:
     Raises:
         ValueError: ``--aug`` does not fit the views.
     """
-    return config.aug.applied(_counted_views(config))
+    views = config.aug.applied(_counted_views(config))
+    return _cropmix_views(config, views) if "cropmix" in config.mixes else views
+
+
+def _cropmix_views(config: ResolvedConfig, views: tuple[View, ...]) -> tuple[View, ...]:
+    """Return the views with CropMix's areas, which no flag gives those that it changes."""
+    pasted, published = config.chosen.pasted_views, _counted_views(config)
+    low, high = CROPMIX[0]
+    for v in pasted:
+        if views[v].scale != published[v].scale:
+            raise ValueError(
+                f"--mix cropmix crops view {v} at {low:g} to {high:g} of the area: leave it out of "
+                "--aug, or take --mix scalemix, which keeps the view's own areas"
+            )
+    return tuple(
+        dataclasses.replace(x, scale=CROPMIX[0]) if v in pasted else x for v, x in enumerate(views)
+    )
 
 
 def _counted_views(config: ResolvedConfig) -> tuple[View, ...]:

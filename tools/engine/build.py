@@ -86,6 +86,7 @@ def create_method(
             mean=facts.mean,
             std=facts.std,
             clim=clim_loss(config),
+            mix_terms=config.mix_terms,
             sizes=sizes_of(config),
         ),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
-from pipelines.settings import UN_MIX_NAMES
+from pipelines.settings import I_MIX_NAMES, UN_MIX_NAMES
 from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.exporting.source import Source
@@ -35,6 +35,50 @@ PAPERS = {
         "Vishniakov, Kirill and Xing, Eric and Shen, Zhiqiang",
         "British Machine Vision Conference",
         "2024",
+    ),
+    "mixed-barlow": (
+        "bandara2023mixed",
+        "Guarding Barlow Twins Against Overfitting with Mixed Samples",
+        "Bandara, Wele Gedara Chaminda and De Melo, Celso M. and Patel, Vishal M.",
+        "arXiv preprint 2312.02151",
+        "2023",
+    ),
+    "imix": (
+        "lee2021imix",
+        "i-Mix: A Domain-Agnostic Strategy for Contrastive Representation Learning",
+        "Lee, Kibok and Zhu, Yian and Sohn, Kihyuk and Li, Chun-Liang and Shin, Jinwoo and Lee, "
+        "Honglak",
+        "International Conference on Learning Representations",
+        "2021",
+    ),
+    "sdmp": (
+        "ren2022sdmp",
+        "A Simple Data Mixing Prior for Improving Self-Supervised Learning",
+        "Ren, Sucheng and Wang, Huiyu and Gao, Zhengqi and He, Shengfeng and Yuille, Alan and "
+        "Zhou, Yuyin and Xie, Cihang",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+        "2022",
+    ),
+    "patchmix": (
+        "shen2023patchmix",
+        "Inter-Instance Similarity Modeling for Contrastive Learning",
+        "Shen, Chengchao and Liu, Dawei and Tang, Hao and Qu, Zhe and Wang, Jianxin",
+        "arXiv preprint 2306.12243",
+        "2023",
+    ),
+    "scalemix": (
+        "wang2022asymmetry",
+        "On the Importance of Asymmetry for Siamese Representation Learning",
+        "Wang, Xiao and Fan, Haoqi and Tian, Yuandong and Kihara, Daisuke and Chen, Xinlei",
+        "IEEE/CVF Conference on Computer Vision and Pattern Recognition",
+        "2022",
+    ),
+    "cropmix": (
+        "han2022cropmix",
+        "CropMix: Sampling a Rich Input Distribution via Multi-Scale Cropping",
+        "Han, Junlin and Petersson, Lars and Li, Hongdong and Reid, Ian",
+        "arXiv preprint 2205.15955",
+        "2022",
     ),
     "clim": (
         "li2021clim",
@@ -181,7 +225,8 @@ def reproduction(source: Source, command: str) -> str:
 
 def citation(source: Source) -> str:
     """Return the method's paper by its arXiv number, and those of the mixtures as BibTeX."""
-    names = ["unmix" if mix in UN_MIX_NAMES else mix for mix in source.config.mixes]
+    known = dict.fromkeys(UN_MIX_NAMES, "unmix") | dict.fromkeys(I_MIX_NAMES, "imix")
+    names = [known.get(mix, mix) for mix in source.config.mixes]
     papers = [PAPERS[name] for name in names if name in PAPERS]
     if not papers:
         return f"The method: {source.paper}"

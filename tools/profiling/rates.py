@@ -47,7 +47,8 @@ def synthetic(loader: Loader, batch: Batch) -> Batch:
     """Return the batch with noise as images, mixed as in step 0."""
     views = tuple(torch.randn_like(view) for view in batch.views)
     mixed = loader.maker.mix(views, 0)[1] if batch.mixed else ()
-    return dataclasses.replace(batch, views=views, mixed=mixed)
+    plain = views if batch.plain else ()
+    return dataclasses.replace(batch, views=views, mixed=mixed, plain=plain)
 
 
 @dataclass

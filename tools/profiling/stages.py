@@ -23,7 +23,8 @@ from tools.profiling.clock import Clock, Seconds
 from tools.profiling.io import Reads, measure_reads
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
-OPERATIONS = (*JITTER, "gray", "blur", "solarize")
+OPERATIONS = (*JITTER, "gray", "blur", "solarize", "rand_augment")
+NO_RAND = (0.0, 10.0, 0.5)
 
 
 class Tap:
@@ -61,7 +62,9 @@ class Canned(Tap):
 
 def only(view: View, operation: str | None) -> View:
     """Return the view with flips and at most one of the OPERATIONS, at the view's strength."""
-    off = dataclasses.replace(view, jitter_prob=0.0, gray=0.0, blur=0.0, solarize=0.0)
+    off = dataclasses.replace(
+        view, jitter_prob=0.0, gray=0.0, blur=0.0, solarize=0.0, rand_augment=NO_RAND
+    )
     if operation in JITTER:
         strength = [0.0] * 4
         strength[JITTER.index(operation)] = view.jitter[JITTER.index(operation)]
@@ -75,6 +78,8 @@ def has(view: View, operation: str) -> bool:
     """Whether the view ever applies the operation."""
     if operation in JITTER:
         return view.jitter_prob * view.jitter[JITTER.index(operation)] > 0
+    if operation == "rand_augment":
+        return view.rand_augment[0] > 0
     return getattr(view, operation) > 0
 
 
@@ -125,8 +130,7 @@ class Stages:
         if not (self.clock.on_gpu and fused.usable()):
             return None
         draws, dtype = self.maker.draw(0), self.batch.views[0].dtype
-        pairs = zip(draws.views, draws.params, strict=True)
-        moved, least = zip(*(fused.traffic(*pair, dtype) for pair in pairs), strict=True)
+        moved, least = zip(*(fused.traffic(*pair, dtype) for pair in draws.windows()), strict=True)
         return sum(moved), sum(least)
 
     def _copy(self) -> None:
