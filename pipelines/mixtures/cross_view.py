@@ -1,8 +1,8 @@
 """Mixed Barlow Twins' mixture: a row of view 0 blended with another row of view 1.
 
 Source: Bandara 2023, arXiv:2312.02151. ``m = lam x0 + (1 - lam) x1[partner]`` with one share for
-all rows of a step, ``lam ~ Beta(beta, beta)``, not folded. The paper permutes the rows at random; here
-the partner is the row mirrored in its group, a random row too, since rows are shuffled.
+all rows of a step, ``lam ~ Beta(beta, beta)``, not folded. The paper permutes the rows at random;
+here the partner is the row mirrored in its group, a random row too, since rows are shuffled.
 """
 
 from __future__ import annotations
