@@ -6,8 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from method_cases import CROPS, I_MIX, Case, build, make_batch
-from method_cases import AMONG, CROPS, Case, build, make_batch
+from method_cases import AMONG, CROPS, I_MIX, Case, build, make_batch
 from runs import SMALL, TINY, run_main
 
 from models.methods import METHODS
