@@ -9,9 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn, optim
 
 from models.settings.base import Schedule
+
+FUSED: tuple[type[optim.Optimizer], ...] = (optim.SGD, optim.Adam, optim.AdamW)
+"""The optimizers that have a kernel for all parameters together: one launch instead of many, and
+fp16's loss scaler hands it the flag of an overflow instead of reading it on the host."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ def create_optimizer(
     momentum: float = 0.9,
     decay_norm_and_bias: bool = True,
     lr_scale: Callable[[str, nn.Parameter], LrScale] = lambda name, parameter: LrScale(),
+    fused: bool | None = None,
 ) -> optim.Optimizer:
     """Return timm's optimizer ``name`` over the parameters that take a gradient.
 
@@ -52,6 +58,8 @@ def create_optimizer(
         momentum: for optimizers that have one.
         decay_norm_and_bias: whether biases and norm layers are decayed (and adapted) as well.
         lr_scale: returns a parameter's ``LrScale``, given its name and itself.
+        fused: whether one of ``FUSED`` takes its fused kernel; None: if all parameters are on CUDA.
+            On the host its sums are rounded differently, so there it is off.
 
     Raises:
         ValueError: timm has no such optimizer.
@@ -65,22 +73,67 @@ def create_optimizer(
         raise ValueError(
             f"--optimizer {name}: timm has no such optimizer; closest: {', '.join(close)}"
         )
+    groups = _groups(module, weight_decay, decay_norm_and_bias, lr_scale)
+    if fused is None:
+        fused = all(p.is_cuda for group in groups for p in group["params"])
+    fused = fused and timm.optim.get_optimizer_class(name, bind_defaults=False) in FUSED
+    more: dict[str, Any] = {"fused": True} if fused else {}
+    optimizer = timm.optim.create_optimizer_v2(
+        groups, name, lr=lr, weight_decay=weight_decay, momentum=momentum, **more
+    )
+    optimizer.register_load_state_dict_pre_hook(_keep_kernel)
+    if fused and isinstance(optimizer, optim.SGD):
+        _fill_momentum(optimizer)
+        optimizer.register_load_state_dict_post_hook(_fill_momentum)
+    return optimizer
+
+
+def _groups(
+    module: nn.Module,
+    weight_decay: float,
+    decay_norm_and_bias: bool,
+    lr_scale: Callable[[str, nn.Parameter], LrScale],
+) -> list[dict[str, Any]]:
+    """Return the groups of parameters that share weight decay and learning rate."""
     groups: dict[tuple[float, LrScale], list[nn.Parameter]] = {}
     for key, parameter in module.named_parameters():
         if parameter.requires_grad:
             decays = decay_norm_and_bias or not is_norm_or_bias(key, parameter)
             kind = (weight_decay if decays else 0.0, lr_scale(key, parameter))
             groups.setdefault(kind, []).append(parameter)
-    return timm.optim.create_optimizer_v2(
-        [
-            {"params": members, "weight_decay": decay, **asdict(rate)}
-            for (decay, rate), members in groups.items()
-        ],
-        name,
-        lr=lr,
-        weight_decay=weight_decay,
-        momentum=momentum,
-    )
+    return [
+        {"params": members, "weight_decay": decay, **asdict(rate)}
+        for (decay, rate), members in groups.items()
+    ]
+
+
+def _keep_kernel(optimizer: optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's state with this optimizer's choice of kernels, not the checkpoint's.
+
+    A GPU's checkpoint goes on on the host, and one written before ``fused`` goes on with it.
+    """
+    groups = []
+    for number, theirs in enumerate(state["param_groups"]):
+        ours = optimizer.param_groups[number : number + 1]  # empty: torch refuses the state
+        kept = {key: one[key] for one in ours for key in ("fused", "foreach") if key in one}
+        groups.append({**theirs, **kept})
+    return {**state, "param_groups": groups}
+
+
+def _fill_momentum(optimizer: optim.Optimizer) -> None:
+    """Give each parameter without momentum a buffer of zeros, as if it had never moved.
+
+    Torch's fused SGD allocates its buffers in the first step, for all parameters or none, and
+    leaves them uninitialized if that step overflows. From zeros the first step is the same.
+    """
+    for group in optimizer.param_groups:
+        if group["momentum"]:
+            for parameter in group["params"]:
+                state = optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(
+                        parameter, memory_format=torch.preserve_format
+                    )
 
 
 def layer_shares(backbone: nn.Module, decay: float) -> dict[int, float]:

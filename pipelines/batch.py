@@ -15,7 +15,8 @@ class Mixed:
 
     ``view`` is the index of the mixed view in the batch. ``partner`` indexes the rows of that view
     on this rank. ``lam`` is the share measured after clipping, in [0, 1]. ``name`` tells apart
-    several mixtures of one view; it is empty for Un-Mix's.
+    several mixtures of one view; it is empty for Un-Mix's. ``partner_view`` is the view that
+    shows the partners, where it is another one (Mixed Barlow Twins).
     """
 
     view: int
@@ -23,6 +24,7 @@ class Mixed:
     partner: Int[Tensor, " n"]
     lam: Float[Tensor, " n"]
     name: str = ""
+    partner_view: int | None = None
     key: bool = False
     """Whether the network of the keys sees it, as a target for the other mixtures."""
 

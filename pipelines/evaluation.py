@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipelines.augment.reference import AugmentPlan, augment
 from pipelines.decoders import Crops, Decoder
 from pipelines.sampler import all_rows
 from pipelines.sources.table import Table, check_normalization
+from pipelines.system.transfer import device_thread
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def evaluation_batches(
         crops = crops.to(device, non_blocking=True)
         return augment(crops, AugmentPlan.nothing(len(crops), device), view.mean, view.std)
 
-    with ThreadPoolExecutor(1, "unmix-evaluation") as pool:
+    with device_thread("unmix-evaluation", device) as pool:
         ahead = None
         for places in all_rows(len(chosen), batch_size, rank, world_size):
             following = (pool.submit(decode, places), places)

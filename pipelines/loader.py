@@ -11,12 +11,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from pipelines.batch import Batch
 from pipelines.read_ahead import ReadAhead
 from pipelines.step_maker import Decoded, StepMaker
+from pipelines.system.transfer import device_thread
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Loader:
         reader = ReadAhead(
             maker.table.source, maker.sampler, start, stop, self.read_ahead, maker.read_ahead
         )
-        with contextlib.closing(reader), ThreadPoolExecutor(1, "unmix-prefetch") as pool:
+        with contextlib.closing(reader), device_thread("unmix-prefetch", maker.device) as pool:
             try:
                 for step in range(start, stop):
                     reader.during(step)

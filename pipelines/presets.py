@@ -43,6 +43,12 @@ def _dino(size: int) -> tuple[View, ...]:
     return (first, second) + (small,) * 6
 
 
+def _dino_vit(size: int) -> tuple[View, ...]:
+    first, second, small, *_ = _dino(size)
+    large = (replace(first, scale=(0.4, 1.0)), replace(second, scale=(0.4, 1.0)))
+    return large + (replace(small, scale=(0.05, 0.4)),) * 8
+
+
 def _simsiam_cifar(size: int) -> tuple[View, ...]:
     return (View(size),) * 2
 
@@ -80,6 +86,7 @@ PRESETS: dict[str, Callable[[int], tuple[View, ...]]] = {
     "swav": _swav,  # Caron 2020, arXiv:2006.09882: 2 large and 6 small crops
     "moco-v3": _moco_v3,  # Chen 2021, arXiv:2104.02057: BYOL's, crop scale at least 0.2
     "dino": _dino,  # Caron 2021, arXiv:2104.14294: BYOL's as multi-crop, ResNet-50's scales
+    "dino-vit": _dino_vit,  # the same with the released scales of ViTs, and 8 small crops
     "asym": _asym,  # Wang 2022, arXiv:2204.00613: MoCo-v2's and RandAugment; the key: crop and flip
     "simsiam-cifar": _simsiam_cifar,  # Chen 2021, arXiv:2011.10566, appendix D: MoCo-v2's, no blur
     "cifar": _cifar,  # Un-Mix's MoCo on CIFAR (Shen 2022, arXiv:2003.05438)

@@ -32,7 +32,9 @@ AMONG_MIXTURES = ("sdmp", "patchmix")
 """Mixtures that are queries and keys: their loss compares mixtures with mixtures."""
 PATCHMIX_ROWS = 3
 """Rows of PatchMix's smallest group: of two, the rows before and after would be the same."""
-SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES, *AMONG_MIXTURES)
+CROSS_VIEW = "mixed-barlow"
+"""The mixture of rows of two views, which Barlow Twins alone has a loss for."""
+SOFT_TARGET_NAMES = (*UN_MIX_NAMES, "mixmask", *I_MIX_NAMES, *AMONG_MIXTURES, CROSS_VIEW)
 """Mixtures of two targets, weighted by their shares."""
 PERMUTED_NAMES = (*I_MIX_NAMES, "patchmix")
 """Those whose partners are a permutation of the group; in the others partners are mutual."""

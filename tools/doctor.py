@@ -1,18 +1,22 @@
 """Check this machine, a data set, or the cache; print what is missing, and the exact fixes.
 
-    python tools/doctor.py [--json]
+    python tools/doctor.py [--json [FILE]]
+    python tools/doctor.py --device [--json FILE]
     python tools/doctor.py --data PATH [--deep]
     python tools/doctor.py --cache [--empty]
 
 Without a flag, print which requirements are installed or missing. The exit status is 0 if
 ``make train`` would work. Only Python itself is needed.
 
+--device  prove the code for a GPU on this machine in about a minute: each path against plain
+          PyTorch, that no step waits for the device, the loader's overlap, a run of 20 steps; the
+          exit status is 1 if one of them fails (a path that falls back is no failure)
 --data    examine a folder, PATH.beton or wds:SHARDS: kinds, sizes, duplicates, damaged files, and
           flags that fit; the exit status is 1 if there are problems
 --deep    decode every image too
 --cache   list the prepared data that runs have left
 --empty   remove it, except what a run uses
---json    print the requirements as JSON
+--json    print the requirements, or the results of --device, as JSON; with FILE, write them there
 """
 
 from __future__ import annotations
@@ -95,7 +99,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--data")
-    for name in ("deep", "cache", "empty", "json"):
+    parser.add_argument("--json", nargs="?", const="-")
+    for name in ("deep", "cache", "empty", "device"):
         parser.add_argument(f"--{name}", action="store_true")
     try:
         flags, unknown = parser.parse_known_args(argv)
@@ -128,6 +133,27 @@ def print_cache(*, empty: bool) -> int:
     return 0
 
 
+def prove_device(json_file: str | None) -> int:
+    """Run the code for a GPU and print a table; return 1 if something failed."""
+    from tools.diagnostics.device import as_json, as_text, check_device, succeeded
+
+    if json_file != "-":
+        print("proving the code for a GPU on this machine, in about a minute", flush=True)
+    results = check_device()
+    if json_file != "-":
+        print(as_text(results))
+    write_json(as_json(results), json_file)
+    return 0 if succeeded(results) else 1
+
+
+def write_json(text: str, file: str | None) -> None:
+    """Write JSON to a file, or to stdout if the file is "-"; None: nowhere."""
+    if file == "-":
+        print(text)
+    elif file is not None:
+        Path(file).write_text(text + "\n")
+
+
 def run(argv: list[str]) -> int:
     """Check and print; return 1 if ``make train`` would not work, or the data has problems.
 
@@ -145,11 +171,13 @@ def run(argv: list[str]) -> int:
         return print_data(flags.data, deep=flags.deep)
     if flags.cache:
         return print_cache(empty=flags.empty)
+    if flags.device:
+        return prove_device(flags.json)
     checks = run_checks()
-    if "--json" in argv:
+    if flags.json:
         lines = [{**asdict(check), "state": state(check)} for check in checks]
-        print(json.dumps({"ok": works(checks), "checks": lines}, indent=2))
-    else:
+        write_json(json.dumps({"ok": works(checks), "checks": lines}, indent=2), flags.json)
+    if flags.json != "-":
         show = print_table if sys.stdout.isatty() and is_installed("rich") else print_plain
         show(checks)
         print(verdict(checks))

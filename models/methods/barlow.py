@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from models.distributed import gather, own_rows
@@ -21,7 +21,8 @@ class Barlow(Method):
 
     C is taken over all ranks' rows. A mixture m of x0 adds ``lam L(z(m), z(x1)) + (1 - lam)
     L(z(m)[partner], z(x1))``; m is encoded once. L is not a mean over rows, so the whole batch has
-    one lam, and ``--mix-draw group`` is refused.
+    one lam, and ``--mix-draw group`` is refused. A mixture of x0 with rows of x1 adds Mixed Barlow
+    Twins' ``regularizer`` instead. Bandara 2023, 2312.02151.
     """
 
     def __init__(self, backbone: nn.Module, config: BarlowConfig, setup: Setup) -> None:
@@ -39,8 +40,14 @@ class Barlow(Method):
         z0, z1 = (standardize(gather(self._embed(x))) for x in batch.views)
         terms = {"clean": cross_correlation(z0, z1, weight)}
         for m in batch.mixed:
+            if m.partner_view is not None and self.config.mix_weight == 0:
+                continue  # plain Barlow Twins, running statistics included
             z = standardize(gather(self._embed(m.image)))
             partner = gather(own_rows(len(m.lam), z.device)[m.partner])
+            if m.partner_view is not None:
+                term = regularizer(z, z0, z1, partner, m.lam[0])
+                terms[m.term] = self.config.mix_weight * weight * term
+                continue
             own = cross_correlation(z, z1, weight)
             other = cross_correlation(z[partner], z1, weight)
             lam = m.lam[0].to(own.dtype)
@@ -77,3 +84,22 @@ def cross_correlation(
     diagonal = correlation.diagonal()
     others = correlation.square().sum() - diagonal.square().sum()
     return (1 - diagonal).square().sum() + off_diagonal * others
+
+
+@full_precision
+def regularizer(
+    z: Float[Tensor, "n d"],
+    z0: Float[Tensor, "n d"],
+    z1: Float[Tensor, "n d"],
+    partner: Int[Tensor, " n"],
+    lam: Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Return how far mixtures are from the blends of their images, as both views see them.
+
+    ``|e^T z0 / n|^2 + |e^T z1 / n|^2``, Frobenius norms, with ``e = z - lam z0 - (1 - lam)
+    z1[partner]``; all have gradients. ``z`` are the standardized rows of the mixtures of all
+    ranks. Source: Bandara 2023, 2312.02151, in the form of the released README.
+    """
+    error = z - lam * z0 - (1 - lam) * z1[partner]
+    seen = [error.T @ view / len(z) for view in (z0, z1)]
+    return torch.stack([matrix.square().sum() for matrix in seen]).sum()

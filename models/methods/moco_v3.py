@@ -32,11 +32,19 @@ class MocoV3(Method):
     """
 
     def __init__(self, backbone: nn.Module, config: MocoV3Config, setup: Setup) -> None:
-        sizes = (num_features(backbone), config.hidden, config.dim)
+        config = config.suited("")
+        layers, temperature, momentum = config.layers, config.temperature, config.momentum
+        assert layers is not None and temperature is not None and momentum is not None
+        hidden = (config.hidden,) * (layers - 1)
+        sizes = (num_features(backbone), *hidden, config.dim)
         head = heads.mlp(*sizes, norm=True, last_norm=True, last_affine=False)
         super().__init__(backbone, head)
         self.config, self.sizes = config, setup.sizes
-        self.predictor = heads.predictor(config.dim, config.hidden, last_bias=config.last_bias)
+        self.temperature, self.momentum = temperature, momentum
+        last_bias, last_norm = config.last_bias, bool(config.predictor_norm)
+        self.predictor = heads.predictor(
+            config.dim, config.hidden, last_bias=last_bias, last_norm=last_norm
+        )
         self.key_encoder = momentum_copy(self.online)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -89,7 +97,7 @@ class MocoV3(Method):
 
     def after_step(self, progress: float) -> None:
         """Update the key encoder."""
-        ema_update(self.key_encoder, self.online, cosine_momentum(self.config.momentum, progress))
+        ema_update(self.key_encoder, self.online, cosine_momentum(self.momentum, progress))
 
     def _query(self, images: Tensor) -> Tensor:
         h = self.backbone(images)
@@ -103,9 +111,8 @@ class MocoV3(Method):
 
     def _contrast(self, q: Tensor, all_k: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return ``contrast`` of these queries among ``all_k``: ``(q, k) -> (n,)``."""
-        temperature = self.config.temperature
-        candidates = log_negatives(q, all_k, temperature)
-        return partial(contrast, candidates=candidates, temperature=temperature)
+        candidates = log_negatives(q, all_k, self.temperature)
+        return partial(contrast, candidates=candidates, temperature=self.temperature)
 
 
 @full_precision

@@ -113,11 +113,9 @@ class NativeSyncNorm(torch.autograd.Function):
         here = torch.stack(torch.batch_norm_stats(x, eps))  # mean and 1 / std, (2, c)
         means, rstds = ranks.gather(here[None]).unbind(1)  # (world, c) each
         counts = here.new_full((world,), x.numel() // channels)
-        # The kernel takes contiguous statistics, and counts of the running statistics' type.
         mean, rstd = torch.batch_norm_gather_stats_with_counts(
-            x, means.contiguous(), rstds.contiguous(), *running, momentum, eps,
-            counts.to(running[0].dtype),
-        )  # fmt: skip
+            x, means, rstds, *running, momentum, eps, counts.to(running[0].dtype)
+        )
         ctx.save_for_backward(x, weight, mean, rstd, counts.int())
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.ranks = ranks

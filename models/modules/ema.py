@@ -7,14 +7,22 @@ import math
 from typing import TypeVar
 
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def momentum_copy(module: M) -> M:
-    """Return a copy with equal weights that takes no gradient."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """Return a copy with equal weights that takes no gradient and drops no path.
+
+    Stochastic depth is the online network's alone (Caron 2021, 2104.14294, released code).
+    """
+    twin = copy.deepcopy(module).requires_grad_(False)
+    for part in twin.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
+    return twin
 
 
 @torch.no_grad()

@@ -53,9 +53,21 @@ def projector(
     return mlp(width, hidden, dim, norm=norm, last_bias=last_bias)
 
 
-def predictor(dim: int, hidden: int, *, last_bias: bool = True) -> nn.Sequential:
-    """Return BYOL's predictor: ``dim -> hidden -> dim`` with batch norm. Grill 2020, 2006.07733."""
-    return mlp(dim, hidden, dim, norm=True, last_bias=last_bias)
+def predictor(
+    dim: int, hidden: int, *, last_bias: bool = True, last_norm: bool = False
+) -> nn.Sequential:
+    """Return BYOL's predictor: ``dim -> hidden -> dim`` with batch norm. Grill 2020, 2006.07733.
+
+    ``last_norm``: a batch norm without weights after the last layer, which then has no bias, as in
+    MoCo v3's transformers. Chen 2021, 2104.02057, section 5.
+    """
+    return mlp(
+        *(dim, hidden, dim),
+        norm=True,
+        last_norm=last_norm,
+        last_bias=last_bias,
+        last_affine=not last_norm,
+    )
 
 
 def init_truncated_normal(layer: nn.Module) -> None:

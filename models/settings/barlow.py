@@ -35,6 +35,9 @@ class BarlowConfig(MethodConfig):
     bias_lr: NonNegative = 0.0015
     """Learning rate of biases and batch norm as a share of the weights' (.0048 / .2 / 16 GPUs)."""
 
+    mix_weight: NonNegative = 1.0
+    """Weight of Mixed Barlow Twins' term (--mix mixed-barlow); 0: plain Barlow Twins."""
+
     @property
     def needs_mutual_partners(self) -> bool:
         """Yes: the second order of the mixture is its rows at the partners' places."""

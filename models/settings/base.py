@@ -43,6 +43,8 @@ class Defaults:
     """Last learning rate as a share of the peak."""
     zero_init_last: bool = False
     """Whether each residual block starts as the identity, on images above 64 pixels."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end of its cosine; None: it stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ class MethodConfig:
 
     def filled(self, *, i_mix: bool) -> MethodConfig:
         """Return the numbers with what is left open as published, with i-Mix or without."""
+        return self
+
+    def suited(self, backbone: str) -> MethodConfig:
+        """Return the numbers with what is left open as published for this kind of backbone."""
         return self
 
     def describe_coupling(self) -> str:

@@ -18,8 +18,15 @@ class DinoConfig(MethodConfig):
     defaults = Defaults(
         "momentum", 0.03, 1e-4, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
     )
-    transformer = Defaults(  # its weight decay rises from 0.04 to 0.4 along a cosine; ours stays
-        "adamw", 5e-4, 0.04, "dino", "sync", decay_norm_and_bias=False, warmup_epochs=10
+    transformer = Defaults(
+        optimizer="adamw",
+        lr_per_256=5e-4,
+        weight_decay=0.04,
+        views="dino-vit",
+        bn="sync",
+        decay_norm_and_bias=False,
+        warmup_epochs=10,
+        weight_decay_end=0.4,
     )
 
     prototypes: Count = 65536

@@ -97,7 +97,8 @@ def sample_params() -> ViewParams:
     return draw_params(SAMPLE, 0, RowRng(0, 0), rows, side, side)
 
 
-def _augment_sample(augmenter: Augmenter[Any], device: torch.device) -> list[Tensor]:
+def augment_sample(augmenter: Augmenter[Any], device: torch.device) -> list[Tensor]:
+    """Return the views of ``SAMPLE`` that an augmenter makes on a device, not normalized."""
     shape = (SAMPLE_ROWS, SAMPLE.size, SAMPLE.size, 3)
     crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     plan = augmenter.plan(SAMPLE, sample_params()).to(device)
@@ -106,8 +107,8 @@ def _augment_sample(augmenter: Augmenter[Any], device: torch.device) -> list[Ten
 
 FUSED_AUGMENTATION = DevicePath(
     "fused augmentation",
-    fast=lambda device: _augment_sample(triton, device),
-    plain=lambda device: _augment_sample(reference, device),
+    fast=lambda device: augment_sample(triton, device),
+    plain=lambda device: augment_sample(reference, device),
     tolerance=1e-4,  # a fortieth of a grey level; the tests allow a tenth of this
     missing=triton.why_missing,
 )

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pipelines.beton.encode import too_large
-from pipelines.decoders.dali import BY_DALI, PART_BYTES, DaliDecoder, GpuDecoder
+from pipelines.decoders.dali import PART_BYTES, DaliDecoder
+from pipelines.decoders.dali_gpu import BY_DALI, DALI_ON_GPU, GpuDecoder, decoding_device
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits, one_size
 from pipelines.settings import Interpolation, OnBadImage
@@ -96,7 +97,8 @@ def build_decoder(
     """Build the decoder of a loader.
 
     ``ffcv`` and ``dali`` on the host return crops in host memory, page-locked if ``device`` is a
-    GPU; the others on the device. ``gpu`` applies to ``dali`` on a GPU only.
+    GPU; the others on the device. ``gpu`` applies to ``dali`` on a GPU only. Where DALI's decoder
+    on the GPU does not prove itself, DALI decodes on the host.
 
     Raises:
         ValueError: there is no such loader, or it cannot read this table.
@@ -112,13 +114,15 @@ def build_decoder(
             table, interpolation=interpolation, workers=workers, on_bad=on_bad, pin=pin
         )
     if loader == "dali":
-        return DaliDecoder(
+        dali = DaliDecoder(
             table,
             interpolation=interpolation,
             workers=workers,
-            device=device,
+            device=decoding_device(device),
             on_bad=on_bad,
             pin=pin,
             gpu=gpu,
         )
+        dali.device_path = DALI_ON_GPU if device.type == "cuda" else None
+        return dali
     raise ValueError(f"--loader must be auto or one of {', '.join(LOADERS)}, got {loader!r}")

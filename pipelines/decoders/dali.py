@@ -12,8 +12,9 @@ At most 512 MiB of decoded images (``PART_BYTES``) are held: a larger batch is d
 
 PIL decodes images that DALI would decode differently (EXIF orientation, CMYK, PNG under a JPEG's
 name, a JPEG without its end marker). Raw rows of a .beton need no decoder. The windows of both are
-cut on the host. If one image is bad, DALI raises for the whole batch: the batch is then halved
-until the bad images are found, and PIL decodes those.
+cut on the host. If one image is bad, DALI raises for the whole batch: the images are then decoded
+16 at a time, those of a failing 16 one at a time, and the bad ones by PIL. DALI keeps a decoder of
+32 MiB a thread for each size of batch, so there are two more sizes and never others.
 
 On the host DALI decodes bit for bit like PIL (slow DCT, smooth chroma).
 """
@@ -23,7 +24,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
@@ -32,52 +32,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.decoders import Crops, MissingPackage
+from pipelines.decoders import Crops
 from pipelines.decoders.crop_plan import CropPlan, check_windows, cut_image, make_plan
+from pipelines.decoders.dali_gpu import BY_DALI, GpuDecoder, import_dali
 from pipelines.decoders.jpeg import ends_as_jpeg, is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
+from pipelines.system.device_path import DevicePath
 from pipelines.system.transfer import to_device
 
 log = logging.getLogger(__name__)
 
-MISSING = (
-    "--loader dali needs the Python package nvidia-dali, which cannot be imported ({error}). "
-    "`pip install nvidia-dali-cuda130` or `make install` installs it."
-)
-
-
-@dataclass(frozen=True)
-class GpuDecoder:
-    """Settings of DALI's decoder on a GPU; None is DALI's default, given in brackets.
-
-    ``device_memory_padding`` and ``host_memory_padding`` are MiB that each decoding thread
-    allocates in advance (16 on the device; 8 page-locked ones on the host, twice), so that a large
-    image need not wait for an allocation. ``hw_decoder_load`` is the share, 0 to 1, of images
-    decoded by the hardware's JPEG decoder, if there is one (0.65).
-
-    Source: the documentation of DALI 2.4, ``decoders.image``.
-    """
-
-    device_memory_padding: float | None = None
-    host_memory_padding: float | None = None
-    hw_decoder_load: float | None = None
-
-    def arguments(self) -> dict[str, int | float]:
-        """Return the settings that are not None, in DALI's units."""
-        found: dict[str, int | float] = {}
-        for name in ("device_memory_padding", "host_memory_padding"):
-            mib = getattr(self, name)
-            if mib is not None:
-                found[name] = round(mib * 2**20)
-        if self.hw_decoder_load is not None:
-            found["hw_decoder_load"] = self.hw_decoder_load
-        return found
-
-
-BY_DALI = GpuDecoder()
+RETRY = 16
+"""Images decoded at a time after the whole batch has failed."""
 PART_BYTES = 512 * 2**20
 """DALI decodes parts of a step's images whose pixels take less than this, or one larger image."""
 
@@ -130,24 +99,21 @@ class DaliDecoder:
         cut_on_host: bool = True,
         gpu: GpuDecoder = BY_DALI,
     ) -> None:
-        try:
-            import nvidia.dali.experimental.dynamic as dynamic
-            from nvidia.dali.types import DALIImageType
-        except (ImportError, OSError) as error:
-            raise MissingPackage(MISSING.format(error=error)) from error
+        dynamic, kinds = import_dali()
         if isinstance(table.source, Arrays):
             raise ValueError("--loader dali reads encoded images; take `--loader memory`")
         self.cut_on_host = cut_on_host and device.type == "cpu"
         if not self.cut_on_host and interpolation == "area":
             raise ValueError("--loader dali has no --interpolation area on a GPU")
         self.dali: Any = dynamic
-        self.kind = DALIImageType.GRAY if table.channels == 1 else DALIImageType.RGB
+        self.kind = kinds.GRAY if table.channels == 1 else kinds.RGB
         self.gpu = gpu.arguments()
         self.table, self.device = table, device
         self.interpolation: Interpolation = interpolation
         self.on_bad: OnBadImage = on_bad
         self.pin = pin
-        self.decodes = self.replaced = 0
+        self.decodes = self.replaced = self.by_pil = 0
+        self.device_path: DevicePath | None = None
         self.bad_rows: set[int] = set()
         self.context: Any = dynamic.EvalContext(num_threads=workers, device_id=device.index)
         self.lock = Lock()
@@ -158,7 +124,6 @@ class DaliDecoder:
         """Decode the distinct ``rows`` once each and cut the crops; without crops, decode only."""
         check_windows(self.table, rows, crops)
         with self.lock, self.context:  # a context serves one thread at a time
-            self._give_back()
             distinct, image = np.unique(rows, return_inverse=True)
             parts = list(in_parts(self.table, distinct))
             if self.cut_on_host:
@@ -186,9 +151,11 @@ class DaliDecoder:
         """Return DALI's tensors (h, w, c) of the rows that it decodes like PIL."""
         data = {row: found for row, found in zip(rows, self.pool.map(self._read, rows), strict=True)
                 if found is not None}  # fmt: skip
+        self._give_back()  # waits for the last call's copies: after reading, before decoding
         self.decodes += len(rows) - len(data)  # by PIL, or from stored pixels
         images = dict(zip(data, self._decode(list(data.values())), strict=True))
         bad = [row for row, image in images.items() if image is None]
+        self.by_pil += len(rows) - len(images) + len(bad)
         if bad:
             name = self.table.source.name(bad[0])
             log.warning("PIL decodes %d of %d images for DALI: %s", len(bad), len(images), name)
@@ -210,6 +177,20 @@ class DaliDecoder:
         if not data:
             return []
         self.decodes += len(data)
+        found = self._evaluate(data)
+        if found is not None:
+            return found
+        made: list[Any] = []
+        for piece in (data[i : i + RETRY] for i in range(0, len(data), RETRY)):
+            padded = [*piece, *piece[:1] * (RETRY - len(piece))]
+            some = self._evaluate(padded) if len(data) > RETRY else None
+            if some is None:
+                some = [image for x in piece for image in self._evaluate([x]) or [None]]
+            made += some[: len(piece)]
+        return made
+
+    def _evaluate(self, data: list[Any]) -> list[Any] | None:
+        """Return a tensor for each image, or None if DALI cannot decode one of them."""
         try:
             batch = self.dali.decoders.image(
                 self.dali.as_batch(data),
@@ -221,10 +202,7 @@ class DaliDecoder:
             )
             return list(batch.evaluate().tensors)
         except RuntimeError:
-            if len(data) == 1:
-                return [None]
-            half = len(data) // 2
-            return self._decode(data[:half]) + self._decode(data[half:])
+            return None
 
     def _cut_on_host(self, images: dict[int, Any], plan: CropPlan, begin: int, end: int) -> None:
         """Cut the windows of images ``begin`` to ``end`` of a plan, on the pool's threads."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from pipelines.mixtures.base import Mixture
 from pipelines.mixtures.clim import Clim, NeighborTable
+from pipelines.mixtures.cross_view import CrossView
 from pipelines.mixtures.image_mixture import ImageMixture
 from pipelines.mixtures.imix import IMix
 from pipelines.mixtures.mixmask import MixMask
@@ -17,6 +18,7 @@ from pipelines.mixtures.sum import Sum
 from pipelines.mixtures.unmix import UN_MIX, UnMix
 from pipelines.settings import (
     CROPMIX,
+    CROSS_VIEW,
     I_MIX_NAMES,
     LABEL_FREE,
     WINDOW_NAMES,
@@ -95,6 +97,7 @@ MIXTURES: dict[str, Callable[..., Mixture]] = {
     **dict.fromkeys(I_MIX_NAMES, _imix),
     "sdmp": lambda name, settings: Sdmp(),
     "patchmix": lambda name, settings: PatchMix(settings.patchmix.patch),
+    CROSS_VIEW: lambda name, settings: CrossView(settings.beta),
     **dict.fromkeys(LABEL_FREE, _label_free),
     **dict.fromkeys(WINDOW_NAMES, _window),
     "clim": _clim,

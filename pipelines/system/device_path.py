@@ -55,7 +55,7 @@ class Verdict:
     def text(self) -> str:
         """Return the verdict as "fused augmentation: used, differs by 1.2e-07"."""
         if not self.used:
-            return f"{self.path}: plain PyTorch, {self.reason}"
+            return f"{self.path}: the plain path, {self.reason}"
         differs = "" if self.difference is None else f", differs by {self.difference:.1e}"
         return f"{self.path}: used{differs}"
 

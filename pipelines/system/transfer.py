@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
 from pipelines.batch import to_device
 from pipelines.system.device_path import DevicePath
 
-__all__ = ["SIDE_STREAM", "copy_stream", "enter_device", "to_device"]
+__all__ = ["SIDE_STREAM", "copy_stream", "device_thread", "to_device"]
 
 
 def copy_stream(device: torch.device) -> torch.cuda.Stream | None:
@@ -26,14 +28,16 @@ def copy_stream(device: torch.device) -> torch.cuda.Stream | None:
     return torch.cuda.current_stream(device)
 
 
-def enter_device(device: torch.device) -> None:
-    """Make ``device`` the calling thread's CUDA device; the initializer of threads that use CUDA.
+def device_thread(name: str, device: torch.device) -> ThreadPoolExecutor:
+    """Return a pool of one thread that works on ``device`` (without an index: the current one).
 
     A new thread starts on GPU 0, whatever the main thread has set: its first CUDA call would open a
     context there, 500 MiB for each process of the machine (PyTorch pull request 94864).
     """
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.type != "cuda":
+        return ThreadPoolExecutor(1, name)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return ThreadPoolExecutor(1, name, torch.cuda.set_device, (index,))
 
 
 def _sample() -> Tensor:

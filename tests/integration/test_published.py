@@ -298,8 +298,12 @@ NUMBERS: dict[str, dict[str, Any]] = {
     r"swav-2x224-.*": {"crops": (2,), "crop_sizes": (224,), "crop_scales": (0.08, 1)},
     r"(simclr|byol|barlow|vicreg|moco-v3)-imagenet-1000": LARS
     | {"backbone": "resnet50", "decay": "weights", "bn": "sync", "epochs": 1000},
-    r"(simclr|byol|barlow|vicreg|moco-v3|simsiam)-imagenet-.*": {"zero_init_last": True},
-    r"(?!(simclr|byol|barlow|vicreg|moco-v3|simsiam)-imagenet-).*": {"zero_init_last": False},
+    r"(simclr|byol|barlow|barlow-mixed-barlow|vicreg|moco-v3|simsiam)-imagenet-.*": {
+        "zero_init_last": True
+    },
+    r"(?!(simclr|byol|barlow|barlow-mixed-barlow|vicreg|moco-v3|simsiam)-imagenet-).*": {
+        "zero_init_last": False
+    },
     r"simclr-imagenet-1000": {
         "views": "simclr",
         "lr": 4.8,
@@ -332,6 +336,21 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "barlow.bias_lr": 0.0015,  # 0.0048 / 0.2, by DDP's mean over 16 GPUs
         "barlow.dim": 8192,
         "barlow.hidden": 8192,
+    },
+    r"barlow-mixed-barlow-imagenet-300": LARS
+    | {
+        "mix": "mixed-barlow",
+        "mix_beta": 1,
+        "views": "byol",
+        "backbone": "resnet50",
+        "decay": "weights",
+        "lr": 0.8,  # 0.2 * 1024 / 256
+        "weight_decay": 1e-6,
+        "epochs": 300,
+        "batch_size": 1024,
+        "barlow.off_diagonal": 0.0051,
+        "barlow.mix_weight": 1,
+        "barlow.dim": 8192,
     },
     r"vicreg-imagenet-1000": {
         "views": "byol",
@@ -368,9 +387,9 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "simsiam.layers": 3,
         "simsiam.constant_predictor_lr": True,
     },
-    r"dino-.*": MULTI_CROP
-    | {
+    r"dino-.*": {
         "crops": (2, 8),  # local_crops_number, a default of main_dino.py as the next ones
+        "crop_sizes": (224, 96),
         "dino.first_teacher_temperature": 0.04,
         "dino.teacher_temperature": 0.04,
         "dino.temperature_epochs": 0,
@@ -381,20 +400,88 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "dino.head_bn": False,
         "dino.centre_momentum": 0.9,
         "dino.freeze_epochs": 1,
+        "dino.momentum": 0.996,
         "clip_grad": 3,
         "clip_grad_each": True,
         "final_lr": 1e-6,
         "warmup_epochs": 10,
+        "decay": "weights",
+        "schedule": "cosine",
+        "bn": "sync",
+    },
+    r"dino-imagenet-.*": {
+        "crop_scales": (0.14, 1, 0.05, 0.14),
         "batch_size": 4096,
         "lr": 0.48,  # 0.03 * 4096 / 256
         "views": "dino",
         "optimizer": "momentum",
         "weight_decay": 1e-4,
-        "decay": "weights",
-        "schedule": "cosine",
-        "dino.momentum": 0.996,
         "epochs": 800,
+    },
+    r"dino-vit-small-.*": {
+        "crop_scales": (0.4, 1, 0.05, 0.4),
+        "backbone": "vit_small_patch16_224",
+        "backbone_args": ("drop_path_rate=0.1",),
+        "batch_size": 512,
+        "lr": 1e-3,  # 0.0005 * 512 / 256
+        "views": "dino-vit",
+        "optimizer": "adamw",
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "epochs": 100,
+    },
+    r"moco-v3-vit-small-sdmp-.*": {
+        "mix": "sdmp",
+        "backbone": "vit_small_patch16_224",
+        "views": "byol",
+        "batch_size": 1024,
+        "optimizer": "adamw",
+        "lr": 6e-4,  # 1.5e-4 * 1024 / 256
+        "weight_decay": 0.1,
+        "warmup_epochs": 40,
+        "epochs": 100,
+        "freeze_patch_embed": True,
+        "moco_v3.temperature": 0.2,
+        "moco_v3.momentum": 0.99,
+    },
+    r"moco-v3-vit-small-patchmix-cifar.*": {
+        "mix": "patchmix",
+        "patchmix.patch": 2,
+        "image_size": 32,
+        "views": "byol",
+        "aug.scale": (0.1, 1.0),
+        "mean": (0.485, 0.456, 0.406),
+        "batch_size": 512,
+        "optimizer": "adamw",
+        "lr": 1e-3,  # 5e-4 * 512 / 256
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "warmup_epochs": 100,
+        "epochs": 800,
+        "backbone_args": ("patch_size=2", "drop_path_rate=0.1"),
+        "moco_v3.temperature": 0.2,
+        "moco_v3.momentum": 0.996,
+    },
+    r"moco-v3-vit-small-imagenet-.*": {
+        "backbone": "vit_small_patch16_224",
+        "backbone_args": ("num_heads=12", "weight_init=moco"),
+        "freeze_patch_embed": True,
+        "views": "byol",  # --crop-min, which is .2 for ResNets, keeps its default of .08
+        "batch_size": 4096,
+        "optimizer": "adamw",
+        "lr": 2.4e-3,  # 1.5e-4 * 4096 / 256
+        "weight_decay": 0.1,
+        "decay": "all",
+        "schedule": "cosine",
+        "warmup_epochs": 40,
+        "epochs": 300,
         "bn": "sync",
+        "moco_v3.momentum": 0.99,
+        "moco_v3.temperature": 0.2,
+        "moco_v3.layers": 3,
+        "moco_v3.predictor_norm": True,
+        "moco_v3.hidden": 4096,
+        "moco_v3.dim": 256,
     },
 }
 
@@ -461,6 +548,11 @@ VIEWS: dict[str, tuple[View, ...]] = {
     + (view((0.05, 0.14), STRONG, blur=0.5, size=96),) * 6,
     "dino": (view((0.14, 1.0), BYOLS, blur=1.0), view((0.14, 1.0), BYOLS, blur=0.1, solarize=0.2))
     + (view((0.05, 0.14), BYOLS, blur=0.5, size=96),) * 6,
+    "dino-vit": (
+        view((0.4, 1.0), BYOLS, blur=1.0),
+        view((0.4, 1.0), BYOLS, blur=0.1, solarize=0.2),
+    )
+    + (view((0.05, 0.4), BYOLS, blur=0.5, size=96),) * 8,
     "asym": (  # asym-siam: timm's rand-m10-n2-mstd0.5 after MoCo v2's recipe; the key: crop, flip
         replace(view(SCALE, MILD, blur=0.5), rand_augment=(2.0, 10.0, 0.5)),
         view((0.08, 1.0), MILD, jitter_prob=0.0, gray=0.0),
@@ -505,7 +597,13 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
     "cmc": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5, "width": 0.5},
     "insdis": {"dim": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5},
     "simsiam": {"dim": 2048, "hidden": 512, "layers": 3},
-    "barlow": {"dim": 8192, "hidden": 8192, "off_diagonal": 0.0051, "bias_lr": 0.0015},
+    "barlow": {
+        "dim": 8192,
+        "mix_weight": 1,
+        "hidden": 8192,
+        "off_diagonal": 0.0051,
+        "bias_lr": 0.0015,
+    },
     "vicreg": {"dim": 8192, "hidden": 8192, "invariance": 25, "variance": 25, "covariance": 1},
     "moco-v3": {
         "dim": 256,
@@ -522,8 +620,37 @@ NUMBERS_OF: dict[str, dict[str, Any]] = {
 def test_a_method_holds_the_published_numbers(name: str) -> None:
     config = METHODS[name].settings
     assert config.defaults == DEFAULTS[name]
-    made = config()
+    made = config().suited("resnet50")
     assert {key: getattr(made, key) for key in NUMBERS_OF[name]} == NUMBERS_OF[name]
+
+
+VIT_TRAINING: dict[str, tuple[Defaults, dict[str, Any]]] = {
+    "moco-v3": (
+        Defaults("adamw", 1.5e-4, 0.1, "byol", "sync", warmup_epochs=40, zero_init_last=True),
+        {"layers": 3, "predictor_norm": True, "momentum": 0.99, "temperature": 0.2, "dim": 256},
+    ),
+    "dino": (
+        Defaults(
+            *("adamw", 5e-4, 0.04, "dino-vit", "sync"),
+            decay_norm_and_bias=False,
+            warmup_epochs=10,
+            weight_decay_end=0.4,
+        ),
+        {"prototypes": 65536, "hidden": 2048, "momentum": 0.996, "head_bn": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIT_TRAINING)
+def test_a_method_trains_transformers_as_published(name: str) -> None:
+    defaults, numbers = VIT_TRAINING[name]
+    assert METHODS[name].settings.transformer == defaults
+    config = resolved("--method", name, "--backbone", "vit_small_patch16_224")
+    assert {key: getattr(config.chosen, key) for key in numbers} == numbers
+    assert config.views == defaults.views and config.warmup_epochs == defaults.warmup_epochs
+    decay = (config.weight_decay, config.weight_decay_end)
+    assert decay == (defaults.weight_decay, defaults.weight_decay_end or defaults.weight_decay)
+    assert config.freeze_patch_embed == (name == "moco-v3")
 
 
 FROM_ZERO = ("simclr", "byol", "simsiam", "barlow", "vicreg", "moco-v3")
@@ -582,6 +709,7 @@ HEADS: dict[str, list[tuple[str, bool, bool]]] = {
     "byol-unmix-cifar10-1000": [linear(False), NORM, linear(True)],
     # moco-v3 moco/builder.py: bias=False everywhere, the projector's last norm affine=False
     "moco-v3-imagenet-1000": [linear(False), NORM, linear(False), FIXED],
+    "moco-v3-vit-small-imagenet-300": [linear(False), NORM] * 2 + [linear(False), FIXED],
     "simsiam-imagenet-100": [linear(False), NORM] * 2 + [linear(False), FIXED],
     "wmse2-unmix-cifar10-1000": [linear(False), NORM, linear(True)],
 }
@@ -590,6 +718,7 @@ PREDICTORS = {
     "byol-imagenet-1000": [linear(False), NORM, linear(False)],
     "byol-unmix-cifar10-1000": [linear(False), NORM, linear(True)],
     "moco-v3-imagenet-1000": [linear(False), NORM, linear(False)],
+    "moco-v3-vit-small-imagenet-300": [linear(False), NORM, linear(False), FIXED],
     "simsiam-imagenet-100": [linear(False), NORM, linear(True)],
 }
 

@@ -68,7 +68,9 @@ def test_the_name_says_what_it_is(name: str, recipes: dict[str, Config]) -> None
     mixture = "" if config.mix == "none" else f"-{config.mix}"
     epochs = "" if name == "moco-v2-unmix-imagenet" else f"-{config.epochs}"  # the issue's name
     method = "wmse[24]" if config.method == "wmse" else config.method
-    assert re.fullmatch(rf"{method}(-[a-z0-9]+)?{mixture}(-multi[a-z]+)?-{data}{epochs}", name)
+    assert re.fullmatch(
+        rf"{method}(-vit-small|-[a-z0-9]+)?{mixture}(-multi[a-z]+)?-{data}{epochs}", name
+    )
     assert ("-multiscale" in name) == bool(config.multi_scale)
     assert ("-multires" in name) == bool(config.resolutions)
 
@@ -92,11 +94,13 @@ def test_a_published_run_does_not_rest_on_defaults(name: str) -> None:
     filled -= {"classes", "resolution_schedule", "precision", "final_lr", "momentum"}
     filled -= {"mix_groups", "subset"}  # as many as groups, which are stated; all images
     filled -= {"depth_range", "mean", "std", "val_fraction", "balance"}  # the published images
+    filled -= {"weight_decay_end"}  # that of a stated weight decay is the same
+    filled -= {"mix_terms"}  # the mixture's, which is stated
     filled -= {"init", "freeze_patch_embed"}  # first weights; of transformers
     others = {"method", "mix", "data", "backbone", "stem", "zero_init_last", "epochs", "batch_size"}
     assert filled | others <= stated.keys()
     assert ("milestones" if stated["schedule"] == "step" else "final_lr") in stated
-    assert (stated["optimizer"] != "adam") == ("momentum" in stated)
+    assert (not stated["optimizer"].startswith("adam")) == ("momentum" in stated)
     assert (stated["mix"] != "none") <= ("groups" in stated)
 
 
@@ -162,7 +166,12 @@ def kind(value: object) -> object:
 
 def small(config: Config) -> list[str]:
     """Flags that make a recipe's run tiny and leave its kind."""
-    flags = ["--backbone", "resnet10t", "--image-size", "16", "--batch-size", "16"]
+    flags = ["--image-size", "16", "--batch-size", "16", "--backbone"]
+    if config.backbone_args:
+        tiny = ["patch_size=4", "depth=1", "embed_dim=16", "num_heads=2"]
+        flags += ["vit_tiny_patch16_224", "--backbone-args", *tiny, *config.backbone_args[1:]]
+    else:
+        flags += ["resnet10t"]
     flags += ["--groups", "4", "--classes", "None", "--subset", "None", "--val-data", "none"]
     flags += SMALL[config.method]
     if config.mix_groups:
@@ -207,5 +216,8 @@ def test_two_steps(
     default = config.chosen.defaults.decay_norm_and_bias
     everything = default if config.decay is None else config.decay == "all"
     decays = {group["weight_decay"] for group in groups}
-    assert decays == {config.weight_decay} | (set() if everything else {0.0})
+    rising = (config.weight_decay_end or 0) > (config.weight_decay or 0)
+    first_decay, last_decay = config.weight_decay or 0, config.weight_decay_end or 0
+    assert not rising or first_decay < max(decays) < last_decay
+    assert rising or decays == {config.weight_decay} | (set() if everything else {0.0})
     assert not any(group.get("nesterov") or group.get("trust_clip") for group in groups)

@@ -16,6 +16,7 @@ from method_cases import (
     AMONG,
     CASES,
     FEW,
+    NAMED,
     Case,
     assert_law_4,
     differences,
@@ -42,7 +43,7 @@ alone = cache(train)
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found: all cases, and those that must go wrong."""
-    return in_group(2, tmp_path_factory.mktemp("two"), work, [*CASES, *AMONG], True)
+    return in_group(2, tmp_path_factory.mktemp("two"), work, [*CASES, *NAMED, *AMONG], True)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return in_group(4, tmp_path_factory.mktemp("four"), work, FEW, False)
 
 
-@pytest.mark.parametrize("case", [*CASES, *AMONG], ids=str)
+@pytest.mark.parametrize("case", [*CASES, *NAMED, *AMONG], ids=str)
 def test_two_processes_equal_one(case: Case, two: list[dict[str, Any]]) -> None:
     assert_law_4(alone(case), [result["cases"][str(case)] for result in two])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,3 +43,33 @@ def test_blocks_do_not_change_what_is_nearest(
 def test_a_bank_that_is_too_small_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"k {k} must be between 1 and 49"):
         nearest_rows(BANK, BANK, k, own=torch.arange(50))
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Return the most bytes that PyTorch's allocator held at a time beyond what it held before."""
+    with torch.profiler.profile(profile_memory=True) as seen:
+        work()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = np.array([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
+    return int(sizes.cumsum().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_search_holds_one_bank(
+    distance: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less than 0.3 float32 banks come on top of it, whatever the bank is stored in."""
+    monkeypatch.setattr(neighbors, "SMALL_BANK", 0)
+    bank = torch.randn(8000, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    queries = bank[:200].clone()
+    peak = peak_of(lambda: nearest_rows(queries, bank, 20, distance=distance))
+    assert peak < 0.3 * 4 * bank.numel()
+    assert peak_of(lambda: bank.float() + 1) > 4 * bank.numel()  # the measure sees a copy
+
+
+def test_half_precision_finds_what_its_values_in_float32_find() -> None:
+    half = BANK.half()
+    for distance in ("cosine", "euclidean"):
+        ours, theirs = (nearest_rows(x[:9], x, 5, distance=distance) for x in (half, half.float()))  # type: ignore[arg-type]
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from method_cases import Case, build
+from runs import reset_accelerate
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.methods import METHODS
 from models.modules import heads
@@ -113,3 +120,109 @@ def test_rates_of_parameters() -> None:
     assert shares["backbone.layers.0.weight"].share == shares["head.0.weight"].share == 1
     assert shares["backbone.layers.1.weight"].share == shares["head.1.bias"].share == 0.0015
     assert set(groups("vicreg").values()) == {LrScale()}
+
+
+STEPS = (math.inf, 1.0, -2.0, math.inf, 0.5)
+"""The gradient of each step; where it is infinite, fp16's loss has overflowed."""
+
+
+def pair(name: str, **options: bool) -> tuple[nn.Linear, torch.optim.Optimizer]:
+    net = nn.Linear(3, 2)
+    with torch.no_grad():
+        for number, parameter in enumerate(net.parameters()):
+            parameter.fill_(1 + number)
+    return net, create_optimizer(net, name, 0.1, 0.01, 0.9, **options)
+
+
+def train(net: nn.Linear, step: Callable[[], object], scale: Callable[[], float]) -> None:
+    for gradient in STEPS:
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, gradient * scale())
+        step()
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("name", ["momentum", "adam", "adamw"])
+def test_a_fused_step_leaves_out_an_overflow_and_is_not_waited_for(
+    name: str, clipped: bool
+) -> None:
+    """Also the first step's, of which torch's fused SGD keeps memory that nobody has written."""
+    nets = []
+    for fused in (False, True):
+        reset_accelerate()
+        net, inner = pair(name, fused=fused)
+        Accelerator(cpu=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.ones(()))  # which makes its tensors
+        optimizer = AcceleratedOptimizer(inner, device_placement=False, scaler=scaler)
+        seen: list[str] = []
+
+        def step(
+            inner: torch.optim.Optimizer = inner,
+            optimizer: AcceleratedOptimizer = optimizer,
+            scaler: torch.amp.GradScaler = scaler,
+            seen: list[str] = seen,
+        ) -> None:
+            if clipped:
+                scaler.unscale_(inner)  # as engine.clip does, in every step
+            with Reads(seen):
+                optimizer.step()
+
+        train(net, step, scaler.get_scale)
+        assert bool(seen) != fused
+        assert scaler.get_scale() == 1.0
+        nets.append(net)
+    plain, of_finite = pair(name, fused=False)
+    for gradient in STEPS:
+        if math.isfinite(gradient):
+            for parameter in plain.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            of_finite.step()
+    for net in nets:
+        for ours, expected in zip(net.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+
+
+class Reads(TorchDispatchMode):
+    """Notes when the host reads a value."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "_local_scalar_dense" in func.name():
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_a_checkpoint_goes_on_with_the_kernels_of_this_device(name: str, before: bool) -> None:
+    """Written with fused kernels and read without, or the other way; a bias has never moved."""
+    torch.manual_seed(0)
+    net, written = pair(name, fused=before)
+    net.weight.grad = torch.randn_like(net.weight)
+    written.step()
+    other, read = pair(name, fused=not before)
+    other.load_state_dict(net.state_dict())
+    state = copy.deepcopy(written.state_dict())
+    for group in state["param_groups"]:
+        group.pop("fused", None)  # written before unmix asked for it
+    read.load_state_dict(state)
+    assert all(bool(group.get("fused")) != before for group in read.param_groups)
+    for one in (net, other):
+        torch.manual_seed(1)
+        for parameter in one.parameters():
+            parameter.grad = torch.randn_like(parameter)
+    written.step()
+    read.step()
+    for ours, theirs in zip(other.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_only_a_device_is_given_fused_kernels_and_only_where_torch_has_them() -> None:
+    assert not any(group["fused"] for group in pair("momentum")[1].param_groups)
+    assert "fused" not in pair("lars", fused=True)[1].param_groups[0]
+    with torch.device("meta"):
+        assert not any(g["fused"] for g in create_optimizer(Net(), "adamw", 0.1, 0.0).param_groups)

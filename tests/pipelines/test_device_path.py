@@ -144,7 +144,7 @@ def test_the_summary_names_every_path() -> None:
     paths = [WAYS["equal"][0], WAYS["missing"][0]]
     assert device_path.summary(paths, CPU) == (
         "a path: used, differs by 5.0e-04; "
-        "a path: plain PyTorch, it is missing: there is no compiler"
+        "a path: the plain path, it is missing: there is no compiler"
     )
 
 

@@ -44,6 +44,8 @@ class Case:
     rows: int = 16
     groups: int = 4
     mix_groups: int | None = None
+    names: tuple[str, ...] = ("",)
+    """Names of the mixtures of each mixed view; i-Mix's permutes, and its terms stand alone."""
     among: str = ""
     """sdmp or patchmix: view 1 is mixed as the query, view 0 as the key."""
 
@@ -56,7 +58,7 @@ class Case:
         options = "-".join(f"{k}={v}" for k, v in self.options)
         ranges = f"-in-{self.mix_groups}" if self.mix_groups else ""
         mixture = self.among or ("mixed" if self.mixed else "none")
-        return f"{self.method}-{options}-{self.bn}-{mixture}{ranges}"
+        return f"{self.method}-{options}-{self.bn}-{mixture}{ranges}{'-'.join(self.names)}"
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -123,6 +125,17 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+I_MIX = ("imix",)
+NAMED = [
+    Case("moco", (("batch_keys", True),), "group", names=I_MIX),
+    Case("moco", (("symmetric", True), ("mix_each", True), ("batch_keys", True)), names=I_MIX),
+    Case("simclr", (("n_pair", True),), names=I_MIX),
+    Case("simclr", (("n_pair", True),), mixed=False),
+    *(Case(name, names=I_MIX) for name in ("byol", "simsiam", "vicreg")),
+    *(Case(name, sizes=SIZES.get(name, (8, 8)), names=("", "mask")) for name in ("moco", "wmse")),
+    Case("swav", sizes=CROPS, names=("", "mask")),
+]
+"""i-Mix, and two mixtures of each mixed view (``--mix unmix+mixmask``)."""
 AMONG = [Case("moco-v3", among="sdmp"), Case("moco-v3", among="patchmix")]
 """Mixtures that are queries and keys have a loss of their own."""
 FEW = list({case.method: case for case in reversed(CASES) if case.mixed == case.mixes}.values())
@@ -147,6 +160,7 @@ def build(case: Case, dtype: torch.dtype = torch.float64) -> Method:
             num_rows=NUM_ROWS,
             mean=(0.4, 0.5, 0.6),
             std=(0.25, 0.2, 0.25),
+            mix_terms="replace" if case.names == I_MIX else "add",
         ),
     )
     return method.to(dtype)
@@ -192,11 +206,15 @@ def make_batch(
             lam = lam[:1].expand(groups)
         lam = lam.repeat_interleave(case.rows // groups)
     lam = lam.to(dtype)
+    if case.names == I_MIX:
+        partner = partner.view(groups, -1).roll(1, 1).flatten()
     mixed = []
     for v in mixed_views(case):
-        share = lam[:, None, None, None]
-        image = share * views[v] + (1 - share) * views[v][partner]
-        mixed.append(Mixed(v, image, partner, lam, case.among, bool(case.among) and v == 0))
+        for name in (case.among,) if case.among else case.names:
+            own = 1 - lam if name == "mask" else lam
+            share = own[:, None, None, None]
+            image = share * views[v] + (1 - share) * views[v][partner]
+            mixed.append(Mixed(v, image, partner, own, name, bool(case.among) and v == 0))
     rows = torch.arange(case.rows)
     return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
 

@@ -43,7 +43,6 @@ def gather(
     x: Tensor, means: Tensor, rstds: Tensor, running_mean: Tensor, running_var: Tensor,
     momentum: float, eps: float, counts: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    assert means.is_contiguous() and rstds.is_contiguous()
     assert means.shape == rstds.shape == (len(counts), x.shape[1])
     assert means.dtype == rstds.dtype == torch.float32 and counts.dtype == running_mean.dtype
     share = (counts / counts.sum())[:, None]

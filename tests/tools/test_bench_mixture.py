@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from method_cases import AMONG, CROPS, Case, build, make_batch
+from method_cases import AMONG, CROPS, I_MIX, Case, build, make_batch
 from runs import SMALL, TINY, run_main
 
 from models.methods import METHODS
@@ -21,6 +21,10 @@ UNITS = [
     (Case("byol"), 8, 12),
     (Case("byol", (("mix_online", True),)), 8, 11),
     *((case, 8, 9) for case in AMONG),
+    (Case("moco", (("batch_keys", True),), "group", names=I_MIX), 4, 4),
+    (Case("simclr", names=I_MIX), 6, 6),
+    (Case("byol", names=I_MIX), 8, 4),
+    (Case("moco", bn="group", names=("", "mask")), 4, 10),
     (Case("swav"), 6, 9),
     (Case("swav", sizes=CROPS), Fraction(15, 2), Fraction(45, 4)),  # small views have 1/4 of it
 ]

@@ -180,6 +180,8 @@ ADDED_LATER: dict[str, Any] = {
     "mix_terms": "add",
     "moco.batch_keys": False,
     "moco.layers": 2,
+    "moco_v3.layers": 2,
+    "moco_v3.predictor_norm": False,
     "simclr.n_pair": False,
     "byol.last_bias": True,
     "moco_v3.last_bias": True,
@@ -193,6 +195,8 @@ Only settings whose default is not what runs did before have a line here.
 def from_saved(values: dict[str, Any], origin: str) -> Config:
     """Build the settings of a saved run, as ``from_dict`` does; ``ADDED_LATER`` fills the gaps."""
     filled = {key: dict(v) if isinstance(v, dict) else v for key, v in values.items()}
+    if "weight_decay" in filled:  # it was constant
+        filled.setdefault("weight_decay_end", filled["weight_decay"])
     for name, before in ADDED_LATER.items():
         owner, _, setting = name.rpartition(".")
         part = filled.get(owner) if owner else filled

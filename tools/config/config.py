@@ -141,6 +141,7 @@ class ResolvedConfig(Config):
     warmup_epochs: float
     schedule: Schedule
     weight_decay: float
+    weight_decay_end: float
     decay: Decay
     momentum: float
     precision: Precision

@@ -9,7 +9,13 @@ from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
-from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES, UN_MIX_NAMES
+from pipelines.settings import (
+    CROSS_VIEW,
+    LABEL_FREE,
+    PERMUTED_NAMES,
+    SOFT_TARGET_NAMES,
+    UN_MIX_NAMES,
+)
 from tools.config.among_mixtures import check_among_mixtures, check_patches
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
@@ -74,6 +80,7 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "lr": peak,
         "final_lr": _either(config.final_lr, defaults.final_lr_ratio * peak),
         "weight_decay": _either(config.weight_decay, defaults.weight_decay),
+        "weight_decay_end": _weight_decay_end(config, defaults),
         "decay": config.decay or ("all" if defaults.decay_norm_and_bias else "weights"),
         "momentum": _either(config.momentum, defaults.momentum),
         "warmup_epochs": _either(config.warmup_epochs, defaults.warmup_epochs),
@@ -81,7 +88,9 @@ def _filled(config: Config, size: int, precision: str) -> ResolvedConfig:
         "zero_init_last": config.zero_init_last,
         "freeze_patch_embed": config.freeze_patch_embed,
         "mix_terms": config.mix_terms or published_terms(config),
-        numbers_of(config.method): config.chosen.filled(i_mix=is_i_mix(config)),
+        numbers_of(config.method): config.chosen.filled(i_mix=is_i_mix(config)).suited(
+            config.backbone
+        ),
     }
     filled |= published_crops(config, size, filled["views"])
     if config.zero_init_last is None:
@@ -108,6 +117,14 @@ def describe_defaults(given: Config, config: ResolvedConfig) -> list[str]:
         f"{config.backbone} is a transformer and trains with {values} ({whose}), not with the "
         f"{config.chosen.defaults.optimizer} of {config.method}'s ResNets"
     ]
+
+
+def _weight_decay_end(config: Config, defaults: Defaults) -> float:
+    """Return the last weight decay: the method's goes with its own first one."""
+    first = _either(config.weight_decay, defaults.weight_decay)
+    if config.weight_decay_end is not None:
+        return config.weight_decay_end
+    return first if config.weight_decay is not None else _either(defaults.weight_decay_end, first)
 
 
 def _either(given: float | None, default: float) -> float:
@@ -234,6 +251,11 @@ def check_mixture(config: Config) -> None:
             f"--mix {config.mix} has no meaning for --method {config.method}: nobody has published "
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
+        )
+    if CROSS_VIEW in config.mixes and config.method != "barlow":
+        raise ValueError(
+            f"--mix {CROSS_VIEW} blends rows of two views for a regularizer of --method barlow; "
+            f"--method {config.method} takes --mix unmix, or --mix mixmask"
         )
     permuted = [mix for mix in config.mixes if mix in PERMUTED_NAMES]
     if permuted and config.chosen.needs_mutual_partners:

@@ -237,6 +237,8 @@ class OptimConfig(Section):
     """Factor on the learning rate at each of the --milestones."""
     weight_decay: NonNegative | None = None
     """Weight decay; None: the method's."""
+    weight_decay_end: NonNegative | None = None
+    """Weight decay at the end of a cosine; None: the method's, or as --weight-decay if given."""
     decay: Decay | None = None
     """What decays, and LARS adapts: all, or no biases and norms; None: the method's."""
     momentum: Share | None = None
@@ -248,7 +250,7 @@ class OptimConfig(Section):
     precision: Precision | None = None
     """Mixed precision; None: that of accelerate's configuration."""
     compile: bool = free(False)
-    """Compile the backbone with torch.compile; again for each size of the views."""
+    """Compile the backbone with torch.compile; again for each size of the views, at most 64."""
     channels_last: bool = free(True)
     """Keep images and weights in NHWC memory format."""
     device_paths: DevicePaths = free("auto")

@@ -54,11 +54,13 @@ def start(precision: str | None, timeout: timedelta = timedelta(minutes=10)) -> 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # end with the launcher
     # The option that replaces broadcast_buffers still overwrites the ranks' buffers at the start.
     warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+    # 1x1 convolutions in channels_last, whose strides mean the same (pytorch issue 157862).
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     accelerator = Accelerator(
         cpu=on_host,
         mixed_precision=precision,
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             InitProcessGroupKwargs(timeout=timeout),
         ],
     )

@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch.distributed import Store
 
 from tools.distributed.coordination import shared_store
-from tools.distributed.watchdog import PATIENCE, Watchdog
+from tools.distributed.lost_contact import SHARE, LostContact, leave
+from tools.distributed.watchdog import NOTES_A_MINUTE, PATIENCE, Watchdog
 
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 2.0
@@ -49,19 +50,26 @@ class StopSignal:
     SIGHUP means that the terminal is gone (closed, or its ssh connection was lost). Output to it
     would fail, so it is discarded from then on. Under ``nohup`` the signal stays ignored.
 
-    The same thread runs the ``Watchdog``, with ``patience`` seconds.
+    The same thread runs the ``Watchdog``, with ``patience`` seconds. If PyTorch would abort the
+    process after waiting ``aborts_after`` seconds for another one, the thread ends it before
+    (``LostContact``); None: PyTorch raises an error.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
     def __init__(
-        self, accelerator: Accelerator, step: int, run: str, patience: float = PATIENCE
+        self,
+        accelerator: Accelerator,
+        step: int,
+        run: str,
+        patience: float = PATIENCE,
+        aborts_after: float | None = None,
     ) -> None:
         self.received: str | None = None
         self._ranks = range(accelerator.num_processes)
         self._rank = accelerator.process_index
         self._key = f"{run}@{step}"
-        self._patience = patience
+        self._patience, self._aborts_after = patience, aborts_after
         self._since = 0.0
         self._finished = step
         self._last: int | None = None
@@ -128,11 +136,17 @@ class StopSignal:
     def _listen(self, store: Store) -> None:
         """Answer a request to stop; runs in a separate thread."""
         watchdog = Watchdog(store, self._rank, self._ranks, self._patience)
+        contact = None
+        if self._aborts_after is not None:
+            period = self._patience / NOTES_A_MINUTE
+            contact = LostContact(store, self._ranks, self._aborts_after, period)
         try:
             while not store.check(["request"]) and not self._closed.wait(POLL_SECONDS):
                 if self.received:
                     store.set("request", self.received)
                 watchdog.beat(self._finished)
+                if contact is not None:
+                    contact.beat(self._finished)
             with self._lock:
                 self._promised = True
                 store.set(str(self._rank), str(self._finished + 1))
@@ -144,6 +158,13 @@ class StopSignal:
             self._store_lost = True
         finally:
             self._agreed.set()
+        if self._store_lost and self._aborts_after is not None:
+            self._leave_unless_closed(SHARE * self._aborts_after)
+
+    def _leave_unless_closed(self, seconds: float) -> None:
+        """End this process if the main thread does not notice by then that the store is gone."""
+        if not self._closed.wait(seconds):
+            leave("the launcher or the first process")
 
     def _largest_promise(self, store: Store) -> int | None:
         until = time.monotonic() + ANSWER_SECONDS

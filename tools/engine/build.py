@@ -21,7 +21,8 @@ from models.modules.backbone import create_backbone
 from pipelines.datasets import DataFacts, data_facts
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder
-from pipelines.decoders.dali import DaliDecoder, GpuDecoder
+from pipelines.decoders.dali import DaliDecoder
+from pipelines.decoders.dali_gpu import GpuDecoder
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.evaluation import CenterCrop, evaluation_batches

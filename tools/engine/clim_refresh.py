@@ -24,6 +24,7 @@ from pipelines.mixtures.clim_rules import Candidates, Selection, purity, select
 from tools.config.clim import ClimConfig, num_clusters
 from tools.config.config import ResolvedConfig
 from tools.engine import build
+from tools.engine.compiled import rows_vary
 from tools.engine.data import Data
 from tools.engine.logger import RunLogger
 from tools.engine.train_state import TrainState
@@ -112,6 +113,8 @@ def encode_all(
         np.arange(own.start, own.stop),
         shared=False,
     )
+    if config.compile:
+        batches = rows_vary(batches)
     rows = torch.empty(
         (len(own), num_features(encoder)),
         dtype=torch.float16 if config.clim.half else torch.promote_types(dtype, torch.float32),

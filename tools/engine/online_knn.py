@@ -16,6 +16,7 @@ from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
 from tools.engine import build
+from tools.engine.compiled import rows_vary
 from tools.engine.data import Data
 from tools.scoring.features import extract
 from tools.scoring.knn import knn, remarks, voters
@@ -121,4 +122,6 @@ class OnlineKnn:
         batches = build.evaluation_batches_of(
             self._config, table, self._data.facts, self._decoders, accelerator, BATCH, rows
         )
+        if self._config.compile:
+            batches = rows_vary(batches)
         return extract(method, method.features, batches, len(rows), accelerator)

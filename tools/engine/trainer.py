@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,17 +20,21 @@ from pipelines.loader import Loader
 from pipelines.sampler import Sampler
 from tools.config.config import ResolvedConfig
 from tools.distributed.consistency import check_ranks
+from tools.distributed.lost_contact import timeout_that_aborts
 from tools.distributed.preemption import StopSignal
 from tools.distributed.watchdog import PATIENCE
 from tools.engine.accumulation import backward, total
 from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.clip import clip
+from tools.engine.compiled import compile_encoders
 from tools.engine.logger import RunLogger
 from tools.engine.metrics import NotFinite, StepMetrics
 from tools.engine.online_knn import OnlineKnn
 from tools.engine.rollback import Rollback, batches
 from tools.engine.throughput import ThroughputMeter
 from tools.engine.train_state import TrainState
+
+log = logging.getLogger(__name__)
 
 STOPPED = 75
 """Exit status after a signal (EX_TEMPFAIL): the same command with --resume auto continues."""
@@ -43,8 +48,9 @@ def prepare(
     if config.channels_last:
         method.to(memory_format=torch.channels_last)
     if config.compile:
-        for encoder in method.encoders():
-            encoder.compile()
+        compile_encoders(
+            method.encoders(), log.warning if accelerator.is_main_process else log.debug
+        )
     return accelerator.prepare(method, make_optimizer(config, method))
 
 
@@ -147,9 +153,13 @@ class Learner:
 
     def train_on(self, batch: Batch) -> None:
         """Make one optimization step; the host does not wait for the device."""
+        config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
-        config = self.config
+            if group["weight_decay"] and config.weight_decay_end != config.weight_decay:
+                group["weight_decay"] = learning_rate(
+                    batch.step, self.total, config.weight_decay, config.weight_decay_end
+                )
         terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
         self.method.after_backward()
         if batch.step < self.backbone_starts:
@@ -194,7 +204,8 @@ class Run(Learner):
         if rollback.on and self.state.last_good is None:
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
-        with StopSignal(self.accelerator, step, str(self.state.folder), patience) as stop:
+        aborts = timeout_that_aborts(60 * self.config.timeout_minutes)
+        with StopSignal(self.accelerator, step, str(self.state.folder), patience, aborts) as stop:
             self.steps_done = self.first_step = step
             while step < last and not self.stopped:
                 try:

@@ -36,6 +36,13 @@ PAPERS = {
         "British Machine Vision Conference",
         "2024",
     ),
+    "mixed-barlow": (
+        "bandara2023mixed",
+        "Guarding Barlow Twins Against Overfitting with Mixed Samples",
+        "Bandara, Wele Gedara Chaminda and De Melo, Celso M. and Patel, Vishal M.",
+        "arXiv preprint 2312.02151",
+        "2023",
+    ),
     "imix": (
         "lee2021imix",
         "i-Mix: A Domain-Agnostic Strategy for Contrastive Representation Learning",
