@@ -16,8 +16,6 @@ from pipelines.settings import (
     SOFT_TARGET_NAMES,
     UN_MIX_NAMES,
 )
-from tools.config.among_mixtures import check_among_mixtures
-from pipelines.settings import LABEL_FREE, PERMUTED_NAMES, SOFT_TARGET_NAMES, UN_MIX_NAMES
 from tools.config.among_mixtures import check_among_mixtures, check_patches
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
