@@ -64,7 +64,7 @@ def nearest_rows(
 
     The similarity is the cosine, or minus the Euclidean distance. The bank is not copied, and may
     be stored in half precision; products are computed in float32. Beside the bank, the search holds
-    less than 0.3 of its bytes in float32, or of 64 MiB, and the queries once.
+    less than 0.3 of its bytes, or of 64 MiB, and the queries once in float32.
 
     Args:
         queries: on the bank's device.
@@ -112,7 +112,8 @@ def _portions(bank: Tensor) -> tuple[int, int]:
     """
     if bank.numel() <= SMALL_BANK:
         return BLOCK, PRODUCTS
-    return min(BLOCK, max(1, len(bank) // 16)), min(PRODUCTS, bank.numel() // 32)
+    rows = len(bank) * bank.itemsize // 64  # a sixteenth of a bank in float32
+    return min(BLOCK, max(1, rows)), min(PRODUCTS, bank.nbytes // 128)
 
 
 def _mean(bank: Tensor, block_rows: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 import eval as evaluation
 from models import neighbors
+from tools.scoring import features
 from tools.scoring.features import evaluating, extract
 from tools.scoring.knn import knn, knn_sweep
 from tools.scoring.plan import HeadPlan, Vote
@@ -173,6 +174,29 @@ def test_features_come_in_row_order_and_modes_return() -> None:
     assert model.training and model[1].training and not model[2].training
     with evaluating(model):
         assert not model[1].training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gpu_keeps_half_precision_for_knn_alone(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a loss: the rows were rounded by the network, and are widened to be compared."""
+    reset_accelerate()
+    images = torch.randn(7, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    batches = [(images[rows], np.array(rows)) for rows in ([4, 5, 6], [0, 1], [2, 3])]
+
+    def found(half: bool) -> torch.Tensor:
+        encode = lambda x: x.flatten(1).to(dtype)  # noqa: E731
+        return extract(nn.Flatten(), encode, batches, 7, Accelerator(cpu=True), half=half)
+
+    assert found(True).dtype == torch.float32  # of the host
+    monkeypatch.setattr(features, "on_gpu", lambda x: True)
+    assert found(False).dtype == torch.float32
+    bank = found(True)
+    assert bank.dtype == dtype and torch.equal(bank.float(), found(False))
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    scores = [knn(x, labels, x, labels, k=3) for x in (bank, bank.float())]
+    assert scores[0] == scores[1]
 
 
 def test_a_row_missing_or_twice_is_an_error() -> None:

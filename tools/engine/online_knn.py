@@ -124,4 +124,4 @@ class OnlineKnn:
         )
         if self._config.compile:
             batches = rows_vary(batches)
-        return extract(method, method.features, batches, len(rows), accelerator)
+        return extract(method, method.features, batches, len(rows), accelerator, half=True)

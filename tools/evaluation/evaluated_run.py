@@ -65,9 +65,12 @@ class EvaluatedRun:
         encode: Callable[[Tensor], Tensor],
         table: Table,
         batch_size: int,
+        *,
+        half: bool = False,
     ) -> Tensor:
         """Encode a table's evaluation views, (rows, d), in row order; each image counts once.
 
+        They are in float32; with ``half``, in half precision on a GPU whose network computes in it.
         The main process shows how many images are encoded.
         """
         batches = self.batches(table, batch_size)
@@ -77,7 +80,7 @@ class EvaluatedRun:
             batches = tracked(
                 batches, total, "encoding images", lambda batch: len(batch[1]) * processes
             )
-        return extract(method, encode, batches, len(table), self.accelerator)
+        return extract(method, encode, batches, len(table), self.accelerator, half=half)
 
     def damaged(self, table: Table) -> NDArray[np.int64]:
         """Return the rows whose features are another image's (--on-bad-image replace), ascending.

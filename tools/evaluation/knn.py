@@ -63,7 +63,7 @@ class Knn(FrozenScore):
             method = evaluated.method()
             encode = method.features if self.features == "backbone" else method.project
             bank, x = (
-                evaluated.features(method, encode, table, self.batch_size)
+                evaluated.features(method, encode, table, self.batch_size, half=True)
                 for table in (evaluated.train, evaluated.val)
             )
             every = knn_sweep(

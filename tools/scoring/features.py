@@ -13,6 +13,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+HALF = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, *HALF)
+
+
+def on_gpu(features: Tensor) -> bool:
+    """Whether features are on a GPU, whose memory a data set's may fill."""
+    return features.is_cuda
+
 
 def extract(
     model: nn.Module,
@@ -20,8 +28,12 @@ def extract(
     batches: Iterable[tuple[Tensor, NDArray[np.int64]]],
     num_rows: int,
     accelerator: Accelerator,
+    *,
+    half: bool = False,
 ) -> Float[Tensor, "rows d"]:
     """Encode every row once and return all features in row order, float32, on the device.
+
+    With ``half``, a GPU keeps features that ``encode`` returns in half precision as they are.
 
     ``encode`` maps images (n, 3, h, w) to features (n, d) through ``model``, which is in eval mode
     meanwhile. ``batches`` are this process's share of the rows, which may be empty
@@ -35,16 +47,19 @@ def extract(
     times = torch.zeros(num_rows, dtype=torch.int64, device=device)
     with evaluating(model), torch.no_grad(), accelerator.autocast():
         for images, numbers in batches:
-            features = encode(images).float()
+            features = encode(images)
+            if not (half and on_gpu(features) and features.dtype in HALF):
+                features = features.float()
             rows = torch.from_numpy(numbers).to(device)
             if joined is None:
                 joined = features.new_zeros(num_rows, features.shape[1])
             joined[rows] = features
             times[rows] += 1
-    own = torch.tensor([0 if joined is None else joined.shape[1]], device=device)
-    width = int(accelerator.gather(own).max())  # a process may have no rows
+    own = [0, 0] if joined is None else [joined.shape[1], DTYPES.index(joined.dtype)]
+    every = accelerator.gather(torch.tensor([own], device=device))
+    width, kind = every.amax(0).tolist()  # a process may have no rows
     if joined is None:
-        joined = torch.zeros(num_rows, width, device=device)
+        joined = torch.zeros(num_rows, width, dtype=DTYPES[kind], device=device)
     times = accelerator.reduce(times, "sum")
     wrong = (times != 1).nonzero()[:, 0].tolist()
     if wrong:
