@@ -7,6 +7,9 @@ Examples:
 Takes train.py's flags as well. The stages of a batch are timed one by one. Then the loader alone,
 the step alone on a synthetic batch, and both together, as in a run, are measured in turn. Only the
 files that the flags name are written.
+
+The column "timed" says what a stage's time is of: "host" is the host's clock; "launches" is the time
+between CUDA events, which is that of the launches where the kernels are shorter.
 """
 
 from __future__ import annotations
@@ -133,15 +136,19 @@ def show(result: dict[str, Any], console: Console) -> None:
     """Print the tables and the bottleneck."""
     spread = result["spread"]
     stages = Table(title=f"stages, {result['rows']} images a step", title_justify="left")
-    for name in ("stage", "ms a step", "min-max", "us an image"):
-        stages.add_column(name, justify="left" if name == "stage" else "right")
+    for name in ("stage", "ms a step", "min-max", "us an image", "timed"):
+        stages.add_column(name, justify="left" if name in ("stage", "timed") else "right")
     for name, value in result["stages"].items():
         low, high = (1000 * v for v in spread[name])
         each = 1e6 * value / result["rows"]
         stages.add_row(
-            title(name), f"{1000 * value:,.2f}", f"{low:,.2f}-{high:,.2f}", f"{each:,.1f}"
-        )
-    rates = Table(title="source images/s, all processes", title_justify="left")
+            title(name), f"{1000 * value:,.2f}", f"{low:,.2f}-{high:,.2f}", f"{each:,.1f}",
+            result["timed"][name],
+        )  # fmt: skip
+    rates = Table(
+        title="source images/s, all processes, by the host's clock, launches included",
+        title_justify="left",
+    )
     for name in ("rate", "images/s", "min-max"):
         rates.add_column(name, justify="left" if name == "rate" else "right")
     for name in ("decode_ceiling", *RATES):

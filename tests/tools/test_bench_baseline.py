@@ -15,7 +15,7 @@ from runs import reset_accelerate, run_main
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipelines.views import View
-from tools.benchmarks import baseline
+from tools.benchmarks import baseline, harness
 from tools.benchmarks.baseline import Arguments, summary
 from tools.benchmarks.harness import take_turns
 from tools.benchmarks.plain_loop import PlainLoop, SplitBatchNorm
@@ -173,6 +173,9 @@ def test_command(cifar: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["command"].startswith("python tools/bench.py baseline --data-dir")
     shown = capsys.readouterr().out
     assert "loader alone, plain" in shown
+    assert (
+        f"1 workers; {harness.timed_by_clock(found['machine']['gpu'] and 'cuda' or 'cpu')}" in shown
+    )
     assert ("Without a GPU" in shown) == (found["machine"]["gpu"] is None)
 
 

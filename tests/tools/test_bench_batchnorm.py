@@ -23,6 +23,7 @@ def test_prints_what_exists_on_the_host(tmp_path: Path, capsys: pytest.CaptureFi
     assert groups["launches"] > 16 and groups["passes"] > 11  # eight norms each way, and copies
     assert sync["launches"] > 20 and sync["passes"] > 20
     assert all(row["milliseconds"] > 0 and row["case"] in printed for row in found)
+    assert {row["timed"] for row in found} == {"host"} and "timed" in printed
 
 
 def test_other_groups_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

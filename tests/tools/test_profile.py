@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from runs import SMALL, TINY, run_main
 
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from tools import profile_throughput
-from tools.profiling import clock, measure, rates
+from tools.benchmarks import harness
+from tools.profiling import clock, measure, rates, stages
 from tools.profiling.bottleneck import Bottleneck, number
 from tools.profiling.io import PAGE, measure_reads
 
@@ -82,6 +84,19 @@ def test_measures_stages_and_rates(
     assert "bound by" in out and "read off the disk: " in out
     assert ("read_cold" in result["stages"]) == (result["read_cold_bytes_per_second"] is not None)
     assert result["finisher_bytes"] is None  # counted on a GPU alone
+    assert result["timed"] == dict.fromkeys(result["stages"], "host") and "timed" in out
+
+
+@pytest.mark.parametrize(("device", "drawing", "finishing"), [
+    ("cpu", "host", "host"),
+    ("cuda", "host", "launches"),
+])  # fmt: skip
+def test_a_stage_says_what_its_time_is_of(device: str, drawing: str, finishing: str) -> None:
+    """Of a GPU's stages, those of the host are told from those between CUDA events."""
+    measured = stages.Stages.__new__(stages.Stages)  # without a loader on such a device
+    measured.clock, measured.on_host = clock.Clock(torch.device(device)), {"draw"}
+    assert measured.timed("draw") == drawing and measured.timed("finish") == finishing
+    assert harness.timed_by_clock(device).startswith(f"timed: {finishing}")
 
 
 def test_decoded_data_has_no_decode_ceiling(toy: Path, tmp_path: Path) -> None:

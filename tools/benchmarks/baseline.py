@@ -103,6 +103,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
         raise ValueError("bench.py baseline compares one process: start it with plain python")
     config = arguments.config()
     results = harness.record(accelerator.device, "torchvision")
+    results["timed"] = harness.timed_by_clock(accelerator.device)
     with ExitStack() as stack:
         data = open_data_of(config, accelerator)
         decoders = build.Decoders(config, accelerator, print)
@@ -145,7 +146,7 @@ def show(results: dict[str, Any]) -> None:
     print(
         harness.machine_line(results),
         f"{one['backbone']}, batch {one['batch_size']}, batch norm {one['bn']}, precision "
-        f"{one['precision']}, {one['workers']} workers",
+        f"{one['precision']}, {one['workers']} workers; {results['timed']}",
         sep="\n",
     )
     rows = []

@@ -170,6 +170,7 @@ def rows(device: torch.device, options: Arguments) -> Iterator[dict[str, Any]]:
                 "milliseconds": time,
                 "launches": operations,
                 "passes": moved,
+                "timed": "launches" if on_gpu else "host",
             }
 
 
@@ -186,7 +187,7 @@ def run(options: Arguments, _: list[str]) -> dict[str, Any]:
     results["rows"] = list(rows(device, options))
     print(harness.machine_line(results))
     print()
-    columns = ("norm", "shape", "ms", "launches", "passes", "GB/s")
+    columns = ("norm", "shape", "ms", "launches", "passes", "GB/s", "timed")
     print(harness.table(columns, [cells(row, 2 if on_gpu else 4) for row in results["rows"]]))
     return results
 
@@ -202,6 +203,7 @@ def cells(row: Mapping[str, Any], itemsize: int) -> tuple[str, ...]:
         str(row["launches"]),
         f"{row['passes']:.1f}",
         f"{moved / row['milliseconds'] / 1e6:.0f}",
+        row["timed"],
     )
 
 

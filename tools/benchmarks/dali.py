@@ -193,6 +193,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
         "setting": {"images": len(setting.table), "workers": setting.workers}
         | {name: getattr(arguments, name) for name in names},
         "page_cache": True,
+        "timed": harness.timed_by_clock(setting.device),
         "images_per_second": medians,
         "spread": harness.spreads(rates),
         "dynamic_vs_external_source": medians[WINDOWS] / medians[PIPELINE],
@@ -207,7 +208,7 @@ def show(results: dict[str, Any]) -> None:
     print(
         harness.machine_line(results),
         f"{one['images']} images in the page cache, batches of {one['batch_size']}, "
-        f"{one['workers']} threads, two windows of {one['size']} px",
+        f"{one['workers']} threads, two windows of {one['size']} px; {results['timed']}",
         sep="\n",
     )
     rates = results["images_per_second"].items()

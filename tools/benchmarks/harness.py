@@ -166,6 +166,12 @@ def wait(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
+def timed_by_clock(device: torch.device | str) -> str:
+    """Return what the host's clock measures of work on a device, for a table's heading."""
+    on_gpu = torch.device(device).type == "cuda"
+    return "timed: launches, by the host's clock" if on_gpu else "timed: host"
+
+
 def rounds(names: Sequence[Key], repeats: int) -> Iterator[Key]:
     """Yield all names ``repeats`` times, alternately backwards, so that drift favours no name."""
     for repeat in range(repeats):

@@ -105,7 +105,7 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
         f"{len(setting.table)} of {num_rows} images, batches of {arguments.batch_size}, "
         f"{arguments.workers} threads or processes each; ours with filter "
         f"{arguments.interpolation}.",
-        "All files are in the page cache: decoding is measured, not the disk.",
+        "All files are in the page cache: decoding is measured, not the disk; timed: host.",
         sep="\n",
     )
     for case in arguments.cases:

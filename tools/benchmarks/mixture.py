@@ -83,7 +83,9 @@ def run(options: Options, flags: list[str]) -> dict[str, Any] | None:
     if not accelerator.is_main_process:
         return None
     show(rows)
-    return {"methods": rows} | results
+    timed = Clock(accelerator.device).timed
+    print(f"timed: {timed}")
+    return {"methods": rows, "timed": timed} | results
 
 
 def variants(words: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, Config]]:

@@ -225,7 +225,8 @@ def show(found: dict[str, Any]) -> None:
         f"{one['steps']:,} steps ({one['steps'] / one['steps_per_epoch']:.2f} epochs), seed "
         f"{one['seed']}, {one['workers']} workers each; lightly "
         f"{found['machine']['versions']['lightly']}",
-        harness.machine_line(found),
+        f"{harness.machine_line(found)}; "
+        f"{harness.timed_by_clock('cuda' if found['machine']['gpu'] else 'cpu')}",
         sep="\n",
     )
     rows = []

@@ -23,6 +23,15 @@ class Clock:
         self._device = device
         self.on_gpu = device.type == "cuda"
 
+    @property
+    def timed(self) -> str:
+        """What a time by this clock is of: ``launches`` on a GPU, else ``host``.
+
+        Between CUDA events, each kernel starts when the host has launched it; where kernels are
+        shorter than their launches, launches are timed. Only a CUDA graph shows the kernels alone.
+        """
+        return "launches" if self.on_gpu else "host"
+
     def mark(self) -> Any:
         """Return the current time; on a GPU, the time at which the queued work is done."""
         if not self.on_gpu:

@@ -147,6 +147,7 @@ def summary(
         "data_wait": statistics.median(waits),
         "bottleneck": bottleneck.sentence(),
         "stages": middle,
+        "timed": {name: stages.timed(name) for name in middle},
         "spread": {name: [min(values), max(values)] for name, values in every.items()},
         "expected_images_per_second": bottleneck.expected,
         "expected_law": bottleneck.formula,

@@ -94,6 +94,7 @@ class Stages:
         self.batch = tapped.finish(tapped.decode(0))
         self.decoded_on_gpu = self.tap.crops[0].is_cuda
         self.reads: Reads | None = None
+        self.on_host: set[str] = set()
 
     def measure(self) -> dict[str, Seconds]:
         """Return the seconds of each stage for this process's share of a batch.
@@ -104,7 +105,7 @@ class Stages:
         keeps pages that it was asked to drop.
         """
         maker, rows, windows = self.maker, self.tap.rows, self.tap.windows
-        found = {"draw": self._host(lambda: maker.draw(0))}
+        found: dict[str, Seconds] = {"draw": self._host(lambda: maker.draw(0))}
         if not isinstance(maker.decoder, MemoryDecoder):
             steps = range(self.repeats)
             self.reads = measure_reads(maker.table, [maker.sampler.rows(step) for step in steps])
@@ -112,9 +113,14 @@ class Stages:
             found["read"] = self.reads.warm
             found["decode"] = self._host(lambda: maker.decoder(rows, ()))
         found["decode_crop"] = self._host(lambda: maker.decoder(rows, windows))
+        self.on_host = set(found)
         if self.clock.on_gpu and not self.decoded_on_gpu:
             found["host_to_device"] = self._device(self._copy)
         return found | self._augment() | self._mixture()
+
+    def timed(self, stage: str) -> str:
+        """Return what a stage's time is of: ``host``, or ``launches`` on a GPU (see ``Clock``)."""
+        return "host" if stage in self.on_host else self.clock.timed
 
     def _host(self, work: Callable[[], object]) -> Seconds:
         return self.clock.seconds(work, self.repeats, host=True)
