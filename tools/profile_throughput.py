@@ -8,8 +8,8 @@ Takes train.py's flags as well. The stages of a batch are timed one by one. Then
 the step alone on a synthetic batch, and both together, as in a run, are measured in turn. Only the
 files that the flags name are written.
 
-The column "timed" says what a stage's time is of: "host" is the host's clock; "launches" is the time
-between CUDA events, which is that of the launches where the kernels are shorter.
+The column "timed" says what a stage's time is of: "host" is the host's clock; "launches" is the
+time between CUDA events, which is that of the launches where the kernels are shorter.
 """
 
 from __future__ import annotations

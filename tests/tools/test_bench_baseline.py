@@ -173,9 +173,8 @@ def test_command(cifar: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["command"].startswith("python tools/bench.py baseline --data-dir")
     shown = capsys.readouterr().out
     assert "loader alone, plain" in shown
-    assert (
-        f"1 workers; {harness.timed_by_clock(found['machine']['gpu'] and 'cuda' or 'cpu')}" in shown
-    )
+    device = "cuda" if found["machine"]["gpu"] else "cpu"
+    assert f"1 workers; {harness.timed_by_clock(device)}" in shown
     assert ("Without a GPU" in shown) == (found["machine"]["gpu"] is None)
 
 
