@@ -17,7 +17,9 @@ from pipelines.public.options import LoaderOptions
 from pipelines.step_maker import Decoded
 
 DATA = "photos"
-SIDE, ROWS, GROUPS = 32, 64, 8
+SIDE, GROUPS = 32, 8
+ROWS, HOST_ROWS = 64, 16
+"""Images of a batch, on a GPU and on the host, where more would take minutes on busy cores."""
 
 
 class SmallLoop:
@@ -25,18 +27,19 @@ class SmallLoop:
 
     def __init__(self, device: torch.device) -> None:
         data = open_data(DATA)
+        rows = ROWS if device.type == "cuda" else HOST_ROWS
         options = LoaderOptions(loader="memory")
         self._loader = build_loader(
             data,
             "moco-v2",
-            ROWS,
+            rows,
             size=SIDE,
             mixture="unmix",
             groups=GROUPS,
             device=device,
             options=options,
         ).loader
-        self._method = _method(data.facts.mean, data.facts.std, len(data.table)).to(device)
+        self._method = _method(rows, data.facts.mean, data.facts.std, len(data.table)).to(device)
         self._method.to(memory_format=torch.channels_last)
         weights = [p for p in self._method.parameters() if p.requires_grad]
         self._optimizer = torch.optim.SGD(weights, lr=0.01, momentum=0.9)
@@ -75,13 +78,13 @@ class SmallLoop:
         return batch
 
 
-def _method(mean: tuple[float, ...], std: tuple[float, ...], num_rows: int) -> Method:
+def _method(rows: int, mean: tuple[float, ...], std: tuple[float, ...], num_rows: int) -> Method:
     entry, settings = METHODS["moco"], MocoConfig(queue=1024, dim=32)
     create = partial(create_backbone, "resnet10t", SIDE, "standard")
     setup = Setup(
         bn="group",
-        group_size=ROWS // GROUPS,
-        batch_size=ROWS,
+        group_size=rows // GROUPS,
+        batch_size=rows,
         seed=0,
         steps_per_epoch=1,
         num_rows=num_rows,
