@@ -17,7 +17,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD # use this checkout's modules, not those of an installed one
 
-names=(versions images doctor tests-first law8 batchnorm augment moco-8 moco-1 moco-one-way
+names=(versions images doctor tests-first law8 batchnorm augment moco-8 moco-1 moco-8-plain
+    moco-one-way
     simclr-bf16 simclr-fp16 resume ddp compile tests)
 python=${PYTHON:-}
 if [ -z "$python" ]; then
@@ -84,7 +85,7 @@ choose() { # PART: set `words`, the arguments of python; `limit`, in seconds; `d
     case $1 in
     versions) limit=40 words=("${check[@]}" versions "$json") ;;
     images) limit=60 words=("${check[@]}" images "$out/images" "$json") ;;
-    doctor) limit=90 words=(tools/doctor.py --device --json "$json") ;;
+    doctor) limit=120 words=(tools/doctor.py --device --json "$json") ;;
     tests-first) limit=100 words=("${tests[@]}" -m "gpu and first" "${spread[@]}"
         "--junitxml=$out/$1.xml" "${gpu_tests[@]}") ;;
     law8) limit=90 words=("${tests[@]}" -m gpu -k "waits" "${spread[@]}"
@@ -93,6 +94,8 @@ choose() { # PART: set `words`, the arguments of python; `limit`, in seconds; `d
     augment) limit=60 words=(tools/bench.py augment --json "$json") ;;
     moco-8) limit=70 words=("${profile[@]}" "$json" "${moco[@]}" --groups 8) ;;
     moco-1) limit=60 words=("${profile[@]}" "$json" "${moco[@]}" --groups 1 --mix-groups 1) ;;
+    moco-8-plain) limit=60 words=("${profile[@]}" "$json" "${moco[@]}" --groups 8
+        --device-paths plain) ;;
     moco-one-way) limit=60 words=("${profile[@]}" "$json" "${moco[@]}" --groups 1 --mix none
         --mix-groups 1 --moco.no-symmetric) ;;
     simclr-bf16) limit=80 words=("${profile[@]}" "$json" "${simclr[@]}")

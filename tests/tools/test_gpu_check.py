@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tools.benchmarks.gpu_summary import EXPECTED, RATE, RATIOS, Expected, summary
+from tools.benchmarks.gpu_summary import EXPECTED, RATE, RATIOS, Expected, predictions, summary
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("tools/gpu_check.sh", "tools/gpu_check_dali.sh")
@@ -71,11 +71,26 @@ def test_the_summary_compares_with_what_was_expected(tmp_path: Path) -> None:
     report = '<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">'
     report += '<testcase name="a"/><testcase name="b"><failure/></testcase></testsuite>'
     (tmp_path / "law8.xml").write_text(report + "</testsuites>")
-    parts = {"versions": 0, "law8": 1, "moco-8": 0, "moco-1": 0, "simclr-bf16": 0, "ddp": 124}
+    parts = {
+        "versions": 0,
+        "doctor": 0,
+        "law8": 1,
+        "moco-8": 0,
+        "moco-1": 0,
+        "simclr-bf16": 0,
+        "ddp": 124,
+    }
     rows = [f"{part}\t{code}\t3\t60\tpython x" for part, code in parts.items()]
     (tmp_path / "status.tsv").write_text("\n".join([*rows, "tests\tleft-out\t0\t400\tpython y"]))
+    line = {"name": "law 8", "state": "ok", "difference": None, "found": "no step waited"}
+    path = {"name": "sync", "state": "used", "difference": 1e-6, "found": ""}
+    times = {"milliseconds": 0.25, "plain_milliseconds": None}
+    written(tmp_path, "doctor", results=[path | times, line | times | {"milliseconds": None}])
     text = "\n".join(summary(tmp_path))
     for expected in (
+        "doctor: `python x`",
+        "| sync  |  used |            1.0e-06 |          0.25 |          |                |",
+        "| law 8 |    ok |                    |               |          | no step waited |",
         "H, 16 cores, Python 3.12, torch 2.11; commit",
         "**no** (no Triton",
         "**failed with status 1**: 1 passed, 1 failed, 1 skipped, **b**",
@@ -86,6 +101,32 @@ def test_the_summary_compares_with_what_was_expected(tmp_path: Path) -> None:
     ):
         assert expected in text
     assert json.loads((tmp_path / "law8.json").read_text())["failures"] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "kernels", "groups", "sync"),
+    [
+        (850.0, 2.1, "**Within 15%", "**Under 3"),
+        (849.0, 2.0, "More than 15% is lost", "At least 3, as predicted"),
+    ],
+)
+def test_the_summary_says_whether_the_kernels_of_batch_norm_were_needed(
+    tmp_path: Path, plain: float, kernels: float, groups: str, sync: str
+) -> None:
+    found: dict[str, dict[str, Any]] = {
+        "versions": {"gpu": "H"},
+        "moco-8-plain": {RATE: plain},
+        "moco-1": {RATE: 1000.0},
+        "batchnorm": {"rows": [
+            {"case": "sync, plain", "milliseconds": 2.0},
+            {"case": "sync, plain", "milliseconds": 4.0},
+            {"case": "sync, kernels", "milliseconds": kernels},
+        ]},
+    }  # fmt: skip
+    first, second = predictions(found)
+    assert groups in first and sync in second
+    assert not list(predictions(found | {"versions": {"gpu": None}}))
+    assert not list(predictions({"versions": {"gpu": "H"}}))
 
 
 @pytest.mark.parametrize(

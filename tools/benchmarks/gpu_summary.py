@@ -53,6 +53,10 @@ RATIOS = (
     ("compile", "moco-8", "compiled against not", "1.2 to 1.4"),
     ("simclr-fp16", "simclr-bf16", "fp16 against bf16", "1.05 to 1.15: cuDNN's NHWC batch norm"),
 )
+NEAR = 0.15
+"""If 8 groups by PyTorch make a step no slower than this, their loop does not limit it."""
+LEAST_GAIN = 3
+"""How many times as fast as plain PyTorch sync norm's kernels were expected to be, at least."""
 STATUS = {
     "0": "ran", "124": "**out of time**", "137": "**out of time**", "device": "needs a GPU",
     "left-out": "left out: no time",
@@ -83,6 +87,8 @@ def summary(folder: Path) -> Iterator[str]:
     rows = list(ratio_rows(found))
     if rows:
         yield from ("", table(("ratio of steps", "measured", "expected"), rows))
+    for line in predictions(found):
+        yield from ("", line)
     for part, *_, command in status:
         text = (folder / f"{part}.txt").read_text() if (folder / f"{part}.txt").is_file() else ""
         if text.startswith("would run: "):
@@ -100,10 +106,24 @@ def numbers(folder: Path, part: str) -> dict[str, Any]:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     elif path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-    if part in ("augment", "batchnorm", "doctor") and text.is_file():
+    if part == "doctor" and "results" in found:
+        found["table"] = doctor_table(found["results"])
+    if part in ("augment", "batchnorm") and text.is_file():
         lines = text.read_text(encoding="utf-8").splitlines()
         found["table"] = "\n".join(line for line in lines if line.startswith("|"))
     return found
+
+
+def doctor_table(results: Sequence[dict[str, Any]]) -> str:
+    """Return the table of ``doctor --device``; its times are of small samples, so of launches."""
+    rows = []
+    for one in results:
+        difference, *times = (one[k] for k in ("difference", "milliseconds", "plain_milliseconds"))
+        numbers = ["" if difference is None else f"{difference:.1e}"]
+        numbers += ["" if time is None else f"{time:.2f}" for time in times]
+        rows.append((one["name"], one["state"], *numbers, one["found"]))
+    columns = ("", "state", "largest difference", "ms (launches)", "plain ms", "found")
+    return table(columns, rows)
 
 
 def counts(xml: Path) -> dict[str, Any]:
@@ -169,11 +189,41 @@ def rate_rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 
 def ratio_rows(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each pair of profiles."""
+    """Yield a row for each pair of profiles; without a GPU there is nothing to expect."""
+    on_gpu = bool(found.get("versions", {}).get("gpu"))
     for part, base, what, expected in RATIOS:
         a, b = found.get(part, {}), found.get(base, {})
         if RATE in a and RATE in b:
-            yield what, f"{a[RATE] / b[RATE]:.2f}", expected
+            yield what, f"{a[RATE] / b[RATE]:.2f}", expected if on_gpu else ""
+
+
+def predictions(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield whether a GPU confirms why batch norm has kernels of its own, a line each."""
+    if not found.get("versions", {}).get("gpu"):
+        return
+    plain, one = found.get("moco-8-plain", {}), found.get("moco-1", {})
+    if RATE in plain and RATE in one:
+        share = plain[RATE] / one[RATE]
+        yield (
+            f"Groups: with PyTorch's batch norm, 8 groups reach {share:.2f} of the rate of 1. "
+            + (
+                f"**Within {NEAR:.0%}: the prediction that the loop over groups limits the step is "
+                "wrong.**"
+                if share >= 1 - NEAR
+                else f"More than {NEAR:.0%} is lost: the loop limits the step, as predicted."
+            )
+        )
+    ms = {"sync, plain": 0.0, "sync, kernels": 0.0}
+    for row in found.get("batchnorm", {}).get("rows", ()):
+        if row["case"] in ms:
+            ms[row["case"]] += row["milliseconds"]
+    if all(ms.values()):
+        gain = ms["sync, plain"] / ms["sync, kernels"]
+        yield f"Sync norm: plain PyTorch takes {gain:.1f} times as long as CUDA's kernels. " + (
+            f"**Under {LEAST_GAIN}: the predicted cost of plain sync norm is overstated.**"
+            if gain < LEAST_GAIN
+            else f"At least {LEAST_GAIN}, as predicted."
+        )
 
 
 if __name__ == "__main__":
