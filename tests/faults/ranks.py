@@ -130,4 +130,6 @@ def test_a_rank_that_hangs_is_named_before_the_timeout_ends_the_run(
     assert status != 0 and time.monotonic() - begin < WAIT
     assert f"process {victim}: does not answer since" in said, said
     assert said.index("no step was finished for") < said.index("train.py: lost contact")
+    assert "Go on with --resume auto" in said
+    assert "exitcode  : 2 " in said  # torchrun's word on the process that was left
     assert checkpoint.first_whole(checkpoint.find(run))
