@@ -132,7 +132,7 @@ def run(_: harness.Options, __: list[str]) -> dict[str, Any]:
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     results: dict[str, Any] = harness.record(device)
     results["host"] = list(host_rows())
-    columns = ("ms a view", "size", "host", "torch", "ratio", "timed")
+    columns: tuple[str, ...] = ("ms a view", "size", "host", "torch", "ratio", "timed")
     print(harness.table(columns, [(*cells(row, "host"), "host") for row in results["host"]]))
     if on_gpu:
         results["device"] = list(device_rows(device))
