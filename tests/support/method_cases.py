@@ -220,8 +220,8 @@ def make_batch(
             share = own[:, None, None, None]
             of = 1 - v if case.names == CROSS else v
             image = share * views[v] + (1 - share) * views[of][partner]
-            key, other = bool(case.among) and v == 0, of if of != v else None
-            mixed.append(Mixed(v, image, partner, own, name, key, partner_view=other))
+            other, key = None if of == v else of, bool(case.among) and v == 0
+            mixed.append(Mixed(v, image, partner, own, name, other, key))
     rows = torch.arange(case.rows)
     return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
 
