@@ -88,7 +88,7 @@ class MocoV3(Method):
         )
         to_mixtures = among(qm, mean_keys(overlap(query, key), km))
         # PatchMix's release has cross-entropies, without MoCo v3's factor of 2 T.
-        scale = 1.0 if query.name == "sdmp" else 1 / (2 * self.config.temperature)
+        scale = 1.0 if query.name == "sdmp" else 1 / (2 * self.temperature)
         return {
             "clean": scale * clean(q, other).mean(),
             f"mixed{query.suffix}": scale / 2 * on_mixture(source, qm, k, query).mean(),

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from models import distributed
 from models.losses.common import widen
@@ -125,6 +126,7 @@ class NativeSyncNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of ``x``, weight and bias."""
         x, weight, mean, rstd, counts = ctx.saved_tensors

@@ -117,4 +117,4 @@ class Patches:
         """Return the mixture of the view's images."""
         image = torch.where(self.own, images, images[self.partner])
         lam = images.new_full((len(images),), self.lam)
-        return Mixed(self.view, image, self.partner, lam, "patchmix", self.key)
+        return Mixed(self.view, image, self.partner, lam, "patchmix", key=self.key)

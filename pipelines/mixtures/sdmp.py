@@ -90,7 +90,9 @@ class Paste:
     def of(self, images: Float[Tensor, "n c h w"]) -> Mixed:
         """Return the mixture of the view's images."""
         image = shrink_into(images, images[self.partner], self.box)
-        return Mixed(self.view, image, self.partner, self.lam.to(images.dtype), "sdmp", self.key)
+        return Mixed(
+            self.view, image, self.partner, self.lam.to(images.dtype), "sdmp", key=self.key
+        )
 
 
 def shrink_into(

@@ -103,7 +103,7 @@ def test_the_terms_are_the_papers(
     x = [rows(N, 5, seed).requires_grad_() for seed in range(4)]  # a, b, m_b, m_a
     views = (x[0], x[1]) if query == 1 else (x[1], x[0])
     pair = tuple(
-        Mixed(view, images[:, :, None, None], partner, lam, name, key)
+        Mixed(view, images[:, :, None, None], partner, lam, name, key=key)
         for view, images, key in ((query, x[2], False), (1 - query, x[3], True))
     )
     batch = dataclasses.replace(batch_of(*views, None, LAM), mixed=pair)
@@ -133,7 +133,7 @@ def test_mixtures_that_are_the_views_give_the_one_way_loss(name: str) -> None:
     x0, x1 = batch.views
     q, k = method._query(x1), method._keys(x0)
     one_way = method._contrast(q, k)(q, k).mean()
-    one_way = one_way if name == "sdmp" else one_way / (2 * method.config.temperature)
+    one_way = one_way if name == "sdmp" else one_way / (2 * method.temperature)
     _, to_source, to_mixed = method(batch).values()
     torch.testing.assert_close(2 * to_source, one_way)
     torch.testing.assert_close(2 * to_mixed, one_way)

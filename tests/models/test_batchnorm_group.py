@@ -121,3 +121,5 @@ def test_what_the_kernels_do_not_know() -> None:
     assert not fits(last.contiguous(), 2) and not fits(last.double(), 2)
     assert not fits(torch.zeros(4, 6), 4) and not fits(torch.zeros(6, 4).T, 2)
     assert not fits(torch.zeros(4, 6, 3), 2) and not fits(torch.zeros(0, 6), 1)
+    with pytest.raises(ValueError, match=r"2 groups of .*strides"):
+        batchnorm_group.traffic(last.contiguous(), 2)

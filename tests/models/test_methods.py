@@ -124,7 +124,7 @@ def _moco_halves(method: Moco, batch: Batch) -> Tensor:
 
 def _moco_v3_halves(method: MocoV3, batch: Batch) -> Tensor:
     x0, x1 = batch.views
-    q, t = method._query(x0), method.config.temperature
+    q, t = method._query(x0), method.temperature
     logits = [q @ method._keys(x).T / t for x in (x0, x1)]
     rows = [torch.nn.functional.cross_entropy(x, batch.position) for x in logits]
     return 2 * t * torch.stack(rows).sum()

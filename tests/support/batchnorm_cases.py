@@ -181,7 +181,7 @@ def test_the_self_check_sees_right_and_wrong(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def elements(kind: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Number of masked-in elements of each load or store of more than 16 rows, in bytes."""
+    """Bytes of the elements that each load or store of ``run`` does not mask out."""
     moved: list[int] = []
     with monkeypatch.context() as patch:
         original = getattr(InterpreterBuilder, kind)

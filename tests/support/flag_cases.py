@@ -25,6 +25,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "--crop-sizes": ("16", "16 8", "8"),
     "--crop-scales": (".2 1", ".2 1 .05 .2", "1 .2"),
     "--aug.flip": ("0", "2", "x"),
+    "--aug.rand-augment": ("2 10 0.5", "6 10 0.5", "2 11 0.5", "2"),
     "--aug.scale": ("0.5 1", "1 0.5", "0 1"),
     "--aug.views": ("0.blur=1", "9.blur=0", "0-1.rotate90=1 0.vertical-flip=1", "blur"),
     "--balance": ("class", "nowhere.txt"),
@@ -82,7 +83,14 @@ WORDS: dict[str, tuple[str, ...]] = {
 }
 """Values of each flag, right and wrong."""
 
-MIXES = (*MIX_NAMES, "unmix+mixmask", "region+cutout", "im+clim", "mixmask+mixmask")
+MIXES = (
+    *MIX_NAMES,
+    "unmix+mixmask",
+    "unmix+scalemix",
+    "region+cutout",
+    "im+clim",
+    "mixmask+mixmask",
+)
 METHODS = st.sampled_from(sorted(SMALL))
 CHOICES = st.dictionaries(st.sampled_from(sorted(WORDS)), st.integers(0, 9), max_size=4)
 COMBINATIONS = st.tuples(METHODS, st.sampled_from(MIXES), CHOICES)

@@ -214,7 +214,7 @@ def make_batch(
             own = 1 - lam if name == "mask" else lam
             share = own[:, None, None, None]
             image = share * views[v] + (1 - share) * views[v][partner]
-            mixed.append(Mixed(v, image, partner, own, name, bool(case.among) and v == 0))
+            mixed.append(Mixed(v, image, partner, own, name, key=bool(case.among) and v == 0))
     rows = torch.arange(case.rows)
     return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
 

@@ -14,7 +14,7 @@ from tools.benchmarks.torch_loader import torchvision_view
 from tools.config.augment import AugConfig
 from tools.config.cli import differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import ResolvedConfig
-from tools.config.resolve import resolve, resolved
+from tools.config.resolve import check, resolve, resolved
 from tools.config.view_plan import base_views
 
 
@@ -153,6 +153,21 @@ def test_a_pipeline_to_compare_with_refuses_what_it_would_leave_out(number: str)
     view = dataclasses.replace(PRESETS["moco-v2"](16)[0], **{number: 0.5})
     with pytest.raises(ValueError, match=r"leave out --aug\.vertical-flip and"):
         torchvision_view(view, "antialias", (), ())
+
+
+def test_cropmix_s_areas_are_shown_and_belong_to_its_views_alone() -> None:
+    cropmix = ("--mix", "cropmix")
+    assert [view.scale for view in base_views(config_of(*cropmix))] == [(0.2, 0.6)] * 2
+    one_way = config_of(*cropmix, method="moco")
+    assert [view.scale for view in base_views(one_way)] == [(0.2, 0.6), (0.2, 1.0)]
+    with pytest.raises(ValueError, match=r"cropmix crops view 0 at 0\.2 to 0\.6 .* --mix scalemix"):
+        base_views(config_of(*cropmix, "--aug.scale", "0.1", "1"))
+
+
+def test_rand_augment_is_refused_for_other_channels() -> None:
+    config = config_of("--views", "asym", "--in-chans", "4", method="moco")
+    with pytest.raises(ValueError, match=r"--in-chans 4: RandAugment .* --aug\.rand-augment 0"):
+        check(config, 1)
 
 
 def test_a_pipeline_to_compare_with_refuses_rand_augment() -> None:

@@ -85,6 +85,7 @@ class Broken:
         raise RuntimeError("the store is gone")
 
 preemption.shared_store = lambda name: {store}
+preemption.timeout_that_aborts = lambda seconds: seconds
 accelerator = SimpleNamespace(num_processes=2, process_index=0)
 with preemption.StopSignal(accelerator, 3, "run", 0.6, 1.0):
     threading.Event().wait(30)  # a collective that never returns

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch.distributed import Store
 
 from tools.distributed.coordination import shared_store
-from tools.distributed.lost_contact import SHARE, LostContact, leave
+from tools.distributed.lost_contact import SHARE, LostContact, leave, timeout_that_aborts
 from tools.distributed.watchdog import NOTES_A_MINUTE, PATIENCE, Watchdog
 
 POLL_SECONDS = 0.1
@@ -51,8 +51,8 @@ class StopSignal:
     would fail, so it is discarded from then on. Under ``nohup`` the signal stays ignored.
 
     The same thread runs the ``Watchdog``, with ``patience`` seconds. If PyTorch would abort the
-    process after waiting ``aborts_after`` seconds for another one, the thread ends it before
-    (``LostContact``); None: PyTorch raises an error.
+    process after waiting ``timeout`` seconds for another one, as under NCCL, the thread ends it
+    before (``LostContact``).
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -63,13 +63,14 @@ class StopSignal:
         step: int,
         run: str,
         patience: float = PATIENCE,
-        aborts_after: float | None = None,
+        timeout: float | None = None,
     ) -> None:
         self.received: str | None = None
         self._ranks = range(accelerator.num_processes)
         self._rank = accelerator.process_index
         self._key = f"{run}@{step}"
-        self._patience, self._aborts_after = patience, aborts_after
+        self._patience = patience
+        self._aborts_after = None if timeout is None else timeout_that_aborts(timeout)
         self._since = 0.0
         self._finished = step
         self._last: int | None = None

@@ -20,7 +20,6 @@ from pipelines.loader import Loader
 from pipelines.sampler import Sampler
 from tools.config.config import ResolvedConfig
 from tools.distributed.consistency import check_ranks
-from tools.distributed.lost_contact import timeout_that_aborts
 from tools.distributed.preemption import StopSignal
 from tools.distributed.watchdog import PATIENCE
 from tools.engine.accumulation import backward, total
@@ -204,8 +203,8 @@ class Run(Learner):
         if rollback.on and self.state.last_good is None:
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
-        aborts = timeout_that_aborts(60 * self.config.timeout_minutes)
-        with StopSignal(self.accelerator, step, str(self.state.folder), patience, aborts) as stop:
+        timeout = 60 * self.config.timeout_minutes
+        with StopSignal(self.accelerator, step, str(self.state.folder), patience, timeout) as stop:
             self.steps_done = self.first_step = step
             while step < last and not self.stopped:
                 try:
