@@ -108,6 +108,15 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "final_lr": 0,
     },
     r"moco-v2-.*": {"mix_prob": 0.5},
+    r"moco-v2-mixmask-.*": {
+        "mixmask.kind": "block",
+        "mixmask.grid": 8,
+        "mixmask.share": 0.5,
+        "lr": 0.03,
+        "batch_size": 256,
+        "epochs": 200,
+    },
+    r"moco-v2-mixmask-imagenet-200": {"mix": "mixmask"},
     r"moco-(3layer|asym)-.*": SGD
     | {
         "backbone": "resnet50",

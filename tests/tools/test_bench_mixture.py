@@ -20,11 +20,11 @@ UNITS = [
     (Case("simclr"), 6, 9),
     (Case("byol"), 8, 12),
     (Case("byol", (("mix_online", True),)), 8, 11),
-    *((case, 8, 9) for case in AMONG),
     (Case("moco", (("batch_keys", True),), "group", names=I_MIX), 4, 4),
     (Case("simclr", names=I_MIX), 6, 6),
     (Case("byol", names=I_MIX), 8, 4),
     (Case("moco", bn="group", names=("", "mask")), 4, 10),
+    *((case, 8, 9) for case in AMONG),
     (Case("swav"), 6, 9),
     (Case("swav", sizes=CROPS), Fraction(15, 2), Fraction(45, 4)),  # small views have 1/4 of it
 ]
