@@ -210,6 +210,23 @@ def learning_rate(
     return final + (peak - final) * (1 + math.cos(math.pi * t)) / 2
 
 
+def schedule_decay(
+    groups: Sequence[dict[str, Any]], step: int, total_steps: int, first: float, last: float
+) -> None:
+    """Set the weight decay of a step in the groups that decay: a cosine from first to last.
+
+    Source: Caron 2021, 2104.14294, section 3.2, where it rises.
+
+    >>> groups = [{"weight_decay": 0.04}, {"weight_decay": 0.0}]
+    >>> schedule_decay(groups, 5, 10, first=0.04, last=0.4)
+    >>> [round(group["weight_decay"], 2) for group in groups]
+    [0.22, 0.0]
+    """
+    for group in groups if first != last else ():
+        if group["weight_decay"]:
+            group["weight_decay"] = learning_rate(step, total_steps, first, last)
+
+
 def linear_warmup(step: int, warmup_steps: int, start: float) -> float:
     """Return a factor for the learning rate: it rises from ``start`` to 1 at ``warmup_steps``."""
     done = min(step / warmup_steps, 1.0) if warmup_steps else 1.0

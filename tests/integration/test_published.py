@@ -108,6 +108,15 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "final_lr": 0,
     },
     r"moco-v2-.*": {"mix_prob": 0.5},
+    r"moco-v2-mixmask-.*": {
+        "mixmask.kind": "block",
+        "mixmask.grid": 8,
+        "mixmask.share": 0.5,
+        "lr": 0.03,
+        "batch_size": 256,
+        "epochs": 200,
+    },
+    r"moco-v2-mixmask-imagenet-200": {"mix": "mixmask"},
     r"moco-(3layer|asym)-.*": SGD
     | {
         "backbone": "resnet50",
@@ -444,7 +453,39 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "weight_decay_end": 0.4,
         "epochs": 100,
     },
-    r"moco-v3-vit-small-.*": {
+    r"moco-v3-vit-small-sdmp-.*": {
+        "mix": "sdmp",
+        "backbone": "vit_small_patch16_224",
+        "views": "byol",
+        "batch_size": 1024,
+        "optimizer": "adamw",
+        "lr": 6e-4,  # 1.5e-4 * 1024 / 256
+        "weight_decay": 0.1,
+        "warmup_epochs": 40,
+        "epochs": 100,
+        "freeze_patch_embed": True,
+        "moco_v3.temperature": 0.2,
+        "moco_v3.momentum": 0.99,
+    },
+    r"moco-v3-vit-small-patchmix-cifar.*": {
+        "mix": "patchmix",
+        "patchmix.patch": 2,
+        "image_size": 32,
+        "views": "byol",
+        "aug.scale": (0.1, 1.0),
+        "mean": (0.485, 0.456, 0.406),
+        "batch_size": 512,
+        "optimizer": "adamw",
+        "lr": 1e-3,  # 5e-4 * 512 / 256
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "warmup_epochs": 100,
+        "epochs": 800,
+        "backbone_args": ("patch_size=2", "drop_path_rate=0.1"),
+        "moco_v3.temperature": 0.2,
+        "moco_v3.momentum": 0.996,
+    },
+    r"moco-v3-vit-small-imagenet-.*": {
         "backbone": "vit_small_patch16_224",
         "backbone_args": ("num_heads=12", "weight_init=moco"),
         "freeze_patch_embed": True,

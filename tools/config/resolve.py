@@ -123,6 +123,8 @@ def _weight_decay_end(config: Config, defaults: Defaults) -> float:
     """Return the last weight decay: the method's goes with its own first one."""
     first = _either(config.weight_decay, defaults.weight_decay)
     if config.weight_decay_end is not None:
+        if first == 0 < config.weight_decay_end:
+            raise ValueError("--weight-decay-end needs --weight-decay above 0")
         return config.weight_decay_end
     return first if config.weight_decay is not None else _either(defaults.weight_decay_end, first)
 

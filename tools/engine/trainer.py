@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.methods import Method
-from models.optim import LrScale, create_optimizer, layer_shares, learning_rate
+from models.optim import LrScale, create_optimizer, layer_shares, learning_rate, schedule_decay
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from pipelines.sampler import Sampler
@@ -155,10 +155,8 @@ class Learner:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = group["share"] * self.lr(batch.step, group["scheduled"])
-            if group["weight_decay"] and config.weight_decay_end != config.weight_decay:
-                group["weight_decay"] = learning_rate(
-                    batch.step, self.total, config.weight_decay, config.weight_decay_end
-                )
+        ends = (config.weight_decay, config.weight_decay_end)
+        schedule_decay(self.optimizer.param_groups, batch.step, self.total, *ends)
         terms = backward(self.accelerator, self.model, self.method, batch, config.accumulate)
         self.method.after_backward()
         if batch.step < self.backbone_starts:
