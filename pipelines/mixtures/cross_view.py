@@ -47,8 +47,15 @@ class CrossView:
         """Draw the step's share.
 
         Raises:
-            ValueError: a group is odd, or groups do not divide the rows.
+            ValueError: there are not two views of one size, a group is odd, or groups do not
+                divide the rows.
         """
+        sizes = [view.size for view in step.views]
+        if len(sizes) != 2 or sizes[0] != sizes[1]:
+            raise ValueError(
+                "--mix mixed-barlow blends two views, which must have one size, not the sides "
+                f"{', '.join(map(str, sizes))} (--crop-sizes)"
+            )
         check_pairs(len(step.rows), step.group)
         rng = np.random.default_rng([step.seed, step.step, STREAM])
         return CrossViewPlan(step.group, float(rng.beta(self.beta, self.beta)))

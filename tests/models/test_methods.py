@@ -14,6 +14,7 @@ import torch
 from method_cases import (
     CASES,
     CROPS,
+    CROSS,
     SIZES,
     SMALL,
     Case,
@@ -100,6 +101,8 @@ def test_lam_one_gives_the_loss_of_the_view_itself(case: Case) -> None:
         expected = _moco_v3_halves(method, batch)
     elif case.method == "dino":
         expected = _dino_pairs(method, batch)
+    elif case.names == CROSS:  # the mixture's embedding is the view's
+        expected = 0 * terms["clean"]
     else:
         expected = terms["clean"]
     assert_same(mixed, expected, 1e-9)
@@ -148,6 +151,8 @@ def test_the_mixture_equals_its_two_orders(case: Case) -> None:
     """
     if dict(case.options).get("reverse") == "code":
         pytest.skip("the released code is not symmetric: spec 1.8")
+    if case.names == CROSS:
+        pytest.skip("a mixture across views is compared with the rows of the clean views")
     batch = make_batch(case)
     swapped = tuple(
         Mixed(m.view, m.image[m.partner], m.partner, 1 - m.lam[m.partner]) for m in batch.mixed

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from method_cases import Case, build, make_batch
+from mix_cases import mix_views
 from torch import Tensor
 
 from models.methods.barlow import regularizer, standardize
-from pipelines.mixtures.cross_view import CrossViewPlan
+from pipelines.mixtures.cross_view import STREAM, CrossView, CrossViewPlan
 from tools.config import resolve
 from tools.config.cli import parse
+from tools.runs.scores import settings_of
 
 PARTNER = torch.arange(8).flip(0)
 
@@ -93,3 +95,52 @@ def test_other_methods_refuse_it_by_name(method: str) -> None:
     with pytest.raises(ValueError, match=f"mixed-barlow .*--method {method} takes --mix unmix"):
         resolve.check_mixture(parse(["--method", method, "--mix", "mixed-barlow"]))
     resolve.check_mixture(parse(["--method", "barlow", "--mix", "mixed-barlow"]))
+
+
+@pytest.mark.parametrize("sides", [(4,), (4, 2), (4, 4, 4)])
+def test_two_views_of_one_size_are_needed(sides: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"one size, not the sides 4.*--crop-sizes"):
+        mix_views(CrossView(), [torch.rand(4, 3, side, side) for side in sides])
+
+
+def test_the_share_has_a_stream_of_its_own_and_is_not_folded() -> None:
+    pair = [torch.rand(2, 3, 1, 1) for _ in range(2)]
+    shares = [float(mix_views(CrossView(), pair, step=step)[0].lam[0]) for step in range(400)]
+    expected = np.random.default_rng([0, 7, STREAM]).beta(1, 1)
+    assert shares[7] == pytest.approx(expected)
+    assert np.quantile(shares, (0.1, 0.5, 0.9)) == pytest.approx((0.1, 0.5, 0.9), abs=0.06)
+
+
+def test_gradients_are_those_of_the_formula() -> None:
+    """In all three embeddings, against central differences of the loop over the matrices."""
+    z0, z1 = rows()
+    inputs = [(z0.sin() + z1), z0, z1]
+
+    def loop(z: Tensor, z0: Tensor, z1: Tensor) -> float:
+        error = z - 0.3 * z0 - 0.7 * z1[PARTNER]
+        return sum(float(((error.T @ view / 8) ** 2).sum()) for view in (z0, z1))
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    regularizer(*leaves, PARTNER, share(0.3)).backward()
+    for i, leaf in enumerate(leaves):
+        for place in ((0, 0), (5, 2)):
+            sides = []
+            for step in (1e-5, -1e-5):
+                moved = [x.clone() for x in inputs]
+                moved[i][place] += step
+                sides.append(loop(*moved))
+            assert leaf.grad is not None
+            assert float(leaf.grad[place]) == pytest.approx((sides[0] - sides[1]) / 2e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("mix", ["none", "global"])
+def test_the_weight_needs_the_mixture(mix: str) -> None:
+    words = ["--method", "barlow", "--mix", mix, "--barlow.mix-weight", "2"]
+    with pytest.raises(ValueError, match=r"--barlow\.mix-weight 2 .* --mix mixed-barlow"):
+        resolve.check_mixture(parse(words))
+
+
+def test_results_that_differ_in_beta_are_not_seeds_of_one_run() -> None:
+    words = ["--method", "barlow", "--mix", "mixed-barlow"]
+    one, two = (settings_of(parse([*words, *more])) for more in ([], ["--mix-beta", "2"]))
+    assert one != two and "mix_prob" not in one

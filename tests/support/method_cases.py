@@ -34,6 +34,10 @@ class TinyNet(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
+CROSS = ("cross",)
+"""Mixed Barlow Twins' mixture: rows of view 0 with rows of view 1."""
+
+
 @dataclass(frozen=True)
 class Case:
     method: str
@@ -121,7 +125,8 @@ def _cases() -> list[Case]:
         for name, options, bn, sizes in rows
         for mixed in ((False, True) if METHODS[name].settings.supports_unmix else (False,))
     ]
-    return [*cases, Case("moco", (("symmetric", True), ("queue", 40)), "group", mix_groups=2)]
+    cases += [Case("moco", (("symmetric", True), ("queue", 40)), "group", mix_groups=2)]
+    return [*cases, Case("barlow", names=CROSS)]
 
 
 CASES = _cases()
@@ -213,8 +218,10 @@ def make_batch(
         for name in (case.among,) if case.among else case.names:
             own = 1 - lam if name == "mask" else lam
             share = own[:, None, None, None]
-            image = share * views[v] + (1 - share) * views[v][partner]
-            mixed.append(Mixed(v, image, partner, own, name, key=bool(case.among) and v == 0))
+            of = 1 - v if case.names == CROSS else v
+            image = share * views[v] + (1 - share) * views[of][partner]
+            other, key = None if of == v else of, bool(case.among) and v == 0
+            mixed.append(Mixed(v, image, partner, own, name, other, key))
     rows = torch.arange(case.rows)
     return Batch(tuple(views), rows, rows % 3, rows, seed=0, step=step, mixed=tuple(mixed))
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from method_cases import AMONG, CROPS, I_MIX, Case, build, make_batch
+from method_cases import AMONG, CROPS, CROSS, I_MIX, Case, build, make_batch
 from runs import SMALL, TINY, run_main
 
 from models.methods import METHODS
@@ -18,6 +18,8 @@ UNITS = [
     (Case("moco", bn="group"), 4, 7),
     (Case("moco", (("symmetric", True),), bn="group"), 8, 11),
     (Case("simclr"), 6, 9),
+    (Case("barlow"), 6, 9),
+    (Case("barlow", names=CROSS), 6, 9),
     (Case("byol"), 8, 12),
     (Case("byol", (("mix_online", True),)), 8, 11),
     (Case("moco", (("batch_keys", True),), "group", names=I_MIX), 4, 4),

@@ -10,12 +10,12 @@ from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.datasets import DATASETS, DataFacts
 from pipelines.settings import (
-    CROSS_VIEW,
     LABEL_FREE,
     PERMUTED_NAMES,
     SOFT_TARGET_NAMES,
     UN_MIX_NAMES,
 )
+from tools.config.across import check_across
 from tools.config.among_mixtures import check_among_mixtures, check_patches
 from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
@@ -254,11 +254,7 @@ def check_mixture(config: Config) -> None:
             "what a memory bank's negatives weigh for a mixture, nor which row is to move towards "
             "it. Mixtures that leave the targets alone are defined (Shen 2020): --mix im-region"
         )
-    if CROSS_VIEW in config.mixes and config.method != "barlow":
-        raise ValueError(
-            f"--mix {CROSS_VIEW} blends rows of two views for a regularizer of --method barlow; "
-            f"--method {config.method} takes --mix unmix, or --mix mixmask"
-        )
+    check_across(config)
     permuted = [mix for mix in config.mixes if mix in PERMUTED_NAMES]
     if permuted and config.chosen.needs_mutual_partners:
         raise ValueError(

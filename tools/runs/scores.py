@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
-from pipelines.settings import I_MIX_NAMES, UN_MIX_NAMES, parts_of
+from pipelines.settings import CROSS_VIEW, I_MIX_NAMES, UN_MIX_NAMES, parts_of
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
 from tools.config.reason import reason_of
@@ -81,7 +81,7 @@ def _without_effect(mix: str) -> set[str]:
     if mix == "none":
         return {"mix_prob", "mix_beta", "mix_draw", "mix_groups"}
     names = parts_of(mix)
-    if not {*names} & {*UN_MIX_NAMES, *I_MIX_NAMES}:
+    if not {*names} & {*UN_MIX_NAMES, *I_MIX_NAMES, CROSS_VIEW}:
         return {"mix_prob", "mix_beta"}
     return set() if "unmix" in names else {"mix_prob"}
 
