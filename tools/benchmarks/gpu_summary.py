@@ -50,6 +50,7 @@ EXPECTED = (
 )
 RATIOS = (
     ("moco-8", "moco-1", "8 groups against 1", "1 if group norm costs nothing"),
+    ("moco-8-plain", "moco-1", "the same by PyTorch", "under 0.85 if its loop limits the step"),
     ("compile", "moco-8", "compiled against not", "1.2 to 1.4"),
     ("simclr-fp16", "simclr-bf16", "fp16 against bf16", "1.05 to 1.15: cuDNN's NHWC batch norm"),
 )
