@@ -122,6 +122,7 @@ def test_decoded_data_has_no_decode_ceiling(toy: Path, tmp_path: Path) -> None:
         (("--no-such-flag", "1"), "no-such-flag"),
         (("--batch-size", "15"), "--batch-size"),
         (("--data", "folder:nowhere"), "nowhere"),
+        (("--device-paths", "fused"), "--device-paths fused needs a CUDA device"),
     ],
 )
 def test_bad_flags(

@@ -17,8 +17,10 @@ from torch.profiler import ProfilerActivity, profile
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from tools.config.config import Config
+from tools.distributed.launch import choose_paths
 from tools.engine import build
 from tools.engine.data import Data
+from tools.engine.device_paths import prove
 from tools.engine.throughput import ThroughputMeter
 from tools.engine.trainer import Learner, prepare
 from tools.profiling.clock import Clock, Seconds
@@ -35,11 +37,19 @@ TRACED = 3
 def create_learner(
     config: Config, data: Data, decoders: build.Decoders, accelerator: Accelerator
 ) -> Learner:
-    """Build the parts of ``train.train`` that make steps, without those that write files."""
+    """Build the parts of ``train.train`` that make steps, without those that write files.
+
+    As in a run, ``--device-paths`` holds, and paths are compared before the first step.
+
+    Raises:
+        ValueError: the settings do not fit the data, or this device.
+    """
+    choose_paths(config.device_paths, accelerator.device)
     config, sampler, method = build.assemble(config, data, accelerator)
     model, optimizer = prepare(config, method, accelerator)
     loader = build.training_loader(config, data, decoders, method, accelerator)
     method.train()
+    prove(method, loader.maker.decoder, accelerator.device)
     return Learner(config, accelerator, sampler, model, method, optimizer, loader)
 
 
