@@ -18,8 +18,7 @@ cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH=$PWD # use this checkout's modules, not those of an installed one
 
 names=(versions images doctor tests-first law8 batchnorm augment moco-8 moco-1 moco-8-plain
-    moco-one-way
-    simclr-bf16 simclr-fp16 resume ddp compile tests)
+    moco-one-way simclr-bf16 simclr-fp16 resume ddp compile tests)
 python=${PYTHON:-}
 if [ -z "$python" ]; then
     python=python3

@@ -34,6 +34,7 @@ def extract(
     """Encode every row once and return all features in row order, float32, on the device.
 
     With ``half``, a GPU keeps features that ``encode`` returns in half precision as they are.
+    The rows of other processes are 0 in this one's, so the sum over processes rounds nothing.
 
     ``encode`` maps images (n, 3, h, w) to features (n, d) through ``model``, which is in eval mode
     meanwhile. ``batches`` are this process's share of the rows, which may be empty
