@@ -40,6 +40,8 @@ PERMUTED_NAMES = (*I_MIX_NAMES, "patchmix")
 """Those whose partners are a permutation of the group; in the others partners are mutual."""
 MIX_NAMES = ("none", *SOFT_TARGET_NAMES, "clim", *LABEL_FREE, *WINDOW_NAMES)
 
+BLOCK_CELLS = 4
+"""Cells of MixMask's smallest block: fewer than 4 x 4 cells cannot be drawn as blocks."""
 MaskKind = Literal["block", "discrete"]
 """MixMask's masks: random rectangles, or cells drawn one by one."""
 
@@ -59,6 +61,8 @@ def parts_of(mix: str) -> tuple[str, ...]:
     ('unmix', 'mixmask')
     """
     names = tuple(mix.split("+"))
+    if "" in names and len(names) > 1:
+        raise ValueError(f"--mix {mix}: a name is missing before or after +")
     for name in names:
         if name not in MIX_NAMES:
             near = difflib.get_close_matches(name, MIX_NAMES, 1)
@@ -66,17 +70,24 @@ def parts_of(mix: str) -> tuple[str, ...]:
             raise ValueError(f"--mix {mix}: no mixture {name!r}; {hint}")
     if len(names) == 1:
         return names
-    for name in ("none", "clim", *AMONG_MIXTURES):
+    alone = {
+        "none": "it is no mixture",
+        "clim": "its views hold neighbours that others would mix",
+        **dict.fromkeys(AMONG_MIXTURES, "its loss takes the place of every other"),
+    }
+    for name, reason in alone.items():
         if name in names:
-            raise ValueError(f"--mix {mix}: {name} cannot be added to another mixture")
+            raise ValueError(
+                f"--mix {mix}: {name} cannot be added to another mixture, because {reason}"
+            )
     alternatives = {
         "Un-Mix's forms": UN_MIX_NAMES,
         "i-Mix's forms": I_MIX_NAMES,
-        "label-free mixtures": (*LABEL_FREE, *WINDOW_NAMES),
+        "the label-free mixtures": (*LABEL_FREE, *WINDOW_NAMES),
     }
     for kind, members in alternatives.items():
         if sum(name in members for name in names) > 1:
-            raise ValueError(f"--mix {mix}: take one of {kind}: {' '.join(members)}")
+            raise ValueError(f"--mix {mix}: take only one of {kind}: {' '.join(members)}")
     if len(set(names)) < len(names):
         raise ValueError(f"--mix {mix} names a mixture twice")
     return names
@@ -120,6 +131,19 @@ class MixMaskConfig:
     """Cells along each side of the mask."""
     share: Annotated[float, Range(0.05, 0.95)] = 0.5
     """Share of the mask's cells that show the row itself."""
+
+    def check(self) -> None:
+        """Refuse blocks on a grid that is too coarse for them.
+
+        Raises:
+            ValueError: naming the flags.
+        """
+        if self.kind == "block" and self.grid < BLOCK_CELLS:
+            raise ValueError(
+                f"--mixmask.kind block draws rectangles of {BLOCK_CELLS} cells and more, so "
+                f"--mixmask.grid {self.grid} is too coarse: take {BLOCK_CELLS} or more, or "
+                "--mixmask.kind discrete"
+            )
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.mixtures.unmix import Place, UnMix
-from pipelines.settings import MaskKind, MixMaskConfig
+from pipelines.settings import BLOCK_CELLS, MaskKind, MixMaskConfig
 
 Cells = NDArray[np.bool_]
 STREAM = 1 << 23
 """Masks have a stream of their own, so that Un-Mix's draws do not depend on them."""
 ATTEMPTS = 10
 """Attempts to place a block; after the last, the mask keeps the blocks that it has."""
-FEWEST = 4
-"""Cells of the smallest block; fewer than 4 x 4 cells therefore cannot be drawn as blocks."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,7 @@ class MixMask(UnMix):
     config: MixMaskConfig = field(default_factory=MixMaskConfig)
 
     def __post_init__(self) -> None:
-        if self.config.kind == "block" and self.config.grid < FEWEST:
-            raise ValueError(
-                f"--mixmask.kind block draws rectangles of {FEWEST} cells and more, so "
-                f"--mixmask.grid {self.config.grid} is too coarse: take {FEWEST} or more, or "
-                "--mixmask.kind discrete"
-            )
+        self.config.check()
 
     def draw(self, rng: np.random.Generator) -> tuple[bool, float]:
         """Return the share of the row's cells; it is not random."""
@@ -89,7 +82,7 @@ def blocks(grid: int, share: float, rng: np.random.Generator) -> Cells:
     wanted = int(share * grid * grid)
     while (missing := wanted - int(cells.sum())) > 0:
         for _ in range(ATTEMPTS):
-            area = FEWEST + (missing - FEWEST) * rng.random()
+            area = BLOCK_CELLS + (missing - BLOCK_CELLS) * rng.random()
             aspect = np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3)))
             h, w = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
             if h >= grid or w >= grid:

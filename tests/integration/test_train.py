@@ -83,6 +83,18 @@ def test_a_resumed_run_is_the_straight_run(
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_resumed_run_drops_the_same_paths(toy: Path, tmp_path: Path) -> None:
+    """Law 3 where layers draw random numbers of their own."""
+    more = ("--backbone", "test_vit", "--image-size", "32", "--backbone-args", "drop_path_rate=0.5")
+    runs = [flags(toy, tmp_path / x, "simsiam", *more) for x in "ab"]
+    assert run_train(*runs[0], "--limit-steps", "4") == 0
+    assert run_train(*runs[1], "--limit-steps", "2") == 0
+    assert run_train(*runs[1], "--limit-steps", "4", "--resume", "auto") == 0
+    a, b = ([m["loss"] for m in lines(tmp_path / x / "run")] for x in "ab")
+    assert a == b and len(set(a)) == 4
+
+
 def test_what_a_run_leaves(toy: Path, tmp_path: Path) -> None:
     more = ("--mix", "region", "--knn-every", "1", "--epochs", "2")
     assert run_train(*flags(toy, tmp_path, "byol", *more), pictures=True) == 0

@@ -112,6 +112,8 @@ class Config(  # fields are listed from the last base to the first
         for mixture in sorted({*MIX_NUMBERS.values()}):
             check_ranges(getattr(self, mixture), f"--{mixture}.")
         self.aug.check()
+        if "mixmask" in self.mixes:
+            self.mixmask.check()
         for section in SECTIONS:
             section.check(self)
 

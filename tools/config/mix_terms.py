@@ -29,12 +29,13 @@ def check_terms(config: Config, soft: set[str]) -> None:
         return
     if not soft:
         raise ValueError(
-            f"--mix-terms replace: --mix {config.mix} has no term of its own"
-            f"{' (--clim.mode replace leaves the clean one out)' * (config.mix == 'clim')}"
+            f"--mix-terms replace: --mix {config.mix} has no loss term of its own, so nothing "
+            f"would be left; {'take --clim.mode replace' if config.mix == 'clim' else 'leave it out'}"
         )
     if not config.chosen.replaces_clean:
         able = ", ".join(name for name, each in METHODS.items() if each.settings.replaces_clean)
+        default = " (its default)" if is_i_mix(config) else ""
         raise ValueError(
-            f"--mix {config.mix} with --mix-terms replace leaves out the clean term, which "
-            f"--method {config.method} cannot ({able} can): --mix-terms add keeps it"
+            f"--mix {config.mix} with --mix-terms replace{default} leaves out the clean term, "
+            f"which --method {config.method} cannot ({able} can): --mix-terms add keeps it"
         )

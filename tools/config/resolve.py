@@ -124,7 +124,10 @@ def _weight_decay_end(config: Config, defaults: Defaults) -> float:
     first = _either(config.weight_decay, defaults.weight_decay)
     if config.weight_decay_end is not None:
         if first == 0 < config.weight_decay_end:
-            raise ValueError("--weight-decay-end needs --weight-decay above 0")
+            raise ValueError(
+                f"--weight-decay-end {config.weight_decay_end} cannot be reached from "
+                "--weight-decay 0: the decay of a parameter group stays off if it starts at 0"
+            )
         return config.weight_decay_end
     return first if config.weight_decay is not None else _either(defaults.weight_decay_end, first)
 

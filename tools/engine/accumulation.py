@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -19,8 +20,11 @@ def backward(
     """Add the gradient of the whole batch to the parameters' gradients; return the loss terms.
 
     ``model`` is ``method`` as wrapped by Accelerate. The processes exchange gradients in the last
-    of the ``count`` micro-batches.
+    of the ``count`` micro-batches. Drop path and dropout draw from (seed, step, process) alone, so
+    a resumed run draws what an uninterrupted one does.
     """
+    key = [batch.seed, batch.step, accelerator.process_index]
+    torch.manual_seed(int(np.random.default_rng(key).integers(2**63)))  # noqa: TID251
     if count == 1:
         terms = model(batch)
         accelerator.backward(total(terms))

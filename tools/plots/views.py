@@ -58,8 +58,10 @@ def draw_views(
         columns.append((f"view {number}\n{view.shape[-1]} px", cells(view[listed])))
     for mixed in batch.mixed:
         number = mixed.view
-        columns.append((f"mixture\nof view {number}", cells(mixed.image[listed])))
-        view = batch.views[mixed.view]
+        title = f"{mixed.name or 'mixture'}{', key' if mixed.key else ''}"
+        columns.append((f"{title}\nof view {number}", cells(mixed.image[listed])))
+        number = number if mixed.partner_view is None else mixed.partner_view
+        view = batch.views[number]
         has_neighbors = len(view) > num  # CLIM's neighbors follow the anchors, in their order
         partner = view[num + listed] if has_neighbors else view[mixed.partner[listed]]
         columns.append((f"partner's\nview {number}", cells(partner)))
