@@ -127,7 +127,7 @@ def test_a_label_free_mixture_comes_first_in_a_sum() -> None:
     ("mix", "why"),
     [
         ("unmix+region", "one of Un-Mix's forms"),
-        ("im+cutout", "one of label-free mixtures"),
+        ("im+cutout", "one of the label-free mixtures"),
         ("clim+unmix", "clim cannot be added"),
         ("none+unmix", "none cannot be added"),
         ("mixmask+mixmask", "twice"),

@@ -94,6 +94,7 @@ def test_where_torch_gives_up_a_line_says_so_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_torch_s_limit_is_raised_and_a_user_s_own_higher_one_stays() -> None:
+    config.recompile_limit = 8
     compile_encoders([])
     assert config.recompile_limit == MOST_GRAPHS > 8
     config.recompile_limit = 100

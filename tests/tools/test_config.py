@@ -41,10 +41,10 @@ def test_the_settings_of_an_earlier_run_load_and_are_written_alike(name: str) ->
     assert isinstance(config, ResolvedConfig)
     written, default = to_dict(config), to_dict(Config()) | ADDED_LATER
     newer = {name: default[name] for name in written.keys() - saved.keys()}
-    for name, before in ADDED_LATER.items():  # numbers that a method of that run has got since
-        owner, _, number = name.rpartition(".")
-        if owner in saved:
-            saved[owner].setdefault(number, before)
+    for owner in written.keys() & NUMBERS.keys() & saved.keys():  # numbers it has got since
+        for number in written[owner].keys() - saved[owner].keys():
+            before = getattr(NUMBERS[owner], number)
+            saved[owner][number] = ADDED_LATER.get(f"{owner}.{number}", before)
     newer["weight_decay_end"] = saved["weight_decay"]  # it was constant
     assert written == saved | newer
     assert not differences(config, from_saved(to_dict(config), "a run"))

@@ -25,19 +25,20 @@ def encoder_of(config: ResolvedConfig) -> Any:
         )
 
 
-@pytest.mark.parametrize("crops", [(), (2, 6)])
-def test_published_small_crops_are_whole_patches(crops: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("crops", "small"), [((), 8), ((2, 6), 6)])
+def test_published_small_crops_are_whole_patches(crops: tuple[int, ...], small: int) -> None:
     given = Config(method="dino", image_size=160, backbone="test_vit", crops=crops)
     config = resolve(given, IMAGENET, "no")
     before = base_views(config)
-    assert [view.size for view in before] == [160] * 2 + [69] * 6
+    assert [view.size for view in before] == [160] * 2 + [69] * small
     fitted = with_whole_patches(given, config, encoder_of(config))
     refuse_views(fitted, encoder_of(config), 10)
     expected = [dataclasses.replace(view, size=64 if view.size == 69 else 160) for view in before]
     assert list(base_views(fitted)) == expected
     (line,) = describe_crops(given, fitted)
     assert "64 pixels, not the published 69" in line
-    flags = "--crops 2 6 --crop-sizes 160 64 --crop-scales 0.14 1 0.05 0.14"
+    scales = " ".join(f"{x:g}" for view in (before[0], before[2]) for x in view.scale)
+    flags = f"--crops 2 {small} --crop-sizes 160 64 --crop-scales {scales}"
     assert line.endswith(flags)
     saved = from_saved(to_dict(fitted), "a run")  # which a resume takes as it is
     assert base_views(resolved(saved)) == base_views(fitted)

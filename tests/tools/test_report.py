@@ -219,7 +219,7 @@ def test_a_page_that_cannot_be_written_fails_no_run(
     flags = (*TINY, *SMALL["simclr"], "--method", "simclr", "--data", f"folder:{toy}")
     flags += ("--output", str(tmp_path), "--limit-steps", "1")
     monkeypatch.setattr(write, "write", lambda *_: 1 / 0)
-    assert run_train(*flags, "--name", "a", "--report") == 0
+    assert run_train(*flags, "--name", "a", "--report", pictures=True) == 0
     assert "report.html could not be written: ZeroDivisionError" in caplog.text
     caplog.clear()
     assert run_train(*flags, "--name", "b") == 0  # TINY says --no-report

@@ -179,7 +179,6 @@ ADDED_LATER: dict[str, Any] = {
     "freeze_patch_embed": False,
     "mix_terms": "add",
     "moco.batch_keys": False,
-    "moco.layers": 2,
     "moco_v3.layers": 2,
     "moco_v3.predictor_norm": False,
     "simclr.n_pair": False,

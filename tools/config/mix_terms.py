@@ -28,9 +28,10 @@ def check_terms(config: Config, soft: set[str]) -> None:
     if config.mix_terms != "replace":
         return
     if not soft:
+        way = "take --clim.mode replace" if config.mix == "clim" else "leave it out"
         raise ValueError(
             f"--mix-terms replace: --mix {config.mix} has no loss term of its own, so nothing "
-            f"would be left; {'take --clim.mode replace' if config.mix == 'clim' else 'leave it out'}"
+            f"would be left; {way}"
         )
     if not config.chosen.replaces_clean:
         able = ", ".join(name for name, each in METHODS.items() if each.settings.replaces_clean)

@@ -24,7 +24,7 @@ def backward(
     a resumed run draws what an uninterrupted one does.
     """
     key = [batch.seed, batch.step, accelerator.process_index]
-    torch.manual_seed(int(np.random.default_rng(key).integers(2**63)))  # noqa: TID251
+    torch.manual_seed(int(np.random.default_rng(key).integers(2**63)))
     if count == 1:
         terms = model(batch)
         accelerator.backward(total(terms))
