@@ -50,7 +50,7 @@ MULTI_CROP = {
     "crop_scales": (0.14, 1, 0.05, 0.14),
 }
 NUMBERS: dict[str, dict[str, Any]] = {
-    r".*-unmix-.*": {"mix": "unmix", "mix_beta": 1},
+    r".*-unmix-(?!mixmask).*": {"mix": "unmix", "mix_beta": 1},
     r"(moco|simclr|byol|wmse.|swav.*)-.*unmix-(cifar|stl|tiny|imagenet100).*": {"mix_prob": 0.5},
     r"moco-a?symmetric-unmix-cifar.*|moco-clim-cifar.*": SGD
     | {
@@ -108,7 +108,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "final_lr": 0,
     },
     r"moco-v2-.*": {"mix_prob": 0.5},
-    r"moco-v2-mixmask-.*": {
+    r"moco-v2-(unmix-)?mixmask-.*": {
         "mixmask.kind": "block",
         "mixmask.grid": 8,
         "mixmask.share": 0.5,
@@ -117,6 +117,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "epochs": 200,
     },
     r"moco-v2-mixmask-imagenet-200": {"mix": "mixmask"},
+    r"moco-v2-unmix-mixmask-.*": {"mix": "unmix+mixmask", "mix_beta": 1},
     r"moco-(3layer|asym)-.*": SGD
     | {
         "backbone": "resnet50",

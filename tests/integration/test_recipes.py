@@ -65,7 +65,7 @@ def test_the_name_says_what_it_is(name: str, recipes: dict[str, Config]) -> None
     config = recipes[name]
     data = yaml.safe_load(RECIPES[name].read_text())["data"].removeprefix("folder:")
     data += "100" if config.classes else ""
-    mixture = "" if config.mix == "none" else f"-{config.mix}"
+    mixture = "" if config.mix == "none" else f"-{'-'.join(config.mixes)}"
     epochs = "" if name == "moco-v2-unmix-imagenet" else f"-{config.epochs}"  # the name
     method = "wmse[24]" if config.method == "wmse" else config.method
     assert re.fullmatch(
