@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def recipes() -> dict[str, Config]:
-    """The settings of each header's command, from the command's own words."""
-    commands = {name: header(name)["Command"].split()[3:] for name in RECIPES}
+@cache
+def recipe(name: str) -> Config:
+    """The settings of a header's command, from the command's own words."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        return {name: parse(words) for name, words in commands.items()}
+        return parse(header(name)["Command"].split()[3:])
 
 
 def header(name: str) -> dict[str, str]:
@@ -61,8 +61,8 @@ def test_the_header_says_where_it_is_from_and_how_to_run_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_name_says_what_it_is(name: str, recipes: dict[str, Config]) -> None:
-    config = recipes[name]
+def test_the_name_says_what_it_is(name: str) -> None:
+    config = recipe(name)
     data = yaml.safe_load(RECIPES[name].read_text())["data"].removeprefix("folder:")
     data += "100" if config.classes else ""
     mixture = "" if config.mix == "none" else f"-{'-'.join(config.mixes)}"
@@ -118,9 +118,9 @@ def num_images(config: Config) -> int:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_real_sizes_fit_together(name: str, recipes: dict[str, Config]) -> None:
+def test_real_sizes_fit_together(name: str) -> None:
     """Batch, groups, queue, crops and sub-batches as published; the weights take no memory."""
-    config, num_rows = resolved(recipes[name]), num_images(recipes[name])
+    config, num_rows = resolved(recipe(name)), num_images(recipe(name))
     for processes in (1, config.mixing_groups):
         build.check(config, processes)
     build.check_neighbours(config, num_rows)
@@ -132,9 +132,9 @@ WHITENING = [name for name in RECIPES if re.match("(simclr|byol|wmse.)-unmix-", 
 
 
 @pytest.mark.parametrize("name", WHITENING)
-def test_rate_of_the_whitening_code_base(name: str, recipes: dict[str, Config]) -> None:
+def test_rate_of_the_whitening_code_base(name: str) -> None:
     """500 steps of warm-up, constant, a fifth of it 50 epochs before the end and again at 25."""
-    config = resolved(recipes[name])
+    config = resolved(recipe(name))
     epoch = num_images(config) // config.batch_size
     peak = 3e-3 if config.image_size == 32 else 2e-3
 
@@ -199,13 +199,12 @@ KINDS = {kind(yaml.safe_load(path.read_text())): name for name, path in RECIPES.
 @pytest.mark.parametrize("name", sorted(KINDS.values()))
 def test_two_steps(
     name: str,
-    recipes: dict[str, Config],
     toy: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     skip_pictures(monkeypatch)
-    config = recipes[name]
+    config = recipe(name)
     where = ("--data", f"folder:{toy}", "--output", str(tmp_path), "--name", "run")
     assert run_train("--recipe", str(RECIPES[name]), *small(config), *where) == 0
     first, second = lines(tmp_path / "run")

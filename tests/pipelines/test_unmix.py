@@ -204,6 +204,7 @@ def test_effective_share_of_regions(
     assert empty is None or abs(exact[3] - empty) < 0.0001
 
 
+@pytest.mark.no_cover
 def test_shares_chained_over_crops() -> None:
     """Un-Mix specification, 1.8: each box is drawn from the share that the last one left."""
     views = [torch.zeros(2, 1, side, side, dtype=torch.float16) for side in (224, 96, 96, 96)]
