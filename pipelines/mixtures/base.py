@@ -104,6 +104,22 @@ class MixPlan(Protocol):
         """
 
 
+class BatchOnly:
+    """The part of a plan that needs no rows besides the batch's; partners are in the batch."""
+
+    __slots__ = ()
+
+    @property
+    def extra(self) -> Rows:
+        """No rows."""
+        return NO_ROWS
+
+    @property
+    def params(self) -> tuple[ViewParams, ...]:
+        """Empty: there are no extra rows."""
+        return ()
+
+
 @dataclass(frozen=True)
 class Window:
     """A further random view of the batch's rows that a mixture uses up: no view of the batch.

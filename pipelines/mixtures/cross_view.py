@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
+from pipelines.mixtures.base import NO_ROWS, BatchOnly, LossKind, MixStep, Rows, Views
 from pipelines.mixtures.unmix import check_pairs, mirrored
 from pipelines.rng import RowRng
 
@@ -62,21 +61,11 @@ class CrossView:
 
 
 @dataclass(frozen=True, slots=True)
-class CrossViewPlan:
+class CrossViewPlan(BatchOnly):
     """The share of one step."""
 
     group: int
     lam: float
-
-    @property
-    def extra(self) -> Rows:
-        """No rows: partners are in the batch."""
-        return NO_ROWS
-
-    @property
-    def params(self) -> tuple[ViewParams, ...]:
-        """Empty: there are no extra rows."""
-        return ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield nothing: the plan is two numbers."""

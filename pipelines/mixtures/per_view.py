@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import NO_ROWS, MixStep, Rows, Views
+from pipelines.mixtures.base import BatchOnly, MixStep, Views
 
 
 def check_two_views(step: MixStep, mixture: str) -> None:
@@ -46,20 +45,10 @@ class ViewMixture(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PerViewPlan:
+class PerViewPlan(BatchOnly):
     """The mixtures of one step."""
 
     mixtures: tuple[ViewMixture, ...]
-
-    @property
-    def extra(self) -> Rows:
-        """No rows: partners are in the batch."""
-        return NO_ROWS
-
-    @property
-    def params(self) -> tuple[ViewParams, ...]:
-        """Empty: there are no extra rows."""
-        return ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""

@@ -14,9 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views, Window
+from pipelines.mixtures.base import NO_ROWS, BatchOnly, LossKind, MixStep, Rows, Views, Window
 from pipelines.mixtures.image_mixture import inside_of, region_boxes
 from pipelines.rng import RowRng
 from pipelines.system.transfer import to_device
@@ -78,21 +77,11 @@ def _scaled(view: View, scale: tuple[float, float] | None) -> View:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaleMixPlan:
+class ScaleMixPlan(BatchOnly):
     """A step's windows, and each row's box in the view that a window is pasted into."""
 
     windows: tuple[Window, ...]
     boxes: tuple[Tensor, ...]  # (n, 4, 1, 1, 1) int64 each: top, bottom, left, right
-
-    @property
-    def extra(self) -> Rows:
-        """No rows: the windows show the batch's own."""
-        return NO_ROWS
-
-    @property
-    def params(self) -> tuple[ViewParams, ...]:
-        """Empty: there are no extra rows."""
-        return ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield all tensors."""

@@ -17,9 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.augment.params import ViewParams
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import NO_ROWS, LossKind, MixStep, Rows, Views
+from pipelines.mixtures.base import NO_ROWS, BatchOnly, LossKind, MixStep, Rows, Views
 from pipelines.rng import RowRng
 from pipelines.system.transfer import to_device
 
@@ -139,23 +138,13 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class UnMixPlan:
+class UnMixPlan(BatchOnly):
     """Each mixed view's places: one for all rows, or one for each group of ``group`` rows."""
 
     group: int
     places: tuple[tuple[int, tuple[Placed, ...]], ...]
     name: str = ""
     """``Mixed.name`` of the mixtures."""
-
-    @property
-    def extra(self) -> Rows:
-        """No rows: partners are in the batch."""
-        return NO_ROWS
-
-    @property
-    def params(self) -> tuple[ViewParams, ...]:
-        """Empty: there are no extra rows."""
-        return ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Yield the masks."""
