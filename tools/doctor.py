@@ -158,7 +158,7 @@ def run(argv: list[str]) -> int:
     """Check and print; return 1 if ``make train`` would not work, or the data has problems.
 
     Raises:
-        ValueError: there is an unknown argument.
+        ValueError: there is an unknown argument, or no folder for the file of --json.
     """
     if set(argv) & {"-h", "--help"}:
         print(textwrap.dedent(__doc__ or "").strip())
@@ -167,6 +167,8 @@ def run(argv: list[str]) -> int:
         # Started with the system's Python: check .venv's, which 'make train' uses.
         os.execv(VENV_PYTHON, [str(VENV_PYTHON), __file__, *argv])
     flags = parse(argv)
+    if flags.json and not (folder := Path(flags.json).absolute().parent).is_dir():
+        raise ValueError(f"--json {flags.json}: there is no folder {folder}")
     if flags.data is not None:
         return print_data(flags.data, deep=flags.deep)
     if flags.cache:

@@ -130,6 +130,9 @@ def test_without_a_gpu_the_command_says_so_and_succeeds(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(device, "small_loop", lambda place: [])
     monkeypatch.setattr(device, "whole_run", lambda: Result("20-step run", "ok"))
+    missing = tmp_path / "none" / "found.json"
+    assert doctor.main(["--device", "--json", str(missing)]) == 2  # before the minute of work
+    assert f"there is no folder {missing.parent}" in capsys.readouterr().err
     file = tmp_path / "found.json"
     assert doctor.main(["--device", "--json", str(file)]) == 0
     said = capsys.readouterr().out
