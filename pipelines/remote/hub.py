@@ -135,11 +135,11 @@ def _ask(url: str, at: str, method: str) -> _Answer:
     request = urllib.request.Request(at, method=method, headers=headers())
     try:
         with opener.open(request, timeout=TIMEOUT) as reply:
-            return _Answer(reply.status, reply.headers, reply.read())
+            return _Answer(reply.status, dict(reply.headers), reply.read())
     except urllib.error.HTTPError as error:
         with error:
             if error.code < 400:
-                return _Answer(error.code, error.headers, b"")
+                return _Answer(error.code, dict(error.headers), b"")
             if error.code == 404:
                 raise errors.not_found(url, "hf") from None
             if error.code in (401, 403):

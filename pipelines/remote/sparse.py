@@ -103,7 +103,8 @@ class SparseFile:
 
     def missing(self, pieces: Pieces) -> Pieces:
         """Return those that are not here."""
-        return pieces[self.record.state[pieces] != PRESENT]
+        absent: Pieces = pieces[self.record.state[pieces] != PRESENT]
+        return absent
 
     def open_locks(self) -> Locks:
         """Return a descriptor of its own for claims or pins."""

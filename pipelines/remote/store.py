@@ -11,17 +11,14 @@ import datetime
 import functools
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipelines.remote import errors, hub
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.url import braces, fixed_folder, is_glob, kind_of, matching, split, title_of
-
-if TYPE_CHECKING:
-    import obstore
 
 CHUNK = 1 << 20
 """Bytes of a reply that are handed on at a time."""
@@ -89,7 +86,7 @@ class RemoteObject:
                     raise self._words(error) from error
         raise AssertionError
 
-    async def chunks(self, begin: int, end: int) -> AsyncIterator[memoryview]:
+    async def chunks(self, begin: int, end: int) -> AsyncGenerator[memoryview, None]:
         """Yield the bytes ``begin`` to ``end - 1`` as they come, about 1 MiB at a time."""
         obs = _obstore()
         for fresh in (False, True):
@@ -107,12 +104,12 @@ class RemoteObject:
         except Exception as error:
             raise self._words(error) from error
 
-    def _options(self, begin: int, end: int) -> obstore.GetOptions:
+    def _options(self, begin: int, end: int) -> dict[str, Any]:
         if self.etag is None or self.etag.startswith("W/"):  # a weak ETag never matches If-Match
             return {"range": (begin, end)}
         return {"range": (begin, end), "if_match": self.etag}
 
-    def _check(self, result: obstore.GetResult, begin: int, end: int) -> None:
+    def _check(self, result: Any, begin: int, end: int) -> None:
         """Compare size, range and version: a server may ignore If-Match."""
         size, version = result.meta["size"], _version(result.meta)
         if size != self.size:

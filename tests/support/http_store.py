@@ -1,4 +1,4 @@
-"""An object store on loopback: ranges, ETags, latency, and the faults that remote reads must survive.
+"""An object store on loopback: ranges, ETags, latency, and faults on demand.
 
     with serving({"a.beton": data}) as store:
         store.fault("503", times=2)
