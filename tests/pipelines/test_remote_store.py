@@ -174,7 +174,7 @@ def test_what_a_web_server_cannot_do(tmp_path: Path) -> None:
             expand(f"{web.url}/*.tar")
         with pytest.raises(RemoteError, match="cannot be written; s3://"):
             upload(local, f"{web.url}/b")
-        with pytest.raises(RemoteError, match="/empty"):
+        with pytest.raises(RemoteError, match="/empty: is empty"):
             open_object(f"{web.url}/empty", FAST)
     with pytest.raises(RemoteError, match="request failed after all retries"):
         open_object(f"{web.url}/a.json", FAST)  # the server has ended
