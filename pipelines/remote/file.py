@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import threading
 import time
 import weakref
 import zlib
@@ -24,13 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.remote.connect import RETRY, Retry
 from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.locks import Locks
 from pipelines.remote.loop import AHEAD, NEEDED, Loop
 from pipelines.remote.room import AHEAD as STAYS
 from pipelines.remote.room import Room, require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
-from pipelines.remote.store import RETRY, RemoteObject, Retry, open_object
+from pipelines.remote.store import RemoteObject, open_object
 from pipelines.remote.transfer import Counters, Transfer
 from pipelines.remote.url import title_of
 from pipelines.system import page_cache
@@ -286,10 +288,14 @@ def _room(root: Path, limit: int | None) -> Room:
 
 def _close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
     """Close a file, unless this is a fork of the process that has it open."""
-    if os.getpid() == key[0]:
-        loop = _loops[key]
-        if loop.remove(transfer):
-            _loops.pop(key)
-        transfer.close()
-        if pins is not None:
-            pins.close()
+    if os.getpid() != key[0]:
+        return
+    loop = _loops[key]
+    if loop.is_this_thread():  # which collected the file as garbage
+        threading.Thread(target=_close, args=(transfer, pins, key)).start()
+        return
+    if loop.remove(transfer):
+        _loops.pop(key, None)
+    transfer.close()
+    if pins is not None:
+        pins.close()
