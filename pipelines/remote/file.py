@@ -296,6 +296,9 @@ def _close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None
         return
     if loop.remove(transfer):
         _loops.pop(key, None)
+    if not _loops:
+        while _rooms:
+            _rooms.popitem()[1].close()
     transfer.close()
     if pins is not None:
         pins.close()
