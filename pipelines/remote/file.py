@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 import time
 import weakref
 import zlib
@@ -27,10 +26,10 @@ import numpy as np
 
 from pipelines.remote.connect import RETRY, Retry
 from pipelines.remote.errors import CHANGED, RemoteError
-from pipelines.remote.locks import Locks
-from pipelines.remote.loop import AHEAD, NEEDED, Loop
+from pipelines.remote.loop import AHEAD, NEEDED
+from pipelines.remote.process import close, loop_of, room_of
 from pipelines.remote.room import AHEAD as STAYS
-from pipelines.remote.room import Room, require_room
+from pipelines.remote.room import require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
 from pipelines.remote.store import RemoteObject, open_object
 from pipelines.remote.transfer import Counters, Transfer
@@ -71,12 +70,12 @@ class RemoteFile(StoredFile):
         self._source, self._options, self._crc = source, options, crc
         self._pid = os.getpid()
         self._file = SparseFile(root / identity.folder, identity)
-        self._transfer = Transfer(source, self._file, _room(root, options.cache_size), crc)
+        self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
-        self._loop = _loop(options.connections)
+        self._loop = loop_of(options.connections)
         self._loop.add(self._transfer)
         self._end = weakref.finalize(
-            self, _close, self._transfer, self._pins, (self._pid, options.connections)
+            self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
 
     @property
@@ -269,36 +268,3 @@ def _reopened(
         how = f"ETag {source.version} then, {now.version} now"
         raise RemoteError(CHANGED.format(url=title_of(source.url), how=how))
     return RemoteFile(source, options, crc)
-
-
-_loops: dict[tuple[int, int], Loop] = {}
-_rooms: dict[tuple[int, Path, int | None], Room] = {}
-
-
-def _loop(connections: int) -> Loop:
-    key = os.getpid(), connections
-    if key not in _loops or not _loops[key].alive():
-        _loops[key] = Loop(connections)
-    return _loops[key]
-
-
-def _room(root: Path, limit: int | None) -> Room:
-    return _rooms.setdefault((os.getpid(), root, limit), Room(root, limit))
-
-
-def _close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
-    """Close a file, unless this is a fork of the process that has it open."""
-    if os.getpid() != key[0]:
-        return
-    loop = _loops[key]
-    if loop.is_this_thread():  # which collected the file as garbage
-        threading.Thread(target=_close, args=(transfer, pins, key)).start()
-        return
-    if loop.remove(transfer):
-        _loops.pop(key, None)
-    if not _loops:
-        while _rooms:
-            _rooms.popitem()[1].close()
-    transfer.close()
-    if pins is not None:
-        pins.close()
