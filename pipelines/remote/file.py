@@ -72,8 +72,7 @@ class RemoteFile(StoredFile):
         self._file = SparseFile(root / identity.folder, identity)
         self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
-        self._loop = loop_of(options.connections)
-        self._loop.add(self._transfer)
+        self._loop = loop_of(self._transfer, options.connections)
         self._end = weakref.finalize(
             self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
@@ -118,7 +117,7 @@ class RemoteFile(StoredFile):
             return self.bytes[begin : begin + size].copy()
 
     def missing(self) -> int:
-        """Return the bytes that are not here yet."""
+        """Return the bytes that are not here yet, in whole pieces."""
         everything = np.arange(self._file.identity.pieces)
         return len(self._file.missing(everything)) * PIECE
 

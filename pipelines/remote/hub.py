@@ -7,11 +7,13 @@ when that host refuses it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import json
 import os
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,6 +27,8 @@ from pipelines.remote.errors import RemoteError
 
 TIMEOUT = 30.0
 """Seconds that the Hub may take to answer."""
+WAITS = (0.5, 2.0, 5.0)
+"""Seconds before a question is repeated."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,19 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _ask(url: str, at: str, method: str) -> _Answer:
+    """Ask the Hub, again where it is busy."""
+    for wait in WAITS:
+        with contextlib.suppress(_Busy):
+            return _ask_once(url, at, method)
+        time.sleep(wait)
+    return _ask_once(url, at, method)
+
+
+class _Busy(RemoteError):
+    """The Hub may answer later."""
+
+
+def _ask_once(url: str, at: str, method: str) -> _Answer:
     opener = urllib.request.build_opener(_NoRedirect)
     request = urllib.request.Request(at, method=method, headers=headers())
     try:
@@ -144,6 +161,7 @@ def _ask(url: str, at: str, method: str) -> _Answer:
                 raise errors.not_found(url, "hf") from None
             if error.code in (401, 403):
                 raise errors.no_access(url, "hf", error) from None
-            raise errors.failed(url, error) from None
+            kind = _Busy if error.code == 429 or error.code >= 500 else RemoteError
+            raise kind(str(errors.failed(url, error))) from None
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        raise errors.failed(url, error) from None
+        raise _Busy(str(errors.failed(url, error))) from None

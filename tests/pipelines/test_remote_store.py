@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from http_store import serving
+from http_store import Answer, serving
 from hub_store import COMMIT, Hub
 
 from pipelines.remote import connect, hub, store
@@ -142,12 +143,46 @@ def test_the_hub_is_read_at_one_commit_through_signed_urls(
             "hf://datasets/org/name/data/a 1.tar",
             "hf://datasets/org/name/data/b.tar",
         ]
+        monkeypatch.setattr(hub, "WAITS", (0.0, 0.0))
+        hub._commit.cache_clear()
+        busy = [503, 429]
+        front.routes.insert(0, lambda request: Answer(busy.pop()) if busy else None)
+        assert hub.parse(url).commit == COMMIT and not busy
         with pytest.raises(RemoteError, match=r"none: no such object \(404\)"):
             open_object("hf://datasets/org/name/none", FAST)
         revisions = [r for r in front.requests if "revision" in r.path and r.status == 200]
-        assert len(revisions) == 1 and any(COMMIT in request.path for request in front.requests)
+        assert len(revisions) == 2 and any(COMMIT in request.path for request in front.requests)
     with pytest.raises(RemoteError, match="hf://datasets/ORG/NAME/PATH"):
         open_object("hf://org/name/model.bin")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("az://box/a/b c.tar", "mine/box/a/b c.tar"),
+        ("abfs://box/a/b c.tar", "mine/box/a/b c.tar"),
+        ("abfss://box@mine.dfs.core.windows.net/a/b c.tar", "mine/box/a/b c.tar"),
+        ("gs://box/a/b c.tar", "box/a/b c.tar"),
+    ],
+)
+def test_azure_and_google_are_asked_where_the_url_says(
+    url: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving({path: b"0123"}) as web:
+        account = tmp_path / "account.json"
+        entries = {"gcs_base_url": web.url, "disable_oauth": True}
+        names = ("client_email", "private_key", "private_key_id")
+        account.write_text(json.dumps(entries | dict.fromkeys(names, "")))
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(account))
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+        monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{web.url}/mine")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        assert open_object(url, FAST).get(1, 3) == b"12"
+        web.fault("404")
+        hint = "GOOGLE_APPLICATION_CREDENTIALS" if url.startswith("gs") else "AZURE_STORAGE_ACCOUNT"
+        with pytest.raises(RemoteError, match=hint):
+            open_object(url, FAST)
 
 
 def test_a_signature_is_sent_and_never_shown() -> None:
