@@ -44,8 +44,9 @@ Fill = Callable[[NDArray[Any]], None]
 def shared(
     kind: str, key: str, length: int, dtype: np.dtype[Any], fill: Fill, *, keep: bool = False
 ) -> NDArray[Any]:
-    """Return the read-only array (length,) that ``fill`` makes, one copy on this machine.
+    """Return the array (length,) that ``fill`` makes, one copy on this machine.
 
+    What a process writes to it is seen by itself alone (PyTorch wants arrays that can be written).
     Where the cache cannot hold it, this process makes its own copy in memory, and a line says so.
 
     Args:
@@ -75,7 +76,6 @@ def shared(
         )
         own = np.empty(length, dtype)
         fill(own)
-        own.flags.writeable = False
         return own
     return memory.view(dtype)
 
@@ -114,7 +114,7 @@ def _mapped(path: Path, size: int) -> NDArray[np.uint8] | None:
         with contextlib.suppress(OSError):
             os.utime(handle)
         # the map has a descriptor of its own, of the same lock
-        return np.frombuffer(mmap.mmap(handle, size, access=mmap.ACCESS_READ), np.uint8)
+        return np.frombuffer(mmap.mmap(handle, size, access=mmap.ACCESS_COPY), np.uint8)
     except BlockingIOError:  # a process is removing it
         return None
     finally:
