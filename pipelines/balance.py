@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.permutation import sorted_by_hash
+from pipelines.permutation import LARGE, sorted_by_hash
 from pipelines.rng import ORDER, RowRng
-from pipelines.system.shared import digest_of
+from pipelines.system.shared import digest_of, one_copy
 
 _PLACES, _STEPS, _START = ORDER + 4, ORDER + 5, ORDER + 6
 """Streams of random numbers: places in a batch, the order of the steps, where a grid starts."""
@@ -49,6 +49,10 @@ class Balance:
     weights: NDArray[np.float64]  # (N,), finite, not negative
     unused: int = 0
     """Lines of the file that name no image."""
+
+    def __post_init__(self) -> None:
+        if len(self.weights) >= LARGE:
+            object.__setattr__(self, "weights", one_copy("weights", self.weights))
 
     @property
     def key(self) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines import permutation
 from pipelines.balance import Balance
 from pipelines.rng import ORDER, RowRng
-from pipelines.system.shared import digest_of, shared
+from pipelines.system.shared import digest_of, one_copy, shared
 
 _BLOCKS = ORDER + 1
 """The stream of random numbers from which blocks are shuffled."""
@@ -38,17 +38,37 @@ class BlockShuffle:
     size: int = 64
     window: int = 32
 
+    def __post_init__(self) -> None:
+        if self.is_large:
+            object.__setattr__(self, "sequence", one_copy("sequence", self.sequence))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the rows are so many that the processes of a machine share them."""
+        return len(self.sequence) >= permutation.LARGE
+
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the blocks that hold ``rows``, each once, ascending."""
-        return np.unique(self._place[rows] // self.size)
+        return np.unique(self._place[rows].astype(np.int64) // self.size)
 
     def rows(self, block: int) -> NDArray[np.int64]:
         """Return a block's rows; the last one may be short."""
         return self.sequence[block * self.size : (block + 1) * self.size]
 
     @cached_property
-    def _place(self) -> NDArray[np.int64]:
-        return np.argsort(self.sequence)
+    def _place(self) -> NDArray[Any]:
+        """The place of each row in ``sequence``, (N,)."""
+
+        def fill(place: NDArray[Any]) -> None:
+            place[self.sequence] = np.arange(len(place), dtype=place.dtype)
+
+        count = len(self.sequence)
+        dtype = permutation.row_type(count)
+        if self.is_large:
+            return shared("place", digest_of("", self.sequence), count, dtype, fill)
+        place = np.empty(count, dtype)
+        fill(place)
+        return place
 
     @cached_property
     def digest(self) -> str:
