@@ -6,6 +6,7 @@ to the wanted one, whose rows can be reached, and copied from there. That file i
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
@@ -64,11 +65,14 @@ def write_reordered(
 def _stored(table: Table, rows: NDArray[np.int64], channels: int) -> Iterator[Sample]:
     """Yield rows of a ``.beton`` as they are stored."""
     source = table.source
-    for begin in range(0, len(rows), AHEAD):
-        source.will_need(rows[begin + AHEAD : begin + 2 * AHEAD])
-        for row in rows[begin : begin + AHEAD].tolist():
+    parts = [rows[begin : begin + AHEAD] for begin in range(0, len(rows), AHEAD)]
+    for part, following in itertools.pairwise([*parts, None]):
+        assert part is not None
+        if following is not None:
+            source.will_need(following)
+        for row in part.tolist():
             data = source.encoded(row)
             stored = (source.pixels(row) if data is None else data).tobytes()
             size = int(table.height[row]), int(table.width[row])
             yield Sample(stored, *size, data is not None, int(table.label[row]), channels)
-        source.forget(rows[begin : begin + AHEAD])  # each is read once
+        source.forget(part)  # each row is read once
