@@ -5,6 +5,7 @@ Examples:
     python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
     python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
     python tools/write_ffcv.py 'parquet:data/train-*.parquet' train.beton --shuffle 0
+    python tools/write_ffcv.py hf:ylecun/mnist train.beton
     python tools/write_ffcv.py ~/imagenet train-0.beton --shuffle 0 --shard 0/4
     python tools/write_ffcv.py --verify train.beton
 """
@@ -33,8 +34,10 @@ from pipelines.beton.format import manifest_path, open_beton
 from pipelines.beton.shard import Shard
 from pipelines.datasets import DATASETS, keep_classes, open_data, read_classes
 from pipelines.sources.folder import LISTED
+from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules
-from pipelines.sources.parquet import PREFIXES, Choice, find_parquet, open_parquet
+from pipelines.sources.parquet import PREFIXES, find_parquet, open_parquet
+from pipelines.sources.parquet_schema import Choice
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
@@ -51,7 +54,7 @@ class Arguments:
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
     """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton,
-    wds:PATTERN of tar shards, or parquet:PATTERN."""
+    wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub."""
     out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
     """File to write; it appears only when it is complete."""
     max_size: int = 500
@@ -149,7 +152,7 @@ def _write(arguments: Arguments) -> int:
     settings = Settings(
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
-    table = _open_source(arguments)
+    table, source = _open_source(arguments)
     if arguments.shuffle is not None:
         table = table.take(np.random.default_rng(arguments.shuffle).permutation(len(table)))
     entry = None
@@ -157,27 +160,26 @@ def _write(arguments: Arguments) -> int:
         part = Shard.parse(arguments.shard)
         entry = part.manifest(table, settings)
         table = part.take(table)
-    manifest = convert(table, arguments.out, settings, arguments.on_error, arguments.source, entry)
+    manifest = convert(table, arguments.out, settings, arguments.on_error, source, entry)
     print(_summary(arguments.out, manifest))
     return 0
 
 
-def _open_source(arguments: Arguments) -> Table:
-    """Open the source, including unreadable rows, which the writer reports."""
+def _open_source(arguments: Arguments) -> tuple[Table, str]:
+    """Open the source, including unreadable rows, which the writer reports; return its name too."""
     spec = arguments.source or ""
     rules = arguments.rules
     keep = None if arguments.classes is None else read_classes(arguments.classes)
     if spec.startswith("wds:"):
         table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key, rules)
-        return table if keep is None else keep_classes(table, keep, spec)
-    if spec.startswith("parquet:"):
-        paths = find_parquet(spec.removeprefix("parquet:"))
-        return open_parquet(paths, spec, _choice(arguments, keep), rules)
+        return (table if keep is None else keep_classes(table, keep, spec)), spec
+    if spec.startswith(PREFIXES):
+        return _open_parquet(spec, arguments, keep)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
     if spec.startswith("folder:"):
         _name_other_split(Path(spec.removeprefix("folder:")).expanduser(), arguments.split)
-    return open_data(
+    table = open_data(
         spec,
         arguments.data_dir,
         arguments.split,
@@ -185,11 +187,18 @@ def _open_source(arguments: Arguments) -> Table:
         classes_file=arguments.classes,
         rules=rules,
     )
+    return table, arguments.source or ""
 
 
-def _choice(arguments: Arguments, keep: list[str] | None) -> Choice:
+def _open_parquet(spec: str, arguments: Arguments, keep: Sequence[str] | None) -> tuple[Table, str]:
     classes = None if keep is None else tuple(keep)
-    return Choice(arguments.image_key, arguments.label_key, classes)
+    if spec.startswith("hf:"):
+        found = hub_parquet(spec, arguments.split)
+        paths, spec, features = found.paths, found.spec, found.features
+    else:
+        paths, features = find_parquet(spec.removeprefix("parquet:")), {}
+    choice = Choice(arguments.image_key, arguments.label_key, classes, features)
+    return open_parquet(paths, spec, choice, arguments.rules), spec
 
 
 def _name_other_split(path: Path, split: str) -> None:

@@ -8,7 +8,7 @@ import math
 import shlex
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ from pipelines.sources.image_file import RULES, Header, ImageRules, reason
 from pipelines.sources.listing import LeftOut
 from pipelines.sources.parquet_file import Layout, read_cells, read_labels, read_layout
 from pipelines.sources.parquet_rows import Parquet
-from pipelines.sources.parquet_schema import Columns
+from pipelines.sources.parquet_schema import Choice, Columns
 from pipelines.sources.patterns import expand_files
 from pipelines.sources.summary import summarize
 from pipelines.sources.table import Table
@@ -49,7 +49,7 @@ def refuse_parquet(spec: str) -> NoReturn:
     )
 
 
-def find_parquet(pattern: str) -> list[Path]:
+def find_parquet(pattern: str) -> tuple[Path, ...]:
     """Return the files of ``parquet:PATTERN``, with globs and braces; of a folder, all below it.
 
     Raises:
@@ -57,26 +57,14 @@ def find_parquet(pattern: str) -> list[Path]:
     """
     folder = Path(pattern).expanduser()
     if folder.is_dir():
-        found = sorted(folder.rglob("*.parquet"))
+        found = tuple(sorted(folder.rglob("*.parquet")))
         if not found:
             raise ValueError(f"parquet:{pattern}: no file below it ends in .parquet")
         return found
     try:
-        return expand_files(pattern)
+        return tuple(expand_files(pattern))
     except FileNotFoundError as error:
         raise ValueError(f"parquet:{pattern}: no file {error.filename}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What is read of parquet files."""
-
-    image_key: str | None = None
-    """Column of the images; None: the one that holds images."""
-    label_key: str | None = None
-    """Column of the labels; None: ``label``, or the one of classes; ``none``: no labels."""
-    classes: tuple[str, ...] | None = None
-    """Keep these classes only, labelled in this order; None: all."""
 
 
 def open_parquet(
@@ -99,7 +87,7 @@ def open_parquet(
     """
     if rules.pages == "all":
         raise ValueError("--pages all reads image files; of a row of parquet, only the first")
-    layout, columns = read_layout(paths, choice.image_key, choice.label_key)
+    layout, columns = read_layout(paths, choice)
     label, classes = read_labels(layout, columns)
     rows = np.arange(len(label))
     if choice.classes is not None:

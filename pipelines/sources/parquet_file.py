@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton.format import MAX_LABEL
-from pipelines.sources.parquet_schema import NONE, Columns, find_columns, is_text, pyarrow
+from pipelines.sources.parquet_schema import NONE, Choice, Columns, find_columns, is_text, pyarrow
 from pipelines.system.progress import tracked
 
 READ_ROWS = 32
@@ -65,16 +65,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} is no parquet file, or it is damaged: {why}") from error
 
 
-def read_layout(
-    paths: Sequence[Path], image: str | None, label: str | None
-) -> tuple[Layout, Columns]:
+def read_layout(paths: Sequence[Path], choice: Choice) -> tuple[Layout, Columns]:
     """Read the files' footers; return their row groups and columns.
-
-    Args:
-        paths: the files.
-        image: the column of the images; None: the one that holds images.
-        label: the column of the labels; None: ``label``, or the one of classes; ``none``: no
-            labels.
 
     Raises:
         ValueError: a file is no parquet file, the columns are not there or not clear, or files have
@@ -84,7 +76,7 @@ def read_layout(
     sizes: list[list[int]] = []
     for path in tracked(paths, len(paths), "opening parquet files"):
         with _opened(path) as file:
-            here = find_columns(str(path), file.schema_arrow, image, label)
+            here = find_columns(str(path), file.schema_arrow, choice)
             groups = range(file.metadata.num_row_groups)
             sizes.append([file.metadata.row_group(group).num_rows for group in groups])
         columns = here if columns is None else columns
@@ -103,7 +95,7 @@ def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _difference(here: Columns, first: Columns) -> str:
-    if here.classes != first.classes:
+    if (here.image, here.label) == (first.image, first.label):
         return f"their {len(here.classes)} and {len(first.classes)} classes have other names"
     return (
         f"images in {here.image} and {first.image}, labels in {here.label} and {first.label}: "

@@ -8,12 +8,26 @@ plain bytes is read too.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 NONE = "none"
 """``--label-key`` of data without labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is read of parquet files."""
+
+    image_key: str | None = None
+    """Column of the images; None: the one that holds images."""
+    label_key: str | None = None
+    """Column of the labels; None: ``label``, or the one of classes; ``none``: no labels."""
+    classes: tuple[str, ...] | None = None
+    """Keep these classes only, labelled in this order; None: all."""
+    features: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """What is known of the columns of files without Hugging Face's metadata, in its form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +57,18 @@ def pyarrow() -> Any:
     return pyarrow
 
 
-def find_columns(where: str, schema: Any, image: str | None, label: str | None) -> Columns:
-    """Return the columns of images and labels of a schema; arguments as in ``read_layout``.
+def find_columns(where: str, schema: Any, choice: Choice) -> Columns:
+    """Return the columns of images and labels of a schema.
 
     Raises:
         ValueError: a column is not there, or it is not clear which one is meant.
     """
-    features = _features(schema)
-    kinds = {field.name: field.type for field in schema}
-    found = _image_column(where, kinds, features, image)
-    chosen = _label_column(where, kinds, features, label)
-    names = features.get(chosen or "", {}).get("names", ())
-    return Columns(found, chosen, tuple(str(name) for name in names))
+    features = _features(schema) or dict(choice.features)
+    kinds = {column.name: column.type for column in schema}
+    image = _image_column(where, kinds, features, choice.image_key)
+    label = _label_column(where, kinds, features, choice.label_key)
+    names = features.get(label or "", {}).get("names", ())
+    return Columns(image, label, tuple(str(name) for name in names))
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
