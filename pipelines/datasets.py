@@ -12,16 +12,16 @@ import difflib
 import logging
 import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.beton.format import open_beton, read_manifest
+from pipelines.beton.format import open_beton
+from pipelines.data_facts import DATASETS
 from pipelines.sources.arrays import Arrays
-from pipelines.sources.folder import OnBad, check_classes, scan
+from pipelines.sources.classes import keep_classes, read_classes
+from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
@@ -33,26 +33,6 @@ from pipelines.system.progress import print_once
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class DataFacts:
-    """Constants of a data set: mean and std of pixels in [0, 1], and the evaluation view."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    image_size: int
-    """Side of the evaluation view, a centre crop, in pixels."""
-    eval_resize: int | None = None
-    """Shorter side in pixels to which the image is resized before the crop; None: no resize."""
-
-
-IMAGENET = DataFacts((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 256)
-DATASETS = {
-    "photos": DataFacts((0.472, 0.429, 0.411), (0.288, 0.260, 0.263), 48),
-    "cifar10": DataFacts((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), 32),
-    "cifar100": DataFacts((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), 32),
-    "stl10": DataFacts((0.43, 0.42, 0.39), (0.27, 0.26, 0.27), 64, 70),
-    "tiny-imagenet": DataFacts((0.480, 0.448, 0.398), (0.277, 0.269, 0.282), 64),
-}
 GRAMMAR = (*DATASETS, "folder:PATH", "PATH.beton")
 
 
@@ -211,65 +191,3 @@ def _val_beton(path: Path) -> str | None:
                 print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
             return str(place)
     return None
-
-
-def data_facts(spec: str) -> DataFacts:
-    """Return the constants of ``spec``; a ``.beton`` made from a named set has that set's.
-
-    Folders and other files get ImageNet's constants.
-    """
-    if spec.endswith(".beton"):
-        spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
-    return DATASETS.get(spec, IMAGENET)
-
-
-def channel_facts(facts: DataFacts, channels: int) -> DataFacts:
-    """Return published constants of RGB images for images with this number of channels.
-
-    Gray images have the average of the three means and of the three deviations, as usual.
-
-    Raises:
-        ValueError: nothing is published for this number of channels.
-    """
-    if channels == len(facts.mean):
-        return facts
-    if channels != 1:
-        raise ValueError(f"no mean and std are published for images of {channels} channels")
-    mean, std = (round(sum(values) / len(values), 4) for values in (facts.mean, facts.std))
-    return dataclasses.replace(facts, mean=(mean,), std=(std,))
-
-
-def read_classes(file: Path) -> list[str]:
-    """Return the class names in a text file: one a line, ``#`` begins a comment."""
-    try:
-        lines = file.expanduser().read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--classes {file} cannot be read: {error}") from error
-    names = [name for line in lines if (name := line.split("#", 1)[0].strip())]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"--classes {file} names {'no class' if not names else 'a class twice'}")
-    return names
-
-
-def keep_classes(table: Table, names: Sequence[str], where: str) -> Table:
-    """Return the rows of these classes only, labelled by their place in ``names``."""
-    check_classes(names, table.classes, where)
-    number = np.full(len(table.classes) + 1, -1, np.int64)  # the last one: label -1
-    number[[table.classes.index(name) for name in names]] = np.arange(len(names))
-    rows = np.flatnonzero(number[table.label] >= 0)
-    kept = table.take(rows)
-    label = number[kept.label]
-    return Table(label, kept.height, kept.width, kept.source, tuple(names))
-
-
-def match_classes(val: Table, train: Table) -> Table:
-    """Return ``val`` with ``train``'s labels, matched by class name; unchanged without names.
-
-    Raises:
-        ValueError: ``val`` has a class that ``train`` lacks.
-    """
-    if val.classes == train.classes or not val.classes or not train.classes:
-        return val
-    check_classes(val.classes, train.classes, "the training data")
-    number = np.array([*(train.classes.index(name) for name in val.classes), -1], np.int64)
-    return Table(number[val.label], val.height, val.width, val.source, train.classes)

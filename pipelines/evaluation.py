@@ -50,7 +50,8 @@ def evaluation_batches(
     def decode(places: NDArray[np.int64]) -> Tensor:
         rows = chosen[places]
         box = center_box(table.height[rows], table.width[rows], view.size, view.resize)
-        return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
+        with table.source.held(rows):
+            return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
 
     def images(crops: Tensor) -> Tensor:
         crops = crops.to(device, non_blocking=True)

@@ -130,12 +130,17 @@ class StepMaker:
         windows = [Crops(view.size, take[: len(p.box)], p.box) for view, p in pairs]
         plans = [self.augmenter.plan(*pair) for pair in pairs]
         if self.stream is None:
-            return Decoded(step, draws.rows, self.decoder(shown, windows), plans, draws.mix, None)
+            crops = self._crops(shown, windows)
+            return Decoded(step, draws.rows, crops, plans, draws.mix, None)
         with torch.cuda.stream(self.stream):  # a GPU decoder works on this stream too
-            crops = [c.to(self.device, non_blocking=True) for c in self.decoder(shown, windows)]
+            crops = [c.to(self.device, non_blocking=True) for c in self._crops(shown, windows)]
             plans = [plan.to(self.device) for plan in plans]
             mix = draws.mix.to(self.device) if draws.mix else None
             return Decoded(step, draws.rows, crops, plans, mix, self.stream.record_event())
+
+    def _crops(self, rows: Rows, windows: Sequence[Crops]) -> list[Tensor]:
+        with self.table.source.held(rows):
+            return self.decoder(rows, windows)
 
     def finish(self, decoded: Decoded) -> Batch:
         """Augment, mix and label a decoded step."""

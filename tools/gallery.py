@@ -23,7 +23,7 @@ from typing import Annotated
 import tyro
 
 from pipelines.batch import Batch
-from pipelines.datasets import data_facts
+from pipelines.data_facts import data_facts
 from pipelines.mixtures.registry import MixSettings, create_mixture
 from pipelines.public import LoaderOptions, build_loader, open_data
 from pipelines.settings import AMONG_MIXTURES, ImConfig

@@ -32,7 +32,9 @@ from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
 from pipelines.beton.format import manifest_path, open_beton
 from pipelines.beton.shard import Shard
-from pipelines.datasets import DATASETS, keep_classes, open_data, read_classes
+from pipelines.data_facts import DATASETS
+from pipelines.datasets import open_data
+from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules
 from pipelines.sources.table import Table
+from pipelines.system.stored_file import LocalFile
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _read(path: Path, file: IO[bytes]) -> Table:
     height, width = image["height"].astype(np.int32), image["width"].astype(np.int32)
     offset = image["data_ptr"].astype(np.uint64)
     rules = _rules(path, channels)
-    source = Beton(path, offset, size, image["mode"] == JPG, height, width, rules)
+    source = Beton(LocalFile(path), offset, size, image["mode"] == JPG, height, width, rules)
     return Table(label, height, width, source, _classes(path, label))
 
 

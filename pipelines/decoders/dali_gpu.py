@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +116,9 @@ class _Sample:
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         return None
+
+    def held(self, rows: NDArray[np.int64]) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         return None

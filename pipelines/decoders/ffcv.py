@@ -24,7 +24,7 @@ from typing import Any, no_type_check
 
 import numpy as np
 import torch
-from numba import types
+from numba import carray, types
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,9 +34,9 @@ from pipelines.decoders.jpeg import is_plain_jpeg
 from pipelines.decoders.pil import fill_by_pil
 from pipelines.decoders.resample import FILTER_IDS
 from pipelines.settings import Interpolation, OnBadImage
-from pipelines.sources.beton import Beton
+from pipelines.sources.stored import InFiles
 from pipelines.sources.table import Table
-from pipelines.system.jit import jit, take_next
+from pipelines.system.jit import jit, pointer, take_next
 
 MISSING = (
     "--loader ffcv needs the Python package ffcv, which cannot be imported ({error}). It is built "
@@ -57,7 +57,7 @@ class FFCVDecoder:
         on_bad: OnBadImage = "stop",
         pin: bool = False,
     ) -> None:
-        if not isinstance(table.source, Beton):
+        if not isinstance(table.source, InFiles):
             raise ValueError("--loader ffcv reads .beton files; tools/write_ffcv.py makes them")
         self.codec = Codec()
         self.table, self.source = table, table.source
@@ -80,13 +80,13 @@ class FFCVDecoder:
 
     def _decode(self, plan: CropPlan) -> NDArray[np.bool_]:
         """Fill the plan's output; return the mask of images that PIL must decode."""
-        source, rows = self.source, plan.rows
-        height, width = source.height[rows].astype(np.int64), source.width[rows].astype(np.int64)
+        table, rows = self.table, plan.rows
+        height, width = table.height[rows].astype(np.int64), table.width[rows].astype(np.int64)
+        pieces = self.source.pieces(rows)
         failed, decoded = np.zeros(len(rows), np.bool_), np.zeros(1, np.int64)
         arguments: tuple[Any, ...] = (
-            self.codec, np.asarray(source.bytes), source.offset[rows].astype(np.int64),
-            source.size[rows].astype(np.int64), source.jpg[rows], height, width,
-            self.table.channels, np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
+            self.codec, self.source.addresses(pieces), pieces.size, pieces.encoded, height, width,
+            table.channels, np.argsort(-height * width, kind="stable"), np.zeros(1, np.int64),
             plan.first, plan.box, plan.side, plan.at, FILTER_IDS[self.interpolation], plan.out,
             failed, decoded,
         )  # fmt: skip
@@ -129,23 +129,23 @@ class Codec(types.WrapperAddressProtocol):
 @jit
 @no_type_check
 def decode_images(
-    codec, file, offset, size, jpg, height, width, channels, order, counter,
+    codec, address, size, encoded, height, width, channels, order, counter,
     first, box, side, at, filter_id, out, failed, decoded,
 ):  # fmt: skip
     """Decode and cut images until none is left; mark those that PIL must decode in ``failed``.
 
     ``decoded`` counts the images that were decoded, or cut from their stored pixels.
     """
-    scratch = np.empty(max_pixels(jpg, height, width) * 3, np.uint8)
+    scratch = np.empty(max_pixels(encoded, height, width) * 3, np.uint8)
     while True:
         taken = take_next(counter)
         if taken >= len(order):
             return
         i = order[taken]
         take_next(decoded)
-        data = file[offset[i] : offset[i] + size[i]]
+        data = carray(pointer(address[i]), (size[i],), np.uint8)
         bytes_of_pixels = channels * height[i] * width[i]
-        if not jpg[i]:
+        if not encoded[i]:
             failed[i] = len(data) != bytes_of_pixels
             pixels = data
         else:
@@ -172,11 +172,11 @@ def keep_luma(scratch, pixels):
 
 @jit
 @no_type_check
-def max_pixels(jpg, height, width):
-    """Return the number of pixels of the largest JPEG."""
+def max_pixels(encoded, height, width):
+    """Return the number of pixels of the largest encoded image."""
     most = 0
-    for i in range(len(jpg)):
-        if jpg[i]:
+    for i in range(len(encoded)):
+        if encoded[i]:
             most = max(most, height[i] * width[i])
     return most
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import datasets
-from pipelines.datasets import DataFacts, channel_facts, data_facts
+from pipelines.data_facts import DataFacts, channel_facts, data_facts
 from pipelines.settings import OnBadImage
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect

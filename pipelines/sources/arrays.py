@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +49,10 @@ class Arrays:
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Do nothing: the images are in memory."""
+
+    def held(self, rows: NDArray[np.int64]) -> AbstractContextManager[None]:
+        """Return a context without effect."""
+        return contextlib.nullcontext()
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Do nothing: there is no file from which to read the images again."""

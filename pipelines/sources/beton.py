@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.sources.image_file import RULES, ImageRules, decode
-from pipelines.system import page_cache
+from pipelines.sources.stored import InFiles, Pieces
+from pipelines.system.stored_file import StoredFile
 
 
 @dataclass(frozen=True)
-class Beton:
+class Beton(InFiles):
     """Rows of an FFCV file: encoded bytes where ``jpg`` is set, raw pixels elsewhere."""
 
-    path: Path
+    file: StoredFile
     offset: NDArray[np.uint64]  # (N,) offset of the row's bytes in the file
     size: NDArray[np.uint64]  # (N,) number of bytes
     jpg: NDArray[np.bool_]  # (N,)
@@ -32,33 +31,34 @@ class Beton:
     names: Sequence[str] = field(default=(), repr=False)
     """Names of the images that the file was converted from, if they are known."""
 
-    @cached_property
-    def bytes(self) -> NDArray[np.uint8]:
-        """The whole file, memory-mapped read-only."""
-        return np.frombuffer(self._map, np.uint8)
+    @property
+    def path(self) -> Path:
+        """The local file."""
+        return self.file.path
 
-    @cached_property
-    def _map(self) -> mmap.mmap:
-        with self.path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The one file."""
+        return (self.file,)
 
-    def _row(self, row: int) -> NDArray[np.uint8]:
-        begin = int(self.offset[row])
-        return np.asarray(self.bytes[begin : begin + int(self.size[row])])
+    def pieces(self, rows: NDArray[np.int64]) -> Pieces:
+        """Return where the rows are."""
+        offset, size = self.offset[rows].astype(np.int64), self.size[rows].astype(np.int64)
+        return Pieces(np.zeros(len(rows), np.int64), offset, size, self.jpg[rows])
 
     def name(self, row: int) -> str:
         """Return the name of the image, else the file and the row's number in it."""
         if self.names:
             return self.names[row]
-        return f"{self.path} row {row if self.number is None else self.number[row]}"
+        return f"{self.file.title} row {row if self.number is None else self.number[row]}"
 
     def encoded(self, row: int) -> NDArray[np.uint8] | None:
         """Return the JPEG's bytes, or None for a raw row."""
-        return self._row(row) if self.jpg[row] else None
+        return self.stored(row) if self.jpg[row] else None
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """Return the row's pixels, decoded by PIL if they are encoded."""
-        data = self._row(row)
+        data = self.stored(row)
         if self.jpg[row]:
             return decode(data.tobytes(), self.name(row), self.rules)
         return data.reshape(int(self.height[row]), int(self.width[row]), -1)
@@ -70,7 +70,7 @@ class Beton:
     def take(self, rows: NDArray[np.int64]) -> Beton:
         """Return these rows of the same file."""
         return Beton(
-            self.path,
+            self.file,
             self.offset[rows],
             self.size[rows],
             self.jpg[rows],
@@ -80,22 +80,3 @@ class Beton:
             rows if self.number is None else self.number[rows],
             [self.names[row] for row in rows] if self.names else (),
         )
-
-    def ranges(self, rows: NDArray[np.int64]) -> page_cache.Ranges:
-        """Return the byte ranges of the rows in the file, adjacent ones joined."""
-        return page_cache.joined(self.offset[rows], self.size[rows])
-
-    def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Request the rows' bytes, adjacent ones together."""
-        page_cache.will_need(self.path, self.ranges(rows))
-
-    def forget(self, rows: NDArray[np.int64]) -> None:
-        """Drop the pages that hold the rows, from this mapping and from the page cache.
-
-        The system keeps mapped pages, so this mapping drops them first; another mapping of the file
-        still holds them.
-        """
-        ranges = self.ranges(rows)
-        for begin, end in page_cache.whole_pages(ranges).tolist():
-            self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
-        page_cache.forget(self.path, ranges)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +57,10 @@ class Files:
         """Request the files' bytes."""
         for row in rows:
             page_cache.will_need(self.root / self.names[row])
+
+    def held(self, rows: NDArray[np.int64]) -> AbstractContextManager[None]:
+        """Return a context without effect: files are read when they are decoded."""
+        return contextlib.nullcontext()
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Drop the files' bytes from the page cache."""

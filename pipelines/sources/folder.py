@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.classes import check_classes
 from pipelines.sources.files import Files
 from pipelines.sources.headers import Headers, describe, other_bands, read_headers
 from pipelines.sources.image_file import RULES, ImageRules
@@ -195,12 +195,3 @@ def _label(
     check_classes(classes, sorted(set(tops)), str(path))
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[top] for top in tops], np.int64), classes
-
-
-def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
-    """Raise ``ValueError`` for a class that ``where`` does not have; suggest the nearest name."""
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {len(known)} others"
-            raise ValueError(f"{where} has no images of a class {name!r}; {hint}")

@@ -15,8 +15,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.sources.classes import keep_classes
 from pipelines.sources.encoded import NO_IMAGE
-from pipelines.sources.folder import check_classes
 from pipelines.sources.headers import Headers, Row, describe, read_rows
 from pipelines.sources.image_file import RULES, Header, ImageRules, reason
 from pipelines.sources.listing import LeftOut
@@ -27,6 +27,7 @@ from pipelines.sources.patterns import expand_files
 from pipelines.sources.summary import summarize
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once, tracked
+from pipelines.system.units import counted
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,15 @@ def open_parquet(
         raise ValueError("--pages all reads image files; of a row of parquet, only the first")
     layout, columns = read_layout(paths, choice)
     label, classes = read_labels(layout, columns)
-    rows = np.arange(len(label))
+    unknown = np.zeros(len(label), np.int32)
+    source = Parquet(layout, columns, np.arange(len(label)))
+    table = Table(label, unknown, unknown, source, classes)
     if choice.classes is not None:
-        label, rows, classes = _kept(label, classes, choice.classes, spec)
+        table = keep_classes(table, choice.classes, spec)
+    assert isinstance(table.source, Parquet)
+    rows = table.source.number
     if not len(rows):
-        raise ValueError(f"{spec}: its {len(paths)} files hold no rows")
+        raise ValueError(f"{spec}: {counted(len(paths), 'file')} without a row")
     headers, examples = _measure(layout, columns, rows, rules)
     is_good = headers.height > 0
     rules = headers.ranged(rules, np.flatnonzero(is_good))
@@ -107,18 +112,7 @@ def open_parquet(
         name, why = next(iter(headers.bad.items()))
         raise ValueError(f"{spec}: not one of {len(rows)} images can be read; {name}: {why}")
     source = Parquet(layout, columns, rows, rules, examples)
-    return Table(label, headers.height, headers.width, source, classes)
-
-
-def _kept(
-    label: NDArray[np.int64], classes: tuple[str, ...], names: tuple[str, ...], spec: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
-    """Return the labels of the rows of some classes by their place in ``names``, and the rows."""
-    check_classes(names, classes, spec)
-    number = np.full(len(classes) + 1, -1, np.int64)  # the last one: label -1
-    number[[classes.index(name) for name in names]] = np.arange(len(names))
-    rows = np.flatnonzero(number[label] >= 0)
-    return number[label[rows]], rows, names
+    return Table(table.label, headers.height, headers.width, source, table.classes)
 
 
 def _measure(

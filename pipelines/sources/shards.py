@@ -13,7 +13,6 @@ import logging
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,19 +24,20 @@ from pipelines.sources.folder import OnBad, report_bad
 from pipelines.sources.headers import Row, describe, read_rows, tabulate
 from pipelines.sources.image_file import RULES, ImageRules, decode, reason
 from pipelines.sources.listing import LeftOut, extensions, is_system
+from pipelines.sources.stored import InFiles, Pieces
 from pipelines.sources.summary import summarize
 from pipelines.sources.table import Table
-from pipelines.system import page_cache
 from pipelines.system.progress import print_once, tracked
+from pipelines.system.stored_file import LocalFile, StoredFile
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Shards:
+class Shards(InFiles):
     """Images inside tar files: shard, offset, size and member name of each row."""
 
-    paths: tuple[Path, ...]
+    tars: tuple[StoredFile, ...]
     shard: NDArray[np.int64]  # (N,)
     offset: NDArray[np.int64]  # (N,)
     size: NDArray[np.int64]  # (N,)
@@ -46,12 +46,21 @@ class Shards:
 
     def name(self, row: int) -> str:
         """Return the shard and the member."""
-        return f"{self.paths[self.shard[row]]}:{self.members[row]}"
+        return f"{self.tars[self.shard[row]].title}:{self.members[row]}"
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The tar files."""
+        return self.tars
+
+    def pieces(self, rows: NDArray[np.int64]) -> Pieces:
+        """Return where the members' bytes are."""
+        encoded = np.ones(len(rows), np.bool_)
+        return Pieces(self.shard[rows], self.offset[rows], self.size[rows], encoded)
 
     def encoded(self, row: int) -> NDArray[np.uint8]:
         """Return the member's bytes."""
-        path, offset = self.paths[self.shard[row]], int(self.offset[row])
-        return np.fromfile(path, np.uint8, int(self.size[row]), offset=offset)
+        return self.stored(row)
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """Decode the member with PIL."""
@@ -59,28 +68,13 @@ class Shards:
 
     def file_order(self) -> NDArray[np.int64]:
         """Return the rows in the order of the shards and their members."""
-        return np.arange(len(self.members))
+        return np.lexsort((self.offset, self.shard))
 
     def take(self, rows: NDArray[np.int64]) -> Shards:
         """Return these members only."""
         members = tuple(self.members[row] for row in rows)
         shard, offset, size = self.shard[rows], self.offset[rows], self.size[rows]
-        return Shards(self.paths, shard, offset, size, members, self.rules)
-
-    def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Request the members' bytes."""
-        for path, ranges in self._ranges(rows):
-            page_cache.will_need(path, ranges)
-
-    def forget(self, rows: NDArray[np.int64]) -> None:
-        """Drop the members' pages from the page cache."""
-        for path, ranges in self._ranges(rows):
-            page_cache.forget(path, ranges)
-
-    def _ranges(self, rows: NDArray[np.int64]) -> Iterator[tuple[Path, page_cache.Ranges]]:
-        for shard in np.unique(self.shard[rows]):
-            here = rows[self.shard[rows] == shard]
-            yield self.paths[shard], page_cache.joined(self.offset[here], self.size[here])
+        return Shards(self.tars, shard, offset, size, members, self.rules)
 
 
 @dataclass(slots=True)
@@ -157,7 +151,8 @@ def open_shards(
         raise ValueError(f"wds:{pattern}: not one of {len(images)} images can be read")
     columns = np.array([(i.shard, i.offset, i.size, i.label) for i in images]).T
     members = tuple(image.member for image in images)
-    source = Shards(tuple(paths), columns[0], columns[1], columns[2], members, rules)
+    files = tuple(LocalFile(path) for path in paths)
+    source = Shards(files, columns[0], columns[1], columns[2], members, rules)
     label = columns[3].astype(np.int64)
     return Table(label, headers.height, headers.width, source).take(good)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,7 +35,13 @@ class Source(Protocol):
         """Return these rows only, renumbered from 0."""
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
-        """Advise the operating system to read the rows' bytes ahead; it may ignore this."""
+        """Request the rows' bytes, and do not wait for them; this may be ignored."""
+
+    def held(self, rows: NDArray[np.int64]) -> AbstractContextManager[None]:
+        """Return a context in which the rows can be read without waiting.
+
+        A decoder is called inside it. ``encoded`` and ``pixels`` work outside of it as well.
+        """
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """Advise the operating system to drop the rows' bytes, so that the next read is cold."""

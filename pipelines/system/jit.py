@@ -70,3 +70,14 @@ def take_next(typingctx, counter):
         return builder.atomic_rmw("add", array.data, one, "monotonic")
 
     return types.int64(counter), generate
+
+
+@intrinsic
+@no_type_check
+def pointer(typingctx, address):
+    """Return an address, an unsigned integer of 64 bits, as a pointer, for ``numba.carray``."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(address), generate

@@ -20,7 +20,7 @@ from models.methods.base import Setup
 from models.methods.build import build_method
 from models.settings.base import Defaults
 from pipelines.batch import Batch
-from pipelines.datasets import DATASETS, IMAGENET
+from pipelines.data_facts import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
 from pipelines.views import View
 from tools.config.cli import parse, to_dict

@@ -12,7 +12,7 @@ import torch
 import yaml
 from runs import SMALL, lines, run_train, skip_pictures
 
-from pipelines.datasets import DATASETS, IMAGENET, DataFacts
+from pipelines.data_facts import DATASETS, IMAGENET, DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config, ResolvedConfig
 from tools.engine import build, trainer

@@ -10,7 +10,7 @@ import yaml
 from runs import MIXES, SMALL, TINY, lines, run_train, skip_pictures
 from toy_cases import toy_images
 
-from pipelines.datasets import data_facts
+from pipelines.data_facts import data_facts
 from tools.config.cli import ADDED_LATER, from_saved, parse, to_dict
 from tools.config.config import NUMBERS, Config
 from tools.engine import build

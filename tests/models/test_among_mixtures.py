@@ -11,7 +11,7 @@ from method_cases import Case, build, make_batch
 
 from models.losses.among_mixtures import overlap
 from pipelines.batch import Mixed
-from pipelines.datasets import DATASETS
+from pipelines.data_facts import DATASETS
 from pipelines.views import View, ViewPlan
 from tools.config.cli import parse
 from tools.config.resolve import resolve

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from mix_cases import mix_views
 
-from pipelines.datasets import DATASETS, IMAGENET
+from pipelines.data_facts import DATASETS, IMAGENET
 from pipelines.mixtures.patchmix import PatchMix, half_of_the_patches
 from pipelines.mixtures.sdmp import Sdmp, shrink_into
 from tools.config import cli

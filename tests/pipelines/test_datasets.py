@@ -16,17 +16,10 @@ from PIL import Image
 import pipelines.sources.published
 from pipelines.beton.convert import Settings, convert
 from pipelines.beton.format import open_beton
-from pipelines.datasets import (
-    DATASETS,
-    IMAGENET,
-    data_facts,
-    default_val,
-    keep_classes,
-    match_classes,
-    open_data,
-    read_classes,
-)
+from pipelines.data_facts import DATASETS, IMAGENET, data_facts
+from pipelines.datasets import default_val, open_data
 from pipelines.sources.arrays import Arrays
+from pipelines.sources.classes import keep_classes, match_classes, read_classes
 from pipelines.sources.table import Table
 
 

@@ -35,6 +35,7 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.image_file import BadImage, decode_with_pil
 from pipelines.sources.table import Table
+from pipelines.system.stored_file import LocalFile
 from tools.config.config import Config, flag
 from tools.engine import build
 
@@ -93,7 +94,7 @@ def beton(
     jpg = np.array([isinstance(b, bytes) for b in blobs])
     height, width = sizes[:, 0].copy(), sizes[:, 1].copy()
     offset = np.cumsum(size) - size
-    return table_of(Beton(folder / "rows", offset, size, jpg, height, width), sizes)
+    return table_of(Beton(LocalFile(folder / "rows"), offset, size, jpg, height, width), sizes)
 
 
 def decoder(loader: str, table: Table, **options: Any) -> Decoder:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from pipelines.beton.format import manifest_path, open_beton, read_manifest
 from pipelines.beton.writer import write_beton
-from pipelines.datasets import data_facts, read_classes
+from pipelines.data_facts import data_facts
 from pipelines.sources.beton import Beton
+from pipelines.sources.classes import read_classes
 from pipelines.sources.image_file import BadImage
 from tools.config.cli import parse
 from tools.runs import checkpoint

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pipelines import normalization
-from pipelines.datasets import DATASETS, channel_facts, open_data
+from pipelines.data_facts import DATASETS, channel_facts
+from pipelines.datasets import open_data
 from pipelines.normalization import PixelStatistics, pixel_statistics
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table

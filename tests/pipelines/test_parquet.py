@@ -191,7 +191,7 @@ ONE = {"image": cells([encoded(1)])}
         ({**ONE, "label": [2]}, "ab", {}, r"row 0: label 2 is no class number of 0 to 1"),
         ({**ONE, "label": [1 << 40]}, "", {}, r"is no class number.*--label-key none"),
         ({**ONE, "label": ["a"]}, "", {"classes": ("b",)}, r"no images of a class 'b'"),
-        ({"image": cells([None])[:0]}, "", {}, r"hold no rows"),
+        ({"image": cells([None])[:0]}, "", {}, r"1 file without a row"),
     ],
 )
 def test_what_is_not_clear_is_refused(
@@ -282,7 +282,11 @@ def test_parts_of_several_machines_are_the_whole(
         assert main([str(place), str(out), *skip, "--shard", f"{i}/3"]) == 0
         parts.append(open_beton(out))
         entries.append(json.loads(manifest_path(out).read_text())["shard"])
-    assert [len(part) for part in parts] == [15, 16, 17]  # of 16, 17 and 17, less a damaged one of two
+    assert [len(part) for part in parts] == [
+        15,
+        16,
+        17,
+    ]  # of 16, 17 and 17, less a damaged one of two
     pixels = [part.source.pixels(row) for part in parts for row in range(len(part))]
     assert all((one == whole.source.pixels(row)).all() for row, one in enumerate(pixels))
     assert np.concatenate([part.label for part in parts]).tolist() == whole.label.tolist()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import pipelines.sources.photos
-from pipelines.datasets import DATASETS
+from pipelines.data_facts import DATASETS
 from pipelines.sources.folder import scan
 from pipelines.sources.photos import (
     PATCHES,

@@ -217,19 +217,24 @@ def wait_for(path: Path, begin: int, end: int) -> float:
     return resident(path, begin, end)
 
 
+def pages_of(source: Beton, rows: np.ndarray) -> list[list[int]]:
+    pieces = source.pieces(rows)
+    return page_cache.whole_pages(page_cache.joined(pieces.offset, pieces.size)).tolist()
+
+
 def test_a_beton_s_rows_are_dropped_although_mapped_and_read_ahead(beton: Path) -> None:
     table = open_beton(beton)
     source, every = table.source, np.arange(16)
     assert isinstance(source, Beton)
     checksum = [int(source.pixels(row).sum()) for row in range(16)]
-    ranges = page_cache.whole_pages(source.ranges(every)).tolist()
+    ranges = pages_of(source, every)
     page_cache.forget(beton)
     assert [resident(beton, *r) for r in ranges] == [1] * len(ranges)  # mapped: the system's stay
     source.forget(every)
     assert resident(beton) == 0
     few = every[4:8]
     source.will_need(few)
-    ranges = page_cache.whole_pages(source.ranges(few)).tolist()
+    ranges = pages_of(source, few)
     assert all(wait_for(beton, *r) == 1 for r in ranges)
     assert resident(beton) < 0.5
     assert [int(source.pixels(row).sum()) for row in range(16)] == checksum

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.methods import METHODS
-from pipelines.datasets import DATASETS
+from pipelines.data_facts import DATASETS
 from tools.config.advice import Advice, advise, misfits
 from tools.config.cli import parse
 from tools.config.config import Config, ResolvedConfig

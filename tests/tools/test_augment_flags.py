@@ -8,7 +8,7 @@ import pytest
 from launch_cases import flags
 from runs import lines, run_train
 
-from pipelines.datasets import DATASETS, IMAGENET
+from pipelines.data_facts import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
 from tools.benchmarks.torch_loader import torchvision_view
 from tools.config.augment import AugConfig

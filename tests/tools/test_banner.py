@@ -13,7 +13,7 @@ import pytest
 from launch_cases import flags
 from runs import lines, run_train, skip_pictures
 
-from pipelines.datasets import DATASETS
+from pipelines.data_facts import DATASETS
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.units import counted

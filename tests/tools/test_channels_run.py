@@ -19,7 +19,7 @@ from runs import SMALL, TINY, run_main, run_train
 
 import eval as evaluate
 from models.modules.backbone import create_backbone
-from pipelines.datasets import IMAGENET
+from pipelines.data_facts import IMAGENET
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from tools.config.cli import from_dict, from_saved, parse

@@ -17,7 +17,7 @@ from PIL import Image
 from runs import run_train
 
 from models.methods import METHODS
-from pipelines.datasets import DATASETS
+from pipelines.data_facts import DATASETS
 from pipelines.mixtures.unmix import UN_MIX
 from pipelines.ranges import Range, ranges_of
 from pipelines.settings import UN_MIX_NAMES
@@ -131,7 +131,7 @@ def test_a_method_is_registered_under_its_module_and_settings() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_resolved_settings_leave_nothing_open(name: str) -> None:
-    from pipelines.datasets import IMAGENET
+    from pipelines.data_facts import IMAGENET
 
     config = resolve(parse(["--method", name]), IMAGENET, "no")
     open_fields = {f.name for f in fields(ResolvedConfig) if getattr(config, f.name) is None}

@@ -17,7 +17,7 @@ import eval as evaluation
 from models import losses
 from models.methods import METHODS
 from models.methods.base import Method
-from pipelines.datasets import data_facts
+from pipelines.data_facts import data_facts
 from tools import export, report
 from tools.engine import build as setup
 from tools.engine.restore import restore

@@ -22,7 +22,7 @@ from models.methods import METHODS
 from models.methods.base import Setup
 from models.methods.build import build_method
 from models.modules.backbone import create_backbone
-from pipelines.datasets import IMAGENET, data_facts
+from pipelines.data_facts import IMAGENET, data_facts
 from tools import export
 from tools.config.cli import differences, from_dict
 from tools.config.config import Config

@@ -19,7 +19,7 @@ from models.optim import layer_shares
 from models.settings.backbones import is_plain_vit, is_resnet, is_transformer
 from models.settings.moco import MocoConfig
 from models.settings.moco_v3 import MocoV3Config
-from pipelines.datasets import IMAGENET
+from pipelines.data_facts import IMAGENET
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config
 from tools.config.init import arguments, check_backbone_name, named_backbone, start_of

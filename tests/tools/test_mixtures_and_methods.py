@@ -3,7 +3,7 @@
 import pytest
 
 from models.methods import METHODS
-from pipelines.datasets import DATASETS
+from pipelines.data_facts import DATASETS
 from pipelines.settings import (
     AMONG_MIXTURES,
     CROSS_VIEW,

@@ -9,7 +9,7 @@ import torch
 
 from models.modules.backbone import create_backbone
 from models.optim import layer_shares
-from pipelines.datasets import IMAGENET
+from pipelines.data_facts import IMAGENET
 from tools.config.cli import from_saved, to_dict
 from tools.config.config import Config, ResolvedConfig
 from tools.config.resolve import resolve, resolved

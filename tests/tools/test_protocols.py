@@ -18,7 +18,7 @@ from runs import run_main, two_steps
 from toy_cases import toy_images
 
 import eval as evaluation
-from pipelines.datasets import IMAGENET
+from pipelines.data_facts import IMAGENET
 from pipelines.loader import Loader
 from pipelines.presets import PRESETS as VIEWS
 from pipelines.sources.arrays import Arrays

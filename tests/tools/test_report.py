@@ -14,7 +14,8 @@ import pytest
 from runs import SMALL, TINY, run_main, run_train
 from toy_cases import toy_images
 
-from pipelines.datasets import data_facts, open_data
+from pipelines.data_facts import data_facts
+from pipelines.datasets import open_data
 from tools import report
 from tools.config.cli import parse, to_dict
 from tools.config.resolve import resolve

@@ -18,6 +18,7 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
+from pipelines.system.stored_file import LocalFile
 from tools.config.cli import parse
 from tools.config.preflight import preflight
 from tools.evaluation.opening import loader_for
@@ -104,7 +105,7 @@ def test_images_of_both_sets_are_found_by_file_and_row(tmp_path: Path) -> None:
     assert rows_in(elsewhere, beside).tolist() == [-1, -1, -1]
     places, side = np.zeros(5, np.uint64), np.full(5, 8, np.int32)
     made = [
-        Beton(tmp_path / name, places, places, places > 0, side, side)
+        Beton(LocalFile(tmp_path / name), places, places, places > 0, side, side)
         for name in ("train.beton", "val.beton", "link/train.beton")
     ]
     whole, apart, part = (table_of(source, 5) for source in made)

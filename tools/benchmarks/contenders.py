@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines.datasets import IMAGENET
+from pipelines.data_facts import IMAGENET
 from pipelines.decoders import Decoder, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.modules.backbone import num_features
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from pipelines.views import View
 from tools.config.config import Config
 

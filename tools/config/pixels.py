@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.datasets import DataFacts, channel_facts, data_facts
+from pipelines.data_facts import DataFacts, channel_facts, data_facts
 from pipelines.ranges import Count, Positive, Share
 from tools.config.section import Section
 

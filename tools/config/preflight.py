@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pipelines.datasets import check_spec, data_facts, read_classes
+from pipelines.data_facts import data_facts
+from pipelines.datasets import check_spec
+from pipelines.sources.classes import read_classes
 from tools.config.config import Config
 from tools.config.init import check_backbone_name
 from tools.config.pixels import facts_of

@@ -8,7 +8,7 @@ from typing import Any
 from models.methods import check_method
 from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
-from pipelines.datasets import DATASETS, DataFacts
+from pipelines.data_facts import DATASETS, DataFacts
 from pipelines.settings import (
     LABEL_FREE,
     PERMUTED_NAMES,

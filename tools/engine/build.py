@@ -18,7 +18,7 @@ from torch import Tensor
 from models.methods import METHODS, Method, build_method
 from models.methods.base import Setup
 from models.modules.backbone import create_backbone
-from pipelines.datasets import DataFacts, data_facts
+from pipelines.data_facts import DataFacts, data_facts
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import build_decoder
 from pipelines.decoders.dali import DaliDecoder

@@ -10,10 +10,12 @@ import torch
 from accelerate import Accelerator
 
 from pipelines.beton.convert import cached_beton
-from pipelines.datasets import DATASETS, DataFacts, default_val, match_classes, open_data
+from pipelines.data_facts import DATASETS, DataFacts
+from pipelines.datasets import default_val, open_data
 from pipelines.decoders.build import DecodeMemory, choose_loader, decode_memory
 from pipelines.decoders.memory import check_one_size
 from pipelines.sources.beton import Beton
+from pipelines.sources.classes import match_classes
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
 from pipelines.sources.subset import divide

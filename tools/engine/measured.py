@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from pipelines.normalization import pixel_statistics
 from pipelines.sources.table import Table
 from tools.config.config import Config

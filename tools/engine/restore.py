@@ -8,7 +8,7 @@ from typing import Any
 from models.methods import Method
 from models.modules.backbone import num_features
 from models.settings.base import Which
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from tools.config.config import ResolvedConfig
 from tools.engine import build
 

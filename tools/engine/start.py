@@ -12,7 +12,7 @@ from models.methods import Method
 from models.modules.initial import load_weights
 from models.modules.layouts import LAYOUTS, find_encoder
 from models.modules.pretrained import load_pretrained, read_file
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from tools.config.config import ResolvedConfig
 from tools.config.init import start_of
 from tools.config.pixels import facts_of

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.methods import Method
 from models.settings.base import Which
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from pipelines.system.progress import tracked

@@ -17,7 +17,7 @@ from models.methods.base import Method
 from models.modules.backbone import num_features
 from models.modules.initial import load_weights
 from models.modules.pretrained import check_weights_exist, fetching
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from pipelines.settings import Interpolation
 from tools.config.init import start_of
 from tools.engine.start import read

@@ -16,7 +16,7 @@ from models.modules.backbone import num_features, size_options
 from models.modules.own_modules import OwnBackbone
 from models.settings.backbones import OWN
 from models.settings.base import Which
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from tools.config.config import Config
 from tools.config.init import arguments
 from tools.config.pixels import facts_of

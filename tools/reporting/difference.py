@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.datasets import DataFacts
+from pipelines.data_facts import DataFacts
 from tools.config.cli import parse
 from tools.config.config import Config, flag
 from tools.config.resolve import resolve

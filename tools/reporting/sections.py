@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.settings.base import Which
-from pipelines.datasets import data_facts
+from pipelines.data_facts import data_facts
 from tools.config.config import Config, flag
 from tools.plots.panels import Panel
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
