@@ -7,6 +7,7 @@ to the wanted one, whose rows can be reached, and copied from there. That file i
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
+from pipelines.sources.beton import Beton
 from pipelines.sources.parquet_rows import Parquet
 from pipelines.sources.table import Table
 from pipelines.system.progress import tracked
@@ -63,16 +65,16 @@ def write_reordered(
 
 
 def _stored(table: Table, rows: NDArray[np.int64], channels: int) -> Iterator[Sample]:
-    """Yield rows of a ``.beton`` as they are stored."""
+    """Yield rows of a ``.beton`` as they are stored, read and not mapped: it may be large."""
     source = table.source
+    assert isinstance(source, Beton)
     parts = [rows[begin : begin + AHEAD] for begin in range(0, len(rows), AHEAD)]
-    for part, following in itertools.pairwise([*parts, None]):
-        assert part is not None
-        if following is not None:
-            source.will_need(following)
-        for row in part.tolist():
-            data = source.encoded(row)
-            stored = (source.pixels(row) if data is None else data).tobytes()
-            size = int(table.height[row]), int(table.width[row])
-            yield Sample(stored, *size, data is not None, int(table.label[row]), channels)
-        source.forget(part)  # each row is read once
+    with source.path.open("rb") as file:
+        for part, following in itertools.pairwise([*parts, None]):
+            assert part is not None
+            if following is not None:
+                source.will_need(following)
+            for row in part.tolist():
+                data = os.pread(file.fileno(), int(source.size[row]), int(source.offset[row]))
+                size = int(table.height[row]), int(table.width[row])
+                yield Sample(data, *size, bool(source.jpg[row]), int(table.label[row]), channels)
