@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from pipelines.beton import to_store
-from pipelines.remote import store
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import PIECE
 from pipelines.remote.store import expand, open_object, read_small
@@ -37,7 +36,6 @@ def bucket(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     for name, value in (secret | {"AWS_ENDPOINT_URL": moto}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
-    store._store.cache_clear()
     name = f"b{abs(hash(tmp_path))}"
     boto3.client("s3", endpoint_url=moto, region_name="us-east-1").create_bucket(Bucket=name)
     return f"s3://{name}"
