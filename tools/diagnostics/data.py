@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.beton.convert import CACHE_SETTINGS, bad_rows, estimate
+from pipelines.beton.convert import CACHE_SETTINGS, bad_rows
 from pipelines.beton.format import open_beton
+from pipelines.beton.room import estimate
 from pipelines.datasets import default_val
 from pipelines.sources.beton import Beton
 from pipelines.sources.depth import Range
