@@ -137,7 +137,7 @@ def _no_images(path: Path, left_out: LeftOut) -> str:
     if left_out.endings.keys() & UNREADABLE:
         lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
     if ".tar" in left_out.endings:
-        lines.append(f"tar shards: python tools/write_ffcv.py 'wds:{path}/*.tar' train.beton")
+        lines.append(f"tar shards are named as 'wds:{path}/*.tar'")
     if ".beton" in left_out.endings:
         lines.append("a .beton is named itself, as --data PATH.beton")
     return "\n".join(lines)

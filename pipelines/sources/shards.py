@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.sources.folder import OnBad, report_unfit
-from pipelines.sources.headers import describe, wrong_bands
+from pipelines.sources.headers import Headers, describe, wrong_bands
 from pipelines.sources.image_file import RULES, ImageRules, decode
 from pipelines.sources.listing import LeftOut, extensions
 from pipelines.sources.shard_files import find_shards, state_of
@@ -57,6 +57,8 @@ class Shards(InFiles):
     """The rows' places in ``members``, (N,), where they are not 0 to N - 1."""
     state: str = ""
     """Digest of the tar files' names, sizes and times."""
+    are_jpegs: bool = True
+    """Whether most of the images are JPEGs."""
 
     @property
     def files(self) -> tuple[StoredFile, ...]:
@@ -106,12 +108,12 @@ class Shards(InFiles):
     def __reduce__(self) -> tuple[Any, ...]:
         """Send a worker process the members and shards of the rows only, and no memory map."""
         if self.number is None:
-            return Shards, (self.tars, self.members, self.rules, None, self.state)
+            return Shards, (self.tars, self.members, self.rules, None, self.state, self.are_jpegs)
         kept = self.members.take(self.number)
         used, shard = np.unique(kept.shard, return_inverse=True)
         kept = dataclasses.replace(kept, shard=shard.astype(np.int32))
         tars = tuple(self.tars[number] for number in used)
-        return Shards, (tars, kept, self.rules, None, "")
+        return Shards, (tars, kept, self.rules, None, "", self.are_jpegs)
 
 
 def open_shards(
@@ -154,9 +156,16 @@ def open_shards(
     good = np.flatnonzero(is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{where}: not one of {len(is_good)} images can be read")
-    headers, source = table.headers, Shards(files, table.members, rules, None, state)
+    headers, source = table.headers, Shards(
+        files, table.members, rules, None, state, _are_jpegs(table.headers)
+    )
     found = Table(np.array(table.label), headers.height, headers.width, source, table.classes)
     return found if len(good) == len(is_good) else found.take(good)
+
+
+def _are_jpegs(headers: Headers) -> bool:
+    numbers = [number for number, kind in enumerate(headers.kinds) if kind.format == "JPEG"]
+    return 2 * int(np.isin(headers.kind, numbers).sum()) >= len(headers.kind)
 
 
 def _usable(
