@@ -17,6 +17,7 @@ from pipelines.sources.folder import OnBad
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.kinds import Opening, kind_of
 from pipelines.sources.published import Split
+from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.table import Table
 
 
@@ -29,6 +30,7 @@ def open_data(
     classes_file: Path | None = None,
     download: bool = True,
     rules: ImageRules = RULES,
+    keys: MemberKeys = USUAL,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
@@ -41,6 +43,7 @@ def open_data(
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
         rules: what the image files become, with the number of channels of the images.
+        keys: which members of tar shards are images and classes.
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
@@ -48,7 +51,8 @@ def open_data(
             number of channels.
     """
     keep = None if classes_file is None else tuple(read_classes(classes_file))
-    return _open_one(spec, Opening(data_dir, split, on_bad, keep, download, rules))
+    opening = Opening(data_dir, split, on_bad, keep, download, rules, keys)
+    return _open_one(spec, opening)
 
 
 def _open_one(spec: str, opening: Opening) -> Table:

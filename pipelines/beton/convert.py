@@ -217,8 +217,8 @@ def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
 def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad = "stop") -> Table:
     """Return ``table`` as a ``.beton`` in the cache, converted on first use.
 
-    A table whose rows are pieces of files, as those of a ``.beton``, is returned unchanged. JPEGs keep their bytes, other lossy images
-    are stored at quality 95, the rest raw.
+    A table whose rows are pieces of files, as those of a ``.beton``, is returned unchanged. JPEGs
+    keep their bytes, other lossy images are stored at quality 95, the rest raw.
 
     Raises:
         ValueError: the file would take too much of the disk or of the cache's limit (the text has

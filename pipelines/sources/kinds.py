@@ -17,6 +17,7 @@ from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
 from pipelines.sources.shard_files import find_shards, val_pattern
+from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import NAMES, find_splits, sibling_val
 from pipelines.sources.table import Table
@@ -39,10 +40,8 @@ class Opening:
     download: bool = True
     """Fetch published files that are missing."""
     rules: ImageRules = RULES
-    image_key: str | None = None
-    """Key of the images in tar shards; None: any image's ending."""
-    label_key: str | None = None
-    """Key of the classes in tar shards; None: the usual ones."""
+    keys: MemberKeys = USUAL
+    """Which members of tar shards are images and classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +161,8 @@ def _check_shards(spec: str) -> None:
 
 
 def _open_shards(spec: str, opening: Opening) -> Table:
-    pattern, keys = spec.removeprefix("wds:"), (opening.image_key, opening.label_key)
-    return open_shards(pattern, opening.on_bad, keys[0], opening.rules, keys[1])
+    keys, how = opening.keys, opening
+    return open_shards(spec.removeprefix("wds:"), how.on_bad, keys.image, how.rules, keys.label)
 
 
 def _val_shards(spec: str) -> str | None:

@@ -34,13 +34,10 @@ class MemberKeys:
     label: str | None = None
     """Key of the member, or field of the ``.json``, that is the class; None: the usual ones."""
 
-    @classmethod
-    def of(cls, image: str | None, label: str | None) -> MemberKeys:
-        """Return the keys as ``split_name`` returns them; the case of a field remains."""
-        return cls(
-            None if image is None else image.lower().lstrip("."),
-            None if label is None else label.lstrip("."),
-        )
+    def __post_init__(self) -> None:
+        """Write the key of the images as ``split_name`` returns it; the case of a field remains."""
+        for name, value in (("image", self.image and self.image.lower()), ("label", self.label)):
+            object.__setattr__(self, name, value and value.lstrip("."))
 
     def is_image(self, key: str) -> bool:
         """Whether a member with this key is the sample's image."""
@@ -59,6 +56,10 @@ class MemberKeys:
     def rank(self, key: str) -> int:
         """Return which member counts if a sample has several: the smallest rank."""
         return int(key == "json" and (self.label or "").lower() != "json")
+
+
+USUAL = MemberKeys()
+"""What holds where nothing is set."""
 
 
 def split_name(member: str) -> tuple[str, str]:

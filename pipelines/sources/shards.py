@@ -142,7 +142,7 @@ def open_shards(
     """
     if rules.pages == "all":
         raise ValueError("--pages all reads image files; of a member of a shard, only the first")
-    files, keys = find_shards(pattern), MemberKeys.of(image_key, label_key)
+    files, keys = find_shards(pattern), MemberKeys(image_key, label_key)
     state, where = state_of(files), f"wds:{pattern}"
     table = _table(where, files, keys, rules, state)
     is_good, rules = _usable(where, files, table, on_bad, rules)
@@ -156,8 +156,9 @@ def open_shards(
     good = np.flatnonzero(is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{where}: not one of {len(is_good)} images can be read")
-    headers, source = table.headers, Shards(
-        files, table.members, rules, None, state, _are_jpegs(table.headers)
+    headers, source = (
+        table.headers,
+        Shards(files, table.members, rules, None, state, _are_jpegs(table.headers)),
     )
     found = Table(np.array(table.label), headers.height, headers.width, source, table.classes)
     return found if len(good) == len(is_good) else found.take(good)

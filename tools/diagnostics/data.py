@@ -20,7 +20,7 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.depth import Range
 from pipelines.sources.folder import LISTED, Found, inspect, scan
 from pipelines.sources.pixel_limit import enough_for
-from pipelines.sources.shards import open_shards
+from pipelines.sources.shards import Shards, open_shards
 from pipelines.sources.splits import find_splits, warnings_of
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
@@ -82,7 +82,7 @@ def _check_shards(place: str, report: Report) -> Table:
     report.problems += [why for _, why in found[:LISTED]]
     if len(found) > LISTED:
         report.problems.append(f"and {len(found) - LISTED:,} more that cannot be read")
-    if not table.source.are_jpegs:
+    if isinstance(table.source, Shards) and not table.source.are_jpegs:
         report.advice.append(
             f"python tools/write_ffcv.py {shlex.quote(place)} train.beton: PNG and others become "
             "pixels, which are read faster"
