@@ -47,15 +47,15 @@ class StoredReader(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         count = max(min(len(target), self._size - self._at), 0)
         if count:
-            self._request()
+            self._request(self._at + count)
             target[:count] = self._file.read(self._at, count).data
             self._at += count
         return count
 
-    def _request(self) -> None:
-        """Request up to ``ahead`` bytes, a half of it at a time; none is requested twice."""
-        begin, end = max(self._requested, self._at), min(self._at + self._ahead, self._size)
-        if end - begin >= self._ahead // 2 or (end == self._size and begin < end):
+    def _request(self, needed: int) -> None:
+        """Request the bytes up to ``ahead`` after the ones needed; each is requested once."""
+        begin, end = self._requested, min(needed + self._ahead, self._size)
+        if begin < end and begin - needed <= self._ahead // 2:
             self._file.will_need(np.array([[begin, end]]))
             self._requested = end
 

@@ -11,7 +11,7 @@ from tools.config.section import Section
 class ShardConfig(Section):
     """Which members of ``wds:`` tar shards are read (docs/data.md)."""
 
-    title = "tar shards"
+    title = "shards"
     image_key: str | None = None
     """Key of the images, as input.jpg; None: any image's ending, or image.jpg."""
     label_key: str | None = None

@@ -77,9 +77,10 @@ def _check_shards(place: str, report: Report) -> Table:
     table = open_shards(place.removeprefix("wds:"), "keep")
     report.lines.append(f"{place}: {counted(len(table), 'image')}")
     unreadable = np.flatnonzero(table.height == 0)
-    found = bad_rows(table.take(unreadable))
+    bad = table.take(unreadable)
+    found = bad_rows(bad)
     report.reasons += [why for _, why in found]
-    report.problems += [why for _, why in found[:LISTED]]
+    report.problems += [f"{bad.source.name(row)}: {why}" for row, why in found[:LISTED]]
     if len(found) > LISTED:
         report.problems.append(f"and {len(found) - LISTED:,} more that cannot be read")
     if isinstance(table.source, Shards) and not table.source.are_jpegs:
