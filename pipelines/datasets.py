@@ -21,6 +21,7 @@ from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.joined import join_rules, join_tables
 from pipelines.sources.kinds import Opening, kind_of
 from pipelines.sources.published import Split
+from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 
@@ -36,6 +37,7 @@ def open_data(
     classes_file: Path | None = None,
     download: bool = True,
     rules: ImageRules = RULES,
+    keys: MemberKeys = USUAL,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
@@ -49,6 +51,7 @@ def open_data(
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
         rules: what the image files become, with the number of channels of the images.
+        keys: which members of tar shards are images and classes.
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
@@ -56,7 +59,7 @@ def open_data(
             number of channels.
     """
     keep = None if classes_file is None else tuple(read_classes(classes_file))
-    opening = Opening(data_dir, split, on_bad, keep, download, rules)
+    opening = Opening(data_dir, split, on_bad, keep, download, rules, keys)
     specs = split_sum(spec)
     return _open_one(spec, opening) if len(specs) == 1 else _open_sum(specs, opening)
 

@@ -15,6 +15,7 @@ from pipelines.beton.format import MAX_SIDE, Sample
 from pipelines.sources.colors import as_image
 from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
 from pipelines.sources.joined import page_of
+from pipelines.sources.parquet_rows import Parquet, split_parquet
 from pipelines.sources.samples import ORIENTATION
 from pipelines.sources.table import Table
 
@@ -247,7 +248,13 @@ def refuse_too_large(table: Table) -> None:
 
 
 def split_table(table: Table, size: int) -> Iterator[Table]:
-    """Yield the table in parts of ``size`` rows, small enough to send to a worker."""
+    """Yield the table in parts of ``size`` rows, small enough to send to a worker.
+
+    Parts of parquet files have at most ``parquet_rows.PART_ROWS`` rows, with their bytes.
+    """
+    if isinstance(table.source, Parquet):
+        yield from split_parquet(table)
+        return
     for i in range(0, len(table), size):
         part = table.take(np.arange(i, min(i + size, len(table))))
         yield dataclasses.replace(part, classes=())

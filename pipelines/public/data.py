@@ -15,6 +15,7 @@ from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
 from pipelines.sources.published import Split
+from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.summary import Summary
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
@@ -69,6 +70,8 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     depth_range: tuple[float, float] | None = None,
     pages: Pages = "first",
     max_pixels: int = MAX_PIXELS,
+    image_key: str | None = None,
+    label_key: str | None = None,
     like: Data | None = None,
 ) -> Data:
     """Open a data set.
@@ -87,6 +90,8 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
             range (default: the range of the set).
         pages: the page or frame of a file that is an image: the first, or each.
         max_pixels: larger images are refused.
+        image_key: key of the images in tar shards, as ``input.jpg``; None: any image's ending.
+        label_key: key of the classes in tar shards, or field of their ``.json``.
         like: training images, whose range and background these get.
 
     Raises:
@@ -97,7 +102,13 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     if like is not None:
         rules = rules.like(like.table.source.rules)
     table = datasets.open_data(
-        spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file, rules=rules
+        spec,
+        Path(data_dir),
+        split,
+        on_bad=on_bad_image,
+        classes_file=file,
+        rules=rules,
+        keys=MemberKeys(image_key, label_key),
     )
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):

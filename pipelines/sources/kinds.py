@@ -16,6 +16,9 @@ from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
+from pipelines.sources.shard_files import find_shards, val_pattern
+from pipelines.sources.shard_members import USUAL, MemberKeys
+from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import NAMES, find_splits, sibling_val
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
@@ -37,6 +40,8 @@ class Opening:
     download: bool = True
     """Fetch published files that are missing."""
     rules: ImageRules = RULES
+    keys: MemberKeys = USUAL
+    """Which members of tar shards are images and classes."""
     is_part: bool = False
     """Whether other data sets are joined to it: they may hold the classes that it lacks."""
 
@@ -155,6 +160,25 @@ def _val_beton(spec: str) -> str | None:
     return None
 
 
+def _check_shards(spec: str) -> None:
+    find_shards(spec.removeprefix("wds:"))
+
+
+def _open_shards(spec: str, opening: Opening) -> Table:
+    keys, how = opening.keys, opening
+    return open_shards(spec.removeprefix("wds:"), how.on_bad, keys.image, how.rules, keys.label)
+
+
+def _val_shards(spec: str) -> str | None:
+    found = val_pattern(spec.removeprefix("wds:"))
+    if found is None:
+        return None
+    pattern, is_test = found
+    if is_test:
+        print_once(log, f"{spec} has no val shards: the scores are those of wds:{pattern}")
+    return f"wds:{pattern}"
+
+
 def _open_published(name: str, opening: Opening) -> Table:
     how, split = opening, opening.split
     if name == "photos":
@@ -185,10 +209,7 @@ def _converted(form: str, why: str) -> Kind:
 
 PREFIXED: dict[str, Kind] = {
     "folder:": Kind("folder:PATH", _check_place, _open_folder, _val_folder),
-    "wds:": _converted(
-        "wds:PATTERN",
-        "tar shards are converted before training, because rows are read in any order",
-    ),
+    "wds:": Kind("wds:PATTERN", _check_shards, _open_shards, _val_shards),
     "parquet:": _converted(
         "parquet:PATTERN",
         "Parquet files are converted before training, because an image is no piece of the file",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
+from pipelines.sources.shards import Shards
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
 
@@ -36,6 +37,9 @@ def _are_apart(a: Source, b: Source) -> bool:
     if isinstance(a, Beton) and isinstance(b, Beton):
         named = a.names or b.names
         return not named and os.path.realpath(a.path) != os.path.realpath(b.path)
+    if isinstance(a, Shards) and isinstance(b, Shards):
+        ours, theirs = ({os.path.realpath(tar.path) for tar in each.tars} for each in (a, b))
+        return ours.isdisjoint(theirs)
     if isinstance(a, Files) and isinstance(b, Files):
         roots = [Path(os.path.realpath(source.root)) for source in (a, b)]
         return not (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0]))
