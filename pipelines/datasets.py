@@ -18,7 +18,7 @@ from pipelines.sources.arrays import Arrays
 from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import OnBad
 from pipelines.sources.image_file import RULES, ImageRules
-from pipelines.sources.joined import join_rules, join_tables
+from pipelines.sources.join import join_rules, join_tables
 from pipelines.sources.kinds import Opening, kind_of
 from pipelines.sources.published import Split
 from pipelines.sources.shard_members import USUAL, MemberKeys
