@@ -24,6 +24,7 @@ from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
 from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
+from tools.config.shards import ShardConfig
 from tools.config.trackers import TrackerConfig, TrackerName
 
 if TYPE_CHECKING:
@@ -305,6 +306,7 @@ SECTIONS: tuple[type[Section], ...] = (
     DataConfig,
     ImageConfig,
     PixelConfig,
+    ShardConfig,
     ViewConfig,
     MixConfig,
     ModelConfig,
