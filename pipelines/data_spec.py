@@ -5,7 +5,9 @@ Nothing is opened here; ``pipelines.datasets`` opens what the words name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 NAMED = ("photos", "cifar10", "cifar100", "stl10", "tiny-imagenet")
 """Data sets with a name."""
@@ -46,3 +48,16 @@ def join_sum(specs: str | Iterable[str]) -> str:
 def is_spec(text: str) -> bool:
     """Whether the text has the form of one data set, which need not exist."""
     return text in NAMED or text.startswith(PREFIXES) or text.endswith(".beton")
+
+
+def short_name(spec: str) -> str:
+    """Return a name for folders and captions: the last parts of the paths.
+
+    >>> short_name("folder:/data/cats + dogs/train.beton")
+    'cats+train'
+    >>> short_name("train-{0..3}.beton")
+    'train-0..3'
+    """
+    bare = (one.partition(":")[2] if one.startswith(PREFIXES) else one for one in split_sum(spec))
+    name = "+".join(Path(one.removesuffix(".beton")).name for one in bare)
+    return re.sub(r"[][*?{}]", "", name)

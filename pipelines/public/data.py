@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines import datasets
 from pipelines.data_facts import DataFacts, channel_facts, data_facts
+from pipelines.data_spec import join_sum
 from pipelines.settings import OnBadImage
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
@@ -59,7 +61,7 @@ class Data:
 
 
 def open_data(  # noqa: PLR0913 - a public builder, with an argument for each flag
-    spec: str,
+    spec: str | Sequence[str],
     split: Split = "train",
     data_dir: str | Path = "data",
     *,
@@ -77,8 +79,9 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     """Open a data set.
 
     Args:
-        spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``
-            or ``PATH.beton``.
+        spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``,
+            ``list:FILE``, ``PATH.beton`` or ``wds:PATTERN``; or several, as a list or joined by
+            `` + ``: their rows follow each other, their classes are joined by name.
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
@@ -97,6 +100,7 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
+    spec = join_sum(spec)
     file = None if classes is None else Path(classes)
     rules = ImageRules(background, depth_range, pages, channels, max_pixels)
     if like is not None:

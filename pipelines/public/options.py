@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from pipelines.beton.convert import cached_beton
+from pipelines.beton.parts import stored_table
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import LOADERS, build_decoder, choose_loader
 from pipelines.public.data import Data
@@ -75,7 +75,7 @@ def make_decoder(data: Data, device: torch.device, options: LoaderOptions) -> tu
     if name not in LOADERS:
         raise ValueError(f"loader={name!r}: choose auto or one of {', '.join(LOADERS)}")
     if name == "ffcv":
-        table = cached_beton(table, data.spec, split=data.split, on_bad=on_bad)
+        table = stored_table(table, data.spec, split=data.split, on_bad=on_bad)
     decoder = build_decoder(
         name,
         table,

@@ -42,6 +42,8 @@ class Opening:
     rules: ImageRules = RULES
     keys: MemberKeys = USUAL
     """Which members of tar shards are images and classes."""
+    is_part: bool = False
+    """Whether other data sets are joined to it: they may hold the classes that it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,10 @@ def _check_place(spec: str) -> None:
 
 
 def _open_folder(spec: str, opening: Opening) -> Table:
-    path = _split_folder(_place(spec), opening.split)
-    return scan(path, cache_root(), opening.on_bad, opening.keep, opening.rules)
+    path, keep = _split_folder(_place(spec), opening.split), opening.keep
+    if keep is not None and opening.is_part:
+        keep = tuple(name for name in keep if (path / name).is_dir())
+    return scan(path, cache_root(), opening.on_bad, keep, opening.rules)
 
 
 def _split_folder(path: Path, split: Split) -> Path:

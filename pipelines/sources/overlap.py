@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
+from pipelines.sources.joined import Joined, sources_of
 from pipelines.sources.shards import Shards
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
@@ -34,6 +35,8 @@ def rows_in(table: Table, other: Table) -> NDArray[np.int64]:
 
 def _are_apart(a: Source, b: Source) -> bool:
     """Whether no image can be in both, seen without its name: the usual case."""
+    if isinstance(a, Joined) or isinstance(b, Joined):
+        return all(_are_apart(one, other) for one in sources_of(a) for other in sources_of(b))
     if isinstance(a, Beton) and isinstance(b, Beton):
         named = a.names or b.names
         return not named and os.path.realpath(a.path) != os.path.realpath(b.path)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from pipelines.beton.convert import cached_beton
+from pipelines.beton.parts import stored_table
 from pipelines.data_facts import DATASETS, DataFacts
 from pipelines.datasets import default_val, open_data
 from pipelines.decoders.build import DecodeMemory, choose_loader, decode_memory
@@ -72,7 +72,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         if config.loader == "memory" and (split == "train" or config.knn_every):
             check_one_size(table)
         if choose(config, table, accelerator.device)[0] == "ffcv":
-            table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
+            table = stored_table(table, spec, split=split, on_bad=config.on_bad_image)
         return table
 
     def both() -> Data:
