@@ -16,7 +16,7 @@ from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
-from pipelines.sources.shard_files import find_shards, val_pattern
+from pipelines.sources.shard_files import check_shards, val_pattern
 from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import NAMES, find_splits, sibling_val
@@ -161,7 +161,7 @@ def _val_beton(spec: str) -> str | None:
 
 
 def _check_shards(spec: str) -> None:
-    find_shards(spec.removeprefix("wds:"))
+    check_shards(spec.removeprefix("wds:"))
 
 
 def _open_shards(spec: str, opening: Opening) -> Table:
