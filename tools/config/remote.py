@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.ranges import Count, Positive
-from pipelines.remote.options import RemoteOptions
 from tools.config.section import Section, free
+
+if TYPE_CHECKING:
+    from pipelines.remote.file import RemoteOptions
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class RemoteConfig(Section):
 
 
 def remote_options(config: RemoteConfig) -> RemoteOptions:
-    """Return the options of the remote files of a run."""
+    """Return how the remote files of a run are fetched and kept."""
+    from pipelines.remote.file import RemoteOptions
+    from pipelines.system.cache import cache_root
+
     size = None if config.cache_size is None else round(config.cache_size * 1e9)
-    return RemoteOptions(config.cache_dir, size, config.fetch_connections)
+    folder = config.cache_dir or cache_root()
+    return RemoteOptions(folder.expanduser(), size, config.fetch_connections)

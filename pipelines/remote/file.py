@@ -1,0 +1,268 @@
+"""A remote file: a local path to map, whose bytes are there when they are held.
+
+file = open_remote("s3://bucket/train.beton", RemoteOptions(Path("cache")))
+file.will_need(ranges)            # asks, and returns at once
+with file.held(ranges):           # waits, and keeps them
+    np.memmap(file.path, mode="r")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.remote.errors import CHANGED, RemoteError
+from pipelines.remote.locks import Locks
+from pipelines.remote.loop import AHEAD, NEEDED, Loop
+from pipelines.remote.room import AHEAD as STAYS
+from pipelines.remote.room import Room, require_room
+from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
+from pipelines.remote.store import RETRY, RemoteObject, Retry, open_object
+from pipelines.remote.transfer import Counters, Transfer
+from pipelines.remote.url import title_of
+from pipelines.system import page_cache
+
+LOOK_AGAIN = 0.5
+"""Seconds after which a step asks again for pieces that did not come."""
+
+
+@dataclass(frozen=True)
+class RemoteOptions:
+    """Where remote files are kept, and how they are fetched; no part of a run's identity."""
+
+    cache_dir: Path
+    cache_size: int | None = None
+    """Bytes that all remote files below ``cache_dir`` may take; None: as much as they need."""
+    connections: int = 32
+    """Requests at a time, of a process."""
+    retry: Retry = RETRY
+
+
+class RemoteFile:
+    """A remote file, opened. It can be pickled, and then reads the same version elsewhere."""
+
+    def __init__(
+        self, source: RemoteObject, options: RemoteOptions, crc: Sequence[int] | None = None
+    ) -> None:
+        root = root_of(options.cache_dir)
+        identity = Identity(source.title, source.version, source.size)
+        if crc is not None and len(crc) != identity.pieces:
+            raise RemoteError(
+                f"{source.title}: {identity.pieces:,} pieces, and {len(crc):,} checksums in its "
+                ".beton.json: they are not of one version. Write both again"
+            )
+        self._source, self._options, self._crc = source, options, crc
+        self._pid = os.getpid()
+        self._file = SparseFile(root / identity.folder, identity)
+        self._transfer = Transfer(source, self._file, _room(root, options.cache_size), crc)
+        self._pins = self._file.pin_all() if options.cache_size is None else None
+        self._loop = _loop(options.connections)
+        self._loop.add(self._transfer)
+        self._end = weakref.finalize(
+            self, _close, self._transfer, self._pins, (self._pid, options.connections)
+        )
+
+    @property
+    def path(self) -> Path:
+        """The local file, sparse, of the object's size."""
+        return self._file.path
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: its URL."""
+        return self._source.title
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        return self._source.size
+
+    @property
+    def counters(self) -> Counters:
+        """What this process has fetched, and waited for."""
+        return self._transfer.counters
+
+    def missing(self) -> int:
+        """Return the bytes that are not here yet."""
+        everything = np.arange(self._file.identity.pieces)
+        return len(self._file.missing(everything)) * PIECE
+
+    def will_need(self, ranges: NDArray[np.int64]) -> None:
+        """Ask for byte ranges, begin and end, (k, 2); returns at once.
+
+        Raises:
+            RemoteError: an earlier request failed.
+        """
+        self._check_process()
+        self._raise_noted()
+        pieces = self._file.pieces_of(ranges)
+        self._file.record.used[pieces] = time.time() + STAYS
+        missing = self._file.missing(pieces)
+        if len(missing):
+            self._loop.submit(self._transfer, missing, AHEAD)
+
+    @contextlib.contextmanager
+    def held(self, ranges: NDArray[np.int64]) -> Iterator[None]:
+        """Wait for byte ranges, begin and end, (k, 2), and keep them during the block.
+
+        Raises:
+            RemoteError: they cannot be fetched, or not be written.
+        """
+        self._check_process()
+        pieces = self._file.pieces_of(ranges)
+        pinned = self._file.pinned(pieces) if self._pins is None else contextlib.nullcontext()
+        with pinned:
+            self._wait(pieces)
+            self.counters.bytes_held += int((ranges[:, 1] - ranges[:, 0]).sum())
+            yield
+            self._file.record.used[pieces] = time.time()
+
+    def ensure(self, ranges: NDArray[np.int64]) -> None:
+        """Wait for byte ranges, begin and end, (k, 2).
+
+        Raises:
+            RemoteError: as ``held``.
+        """
+        with self.held(ranges):
+            pass
+
+    def forget(self, ranges: NDArray[np.int64]) -> None:
+        """Drop the bytes from the page cache; they stay on the disk."""
+        page_cache.forget(self.path, ranges)
+
+    def close(self) -> None:
+        """End the requests, and make what is here outlast a reboot; maps stay valid."""
+        if self._end.alive:
+            self._transfer.sync()
+        self._end()
+
+    def _wait(self, pieces: Pieces) -> None:
+        missing = self._file.missing(pieces)
+        if not len(missing):
+            return
+        start, transfer = time.monotonic(), self._transfer
+        transfer.error = None
+        transfer.wanted.update(missing.tolist())
+        try:
+            while len(missing):
+                self._loop.submit(transfer, missing, NEEDED)
+                until = time.monotonic() + LOOK_AGAIN
+                while len(missing) and time.monotonic() < until:
+                    with transfer.changed:
+                        missing = self._file.missing(missing)
+                        if len(missing) and transfer.error is None:
+                            transfer.changed.wait(LOOK_AGAIN)
+                    if len(missing):
+                        self._raise_noted()
+                        self._check_loop()
+        finally:
+            transfer.wanted.difference_update(pieces.tolist())
+            self.counters.seconds_waited += time.monotonic() - start
+
+    def _raise_noted(self) -> None:
+        error, self._transfer.error = self._transfer.error, None
+        if error is not None:
+            raise error
+
+    def _check_loop(self) -> None:
+        if not self._loop.alive():
+            raise RemoteError(f"{self.title}: closed")
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise RemoteError(
+                f"{self.title}: opened before a fork, which it does not survive: start processes "
+                "by spawn or forkserver"
+            )
+        if not self._end.alive:
+            raise RemoteError(f"{self.title}: closed")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopened, (self._source, self._options, self._crc)
+
+
+def open_remote(url: str, options: RemoteOptions, crc: Sequence[int] | None = None) -> RemoteFile:
+    """Open the object of a URL; ``crc`` has a checksum for each of its pieces.
+
+    Raises:
+        RemoteError: it cannot be read, or its cache cannot be used.
+    """
+    return open_all([url], options, None if crc is None else [crc])[0]
+
+
+def open_all(
+    urls: Sequence[str], options: RemoteOptions, crcs: Sequence[Sequence[int] | None] | None = None
+) -> list[RemoteFile]:
+    """Open several objects, which takes about as long as one.
+
+    Raises:
+        RemoteError: one cannot be read, the cache cannot be used, or the disk is too small.
+    """
+    with ThreadPoolExecutor(min(options.connections, max(1, len(urls)))) as pool:
+        sources = list(pool.map(lambda url: open_object(url, options.retry), urls))
+    crcs = crcs or [None] * len(sources)
+    try:
+        files = [RemoteFile(s, options, crc) for s, crc in zip(sources, crcs, strict=True)]
+    except OSError as error:
+        raise RemoteError(
+            f"{options.cache_dir}: cannot be written ({error.strerror}); --cache-dir names another "
+            "folder for remote files"
+        ) from error
+    if options.cache_size is None:
+        require_room(root_of(options.cache_dir), urls[0], [(f.path, f.size) for f in files])
+    return files
+
+
+def piece_checksums(path: Path) -> list[int]:
+    """Return the CRC-32 of each piece of a local file, for its ``.beton.json``."""
+    found = []
+    with path.open("rb") as file:
+        while data := file.read(PIECE):
+            found.append(zlib.crc32(data))
+    return found
+
+
+def _reopened(
+    source: RemoteObject, options: RemoteOptions, crc: Sequence[int] | None
+) -> RemoteFile:
+    now = open_object(source.url, options.retry)
+    if (now.size, now.version) != (source.size, source.version):
+        how = f"ETag {source.version} then, {now.version} now"
+        raise RemoteError(CHANGED.format(url=title_of(source.url), how=how))
+    return RemoteFile(source, options, crc)
+
+
+_loops: dict[tuple[int, int], Loop] = {}
+_rooms: dict[tuple[int, Path, int | None], Room] = {}
+
+
+def _loop(connections: int) -> Loop:
+    key = os.getpid(), connections
+    if key not in _loops or not _loops[key].alive():
+        _loops[key] = Loop(connections)
+    return _loops[key]
+
+
+def _room(root: Path, limit: int | None) -> Room:
+    return _rooms.setdefault((os.getpid(), root, limit), Room(root, limit))
+
+
+def _close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
+    """Close a file, unless this is a fork of the process that has it open."""
+    if os.getpid() == key[0]:
+        loop = _loops[key]
+        if loop.remove(transfer):
+            _loops.pop(key)
+        transfer.close()
+        if pins is not None:
+            pins.close()
