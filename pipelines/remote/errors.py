@@ -18,9 +18,15 @@ CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN "
     "gives access; AZURE_SKIP_SIGNATURE=true reads a public container",
     "hf": "HF_TOKEN, or `hf auth login`, gives access to private and gated data sets",
-    "http": "no credentials are sent; a signed URL carries its own",
+    "http": "A web server is sent no credentials; a signed URL carries its own",
 }
 """What gives access, by kind of URL."""
+KINDS_OF_FAILURE = {
+    "Timeout": "no answer in time",
+    "Connect": "no connection to the host",
+    "Interrupted": "the connection broke",
+}
+"""What the library calls a failed connection, and what it means."""
 RESUME = "the run resumes with --resume auto"
 CHANGED = (
     "{url}: the object has changed since it was opened ({how}). Bytes of two versions are never "
@@ -34,22 +40,27 @@ def without_query(text: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return the sentence of an error of the library, without its debug output and secrets."""
-    text = str(error).split("Debug source", 1)[0]
-    return without_query(" ".join(text.split())).removesuffix("refused by the test").rstrip(" :")
+    """Return what an error of the library says, in short and without the queries of URLs."""
+    text, _, debug = str(error).partition("Debug source")
+    for kind, words in KINDS_OF_FAILURE.items():
+        if f"kind: {kind}" in debug:
+            return words
+    if status := re.search(r"non-2xx status code: (\d+(?: [A-Z]\w+)*)", text):
+        return f"status {status[1]}"
+    return without_query(" ".join(text.split()))
 
 
 def no_access(url: str, kind: str, error: BaseException) -> RemoteError:
     """Return the refusal of a store that knows, or accepts, no credentials of ours."""
     code = "401" if "Unauthenticated" in type(error).__name__ else "403"
-    return RemoteError(f"{url}: access denied ({code}). {_hint(kind)}; {RESUME}")
+    return RemoteError(f"{url}: access denied ({code}). {_hint(kind)}. Then {RESUME}")
 
 
 def not_found(url: str, kind: str) -> RemoteError:
     """Return the refusal for an object that is not there, or that is hidden from us."""
     return RemoteError(
         f"{url}: no such object (404). Check the spelling; a store may also hide an object from "
-        f"whoever may not read it: {_hint(kind)}"
+        f"whoever may not read it. {_hint(kind)}"
     )
 
 
@@ -73,7 +84,7 @@ def failed(url: str, error: BaseException) -> RemoteError:
     """Return the refusal after all retries of a request."""
     text = reason(error)
     busy = "; --fetch-connections asks for less at a time" if "429" in text or "503" in text else ""
-    return RemoteError(f"{url}: the request failed after all retries ({text}){busy}; {RESUME}")
+    return RemoteError(f"{url}: the request failed after all retries: {text}{busy}; {RESUME}")
 
 
 def disk_full(folder: object, url: str) -> RemoteError:

@@ -1,14 +1,17 @@
 """A remote file: a local path to map, whose bytes are there when they are held.
 
-file = open_remote("s3://bucket/train.beton", RemoteOptions(Path("cache")))
-file.will_need(ranges)            # asks, and returns at once
-with file.held(ranges):           # waits, and keeps them
-    np.memmap(file.path, mode="r")
+The file is opened, asked ahead of time for bytes, and held while they are read:
+
+    file = open_remote("s3://bucket/train.beton", RemoteOptions(Path("cache")))
+    file.will_need(ranges)
+    with file.held(ranges):
+        file.bytes[begin:end]
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import time
 import weakref
@@ -16,10 +19,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.locks import Locks
@@ -31,6 +34,8 @@ from pipelines.remote.store import RETRY, RemoteObject, Retry, open_object
 from pipelines.remote.transfer import Counters, Transfer
 from pipelines.remote.url import title_of
 from pipelines.system import page_cache
+from pipelines.system.page_cache import Ranges
+from pipelines.system.stored_file import Bytes, StoredFile
 
 LOOK_AGAIN = 0.5
 """Seconds after which a step asks again for pieces that did not come."""
@@ -48,7 +53,7 @@ class RemoteOptions:
     retry: Retry = RETRY
 
 
-class RemoteFile:
+class RemoteFile(StoredFile):
     """A remote file, opened. It can be pickled, and then reads the same version elsewhere."""
 
     def __init__(
@@ -92,12 +97,38 @@ class RemoteFile:
         """What this process has fetched, and waited for."""
         return self._transfer.counters
 
-    def missing(self) -> int:
-        """Return the bytes that are not here yet."""
-        everything = np.arange(self._file.identity.pieces)
-        return len(self._file.missing(everything)) * PIECE
+    @cached_property
+    def bytes(self) -> Bytes:
+        """The whole file, memory-mapped read-only; what is not here reads as zeros."""
+        return np.frombuffer(self._map, np.uint8)
 
-    def will_need(self, ranges: NDArray[np.int64]) -> None:
+    @cached_property
+    def _map(self) -> mmap.mmap:
+        with self.path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, begin: int, size: int) -> Bytes:
+        """Wait for a piece of the file, and return a copy.
+
+        Raises:
+            RemoteError: as ``held``.
+        """
+        with self.held(np.array([[begin, begin + size]])):
+            return self.bytes[begin : begin + size].copy()
+
+    @property
+    def options(self) -> RemoteOptions:
+        """Where it is kept, and how it is fetched."""
+        return self._options
+
+    def missing(self, ranges: Ranges | None = None) -> int:
+        """Return the bytes that are not here yet, of the pieces of ranges (default: of all)."""
+        pieces = np.arange(self._file.identity.pieces)
+        if ranges is not None:
+            pieces = self._file.pieces_of(ranges)
+        return len(self._file.missing(pieces)) * PIECE
+
+    def will_need(self, ranges: Ranges) -> None:
         """Ask for byte ranges, begin and end, (k, 2); returns at once.
 
         Raises:
@@ -112,7 +143,7 @@ class RemoteFile:
             self._loop.submit(self._transfer, missing, AHEAD)
 
     @contextlib.contextmanager
-    def held(self, ranges: NDArray[np.int64]) -> Iterator[None]:
+    def held(self, ranges: Ranges) -> Iterator[None]:
         """Wait for byte ranges, begin and end, (k, 2), and keep them during the block.
 
         Raises:
@@ -127,7 +158,7 @@ class RemoteFile:
             yield
             self._file.record.used[pieces] = time.time()
 
-    def ensure(self, ranges: NDArray[np.int64]) -> None:
+    def ensure(self, ranges: Ranges) -> None:
         """Wait for byte ranges, begin and end, (k, 2).
 
         Raises:
@@ -136,9 +167,16 @@ class RemoteFile:
         with self.held(ranges):
             pass
 
-    def forget(self, ranges: NDArray[np.int64]) -> None:
-        """Drop the bytes from the page cache; they stay on the disk."""
+    def forget(self, ranges: Ranges) -> None:
+        """Drop the bytes from this map and the page cache; they stay on the disk."""
+        if "_map" in vars(self):
+            for begin, end in page_cache.whole_pages(ranges).tolist():
+                self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
         page_cache.forget(self.path, ranges)
+
+    def interrupt(self) -> None:
+        """Let every ``held`` that waits now, in any thread, raise ``RemoteError``."""
+        self._transfer.interrupt()
 
     def close(self) -> None:
         """End the requests, and make what is here outlast a reboot; maps stay valid."""
@@ -151,6 +189,7 @@ class RemoteFile:
         if not len(missing):
             return
         start, transfer = time.monotonic(), self._transfer
+        interruptions = transfer.interruptions
         transfer.error = None
         transfer.wanted.update(missing.tolist())
         try:
@@ -165,6 +204,8 @@ class RemoteFile:
                     if len(missing):
                         self._raise_noted()
                         self._check_loop()
+                        if transfer.interruptions != interruptions:
+                            raise RemoteError(f"{self.title}: interrupted")
         finally:
             transfer.wanted.difference_update(pieces.tolist())
             self.counters.seconds_waited += time.monotonic() - start

@@ -16,7 +16,7 @@ from pipelines.remote import disk
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.locks import Run, locks
 from pipelines.remote.record import ABSENT
-from pipelines.remote.sparse import SparseFile, open_folder
+from pipelines.remote.sparse import PIECE, SparseFile, open_folder
 from pipelines.system.units import size_text
 
 SLACK = 64
@@ -52,7 +52,7 @@ class Room:
             over = self._taken(files) + need - self.limit
             if over > 0:
                 until = None if needed else time.time()
-                over -= self._remove(files, over + self.limit // SLACK, until)
+                over -= self._remove(files, over + self.limit // SLACK // PIECE * PIECE, until)
             if over > 0 and not needed:
                 return False
             self.exceeded = max(self.exceeded, over)

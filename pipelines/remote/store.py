@@ -146,6 +146,8 @@ def open_object(url: str, retry: Retry = RETRY) -> RemoteObject:
             meta = obs.get(store, path, options={"range": (0, 1)}).meta
             break
         except Exception as error:
+            if "416 Range Not Satisfiable" in str(error):
+                raise RemoteError(f"{title_of(url)}: is empty") from error
             if fresh or kind_of(url) != "hf" or isinstance(error, RemoteError):
                 raise _words(error, url, "") from error
     etag, modified = _version(meta)

@@ -10,6 +10,7 @@ The server runs in this process, ends with the block, and answers 127.0.0.1 only
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import socket
@@ -112,6 +113,7 @@ class HttpStore:
         ]
 
 
+@functools.lru_cache(64)
 def etag_of(data: bytes) -> str:
     """Return the ETag of an object."""
     return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
