@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.beton.format import open_beton
+from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_val
 from pipelines.data_spec import NAMED, PLUS, is_spec
+from pipelines.remote.file import RemoteOptions
+from pipelines.remote.url import is_remote
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
@@ -37,6 +40,8 @@ class Opening:
     download: bool = True
     """Fetch published files that are missing."""
     rules: ImageRules = RULES
+    remote: RemoteOptions | None = None
+    """How remote files are fetched and kept; None: in the cache, with room for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ def kind_of(spec: str) -> Kind:
     for prefix, kind in PREFIXED.items():
         if spec.startswith(prefix):
             return kind
+    if is_remote(spec):
+        return REMOTE
     if spec.endswith(".beton"):
         return BETON
     if spec in NAMED:
@@ -71,7 +78,7 @@ def kind_of(spec: str) -> Kind:
 
 def grammar() -> tuple[str, ...]:
     """Return the forms of ``--data``."""
-    return (*NAMED, *(kind.form for kind in (*PREFIXED.values(), BETON)))
+    return (*NAMED, *(kind.form for kind in (*PREFIXED.values(), BETON, REMOTE)))
 
 
 def _hint(spec: str) -> str:
@@ -151,6 +158,25 @@ def _val_beton(spec: str) -> str | None:
     return None
 
 
+def _check_url(url: str) -> None:
+    if not is_remote_beton(url):
+        raise ValueError(
+            "a remote file must be a .beton, as s3://bucket/train.beton, or tar shards, as "
+            "wds:s3://bucket/train-{000..146}.tar; tools/write_ffcv.py SOURCE s3://... writes one"
+        )
+
+
+def _open_remote(url: str, opening: Opening) -> Table:
+    return open_remote_beton(url, opening.remote)
+
+
+def _val_remote(url: str) -> str | None:
+    place = remote_val(url)
+    if place is not None and "test" in place.rpartition("/")[2] and "test" not in url:
+        print_once(log, f"{url} has no val.beton: the scores are those of {place}")
+    return place
+
+
 def _open_published(name: str, opening: Opening) -> Table:
     how, split = opening, opening.split
     if name == "photos":
@@ -195,5 +221,6 @@ PREFIXED: dict[str, Kind] = {
         "their Parquet files",
     ),
 }
+REMOTE = Kind("URL.beton", _check_url, _open_remote, _val_remote)
 BETON = Kind("PATH.beton", _check_place, _open_beton, _val_beton)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)
