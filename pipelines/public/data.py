@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines import datasets
 from pipelines.data_facts import DataFacts, channel_facts, data_facts
+from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
@@ -70,12 +71,13 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     pages: Pages = "first",
     max_pixels: int = MAX_PIXELS,
     like: Data | None = None,
+    remote: RemoteOptions | None = None,
 ) -> Data:
     """Open a data set.
 
     Args:
-        spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``
-            or ``PATH.beton``.
+        spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``,
+            ``PATH.beton`` or its URL (s3, gs, az, http, https, hf).
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
@@ -88,6 +90,7 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         pages: the page or frame of a file that is an image: the first, or each.
         max_pixels: larger images are refused.
         like: training images, whose range and background these get.
+        remote: how the file of a URL is fetched, and where it is kept (default: in the cache).
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
@@ -97,7 +100,13 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     if like is not None:
         rules = rules.like(like.table.source.rules)
     table = datasets.open_data(
-        spec, Path(data_dir), split, on_bad=on_bad_image, classes_file=file, rules=rules
+        spec,
+        Path(data_dir),
+        split,
+        on_bad=on_bad_image,
+        classes_file=file,
+        rules=rules,
+        remote=remote,
     )
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):

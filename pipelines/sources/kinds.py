@@ -42,6 +42,8 @@ class Opening:
     rules: ImageRules = RULES
     remote: RemoteOptions | None = None
     """How remote files are fetched and kept; None: in the cache, with room for all of them."""
+    is_part: bool = False
+    """Whether other data sets are joined to it: they may hold the classes that it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,11 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
+    if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
+        return REMOTE
     for prefix, kind in PREFIXED.items():
         if spec.startswith(prefix):
             return kind
-    if is_remote(spec):
-        return REMOTE
     if spec.endswith(".beton"):
         return BETON
     if spec in NAMED:
@@ -110,8 +112,10 @@ def _check_place(spec: str) -> None:
 
 
 def _open_folder(spec: str, opening: Opening) -> Table:
-    path = _split_folder(_place(spec), opening.split)
-    return scan(path, cache_root(), opening.on_bad, opening.keep, opening.rules)
+    path, keep = _split_folder(_place(spec), opening.split), opening.keep
+    if keep is not None and opening.is_part:
+        keep = tuple(name for name in keep if (path / name).is_dir())
+    return scan(path, cache_root(), opening.on_bad, keep, opening.rules)
 
 
 def _split_folder(path: Path, split: Split) -> Path:

@@ -177,8 +177,8 @@ def is_temporary(path: Path) -> bool:
 def make_room(need: int) -> None:
     """Remove killed conversions, then the least recently used files, until ``need`` bytes fit.
 
-    Tables of sizes stay, since they are small, and so does what is in use. Pieces of remote files do
-    not count: ``--cache-size`` limits them.
+    Tables of sizes stay, since they are small, and so does what is in use. Pieces of remote files
+    do not count: ``--cache-size`` limits them.
 
     Raises:
         ValueError: ``need`` is over the limit of the whole cache.
