@@ -24,13 +24,14 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.remote.connect import RETRY, Retry
 from pipelines.remote.errors import CHANGED, RemoteError
-from pipelines.remote.locks import Locks
-from pipelines.remote.loop import AHEAD, NEEDED, Loop
+from pipelines.remote.loop import AHEAD, NEEDED
+from pipelines.remote.process import close, loop_of, room_of
 from pipelines.remote.room import AHEAD as STAYS
-from pipelines.remote.room import Room, require_room
+from pipelines.remote.room import require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
-from pipelines.remote.store import RETRY, RemoteObject, Retry, open_object
+from pipelines.remote.store import RemoteObject, open_object
 from pipelines.remote.transfer import Counters, Transfer
 from pipelines.remote.url import title_of
 from pipelines.system import page_cache
@@ -69,12 +70,12 @@ class RemoteFile(StoredFile):
         self._source, self._options, self._crc = source, options, crc
         self._pid = os.getpid()
         self._file = SparseFile(root / identity.folder, identity)
-        self._transfer = Transfer(source, self._file, _room(root, options.cache_size), crc)
+        self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
-        self._loop = _loop(options.connections)
+        self._loop = loop_of(options.connections)
         self._loop.add(self._transfer)
         self._end = weakref.finalize(
-            self, _close, self._transfer, self._pins, (self._pid, options.connections)
+            self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
 
     @property
@@ -281,29 +282,3 @@ def _reopened(
         how = f"ETag {source.version} then, {now.version} now"
         raise RemoteError(CHANGED.format(url=title_of(source.url), how=how))
     return RemoteFile(source, options, crc)
-
-
-_loops: dict[tuple[int, int], Loop] = {}
-_rooms: dict[tuple[int, Path, int | None], Room] = {}
-
-
-def _loop(connections: int) -> Loop:
-    key = os.getpid(), connections
-    if key not in _loops or not _loops[key].alive():
-        _loops[key] = Loop(connections)
-    return _loops[key]
-
-
-def _room(root: Path, limit: int | None) -> Room:
-    return _rooms.setdefault((os.getpid(), root, limit), Room(root, limit))
-
-
-def _close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
-    """Close a file, unless this is a fork of the process that has it open."""
-    if os.getpid() == key[0]:
-        loop = _loops[key]
-        if loop.remove(transfer):
-            _loops.pop(key)
-        transfer.close()
-        if pins is not None:
-            pins.close()

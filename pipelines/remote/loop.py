@@ -72,6 +72,10 @@ class Loop:
         self._thread.join()
         return True
 
+    def is_this_thread(self) -> bool:
+        """Whether the caller runs in the loop's thread, which may not wait for itself."""
+        return threading.current_thread() is self._thread
+
     def alive(self) -> bool:
         """Whether it still fetches."""
         return self._thread.is_alive()

@@ -7,6 +7,7 @@ counting the pieces of all copies: no counter can go wrong when a process is kil
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from pipelines.remote.locks import Run, locks
 from pipelines.remote.record import ABSENT
 from pipelines.remote.sparse import PIECE, SparseFile, open_folder
 from pipelines.system.units import size_text
+
+log = logging.getLogger(__name__)
 
 SLACK = 64
 """Removal goes on below the limit by this part of it, so that it is rare."""
@@ -55,6 +58,11 @@ class Room:
                 over -= self._remove(files, over + self.limit // SLACK // PIECE * PIECE, until)
             if over > 0 and not needed:
                 return False
+            if over > 0 and not self.exceeded:
+                log.warning(
+                    "--cache-size %s is less than one step needs; it is exceeded for a while",
+                    size_text(self.limit),
+                )
             self.exceeded = max(self.exceeded, over)
             file.reserve(run)
             return True

@@ -26,6 +26,7 @@ from pipelines.remote import disk, errors, record
 from pipelines.remote.locks import Locks, Run, locks
 from pipelines.remote.record import ABSENT, PRESENT, RESERVED, Record
 from pipelines.system.atomic import building
+from pipelines.system.cache import REMOTE
 
 PIECE = 1 << 18
 """Bytes that are fetched, recorded and removed as one."""
@@ -62,7 +63,7 @@ class Identity:
 
 def root_of(cache_dir: Path) -> Path:
     """Return the folder of the copies."""
-    return cache_dir / "remote"
+    return cache_dir / REMOTE
 
 
 class SparseFile:

@@ -25,8 +25,10 @@ ABANDONED = 600.0
 """Seconds without a write after which an unlocked temporary file is a killed process's."""
 ABANDONED_UNLOCKABLE = 86_400.0
 """The same on a file system without locks."""
-PLACES = ("betons", "tables", "remote")
-"""Folders of the cache that hold several entries."""
+REMOTE = "remote"
+"""Folder of the copies of remote files, which ``--cache-size`` limits, not this module."""
+ROOMS = ("betons", "tables", REMOTE)
+"""Folders of the cache whose entries are removed one by one."""
 _held: dict[Path, int] = {}
 """Locked file -> descriptor, open until this process ends."""
 
@@ -91,17 +93,19 @@ class Entry:
     @property
     def is_remote(self) -> bool:
         """Whether it holds pieces of a remote file, which have a limit of their own."""
-        return self.path.parent.name == "remote"
+        return self.path.parent.name == REMOTE
 
 
 def entries() -> list[Entry]:
     """Return what the cache holds, the least recently used first."""
     root = cache_root()
     found = []
-    for place in (root, *(root / name for name in PLACES)):
+    for place in (root, *(root / name for name in ROOMS)):
         for path in _children(place):
-            if path.parent == root and path.name in PLACES:
+            if path.parent == root and path.name in ROOMS:
                 continue
+            if place.name == REMOTE and not path.is_dir():
+                continue  # a lock, which takes no room
             if path.suffix == ".json" and path.with_suffix("").is_file():
                 continue  # counted with its .beton
             with contextlib.suppress(FileNotFoundError):

@@ -19,6 +19,7 @@ import pytest
 from http_store import HttpStore, serving
 
 from pipelines.remote import disk, record, store
+from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import (
     RemoteFile,
@@ -28,7 +29,7 @@ from pipelines.remote.file import (
     piece_checksums,
 )
 from pipelines.remote.sparse import PIECE, runs
-from pipelines.remote.store import Retry
+from pipelines.system import cache
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=3, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
@@ -412,8 +413,8 @@ def test_ctrl_c_does_not_wait_for_the_store(web: HttpStore, tmp_path: Path) -> N
     program = f"""
         import numpy as np
         from pathlib import Path
+        from pipelines.remote.connect import Retry
         from pipelines.remote.file import RemoteOptions, open_remote
-        from pipelines.remote.store import Retry
         options = RemoteOptions(Path({str(tmp_path)!r}), retry=Retry(silence=600.0))
         file = open_remote("{web.url}/a.beton", options)
         print("open", flush=True)
@@ -447,3 +448,23 @@ def test_pieces_of_ranges(file: RemoteFile) -> None:
         assert file._file.pieces_of(ranges).tolist() == want
     assert runs(np.array([3]), 2) == [(3, 4)] and runs(np.array([], np.int64)) == []
     assert re.fullmatch(r"[0-9a-f]{32}", file.path.parent.name) and file.path.name == "a.beton"
+
+
+def test_the_cache_lists_copies_and_removes_those_that_nobody_has_open(
+    web: HttpStore, options: RemoteOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMIX_CACHE", str(options.cache_dir))
+    monkeypatch.setenv("UNMIX_CACHE_LIMIT", "0.001")  # GB; a copy is over it, and none of its
+    file = open_remote(f"{web.url}/a.beton", options)
+    read(file)
+    cache.make_room(1000)
+    (entry,) = cache.entries()
+    assert entry.path == file.path.parent and entry.bytes >= SIZE
+    assert cache.empty() == ([], [entry])
+    read(file)
+    file.close()
+    gone, used = cache.empty()
+    assert [entry.path for entry in gone] == [file.path.parent] and not used
+    again = open_remote(f"{web.url}/a.beton", options)
+    read(again)
+    again.close()

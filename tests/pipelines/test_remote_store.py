@@ -12,9 +12,10 @@ import pytest
 from http_store import serving
 from hub_store import COMMIT, Hub
 
-from pipelines.remote import hub, store
+from pipelines.remote import connect, hub, store
+from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
-from pipelines.remote.store import Retry, expand, open_object, read_small, upload
+from pipelines.remote.store import expand, open_object, read_small, upload
 from pipelines.remote.url import braces, is_remote, matching, split
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
@@ -27,7 +28,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith(("AWS_", "HF_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", "/nowhere")
-    for cached in (store._store, store._located, hub._commit):
+    for cached in (connect.store_of, connect._located, hub._commit):
         cached.cache_clear()
 
 
@@ -113,8 +114,8 @@ def test_a_profile_of_aws_is_read(
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(saved))
     monkeypatch.setenv("AWS_PROFILE", "mine")
-    store._store.cache_clear()
-    assert store._aws_profile()()["access_key_id"] == "from-the-profile"
+    connect.store_of.cache_clear()
+    assert connect._aws_profile()()["access_key_id"] == "from-the-profile"
     assert open_object(f"{bucket}/x", FAST).get(0, 4) == b"text"
 
 
@@ -201,7 +202,7 @@ def test_patterns() -> None:
 
 
 def test_without_obstore_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_imported", functools.cache(store._imported.__wrapped__))
+    monkeypatch.setattr(connect, "_imported", functools.cache(connect._imported.__wrapped__))
     monkeypatch.setitem(sys.modules, "obstore", None)
     for act in (open_object, read_small):
         with pytest.raises(RemoteError, match=r"pip install 'unmix\[remote\]'"):
