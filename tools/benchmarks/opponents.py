@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from pipelines.datasets import IMAGENET
+from pipelines.data_facts import IMAGENET
 from pipelines.decoders import MissingPackage
 from pipelines.sources.table import Table
 from tools.benchmarks.setting import Setting
