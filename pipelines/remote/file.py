@@ -116,10 +116,17 @@ class RemoteFile(StoredFile):
         with self.held(np.array([[begin, begin + size]])):
             return self.bytes[begin : begin + size].copy()
 
-    def missing(self) -> int:
-        """Return the bytes that are not here yet, in whole pieces."""
-        everything = np.arange(self._file.identity.pieces)
-        return len(self._file.missing(everything)) * PIECE
+    @property
+    def options(self) -> RemoteOptions:
+        """Where it is kept, and how it is fetched."""
+        return self._options
+
+    def missing(self, ranges: Ranges | None = None) -> int:
+        """Return the bytes that are not here yet: whole pieces of ranges (default: of all)."""
+        pieces = np.arange(self._file.identity.pieces)
+        if ranges is not None:
+            pieces = self._file.pieces_of(ranges)
+        return len(self._file.missing(pieces)) * PIECE
 
     def will_need(self, ranges: Ranges) -> None:
         """Ask for byte ranges, begin and end, (k, 2); returns at once.
@@ -167,6 +174,10 @@ class RemoteFile(StoredFile):
                 self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
         page_cache.forget(self.path, ranges)
 
+    def interrupt(self) -> None:
+        """Let every ``held`` that waits now, in any thread, raise ``RemoteError``."""
+        self._transfer.interrupt()
+
     def close(self) -> None:
         """End the requests, and make what is here outlast a reboot; maps stay valid."""
         if self._end.alive:
@@ -178,6 +189,7 @@ class RemoteFile(StoredFile):
         if not len(missing):
             return
         start, transfer = time.monotonic(), self._transfer
+        interruptions = transfer.interruptions
         transfer.error = None
         transfer.wanted.update(missing.tolist())
         try:
@@ -192,6 +204,8 @@ class RemoteFile(StoredFile):
                     if len(missing):
                         self._raise_noted()
                         self._check_loop()
+                        if transfer.interruptions != interruptions:
+                            raise RemoteError(f"{self.title}: interrupted")
         finally:
             transfer.wanted.difference_update(pieces.tolist())
             self.counters.seconds_waited += time.monotonic() - start
