@@ -29,6 +29,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith(("AWS_", "HF_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     for cached in (connect.store_of, connect._located, hub._commit):
         cached.cache_clear()
 
@@ -118,6 +120,18 @@ def test_a_profile_of_aws_is_read(
     connect.store_of.cache_clear()
     assert connect._aws_profile()()["access_key_id"] == "from-the-profile"
     assert open_object(f"{bucket}/x", FAST).get(0, 4) == b"text"
+
+
+@pytest.mark.parametrize("url", ["s3://box/x", "az://box/x"])
+def test_missing_credentials_are_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving({}) as web:
+        nobody = web.url
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", nobody)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    monkeypatch.setenv("AZURE_MSI_ENDPOINT", f"{nobody}/metadata/identity/oauth2/token")
+    name = {"s3": "AWS_ACCESS_KEY_ID", "az": "AZURE_STORAGE_ACCOUNT_KEY"}[url[:2]]
+    with pytest.raises(RemoteError, match=f"no credentials are set.*{name}"):
+        open_object(url, FAST)
 
 
 def test_the_hub_is_read_at_one_commit_through_signed_urls(
