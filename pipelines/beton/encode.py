@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,9 @@ from PIL import Image
 
 from pipelines.beton.format import MAX_SIDE, Sample
 from pipelines.sources.colors import as_image
-from pipelines.sources.files import Files
 from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
+from pipelines.sources.joined import page_of
+from pipelines.sources.parquet_rows import Parquet, split_parquet
 from pipelines.sources.samples import ORIENTATION
 from pipelines.sources.table import Table
 
@@ -85,7 +86,7 @@ def _kept(task: Task, row: int, why: str) -> Encoded | str:
         return why
     if data is None or not 0 < max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
         return why
-    is_page = isinstance(table.source, Files) and table.source.page(row) > 0
+    is_page = page_of(table.source, row) > 0
     stored = b"\0" if is_page else data[: task.room].tobytes()
     sample = Sample(stored, height, width, True, int(table.label[row]), table.channels)
     return Encoded(sample, kept=True, problem=why)
@@ -116,7 +117,7 @@ def _encode_row(task: Task, row: int) -> Encoded | str:
 def _encode(data: bytes, row: int, task: Task) -> Encoded:
     settings, source, label = task.settings, task.rows.source, int(task.rows.label[row])
     rules, name = source.rules, source.name(row)
-    page = source.page(row) if isinstance(source, Files) else 0
+    page = page_of(source, row)
     header = read_header(io.BytesIO(data), rules, page)
     size = header.height, header.width
     small = not settings.max_size or max(size) <= settings.max_size
@@ -247,7 +248,20 @@ def refuse_too_large(table: Table) -> None:
 
 
 def split_table(table: Table, size: int) -> Iterator[Table]:
-    """Yield the table in parts of ``size`` rows, small enough to send to a worker."""
+    """Yield the table in parts of ``size`` rows, small enough to send to a worker.
+
+    Parquet files are yielded in ``read_order``, in parts of at most ``parquet_rows.PART_ROWS``.
+    """
+    if isinstance(table.source, Parquet):
+        yield from split_parquet(table)
+        return
     for i in range(0, len(table), size):
         part = table.take(np.arange(i, min(i + size, len(table))))
         yield dataclasses.replace(part, classes=())
+
+
+def read_order(table: Table) -> Iterable[int]:
+    """Return the rows in the order in which ``split_table`` yields them."""
+    if isinstance(table.source, Parquet):
+        return map(int, table.in_file_order())
+    return range(len(table))

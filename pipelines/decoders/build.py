@@ -15,6 +15,8 @@ from pipelines.decoders.dali_gpu import BY_DALI, DALI_ON_GPU, GpuDecoder, decodi
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits, one_size
 from pipelines.settings import Interpolation, OnBadImage
+from pipelines.sources.joined import sources_of
+from pipelines.sources.shards import Shards
 from pipelines.sources.table import Table
 
 LOADERS = ("memory", "ffcv", "dali")
@@ -29,16 +31,19 @@ def choose_loader(
         table: the data.
         device: device of training.
         budget: bytes that decoded images may take on the device.
-        data_is_beton: whether the data is a .beton file.
+        data_is_beton: whether the rows are pieces of files: of .beton files or of tar shards.
     """
+    shards = [source for source in sources_of(table.source) if isinstance(source, Shards)]
     if fits(table, budget):
         size = f"{table.height[0]}x{table.width[0]}"
         mib, most = decoded_bytes(table) / 2**20, budget / 2**20
         return "memory", f"{len(table)} images of {size} take {mib:,.0f} of {most:,.0f} MiB"
     has_ffcv = importlib.util.find_spec("ffcv") is not None
-    if data_is_beton and has_ffcv:
-        return "ffcv", "the data is a .beton file"
-    if device.type == "cuda" and not data_is_beton:
+    if not all(source.are_jpegs for source in shards):
+        return "dali", "most images in the shards are no JPEGs"
+    if data_is_beton and has_ffcv and not (device.type == "cuda" and shards):
+        return "ffcv", f"the data is {'in tar shards' if shards else 'a .beton file'}"
+    if device.type == "cuda" and (not data_is_beton or shards):
         return "dali", "image files are decoded on the GPU"
     if too_large(table).any():
         return "dali", "an image is too large for a .beton"

@@ -25,6 +25,10 @@ ABANDONED = 600.0
 """Seconds without a write after which an unlocked temporary file is a killed process's."""
 ABANDONED_UNLOCKABLE = 86_400.0
 """The same on a file system without locks."""
+REMOTE = "remote"
+"""Folder of the copies of remote files, which ``--cache-size`` limits, not this module."""
+ROOMS = ("betons", "tables", REMOTE)
+"""Folders of the cache whose entries are removed one by one."""
 _held: dict[Path, int] = {}
 """Locked file -> descriptor, open until this process ends."""
 
@@ -82,18 +86,26 @@ class Entry:
 
     path: Path
     bytes: int
+    """Bytes on the disk; holes of a sparse file take none."""
     used: float
     """Seconds since 1970."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it holds pieces of a remote file, which have a limit of their own."""
+        return self.path.parent.name == REMOTE
 
 
 def entries() -> list[Entry]:
     """Return what the cache holds, the least recently used first."""
     root = cache_root()
     found = []
-    for place in (root, root / "betons", root / "tables"):
+    for place in (root, *(root / name for name in ROOMS)):
         for path in _children(place):
-            if path.parent == root and path.name in ("betons", "tables"):
+            if path.parent == root and path.name in ROOMS:
                 continue
+            if place.name == REMOTE and not path.is_dir():
+                continue  # a lock, which takes no room
             if path.suffix == ".json" and path.with_suffix("").is_file():
                 continue  # counted with its .beton
             with contextlib.suppress(FileNotFoundError):
@@ -169,8 +181,9 @@ def is_temporary(path: Path) -> bool:
 def make_room(need: int) -> None:
     """Remove killed conversions, then the least recently used files, until ``need`` bytes fit.
 
-    Tables of sizes stay, since they are small, and so does what is in use; arrays that processes
-    have shared (``pipelines.system.shared``) go like files.
+    Tables of sizes stay, since they are small, and so does what is in use. Arrays that processes
+    have shared (``pipelines.system.shared``) go like files; copies of remote files have a limit of
+    their own.
 
     Raises:
         ValueError: ``need`` is over the limit of the whole cache.
@@ -182,7 +195,7 @@ def make_room(need: int) -> None:
             "UNMIX_CACHE_LIMIT sets another"
         )
     remove_abandoned()
-    kept = entries()
+    kept = [entry for entry in entries() if not entry.is_remote]
     total = sum(entry.bytes for entry in kept)
     for entry in kept:
         if total + need <= limit:

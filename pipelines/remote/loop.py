@@ -1,0 +1,138 @@
+"""The thread that fetches for all remote files of a process.
+
+It ends with the main thread, whatever it waits for, so Ctrl-C is never held up by a store that
+does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import TimeoutError as NotYet
+
+from pipelines.remote.locks import Run
+from pipelines.remote.sparse import Pieces, runs
+from pipelines.remote.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+NEEDED, AHEAD = 0, 1
+"""Priorities: what a step waits for comes first."""
+LONGEST = 8 << 20
+"""Bytes of a request, at most."""
+SYNC_EVERY = 30.0
+"""Seconds between the moments at which what is here is made to outlast a reboot."""
+TICK = 0.1
+"""Seconds between two looks whether the main thread lives."""
+Item = tuple[int, int, Transfer, Run]
+
+
+class Loop:
+    """An event loop in a thread, with at most ``connections`` requests at a time."""
+
+    def __init__(self, connections: int) -> None:
+        self._connections = connections
+        self._loop = asyncio.new_event_loop()
+        self._queue: asyncio.PriorityQueue[Item] = asyncio.PriorityQueue()
+        self._ended = asyncio.Event()
+        self._number = 0
+        self._transfers: set[Transfer] = set()
+        self._running: dict[asyncio.Task[None], Transfer] = {}
+        self._thread = threading.Thread(target=self._run, name="unmix-fetch")
+        self._thread.start()
+
+    def add(self, transfer: Transfer) -> None:
+        """Serve a file, and keep its record durable."""
+        self._transfers.add(transfer)
+
+    def submit(self, transfer: Transfer, pieces: Pieces, priority: int) -> None:
+        """Ask for pieces; returns at once."""
+        asked = runs(pieces, max(1, LONGEST // transfer.file.identity.piece))
+
+        def put() -> None:
+            for run in asked:
+                self._number += 1
+                self._queue.put_nowait((priority, self._number, transfer, run))
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(put)
+
+    def remove(self, transfer: Transfer) -> bool:
+        """Drop a file's requests; return whether that was the last file, and the thread ended."""
+        self._transfers.discard(transfer)
+        self._wait(self._drop(transfer))
+        if self._transfers:
+            return False
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
+        return True
+
+    def is_this_thread(self) -> bool:
+        """Whether the caller runs in the loop's thread, which may not wait for itself."""
+        return threading.current_thread() is self._thread
+
+    def alive(self) -> bool:
+        """Whether it still fetches."""
+        return self._thread.is_alive()
+
+    def _wait(self, work: Coroutine[None, None, None]) -> None:
+        try:
+            done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # the loop has ended
+            work.close()
+            return
+        while self._thread.is_alive():
+            with contextlib.suppress(NotYet):
+                return done.result(TICK)
+
+    async def _drop(self, transfer: Transfer) -> None:
+        kept = []
+        while not self._queue.empty():
+            item = self._queue.get_nowait()
+            kept += [item] if item[2] is not transfer else []
+        for item in kept:
+            self._queue.put_nowait(item)
+        await _cancel([task for task, of in self._running.items() if of is transfer])
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._main())
+        finally:
+            self._loop.close()
+
+    async def _main(self) -> None:
+        serving = asyncio.create_task(self._serve())
+        saved = time.monotonic()
+        while threading.main_thread().is_alive() and not self._ended.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), TICK)
+            if time.monotonic() - saved > SYNC_EVERY:
+                await asyncio.gather(*(asyncio.to_thread(t.sync) for t in list(self._transfers)))
+                saved = time.monotonic()
+        await _cancel([serving, *self._running])
+
+    async def _serve(self) -> None:
+        """Start the requests, the most urgent first."""
+        free = asyncio.Semaphore(self._connections)
+        while True:
+            await free.acquire()
+            priority, _, transfer, run = await self._queue.get()
+            task = asyncio.create_task(transfer.fetch(run, priority == NEEDED))
+            self._running[task] = transfer
+
+            def done(task: asyncio.Task[None]) -> None:
+                self._running.pop(task)
+                free.release()
+
+            task.add_done_callback(done)
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
