@@ -5,7 +5,7 @@ Examples:
     python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
     python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
     python tools/write_ffcv.py 'parquet:data/train-*.parquet' train.beton --shuffle 0
-    python tools/write_ffcv.py hf:ylecun/mnist train.beton
+    python tools/write_ffcv.py hf:ORG/NAME train.beton --shuffle 0
     python tools/write_ffcv.py ~/imagenet train-0.beton --shuffle 0 --shard 0/4
     python tools/write_ffcv.py ~/imagenet s3://bucket/train.beton --keep-jpeg
     python tools/write_ffcv.py --verify train.beton
@@ -82,7 +82,7 @@ class Arguments:
     """Write part I of N only, as 0/4 to 3/4: on several machines at once, each to its own OUT. All
     need the same SOURCE and flags."""
     split: Literal["train", "val"] = "train"
-    """Split of a named data set, or of a folder with train/ and val/."""
+    """Split of a named data set, of a folder with train/ and val/, or of hf:ORG/NAME."""
     data_dir: Path = Path("data")
     """Folder of the published data sets."""
     classes: Path | None = None

@@ -231,6 +231,18 @@ def test_damaged_files_and_missing_ones_are_named(
     assert not (tmp_path / "a.beton").exists()
 
 
+def test_a_folder_is_one_split(tmp_path: Path) -> None:
+    for name in ("data/train-00000-of-00002", "data/train-00001-of-00002"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.parquet", ONE)
+    assert len(find_parquet(str(tmp_path))) == 2
+    write(tmp_path / "data/test-00000-of-00001.parquet", ONE)
+    with pytest.raises(ValueError, match=r"2 parts, by their names \(test, train\)") as error:
+        find_parquet(str(tmp_path))
+    pattern = shlex.split(str(error.value))[-1].removeprefix("parquet:")
+    assert [path.name for path in find_parquet(pattern)] == ["test-00000-of-00001.parquet"]
+
+
 def test_without_pyarrow_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
