@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipelines.beton.format import read_manifest
+from pipelines.beton.remote import is_remote_beton, manifest_of
+from pipelines.data_spec import split_sum
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,20 @@ DATASETS = {
 def data_facts(spec: str) -> DataFacts:
     """Return the constants of ``spec``; a ``.beton`` made from a named set has that set's.
 
-    Folders and other files get ImageNet's constants.
+    Folders and other files get ImageNet's constants. Several data sets have those that all of them
+    have; where they differ in their pixels or in their size, ImageNet's.
     """
-    if spec.endswith(".beton"):
-        spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
+    first, *others = (_facts_of_one(one) for one in split_sum(spec))
+    if all(other == first for other in others):
+        return first
+    sizes = {(facts.image_size, facts.eval_resize) for facts in (first, *others)}
+    size, resize = sizes.pop() if len(sizes) == 1 else (IMAGENET.image_size, IMAGENET.eval_resize)
+    return dataclasses.replace(IMAGENET, image_size=size, eval_resize=resize)
+
+
+def _facts_of_one(spec: str) -> DataFacts:
+    if spec.endswith(".beton") or is_remote_beton(spec):
+        spec = str(manifest_of(spec).get("source", ""))
     return DATASETS.get(spec, IMAGENET)
 
 

@@ -1,42 +1,35 @@
-"""The grammar of ``--data`` and ``--val-data``, and the constants of each data set.
+"""Open what ``--data`` and ``--val-data`` name.
 
-::
-
-    photos  cifar10  cifar100  stl10  tiny-imagenet  folder:PATH  PATH.beton
+The kinds of data sets are in ``pipelines.sources.kinds``, the words in ``pipelines.data_spec``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import logging
-import re
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.beton.format import open_beton
-from pipelines.data_facts import DATASETS
+from pipelines.data_spec import join_sum, split_sum
+from pipelines.remote.file import RemoteOptions
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.classes import keep_classes, read_classes
-from pipelines.sources.folder import OnBad, scan
+from pipelines.sources.folder import OnBad
 from pipelines.sources.image_file import RULES, ImageRules
-from pipelines.sources.photos import prepare_photos
-from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
-from pipelines.sources.splits import NAMES, find_splits, sibling_val
+from pipelines.sources.join import join_rules, join_tables
+from pipelines.sources.kinds import Opening, kind_of
+from pipelines.sources.published import Split
+from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.table import Table
-from pipelines.system.cache import cache_root
 from pipelines.system.progress import print_once
 
 log = logging.getLogger(__name__)
 
 
-GRAMMAR = (*DATASETS, "folder:PATH", "PATH.beton")
-
-
-def open_data(
+def open_data(  # noqa: PLR0913 - a builder, with an argument for each flag
     spec: str,
     data_dir: Path,
     split: Split = "train",
@@ -45,11 +38,14 @@ def open_data(
     classes_file: Path | None = None,
     download: bool = True,
     rules: ImageRules = RULES,
+    keys: MemberKeys = USUAL,
+    remote: RemoteOptions | None = None,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
     Args:
-        spec: a name or path in the grammar above.
+        spec: a name or place (``pipelines.sources.kinds.grammar`` lists the forms), or several,
+            joined by `` + ``: their rows follow each other, their classes are joined by name.
         data_dir: folder of the published files of the named sets.
         split: ``folder:PATH`` means its training or validation split if it is divided
             (``pipelines.sources.splits``); a ``.beton`` has one split only.
@@ -57,17 +53,57 @@ def open_data(
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
         rules: what the image files become, with the number of channels of the images.
+        keys: which members of tar shards are images and classes.
+        remote: how remote files are fetched and kept (default: in the cache).
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
         ValueError: there is no such data set, nothing usable in it, or its images have another
             number of channels.
     """
-    keep = None if classes_file is None else read_classes(classes_file)
-    if spec.startswith("folder:"):
-        return scan(_split_folder(_path(spec), split), cache_root(), on_bad, keep, rules)
-    table = with_channels(_open_named(spec, data_dir, split, on_bad, download, rules), rules, spec)
-    return table if keep is None else keep_classes(table, keep, spec)
+    keep = None if classes_file is None else tuple(read_classes(classes_file))
+    opening = Opening(data_dir, split, on_bad, keep, download, rules, keys, remote)
+    specs = split_sum(spec)
+    return _open_one(spec, opening) if len(specs) == 1 else _open_sum(specs, opening)
+
+
+def _open_one(spec: str, opening: Opening) -> Table:
+    kind = kind_of(spec)
+    kind.check(spec)
+    table = with_channels(kind.open(spec, opening), opening.rules, spec)
+    keep = opening.keep
+    if keep is None or table.classes == keep:
+        return table
+    if opening.is_part:
+        keep = tuple(name for name in keep if name in table.classes)
+    return keep_classes(table, keep, spec)
+
+
+def _open_sum(specs: Sequence[str], opening: Opening) -> Table:
+    """Open several data sets as one. Measured ranges are those of the first that has any."""
+    _refuse_repeated(specs)
+    rules, tables = opening.rules, list[Table]()
+    for spec in specs:
+        try:
+            part = dataclasses.replace(opening, rules=rules, is_part=True)
+            tables.append(_open_one(spec, part))
+        except ValueError as error:
+            raise ValueError(f"{spec}: {error}") from error
+        known = join_rules([table.source.rules for table in tables])
+        rules = opening.rules.like(known)
+    table = join_tables(specs, tables)
+    if opening.keep is None or table.classes == opening.keep:
+        return table
+    return keep_classes(table, opening.keep, join_sum(specs))
+
+
+def _refuse_repeated(specs: Sequence[str]) -> None:
+    for place, spec in enumerate(specs):
+        if spec in specs[:place]:
+            raise ValueError(
+                f"{spec} is named twice: each image would count as two; --data-weights shows "
+                "images of one data set more often than those of another"
+            )
 
 
 def check_spec(spec: str) -> None:
@@ -76,16 +112,31 @@ def check_spec(spec: str) -> None:
     Raises:
         ValueError: it is refused; the text suggests the nearest name.
     """
-    if spec.startswith("folder:") or spec.endswith(".beton"):
-        _path(spec)
-    elif spec.startswith("wds:"):
-        raise ValueError(
-            "tar shards are converted before training, because rows are read in any order:\n"
-            f"  python tools/write_ffcv.py {shlex.quote(spec)} train.beton --keep-jpeg "
-            "--shuffle 0\n  python train.py --data train.beton"
-        )
-    elif spec not in DATASETS:
-        raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(GRAMMAR)}")
+    specs = split_sum(spec)
+    _refuse_repeated(specs)
+    for one in specs:
+        try:
+            kind_of(one).check(one)
+        except ValueError as error:
+            raise error if len(specs) == 1 else ValueError(f"{one}: {error}") from error
+
+
+def default_val(spec: str) -> str | None:
+    """Return the validation data that belongs to ``spec``, to be opened as split ``val``, or None.
+
+    It is a named set's own test split; ``val/`` in the folder or next to ``train/``, or the test
+    split where there is none (``pipelines.sources.splits`` has the names); ``val.beton`` next to
+    ``train.beton`` (any name in which "train" can be replaced by "val"). That of several data sets
+    is the sum of theirs.
+    """
+    specs = split_sum(spec)
+    found = {one: kind_of(one).val(one) for one in specs}
+    without = [one for one, val in found.items() if val is None]
+    named = join_sum(dict.fromkeys(val for val in found.values() if val is not None))
+    if named and without:
+        have = "has" if len(without) == 1 else "have"
+        print_once(log, f"{', '.join(without)} {have} no validation images: scored on {named}")
+    return named or None
 
 
 def with_channels(table: Table, rules: ImageRules, spec: str) -> Table:
@@ -111,83 +162,3 @@ def luma(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for channel, weight in enumerate((19595, 38470, 7471)):
         gray += weight * images[..., channel].astype(np.uint32)
     return ((gray + 0x8000) >> 16).astype(np.uint8)
-
-
-def _open_named(
-    spec: str, data_dir: Path, split: Split, on_bad: OnBad, download: bool, rules: ImageRules
-) -> Table:
-    check_spec(spec)
-    if spec.endswith(".beton"):
-        return open_beton(_path(spec))
-    if spec == "photos":
-        return scan(prepare_photos(cache_root()) / split, cache_root(), on_bad, None, rules)
-    if spec in ("cifar10", "cifar100"):
-        return open_cifar(spec, data_dir, split, download)
-    if spec == "stl10":
-        return open_stl10(data_dir, split, download)
-    return open_tiny_imagenet(data_dir, split, on_bad, rules)
-
-
-def _hint(spec: str) -> str:
-    if Path(spec).expanduser().is_dir():
-        return f": for the folder write folder:{spec}"
-    if spec.endswith((".tar", ".tar}")):
-        return f": for tar shards write wds:{spec}"
-    near = difflib.get_close_matches(spec, [*DATASETS, "folder:"], n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
-
-
-def _path(spec: str) -> Path:
-    path = Path(spec.removeprefix("folder:")).expanduser()
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    return path
-
-
-def _split_folder(path: Path, split: Split) -> Path:
-    """Return the folder of a split when ``path`` is divided into splits, else ``path`` itself."""
-    splits = find_splits(path)
-    if splits is None:
-        return path
-    if split == "train":
-        for line in splits.notes():
-            print_once(log, line)
-        return splits.train
-    if splits.val is None:
-        raise ValueError(
-            f"{path} has {splits.train.name}/ but no val/, valid/, validation/ or test/: "
-            "--val-data names other images"
-        )
-    return splits.val
-
-
-def default_val(spec: str) -> str | None:
-    """Return the validation data that belongs to ``spec``, to be opened as split ``val``, or None.
-
-    It is a named set's own test split; ``val/`` in the folder or next to ``train/``, or the test
-    split where there is none (``pipelines.sources.splits`` has the names); ``val.beton`` next to
-    ``train.beton`` (any name in which "train" can be replaced by "val").
-    """
-    if spec in DATASETS:
-        return spec
-    path = Path(spec.removeprefix("folder:"))
-    if spec.endswith(".beton"):
-        return _val_beton(path)
-    if path.expanduser().is_dir():
-        splits = find_splits(path.expanduser())
-        if splits is not None and splits.val is not None:
-            return spec
-    sibling = sibling_val(path)
-    if sibling is not None and sibling.name.lower() in NAMES["test"]:
-        print_once(log, f"{sibling.parent} has no val/: the scores are those of {sibling.name}/")
-    return None if sibling is None else f"folder:{sibling}"
-
-
-def _val_beton(path: Path) -> str | None:
-    for name in ("val", "valid", "validation", "test"):
-        place = path.with_name(re.sub(r"train(?!.*train)", name, path.name))
-        if place.name != path.name and place.expanduser().is_file():
-            if name == "test":
-                print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
-            return str(place)
-    return None

@@ -92,7 +92,8 @@ class Arguments:
     column in parquet files (default: the one that holds images)."""
     label_key: str | None = None
     """Column of the classes in parquet files, numbers or names (default: label, or the one that
-    the files declare to be classes); none: no labels."""
+    the files declare to be classes); none: no labels. Of tar shards: key of the member, or field
+    of the .json (default: cls, then label in .json)."""
     formats: Annotated[ImageConfig, tyro.conf.OmitArgPrefixes] = ImageConfig()
     in_chans: int = 3
     """Channels of the stored images: 3 for RGB, 1 for gray, N for images of N bands."""
@@ -115,8 +116,8 @@ class Arguments:
         source = self.source or ""
         if self.image_key is not None and not source.startswith(("wds:", *PREFIXES)):
             raise ValueError("--image-key is for SOURCE wds:PATTERN or parquet:PATTERN")
-        if self.label_key is not None and not source.startswith(PREFIXES):
-            raise ValueError("--label-key is for SOURCE parquet:PATTERN")
+        if self.label_key is not None and not source.startswith(("wds:", *PREFIXES)):
+            raise ValueError("--label-key is for SOURCE wds:PATTERN or parquet:PATTERN")
         if self.shard is not None:
             Shard.parse(self.shard)
         self.formats.check()
@@ -187,7 +188,8 @@ def _open_source(arguments: Arguments) -> tuple[Table, str]:
     rules = arguments.rules
     keep = None if arguments.classes is None else read_classes(arguments.classes)
     if spec.startswith("wds:"):
-        table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key, rules)
+        keys = arguments.image_key, arguments.label_key
+        table = open_shards(spec.removeprefix("wds:"), "keep", keys[0], rules, keys[1])
         return (table if keep is None else keep_classes(table, keep, spec)), spec
     if spec.startswith(PREFIXES):
         return _open_parquet(spec, arguments, keep)

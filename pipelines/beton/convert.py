@@ -41,6 +41,8 @@ from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
 from pipelines.sources.image_file import RULES
 from pipelines.sources.listing import place_key
+from pipelines.sources.shards import Shards
+from pipelines.sources.stored import InFiles
 from pipelines.sources.table import Table
 from pipelines.system import cache
 from pipelines.system.atomic import replacing
@@ -214,14 +216,14 @@ def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
 def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad = "stop") -> Table:
     """Return ``table`` as a ``.beton`` in the cache, converted on first use.
 
-    A table that is a ``.beton`` is returned unchanged. JPEGs keep their bytes, other lossy images
-    are stored at quality 95, the rest raw.
+    A table whose rows are pieces of files, as those of a ``.beton``, is returned unchanged. JPEGs
+    keep their bytes, other lossy images are stored at quality 95, the rest raw.
 
     Raises:
         ValueError: the file would take too much of the disk or of the cache's limit (the text has
             the command that converts the data explicitly), or the cache is read-only.
     """
-    if isinstance(table.source, Beton):
+    if isinstance(table.source, InFiles):
         return table
     title = re.sub(r"[^A-Za-z0-9]+", "-", spec).strip("-")[-40:]
     content, betons = content_key(table), cache.cache_root() / "betons"
@@ -278,6 +280,8 @@ def content_key(table: Table) -> str:
         for name in table.source.names:
             stat = (table.source.root / name).stat()
             digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+    elif isinstance(table.source, Shards):
+        digest.update(table.source.identity())
     else:
         raise ValueError(f"{type(table.source).__name__} cannot be kept in the cache")
     return digest.hexdigest()[:16]

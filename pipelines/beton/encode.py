@@ -13,8 +13,8 @@ from PIL import Image
 
 from pipelines.beton.format import MAX_SIDE, Sample
 from pipelines.sources.colors import as_image
-from pipelines.sources.files import Files
 from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
+from pipelines.sources.joined import page_of
 from pipelines.sources.parquet_rows import Parquet, split_parquet
 from pipelines.sources.samples import ORIENTATION
 from pipelines.sources.table import Table
@@ -86,7 +86,7 @@ def _kept(task: Task, row: int, why: str) -> Encoded | str:
         return why
     if data is None or not 0 < max(height, width) <= MAX_SIDE or height * width > MAX_PIXELS:
         return why
-    is_page = isinstance(table.source, Files) and table.source.page(row) > 0
+    is_page = page_of(table.source, row) > 0
     stored = b"\0" if is_page else data[: task.room].tobytes()
     sample = Sample(stored, height, width, True, int(table.label[row]), table.channels)
     return Encoded(sample, kept=True, problem=why)
@@ -117,7 +117,7 @@ def _encode_row(task: Task, row: int) -> Encoded | str:
 def _encode(data: bytes, row: int, task: Task) -> Encoded:
     settings, source, label = task.settings, task.rows.source, int(task.rows.label[row])
     rules, name = source.rules, source.name(row)
-    page = source.page(row) if isinstance(source, Files) else 0
+    page = page_of(source, row)
     header = read_header(io.BytesIO(data), rules, page)
     size = header.height, header.width
     small = not settings.max_size or max(size) <= settings.max_size

@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
-from pipelines.beton.convert import cached_beton
+from pipelines.beton.parts import stored_table
 from pipelines.decoders import Decoder
 from pipelines.decoders.build import LOADERS, build_decoder, choose_loader
 from pipelines.public.data import Data
 from pipelines.settings import Interpolation, OnBadImage
-from pipelines.sources.beton import Beton
+from pipelines.sources.stored import InFiles
 from pipelines.sources.table import Table
 from pipelines.system.workers import cores_per_process
 
@@ -70,12 +70,12 @@ def make_decoder(data: Data, device: torch.device, options: LoaderOptions) -> tu
     table, name = data.table, str(options.loader)
     on_bad = options.on_bad_image or data.on_bad_image
     if name == "auto":
-        is_beton = isinstance(table.source, Beton)
+        is_beton = isinstance(table.source, InFiles)
         name, _ = choose_loader(table, device, options.memory_budget, data_is_beton=is_beton)
     if name not in LOADERS:
         raise ValueError(f"loader={name!r}: choose auto or one of {', '.join(LOADERS)}")
     if name == "ffcv":
-        table = cached_beton(table, data.spec, split=data.split, on_bad=on_bad)
+        table = stored_table(table, data.spec, split=data.split, on_bad=on_bad)
     decoder = build_decoder(
         name,
         table,

@@ -107,7 +107,9 @@ def scan(
     """
     found = inspect(path, cache_dir, keep_classes, rules)
     if on_bad != "keep":
-        _report_unfit(found, on_bad)
+        other = {name: why for name, why in found.bad.items() if name not in found.headers.bad}
+        counts = len(found.listing.names), len(found.names)
+        report_unfit(str(found.root), *counts, found.headers.bad, other, on_bad)
     good = np.flatnonzero(found.is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{path}: not one of {len(found.listing.names)} images can be read")
@@ -135,7 +137,7 @@ def _no_images(path: Path, left_out: LeftOut) -> str:
     if left_out.endings.keys() & UNREADABLE:
         lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
     if ".tar" in left_out.endings:
-        lines.append(f"tar shards: python tools/write_ffcv.py 'wds:{path}/*.tar' train.beton")
+        lines.append(f"tar shards are named as 'wds:{path}/*.tar'")
     if ".parquet" in left_out.endings:
         lines.append(f"parquet: python tools/write_ffcv.py 'parquet:{path}/*.parquet' train.beton")
     if ".beton" in left_out.endings:
@@ -143,19 +145,33 @@ def _no_images(path: Path, left_out: LeftOut) -> str:
     return "\n".join(lines)
 
 
-def _report_unfit(found: Found, on_bad: OnBad) -> None:
-    """Name the bad files as ``report_bad``, those of other bands first."""
-    unreadable = found.headers.bad
-    other = {name: why for name, why in found.bad.items() if name not in unreadable}
+def report_unfit(
+    where: str,
+    files: int,
+    rows: int,
+    unreadable: dict[str, str],
+    other: dict[str, str],
+    on_bad: OnBad,
+) -> None:
+    """Name the bad files as ``report_bad``, those of ``other`` bands first.
+
+    Args:
+        where: what messages call the data set.
+        files: number of its files.
+        rows: number of its images.
+        unreadable: name -> reason of the files that cannot be read.
+        other: name -> reason of those with other bands.
+        on_bad: what to do with them.
+    """
     if not other:
-        return report_bad(found.bad, on_bad)
-    if len(found.bad) == len(found.listing.names) and len(set(other.values())) == 1:
-        lines = [f"{found.root}: {next(iter(other.values()))}"]
+        return report_bad(unreadable, on_bad)
+    if len(unreadable) + len(other) == files and len(set(other.values())) == 1:
+        lines = [f"{where}: {next(iter(other.values()))}"]
         lines += _listed(unreadable) if unreadable else []
         raise ValueError("\n".join(lines))
     lines = [
-        f"{found.root} mixes images of different bands, and a network takes one number: "
-        f"{len(other):,} of {counted(len(found.names), 'image')} cannot be used:",
+        f"{where} mixes images of different bands, and a network takes one number: "
+        f"{len(other):,} of {counted(rows, 'image')} cannot be used:",
         *_named(other),
         *(_listed(unreadable) if unreadable else []),
     ]

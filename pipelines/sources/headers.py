@@ -235,7 +235,13 @@ def _limits(data: bytes, header: Header, rules: ImageRules, page: int) -> tuple[
 def other_bands(
     root: Path, names: Sequence[str], headers: Headers, rules: ImageRules
 ) -> dict[str, str]:
-    """Return path -> reason of the images whose bands are not what ``rules.channels`` asks for.
+    """Return path -> reason of the images that ``wrong_bands`` returns."""
+    wrong = wrong_bands(headers, rules)
+    return {str(root / names[headers.place[row]]): why for row, why in wrong.items()}
+
+
+def wrong_bands(headers: Headers, rules: ImageRules) -> dict[int, str]:
+    """Return row -> reason of the images whose bands are not what ``rules.channels`` asks for.
 
     The reasons name ``--in-chans`` only if all images have the same other number of bands.
     """
@@ -248,7 +254,7 @@ def other_bands(
     if len(wrong) < len(headers.kinds) or len(set(wrong.values())) > 1:
         wrong = {number: without_flag(why) for number, why in wrong.items()}
     rows = np.flatnonzero(np.isin(headers.kind, list(wrong)))
-    return {str(root / names[headers.place[row]]): wrong[int(headers.kind[row])] for row in rows}
+    return {row: wrong[int(headers.kind[row])] for row in rows.tolist()}
 
 
 def describe(headers: Headers, rules: ImageRules, where: str) -> None:

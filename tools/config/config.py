@@ -25,6 +25,7 @@ from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
 from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
+from tools.config.remote import RemoteConfig
 from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
@@ -40,6 +41,7 @@ from tools.config.sections import (
     RunConfig,
     ViewConfig,
 )
+from tools.config.shards import ShardConfig
 from tools.config.trackers import TrackerConfig
 
 
@@ -99,8 +101,10 @@ class Config(  # fields are listed from the last base to the first
     ModelConfig,
     MixConfig,
     ViewConfig,
+    ShardConfig,
     PixelConfig,
     ImageConfig,
+    RemoteConfig,
     DataConfig,
     RunConfig,
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pipelines.sources.beton import Beton
 from pipelines.sources.depth import Range
 from pipelines.sources.folder import LISTED, Found, inspect, scan
 from pipelines.sources.pixel_limit import enough_for
-from pipelines.sources.shards import open_shards
+from pipelines.sources.shards import Shards, open_shards
 from pipelines.sources.splits import find_splits, warnings_of
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
@@ -59,10 +60,7 @@ def check_data(place: str, *, deep: bool) -> Report:
     """
     report = Report()
     if place.startswith("wds:"):
-        table = open_shards(place.removeprefix("wds:"), "keep")
-        report.advice.append(
-            f"python tools/write_ffcv.py '{place}' train.beton --keep-jpeg --shuffle 0"
-        )
+        table = _check_shards(place, report)
     elif place.endswith(".beton"):
         table = open_beton(Path(place).expanduser())
     else:
@@ -73,6 +71,24 @@ def check_data(place: str, *, deep: bool) -> Report:
     _advise(table, place, report)
     report.advice += _damage_flags(report.reasons, place)
     return report
+
+
+def _check_shards(place: str, report: Report) -> Table:
+    table = open_shards(place.removeprefix("wds:"), "keep")
+    report.lines.append(f"{place}: {counted(len(table), 'image')}")
+    unreadable = np.flatnonzero(table.height == 0)
+    bad = table.take(unreadable)
+    found = bad_rows(bad)
+    report.reasons += [why for _, why in found]
+    report.problems += [f"{bad.source.name(row)}: {why}" for row, why in found[:LISTED]]
+    if len(found) > LISTED:
+        report.problems.append(f"and {len(found) - LISTED:,} more that cannot be read")
+    if isinstance(table.source, Shards) and not table.source.are_jpegs:
+        report.advice.append(
+            f"python tools/write_ffcv.py {shlex.quote(place)} train.beton: PNG and others become "
+            "pixels, which are read faster"
+        )
+    return table.take(np.flatnonzero(table.height))
 
 
 def _check_folder(path: Path, report: Report) -> Table:
@@ -129,9 +145,10 @@ def _damage_flags(reasons: Sequence[str], place: str) -> Iterable[str]:
     if enough := enough_for(reasons):
         yield f"--max-pixels {enough}: takes the images over the limit, which need much memory"
     if reasons:
-        flag = "--on-error skip" if place.startswith("wds:") else "--on-bad-image replace"
-        writer = "" if place.startswith("wds:") else " (write_ffcv.py: --on-error skip)"
-        yield f"{flag}{writer}: works without {counted(len(reasons), 'image')} named above"
+        yield (
+            "--on-bad-image replace (write_ffcv.py: --on-error skip): works without "
+            f"{counted(len(reasons), 'image')} named above"
+        )
 
 
 def _range(limits: Range) -> str:
@@ -223,8 +240,9 @@ def _batch_flags(rows: int) -> Iterable[str]:
 
 
 def _score_flags(table: Table, place: str) -> Iterable[str]:
-    if place.startswith("wds:") or not (table.label >= 0).any():
+    if not (table.label >= 0).any():
         return
-    spec = place if place.endswith(".beton") else f"folder:{place.removeprefix('folder:')}"
+    is_spec = place.endswith(".beton") or place.startswith("wds:")
+    spec = place if is_spec else f"folder:{place.removeprefix('folder:')}"
     if default_val(spec) is None:
         yield "--val-fraction 0.1: there are labels, but no validation images"

@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from pipelines.beton.convert import cached_beton
+from pipelines.beton.parts import stored_table
 from pipelines.data_facts import DATASETS, DataFacts
 from pipelines.datasets import default_val, open_data
 from pipelines.decoders.build import DecodeMemory, choose_loader, decode_memory
 from pipelines.decoders.memory import check_one_size
-from pipelines.sources.beton import Beton
 from pipelines.sources.classes import match_classes
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
+from pipelines.sources.shard_members import MemberKeys
+from pipelines.sources.stored import InFiles
 from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 from pipelines.system.workers import cores_per_process
 from tools.config.config import Config
 from tools.config.images import image_rules, warn_of_late_rules, warn_of_other_range
+from tools.config.remote import remote_options
 from tools.distributed.coordination import local_main_first
 from tools.engine.measured import measured_facts
 
@@ -53,6 +55,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "on_bad": config.on_bad_image,
         "classes_file": config.classes,
         "download": download,
+        "keys": MemberKeys(config.image_key, config.label_key),
+        "remote": remote_options(config),
     }
 
     def opened(spec: str, split: Split, rules: ImageRules) -> Table:
@@ -70,7 +74,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         if config.loader == "memory" and (split == "train" or config.knn_every):
             check_one_size(table)
         if choose(config, table, accelerator.device)[0] == "ffcv":
-            table = cached_beton(table, spec, split=split, on_bad=config.on_bad_image)
+            table = stored_table(table, spec, split=split, on_bad=config.on_bad_image)
         return table
 
     def both() -> Data:
@@ -102,7 +106,7 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     if config.loader != "auto":
         return config.loader, "--loader"
     budget = int(config.memory_budget * 2**30)
-    return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, Beton))
+    return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, InFiles))
 
 
 def decode_bounds(

@@ -17,6 +17,7 @@ from models.modules.own_modules import OwnBackbone
 from models.settings.backbones import OWN
 from models.settings.base import Which
 from pipelines.data_facts import DataFacts
+from pipelines.data_spec import split_sum
 from tools.config.config import Config
 from tools.config.init import arguments
 from tools.config.pixels import facts_of
@@ -114,11 +115,12 @@ class Source:
 
     def doubts(self) -> list[str]:
         """Return notes on uncertain facts about the run's images, a sentence each."""
-        data = Path(self.config.data)
-        if data.suffix != ".beton" or data.expanduser().is_file() or self.config.mean:
+        files = [Path(one) for one in split_sum(self.config.data) if one.endswith(".beton")]
+        missing = [file.name for file in files if not file.expanduser().is_file()]
+        if not missing or self.config.mean:
             return []
         return [
-            f"{data.name}, which records how its images are normalised, was not found: the mean "
+            f"{missing[0]}, which records how its images are normalised, was not found: the mean "
             "and deviation are ImageNet's, which is wrong if it was made from a named data set."
         ]
 
