@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,24 +32,9 @@ from pipelines.system.units import counted
 
 log = logging.getLogger(__name__)
 
-PREFIXES = ("parquet:", "hf:")
-"""Beginnings of ``--data`` that stand for parquet files."""
 EXAMPLES = 64
 EXAMPLE_BYTES = 1 << 25
 """Images, and their bytes at most, that are kept to estimate the size of the ``.beton``."""
-
-
-def refuse_parquet(spec: str) -> NoReturn:
-    """Refuse parquet files as training data, with the commands that convert them.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(
-        "parquet files are converted before training, because rows are read in any order:\n"
-        f"  python tools/write_ffcv.py {shlex.quote(spec)} train.beton --keep-jpeg --shuffle 0\n"
-        "  python train.py --data train.beton"
-    )
 
 
 def find_parquet(pattern: str) -> tuple[Path, ...]:

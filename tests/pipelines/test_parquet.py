@@ -15,9 +15,10 @@ from PIL import Image
 
 import pipelines.beton.convert
 from pipelines.beton.format import manifest_path, open_beton
+from pipelines.datasets import check_spec
 from pipelines.sources import parquet_file
 from pipelines.sources.folder import scan
-from pipelines.sources.parquet import find_parquet, open_parquet, refuse_parquet
+from pipelines.sources.parquet import find_parquet, open_parquet
 from pipelines.sources.parquet_schema import Choice
 from pipelines.sources.table import Table
 from tools.write_ffcv import Arguments, main
@@ -328,12 +329,14 @@ def test_a_part_that_is_none_is_refused(part: str) -> None:
 @pytest.mark.parametrize("spec", ["parquet:a b/{0..3}.parquet", "hf:me/set:train"])
 def test_training_data_of_parquet_names_the_writer(spec: str) -> None:
     with pytest.raises(ValueError, match="before training") as error:
-        refuse_parquet(spec)
+        check_spec(spec)
     _, line, _ = str(error.value).splitlines()
     python, script, *words = shlex.split(line)
     assert (python, script) == ("python", "tools/write_ffcv.py")
     arguments = tyro.cli(Arguments, args=words)
     assert (arguments.source, arguments.out, arguments.shuffle) == (spec, "train.beton", 0)
+    with pytest.raises(ValueError, match=r"for parquet files write parquet:a/\*\.parquet"):
+        check_spec("a/*.parquet")
 
 
 def test_a_folder_of_parquet_files_names_the_writer(tmp_path: Path) -> None:
