@@ -11,7 +11,7 @@ from pathlib import Path
 
 NAMED = ("photos", "cifar10", "cifar100", "stl10", "tiny-imagenet")
 """Data sets with a name."""
-PREFIXES = ("folder:", "wds:", "parquet:", "hf:")
+PREFIXES = ("folder:", "list:", "wds:", "parquet:", "hf:")
 """Words before a place or a pattern, which say what is there."""
 PLUS = " + "
 

@@ -73,7 +73,14 @@ def inspect(
     listing = list_images(root, keep_classes)
     if not listing.names:
         raise ValueError(_no_images(path, listing.left_out))
-    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
+    return inspect_listing(root, listing, cache_dir, rules)
+
+
+def inspect_listing(
+    root: Path, listing: Listing, cache_dir: Path, rules: ImageRules, place: Path | None = None
+) -> Found:
+    """Read the headers of listed files; ``place`` tells cached headers apart (default: root)."""
+    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir, place)
     bad = headers.bad | other_bands(root, listing.names, headers, rules)
     names = [listing.names[file] for file in headers.place.tolist()]
     is_good = _is_good(root, names, bad)
@@ -123,6 +130,22 @@ def scan(
     label, classes = _label(path, names, keep_classes)
     source = Files(found.root, names, found.rules, headers.page if headers.page.any() else None)
     return Table(label, headers.height, headers.width, source, classes).take(good)
+
+
+def usable_rows(found: Found, on_bad: OnBad, where: Path) -> NDArray[np.int64]:
+    """Return the rows that can be read, or with ``keep`` all, and print what was found.
+
+    Raises:
+        ValueError: there are none, or some cannot be read and ``on_bad`` is ``stop``.
+    """
+    if on_bad != "keep":
+        report_unfit(found, on_bad)
+    good = np.flatnonzero(found.is_good | (on_bad == "keep"))
+    if not len(good):
+        raise ValueError(f"{where}: not one of {len(found.listing.names)} images can be read")
+    print_once(log, f"{where}: {found.summary.text()}", logging.INFO)
+    describe(found.headers, found.rules, str(where))
+    return good
 
 
 def _is_good(root: Path, names: Sequence[str], bad: dict[str, str]) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipelines.beton.format import open_beton
 from pipelines.data_spec import NAMED, PLUS, is_spec
+from pipelines.sources.file_list import scan_list
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
@@ -145,17 +146,41 @@ def _val_folder(spec: str) -> str | None:
     return None if sibling is None else f"folder:{sibling}"
 
 
+def _list_file(spec: str) -> Path:
+    file = Path(spec.removeprefix("list:")).expanduser()
+    if not file.is_file():
+        there = "is a folder: write folder:PATH" if file.is_dir() else "does not exist"
+        raise ValueError(f"{file} {there}{_no_sum(spec)}")
+    return file
+
+
+def _check_list(spec: str) -> None:
+    _list_file(spec)
+
+
+def _open_list(spec: str, opening: Opening) -> Table:
+    return scan_list(_list_file(spec), cache_root(), opening.on_bad, opening.rules)
+
+
+def _val_list(spec: str) -> str | None:
+    found = _val_file(spec.removeprefix("list:"))
+    return None if found is None else f"list:{found}"
+
+
 def _open_beton(spec: str, opening: Opening) -> Table:
     return open_beton(_place(spec))
 
 
-def _val_beton(spec: str) -> str | None:
-    path = Path(spec)
+def _val_file(name: str) -> str | None:
+    """Return the file in whose name "val" or "test" stands for "train", if it is there."""
+    path = Path(name)
     for name in ("val", "valid", "validation", "test"):
         place = path.with_name(re.sub(r"train(?!.*train)", name, path.name))
         if place.name != path.name and place.expanduser().is_file():
             if name == "test":
-                print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
+                print_once(
+                    log, f"{path} has no val{path.suffix}: the scores are those of {place.name}"
+                )
             return str(place)
     return None
 
@@ -209,6 +234,7 @@ def _converted(form: str, why: str) -> Kind:
 
 PREFIXED: dict[str, Kind] = {
     "folder:": Kind("folder:PATH", _check_place, _open_folder, _val_folder),
+    "list:": Kind("list:FILE", _check_list, _open_list, _val_list),
     "wds:": Kind("wds:PATTERN", _check_shards, _open_shards, _val_shards),
     "parquet:": _converted(
         "parquet:PATTERN",
@@ -220,5 +246,5 @@ PREFIXED: dict[str, Kind] = {
         "their Parquet files",
     ),
 }
-BETON = Kind("PATH.beton", _check_place, _open_beton, _val_beton)
+BETON = Kind("PATH.beton", _check_place, _open_beton, _val_file)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)
