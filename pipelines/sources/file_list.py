@@ -82,7 +82,8 @@ def read_list(file: Path) -> FileList:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        name, word = _divide(line)
+        path, word = _divide(line)
+        name = str(Path(path))
         if name in line_of:
             raise ValueError(
                 f"{file}: line {number} names {name!r}, as line {line_of[name]} does: an image is "
