@@ -15,7 +15,7 @@ from pipelines.sources.headers import Headers, Row, read_rows, tabulate
 from pipelines.sources.image_file import ImageRules, reason
 from pipelines.sources.shard_members import Label, MemberKeys, NoClass, read_label, split_name
 from pipelines.system.stored_file import StoredFile
-from pipelines.system.stored_reader import open_reader
+from pipelines.system.stored_reader import finish, open_reader
 
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gunzip"),
@@ -165,6 +165,7 @@ def index_shard(file: StoredFile, keys: MemberKeys, rules: ImageRules) -> ShardI
                     found.add(tar, member)
                     vars(tar)["members"].clear()  # it would keep a kilobyte for each
                 _check_end(file.title, reader, tar.offset)
+                finish(reader)
         except tarfile.TarError as error:
             raise ValueError(f"{file.title} is no tar file, or cut off ({error})") from error
     return found.index()

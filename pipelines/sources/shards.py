@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.remote.file import RemoteOptions
 from pipelines.sources.folder import OnBad, report_unfit
 from pipelines.sources.headers import Headers, describe, wrong_bands
 from pipelines.sources.image_file import RULES, ImageRules, decode
@@ -122,11 +123,12 @@ def open_shards(
     image_key: str | None = None,
     rules: ImageRules = RULES,
     label_key: str | None = None,
+    remote: RemoteOptions | None = None,
 ) -> Table:
     """Open the shards of ``pattern``, with globs and braces as ``{000..146}`` or ``{a,b}``.
 
-    The first time they are read once, member by member; the result is kept in the cache until a
-    shard's name, size or time changes.
+    The first time they are read once, member by member, which also fetches those of a store; the
+    result is kept in the cache until a shard's name, size or time changes.
 
     Args:
         pattern: the shards.
@@ -135,6 +137,7 @@ def open_shards(
         rules: what the images become; of several pages, the first is read.
         label_key: key of the member, or field of the ``.json``, that holds the class; None:
             ``cls``, then one of ``shard_members.LABEL_FIELDS``. Names become classes.
+        remote: how shards of a store are fetched and kept; None: below the cache.
 
     Raises:
         ValueError: there is no shard or no image, a shard is compressed or cut off, a sample has
@@ -142,7 +145,7 @@ def open_shards(
     """
     if rules.pages == "all":
         raise ValueError("--pages all reads image files; of a member of a shard, only the first")
-    files, keys = find_shards(pattern), MemberKeys(image_key, label_key)
+    files, keys = find_shards(pattern, remote), MemberKeys(image_key, label_key)
     state, where = state_of(files), f"wds:{pattern}"
     table = _table(where, files, keys, rules, state)
     is_good, rules = _usable(where, files, table, on_bad, rules)

@@ -22,7 +22,7 @@ class StoredReader(io.RawIOBase):
 
     def __init__(self, file: StoredFile, size: int, ahead: int = AHEAD) -> None:
         self._file, self._size, self._ahead = file, size, ahead
-        self._at = self._requested = 0
+        self._at = self._requested = self._passed = 0
 
     def readable(self) -> bool:
         """Return True."""
@@ -52,12 +52,22 @@ class StoredReader(io.RawIOBase):
             self._at += count
         return count
 
+    def finish(self) -> None:
+        """Wait for the bytes before the place of reading, also for those that were not read.
+
+        They count as used from now on, and no longer as needed soon.
+        """
+        if self._passed < self._at:
+            with self._file.held(np.array([[self._passed, self._at]])):
+                self._passed = self._at
+
     def _request(self, needed: int) -> None:
         """Request the bytes up to ``ahead`` after the ones needed; each is requested once."""
         begin, end = self._requested, min(needed + self._ahead, self._size)
         if begin < end and begin - needed <= self._ahead // 2:
             self._file.will_need(np.array([[begin, end]]))
             self._requested = end
+            self.finish()
 
 
 def open_reader(file: StoredFile) -> io.BufferedReader:
@@ -65,3 +75,10 @@ def open_reader(file: StoredFile) -> io.BufferedReader:
     if isinstance(file, LocalFile):
         return file.path.open("rb")
     return io.BufferedReader(StoredReader(file, file.path.stat().st_size), 1 << 16)
+
+
+def finish(reader: io.BufferedReader) -> None:
+    """Wait until all bytes of a file that was read to its end are there."""
+    if isinstance(reader.raw, StoredReader):
+        reader.raw.seek(0, os.SEEK_END)
+        reader.raw.finish()

@@ -10,13 +10,16 @@ import lzma
 import os
 import pickle
 import tarfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from http_store import HttpStore, serving
 from numpy.typing import NDArray
 from PIL import Image
 from shard_cases import Members, encoded, photo, write_shard
@@ -30,9 +33,15 @@ from pipelines.decoders.pil import crops_with_pil
 from pipelines.normalization import pixel_statistics
 from pipelines.public import LoaderOptions, build_loader
 from pipelines.public import open_data as open_public
+from pipelines.remote.connect import Retry
+from pipelines.remote.disk import require_local
+from pipelines.remote.errors import RemoteError
+from pipelines.remote.file import RemoteOptions
 from pipelines.sources import shards as shards_module
-from pipelines.sources.image_file import ImageRules
+from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.overlap import rows_in
+from pipelines.sources.shard_index import index_shard
+from pipelines.sources.shard_members import USUAL
 from pipelines.sources.shards import open_shards
 from pipelines.system.stored_file import LocalFile, StoredFile
 from pipelines.system.stored_reader import StoredReader, open_reader
@@ -40,6 +49,7 @@ from tools.diagnostics.data import check_data
 from tools.write_ffcv import main
 
 CPU = torch.device("cpu")
+FAST = Retry(attempts=3, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
 GREY_LEVELS = 2.0
 """How far a crop may be from PIL's on average, as in test_decoders.py."""
 
@@ -472,6 +482,7 @@ class Fetched(StoredFile):
     def __init__(self, path: Path) -> None:
         self.file = LocalFile(path)
         self.asked = np.zeros(path.stat().st_size, np.int64)
+        self.waited = np.zeros(len(self.asked), np.int64)
         self.before: list[bool] = []
         """Whether each piece that was read had been requested."""
 
@@ -488,6 +499,8 @@ class Fetched(StoredFile):
             self.asked[begin:end] += 1
 
     def held(self, ranges: NDArray[np.int64]) -> AbstractContextManager[None]:
+        for begin, end in ranges.tolist():
+            self.waited[begin:end] += 1
         return nullcontext()
 
     def forget(self, ranges: NDArray[np.int64]) -> None:
@@ -501,8 +514,82 @@ def test_the_pass_requests_each_byte_once(tmp_path: Path) -> None:
         assert [tar.extractfile(member).read() for member in tar] == [data for _, data in members]
     assert (file.asked == 1).all() and all(file.before)
     file = Fetched(file.path)
+    assert len(index_shard(file, USUAL, RULES).size) == 30
+    assert (file.asked == 1).all() and (file.waited == 1).all() and all(file.before)
+    file = Fetched(file.path)
     reader = io.BufferedReader(StoredReader(file, len(file.asked), 4096), 512)
     assert reader.read() == file.path.read_bytes()
     assert (file.asked == 1).all() and all(file.before)
     assert reader.seek(-9, io.SEEK_END) == len(file.asked) - 9
     assert reader.read(99) == file.path.read_bytes()[-9:]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[HttpStore]:
+    """Two shards of 1 MiB on a web server."""
+    pytest.importorskip("obstore", reason="remote files need obstore")
+    shards = {}
+    for number in range(2):
+        noise = np.random.default_rng(number).bytes(1 << 17)
+        rows = {f"{number}{row}.jpg": photo(8 * number + row) + noise for row in range(8)}
+        rows |= {f"{number}{row}.cls": str(row % 2).encode() for row in range(8)}
+        name = f"train-{number}.tar"
+        shards[name] = Path(write_shard(tmp_path / name, rows)).read_bytes()
+    try:
+        require_local(tmp_path)
+    except RemoteError as error:
+        pytest.skip(str(error))
+    with serving(shards) as server:
+        yield server
+
+
+def test_the_pass_over_remote_shards_fills_the_cache(store: HttpStore, tmp_path: Path) -> None:
+    pattern = f"{store.url}/train-{{0..1}}.tar"
+    options = RemoteOptions(tmp_path / "one", retry=FAST)
+    local = open_shards(f"{tmp_path}/train-{{0..1}}.tar", "stop")
+    table = open_shards(pattern, "stop", remote=options)
+
+    def pieces() -> list[tuple[str, int, int]]:
+        found = [(r.path, *r.range) for r in store.requests if r.range and r.status == 206]
+        return sorted(piece for piece in found if piece[2] > 1)  # one byte shows the size
+
+    def covered() -> dict[str, int]:
+        sizes = Counter[str]()
+        for name, begin, end in pieces():
+            sizes[name] += end - begin
+        return dict(sizes)
+
+    assert covered() == {name: len(data) for name, data in store.objects.items()}
+    assert table.label.tolist() == local.label.tolist()
+    for row in range(16):
+        assert (table.source.encoded(row) == local.source.encoded(row)).all()
+    assert table.source.name(9) == f"{store.url}/train-1.tar:11.jpg"
+    with table.source.held(np.arange(16)):
+        assert (table.source.files[1].bytes == local.source.files[1].bytes).all()
+    assert covered() == {name: len(data) for name, data in store.objects.items()}
+    again = open_shards(pattern, "stop", remote=replace(options, cache_dir=tmp_path / "two"))
+    store.requests.clear()
+    assert (again.source.encoded(3) == local.source.encoded(3)).all()
+    assert 1 << 17 < sum(covered().values()) <= 2 << 18
+    store.objects["train-1.tar"] = store.objects["train-0.tar"]
+    assert open_shards(pattern, "stop", remote=options).source.name(9).endswith(":01.jpg")
+
+
+def test_a_cache_smaller_than_the_shards(store: HttpStore, tmp_path: Path) -> None:
+    """The pass drops what it has passed, and rows are fetched when they are needed."""
+    options = RemoteOptions(tmp_path / "small", cache_size=3 << 18, retry=FAST)
+    table = open_shards(f"{store.url}/train-{{0..1}}.tar", "stop", remote=options)
+    local = open_shards(f"{tmp_path}/train-{{0..1}}.tar", "stop")
+    for row in (0, 15, 7):
+        with table.source.held(np.array([row])):
+            assert (table.source.encoded(row) == local.source.encoded(row)).all()
+
+
+def test_a_missing_remote_shard_is_named(store: HttpStore, tmp_path: Path) -> None:
+    options = RemoteOptions(tmp_path / "one", retry=FAST)
+    with pytest.raises(ValueError, match=r"train-2\.tar"):
+        open_shards(f"{store.url}/train-{{1..2}}.tar", "stop", remote=options)
+    with pytest.raises(ValueError, match=r"name the files or URLs themselves"):
+        check_spec("wds:pipe:curl x.tar")
+    check_spec(f"wds:{store.url}/train-{{1..2}}.tar")  # asks nobody
+    assert default_val(f"wds:{store.url}/train-{{1..2}}.tar") is None
