@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.beton.format import open_beton
+from pipelines.beton.pattern import check_pattern, is_pattern, open_pattern
 from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_val
 from pipelines.data_spec import NAMED, PLUS, is_spec
 from pipelines.remote.file import RemoteOptions
@@ -72,6 +73,8 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
+    if spec.partition("?")[0].endswith(".beton") and is_pattern(spec):
+        return PATTERN
     if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
         return REMOTE
     for prefix, kind in PREFIXED.items():
@@ -230,6 +233,25 @@ def _val_remote(url: str) -> str | None:
     return place
 
 
+def _open_pattern(pattern: str, opening: Opening) -> Table:
+    def open_one(place: str) -> Table:
+        if is_remote(place):
+            return open_remote_beton(place, opening.remote)
+        return open_beton(Path(place))
+
+    return open_pattern(pattern, open_one)
+
+
+def _val_pattern(pattern: str) -> str | None:
+    found = val_pattern(pattern)
+    if found is None:  # one file for all parts
+        single = re.sub(r"train[^/]*$", "train.beton", pattern)
+        return None if single == pattern or is_pattern(single) else kind_of(single).val(single)
+    if found[1]:
+        print_once(log, f"{pattern} has no val files: the scores are those of {found[0]}")
+    return found[0]
+
+
 def _open_published(name: str, opening: Opening) -> Table:
     how, split = opening, opening.split
     if name == "photos":
@@ -273,5 +295,6 @@ PREFIXED: dict[str, Kind] = {
     ),
 }
 REMOTE = Kind("URL.beton", _check_url, _open_remote, _val_remote)
+PATTERN = Kind("PATTERN.beton", check_pattern, _open_pattern, _val_pattern)
 BETON = Kind("PATH.beton", _check_place, _open_beton, _val_file)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)
