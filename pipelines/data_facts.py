@@ -51,6 +51,8 @@ def _facts_of_one(spec: str) -> DataFacts:
         if is_pattern(spec):
             spec = files_of(spec)[0]
         spec = str(manifest_of(spec).get("source", ""))
+        if len(names := split_sum(spec)) > 1 and set(names) <= DATASETS.keys():
+            return data_facts(spec)
     return DATASETS.get(spec, IMAGENET)
 
 
