@@ -13,7 +13,7 @@ from pipelines.remote.url import is_remote
 
 NAMED = ("photos", "cifar10", "cifar100", "stl10", "tiny-imagenet")
 """Data sets with a name."""
-PREFIXES = ("folder:", "wds:", "parquet:", "hf:")
+PREFIXES = ("folder:", "list:", "wds:", "parquet:", "hf:")
 """Words before a place or a pattern, which say what is there."""
 PLUS = " + "
 

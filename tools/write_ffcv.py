@@ -37,6 +37,7 @@ from pipelines.beton.remote import open_remote_beton
 from pipelines.beton.shard import Shard
 from pipelines.beton.to_store import check_destination, uploaded
 from pipelines.data_facts import DATASETS
+from pipelines.data_spec import split_sum
 from pipelines.datasets import open_data
 from pipelines.remote.url import is_remote
 from pipelines.sources.classes import keep_classes, read_classes
@@ -45,6 +46,7 @@ from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.parquet import find_parquet, open_parquet
 from pipelines.sources.parquet_schema import Choice
+from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
@@ -63,8 +65,9 @@ class Arguments:
     """Write SOURCE to OUT, a .beton that any FFCV reads, and its description OUT.json."""
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
-    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton,
-    wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub."""
+    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, list:FILE, PATH.beton,
+    wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub; several as
+    'folder:A + B.beton'."""
     out: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
     """File to write, on a disk or in a store (s3://, gs://, az://); it appears only when it is
     complete."""
@@ -195,6 +198,8 @@ def _open_source(arguments: Arguments) -> tuple[Table, str]:
     spec = arguments.source or ""
     rules = arguments.rules
     keep = None if arguments.classes is None else read_classes(arguments.classes)
+    if len(split_sum(spec)) > 1:
+        return _open_data(spec, arguments), spec
     if spec.startswith("wds:"):
         keys = arguments.image_key, arguments.label_key
         table = open_shards(spec.removeprefix("wds:"), "keep", keys[0], rules, keys[1])
@@ -205,15 +210,19 @@ def _open_source(arguments: Arguments) -> tuple[Table, str]:
         spec = f"folder:{spec}"
     if spec.startswith("folder:"):
         _name_other_split(Path(spec.removeprefix("folder:")).expanduser(), arguments.split)
-    table = open_data(
+    return _open_data(spec, arguments), arguments.source or ""
+
+
+def _open_data(spec: str, arguments: Arguments) -> Table:
+    return open_data(
         spec,
         arguments.data_dir,
         arguments.split,
         on_bad="keep",
         classes_file=arguments.classes,
-        rules=rules,
+        rules=arguments.rules,
+        keys=MemberKeys(arguments.image_key, arguments.label_key),
     )
-    return table, arguments.source or ""
 
 
 def _open_parquet(spec: str, arguments: Arguments, keep: Sequence[str] | None) -> tuple[Table, str]:
