@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
-from pipelines.beton.format import read_manifest
+from pipelines.beton.remote import is_remote_beton, manifest_of
 from pipelines.data_spec import split_sum
 
 
@@ -47,8 +46,8 @@ def data_facts(spec: str) -> DataFacts:
 
 
 def _facts_of_one(spec: str) -> DataFacts:
-    if spec.endswith(".beton"):
-        spec = str(read_manifest(Path(spec).expanduser()).get("source", ""))
+    if spec.endswith(".beton") or is_remote_beton(spec):
+        spec = str(manifest_of(spec).get("source", ""))
     return DATASETS.get(spec, IMAGENET)
 
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipelines.remote.url import is_remote
+
 NAMED = ("photos", "cifar10", "cifar100", "stl10", "tiny-imagenet")
 """Data sets with a name."""
 PREFIXES = ("folder:", "wds:", "parquet:", "hf:")
@@ -47,7 +49,8 @@ def join_sum(specs: str | Iterable[str]) -> str:
 
 def is_spec(text: str) -> bool:
     """Whether the text has the form of one data set, which need not exist."""
-    return text in NAMED or text.startswith(PREFIXES) or text.endswith(".beton")
+    named = text in NAMED or text.startswith(PREFIXES) or text.endswith(".beton")
+    return named or is_remote(text)
 
 
 def short_name(spec: str) -> str:

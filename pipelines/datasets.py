@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.data_spec import join_sum, split_sum
+from pipelines.remote.file import RemoteOptions
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import OnBad
@@ -28,7 +29,7 @@ from pipelines.system.progress import print_once
 log = logging.getLogger(__name__)
 
 
-def open_data(
+def open_data(  # noqa: PLR0913 - an argument for each field of ``Opening``
     spec: str,
     data_dir: Path,
     split: Split = "train",
@@ -38,6 +39,7 @@ def open_data(
     download: bool = True,
     rules: ImageRules = RULES,
     keys: MemberKeys = USUAL,
+    remote: RemoteOptions | None = None,
 ) -> Table:
     """Open the data set that ``spec`` names.
 
@@ -52,6 +54,7 @@ def open_data(
         download: fetch published files that are missing.
         rules: what the image files become, with the number of channels of the images.
         keys: which members of tar shards are images and classes.
+        remote: how remote files are fetched and kept (default: in the cache).
 
     Raises:
         NotDownloaded: a published set is missing, and ``download`` is off.
@@ -59,7 +62,7 @@ def open_data(
             number of channels.
     """
     keep = None if classes_file is None else tuple(read_classes(classes_file))
-    opening = Opening(data_dir, split, on_bad, keep, download, rules, keys)
+    opening = Opening(data_dir, split, on_bad, keep, download, rules, keys, remote)
     specs = split_sum(spec)
     return _open_one(spec, opening) if len(specs) == 1 else _open_sum(specs, opening)
 

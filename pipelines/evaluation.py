@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,14 @@ from torch import Tensor
 from pipelines.augment.params import center_box
 from pipelines.augment.reference import AugmentPlan, augment
 from pipelines.decoders import Crops, Decoder
+from pipelines.decoders.memory import MemoryDecoder
+from pipelines.read_ahead import Requests
 from pipelines.sampler import all_rows
 from pipelines.sources.table import Table, check_normalization
 from pipelines.system.transfer import device_thread
+
+READ_AHEAD = 8
+"""Batches whose bytes are requested while an earlier one is decoded."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,13 @@ def evaluation_batches(
         crops = crops.to(device, non_blocking=True)
         return augment(crops, AugmentPlan.nothing(len(crops), device), view.mean, view.std)
 
-    with device_thread("unmix-evaluation", device) as pool:
+    share = len(chosen), batch_size, rank, world_size
+    coming = (chosen[places] for places in all_rows(*share))
+    reader = Requests(table.source, coming, 0 if isinstance(decoder, MemoryDecoder) else READ_AHEAD)
+    with closing(reader), device_thread("unmix-evaluation", device) as pool:
         ahead = None
-        for places in all_rows(len(chosen), batch_size, rank, world_size):
+        for number, places in enumerate(all_rows(*share)):
+            reader.during(number)
             following = (pool.submit(decode, places), places)
             if ahead is not None:
                 yield images(ahead[0].result()), ahead[1]

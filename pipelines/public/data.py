@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipelines import datasets
 from pipelines.data_facts import DataFacts, channel_facts, data_facts
 from pipelines.data_spec import join_sum
+from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
@@ -75,13 +76,15 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     image_key: str | None = None,
     label_key: str | None = None,
     like: Data | None = None,
+    remote: RemoteOptions | None = None,
 ) -> Data:
     """Open a data set.
 
     Args:
         spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``,
-            ``list:FILE``, ``PATH.beton`` or ``wds:PATTERN``; or several, as a list or joined by
-            `` + ``: their rows follow each other, their classes are joined by name.
+            ``list:FILE``, ``wds:PATTERN``, ``PATH.beton``, or URLs of the last two; or several, as
+            a list or joined by `` + ``: their rows follow each other, their classes are joined by
+            name.
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
@@ -96,6 +99,7 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         image_key: key of the images in tar shards, as ``input.jpg``; None: any image's ending.
         label_key: key of the classes in tar shards, or field of their ``.json``.
         like: training images, whose range and background these get.
+        remote: how the file of a URL is fetched, and where it is kept (default: in the cache).
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
@@ -113,6 +117,7 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         classes_file=file,
         rules=rules,
         keys=MemberKeys(image_key, label_key),
+        remote=remote,
     )
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):

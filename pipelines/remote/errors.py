@@ -9,6 +9,10 @@ class RemoteError(ValueError):
     """A remote file cannot be read or written: what happened, its URL, and what leads on."""
 
 
+class NotThere(RemoteError):
+    """There is no such object, or none that may be read: the two look alike in many stores."""
+
+
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an instance role, or AWS_PROFILE with "
     "boto3 installed, give access; AWS_SKIP_SIGNATURE=true reads a public bucket; AWS_ENDPOINT_URL "
@@ -50,15 +54,15 @@ def reason(error: BaseException) -> str:
     return without_query(" ".join(text.split()))
 
 
-def no_access(url: str, kind: str, error: BaseException) -> RemoteError:
+def no_access(url: str, kind: str, error: BaseException) -> NotThere:
     """Return the refusal of a store that knows, or accepts, no credentials of ours."""
     code = "401" if "Unauthenticated" in type(error).__name__ else "403"
-    return RemoteError(f"{url}: access denied ({code}). {_hint(kind)}. Then {RESUME}")
+    return NotThere(f"{url}: access denied ({code}). {_hint(kind)}. Then {RESUME}")
 
 
-def not_found(url: str, kind: str) -> RemoteError:
+def not_found(url: str, kind: str) -> NotThere:
     """Return the refusal for an object that is not there, or that is hidden from us."""
-    return RemoteError(
+    return NotThere(
         f"{url}: no such object (404). Check the spelling; a store may also hide an object from "
         f"whoever may not read it. {_hint(kind)}"
     )

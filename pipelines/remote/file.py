@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 import time
 import weakref
 import zlib
@@ -27,10 +26,10 @@ import numpy as np
 
 from pipelines.remote.connect import RETRY, Retry
 from pipelines.remote.errors import CHANGED, RemoteError
-from pipelines.remote.locks import Locks
-from pipelines.remote.loop import AHEAD, NEEDED, Loop
+from pipelines.remote.loop import AHEAD, NEEDED
+from pipelines.remote.process import close, loop_of, room_of
 from pipelines.remote.room import AHEAD as STAYS
-from pipelines.remote.room import Room, require_room
+from pipelines.remote.room import require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
 from pipelines.remote.store import RemoteObject, open_object
 from pipelines.remote.transfer import Counters, Transfer
@@ -71,12 +70,12 @@ class RemoteFile(StoredFile):
         self._source, self._options, self._crc = source, options, crc
         self._pid = os.getpid()
         self._file = SparseFile(root / identity.folder, identity)
-        self._transfer = Transfer(source, self._file, _room(root, options.cache_size), crc)
+        self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
-        self._loop = _loop(options.connections)
+        self._loop = loop_of(options.connections)
         self._loop.add(self._transfer)
         self._end = weakref.finalize(
-            self, _close, self._transfer, self._pins, (self._pid, options.connections)
+            self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
 
     @property
@@ -118,10 +117,17 @@ class RemoteFile(StoredFile):
         with self.held(np.array([[begin, begin + size]])):
             return self.bytes[begin : begin + size].copy()
 
-    def missing(self) -> int:
-        """Return the bytes that are not here yet."""
-        everything = np.arange(self._file.identity.pieces)
-        return len(self._file.missing(everything)) * PIECE
+    @property
+    def options(self) -> RemoteOptions:
+        """Where it is kept, and how it is fetched."""
+        return self._options
+
+    def missing(self, ranges: Ranges | None = None) -> int:
+        """Return the bytes that are not here yet, of the pieces of ranges (default: of all)."""
+        pieces = np.arange(self._file.identity.pieces)
+        if ranges is not None:
+            pieces = self._file.pieces_of(ranges)
+        return len(self._file.missing(pieces)) * PIECE
 
     def will_need(self, ranges: Ranges) -> None:
         """Ask for byte ranges, begin and end, (k, 2); returns at once.
@@ -169,6 +175,10 @@ class RemoteFile(StoredFile):
                 self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
         page_cache.forget(self.path, ranges)
 
+    def interrupt(self) -> None:
+        """Let every ``held`` that waits now, in any thread, raise ``RemoteError``."""
+        self._transfer.interrupt()
+
     def close(self) -> None:
         """End the requests, and make what is here outlast a reboot; maps stay valid."""
         if self._end.alive:
@@ -180,6 +190,7 @@ class RemoteFile(StoredFile):
         if not len(missing):
             return
         start, transfer = time.monotonic(), self._transfer
+        interruptions = transfer.interruptions
         transfer.error = None
         transfer.wanted.update(missing.tolist())
         try:
@@ -194,6 +205,8 @@ class RemoteFile(StoredFile):
                     if len(missing):
                         self._raise_noted()
                         self._check_loop()
+                        if transfer.interruptions != interruptions:
+                            raise RemoteError(f"{self.title}: interrupted")
         finally:
             transfer.wanted.difference_update(pieces.tolist())
             self.counters.seconds_waited += time.monotonic() - start
@@ -269,33 +282,3 @@ def _reopened(
         how = f"ETag {source.version} then, {now.version} now"
         raise RemoteError(CHANGED.format(url=title_of(source.url), how=how))
     return RemoteFile(source, options, crc)
-
-
-_loops: dict[tuple[int, int], Loop] = {}
-_rooms: dict[tuple[int, Path, int | None], Room] = {}
-
-
-def _loop(connections: int) -> Loop:
-    key = os.getpid(), connections
-    if key not in _loops or not _loops[key].alive():
-        _loops[key] = Loop(connections)
-    return _loops[key]
-
-
-def _room(root: Path, limit: int | None) -> Room:
-    return _rooms.setdefault((os.getpid(), root, limit), Room(root, limit))
-
-
-def _close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
-    """Close a file, unless this is a fork of the process that has it open."""
-    if os.getpid() != key[0]:
-        return
-    loop = _loops[key]
-    if loop.is_this_thread():  # which collected the file as garbage
-        threading.Thread(target=_close, args=(transfer, pins, key)).start()
-        return
-    if loop.remove(transfer):
-        _loops.pop(key, None)
-    transfer.close()
-    if pins is not None:
-        pins.close()

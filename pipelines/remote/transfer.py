@@ -48,6 +48,7 @@ class Transfer:
         self.changed = threading.Condition()
         """Notified when pieces have come, or an error has."""
         self.error: Exception | None = None
+        self.interruptions = 0
         self.wanted: set[int] = set()
         """Pieces that a step waits for."""
         self._in_flight: set[int] = set()
@@ -134,6 +135,12 @@ class Transfer:
                 )
             log.warning("%s: wrong checksum at byte %d; fetched again", self.source.title, begin)
             await self._get((number, number + 1), last=True)
+
+    def interrupt(self) -> None:
+        """Wake whoever waits for pieces, to give up."""
+        with self.changed:
+            self.interruptions += 1
+            self.changed.notify_all()
 
     def _note(self, error: Exception | None) -> None:
         with self.changed:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.beton.format import open_beton
+from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_val
 from pipelines.data_spec import NAMED, PLUS, is_spec
+from pipelines.remote.file import RemoteOptions
+from pipelines.remote.url import is_remote
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
@@ -42,6 +45,8 @@ class Opening:
     rules: ImageRules = RULES
     keys: MemberKeys = USUAL
     """Which members of tar shards are images and classes."""
+    remote: RemoteOptions | None = None
+    """How remote files are fetched and kept; None: in the cache, with room for all of them."""
     is_part: bool = False
     """Whether other data sets are joined to it: they may hold the classes that it lacks."""
 
@@ -66,6 +71,8 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
+    if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
+        return REMOTE
     for prefix, kind in PREFIXED.items():
         if spec.startswith(prefix):
             return kind
@@ -78,7 +85,7 @@ def kind_of(spec: str) -> Kind:
 
 def grammar() -> tuple[str, ...]:
     """Return the forms of ``--data``."""
-    return (*NAMED, *(kind.form for kind in (*PREFIXED.values(), BETON)))
+    return (*NAMED, *(kind.form for kind in (*PREFIXED.values(), BETON, REMOTE)))
 
 
 def _hint(spec: str) -> str:
@@ -165,8 +172,8 @@ def _check_shards(spec: str) -> None:
 
 
 def _open_shards(spec: str, opening: Opening) -> Table:
-    keys, how = opening.keys, opening
-    return open_shards(spec.removeprefix("wds:"), how.on_bad, keys.image, how.rules, keys.label)
+    keys, how, pattern = opening.keys, opening, spec.removeprefix("wds:")
+    return open_shards(pattern, how.on_bad, keys.image, how.rules, keys.label, how.remote)
 
 
 def _val_shards(spec: str) -> str | None:
@@ -177,6 +184,25 @@ def _val_shards(spec: str) -> str | None:
     if is_test:
         print_once(log, f"{spec} has no val shards: the scores are those of wds:{pattern}")
     return f"wds:{pattern}"
+
+
+def _check_url(url: str) -> None:
+    if not is_remote_beton(url):
+        raise ValueError(
+            "a remote file must be a .beton, as s3://bucket/train.beton, or tar shards, as "
+            "wds:s3://bucket/train-{000..146}.tar; tools/write_ffcv.py SOURCE s3://... writes one"
+        )
+
+
+def _open_remote(url: str, opening: Opening) -> Table:
+    return open_remote_beton(url, opening.remote)
+
+
+def _val_remote(url: str) -> str | None:
+    place = remote_val(url)
+    if place is not None and "test" in place.rpartition("/")[2] and "test" not in url:
+        print_once(log, f"{url} has no val.beton: the scores are those of {place}")
+    return place
 
 
 def _open_published(name: str, opening: Opening) -> Table:
@@ -220,5 +246,6 @@ PREFIXED: dict[str, Kind] = {
         "their Parquet files",
     ),
 }
+REMOTE = Kind("URL.beton", _check_url, _open_remote, _val_remote)
 BETON = Kind("PATH.beton", _check_place, _open_beton, _val_beton)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)

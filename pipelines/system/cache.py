@@ -86,8 +86,14 @@ class Entry:
 
     path: Path
     bytes: int
+    """Bytes on the disk; holes of a sparse file take none."""
     used: float
     """Seconds since 1970."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it holds pieces of a remote file, which have a limit of their own."""
+        return self.path.parent.name == REMOTE
 
 
 def entries() -> list[Entry]:
@@ -175,8 +181,8 @@ def is_temporary(path: Path) -> bool:
 def make_room(need: int) -> None:
     """Remove killed conversions, then the least recently used files, until ``need`` bytes fit.
 
-    Tables of sizes stay, since they are small, and so does what is in use. Copies of remote files
-    have a limit of their own.
+    Tables of sizes stay, since they are small, and so does what is in use. Pieces of remote files
+    do not count: ``--cache-size`` limits them.
 
     Raises:
         ValueError: ``need`` is over the limit of the whole cache.
@@ -188,7 +194,7 @@ def make_room(need: int) -> None:
             "UNMIX_CACHE_LIMIT sets another"
         )
     remove_abandoned()
-    kept = [entry for entry in entries() if entry.path.parent.name != REMOTE]
+    kept = [entry for entry in entries() if not entry.is_remote]
     total = sum(entry.bytes for entry in kept)
     for entry in kept:
         if total + need <= limit:

@@ -166,3 +166,28 @@ def test_the_doctor_lists_and_empties_it(root: Path, capsys: pytest.CaptureFixtu
     assert "removed 1 entries, 1.0 MB" in capsys.readouterr().out
     assert not path.exists()
     assert doctor.main(["--empty"]) == 2
+
+
+def test_pieces_of_remote_files_are_listed_by_url_and_have_no_part_in_the_limit(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used, free = (root / "remote" / name for name in ("0a1b", "2c3d"))
+    for folder in (used, free):
+        folder.mkdir(parents=True)
+        (folder / "train.beton").write_bytes(bytes(1_000_000))
+        (folder / "meta.json").write_text(f'{{"url": "s3://bucket/{folder.name}.beton"}}')
+    (free / "meta.json").write_text("{")
+    copy = file(root, "a.beton", 1000, 9)
+    monkeypatch.setenv("UNMIX_CACHE_LIMIT", "0.0025")
+    cache.make_room(1_000_000)
+    assert copy.exists() and used.exists() and free.exists()
+    cache.hold(used)
+    assert doctor.main(["--cache"]) == 0
+    text = capsys.readouterr().out
+    assert "remote/0a1b  s3://bucket/0a1b.beton" in text
+    assert "remote/2c3d  (its record cannot be read)" in text
+    assert "fetched of remote files: 2 entries, 2.0 MB (--cache-size" in text
+    assert "cache: 1.0 MB of 2.5 MB (UNMIX_CACHE_LIMIT)" in text
+    assert doctor.main(["--cache", "--empty"]) == 0
+    assert used.exists() and not free.exists() and not copy.exists()
+    assert "in use: 1 entries" in capsys.readouterr().out

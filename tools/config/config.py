@@ -25,6 +25,7 @@ from tools.config.clim import ClimConfig
 from tools.config.images import ImageConfig
 from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
+from tools.config.remote import RemoteConfig
 from tools.config.scores import ScoreConfig
 from tools.config.sections import (
     SECTIONS,
@@ -103,6 +104,7 @@ class Config(  # fields are listed from the last base to the first
     ShardConfig,
     PixelConfig,
     ImageConfig,
+    RemoteConfig,
     DataConfig,
     RunConfig,
 ):

@@ -22,6 +22,7 @@ from tools.config.augment import check_crops
 from tools.config.images import ImageConfig
 from tools.config.init import InitConfig
 from tools.config.pixels import PixelConfig
+from tools.config.remote import RemoteConfig
 from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
 from tools.config.shards import ShardConfig
@@ -304,6 +305,7 @@ class LogConfig(Section):
 SECTIONS: tuple[type[Section], ...] = (
     RunConfig,
     DataConfig,
+    RemoteConfig,
     ImageConfig,
     PixelConfig,
     ShardConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 
@@ -14,9 +15,11 @@ def list_cache() -> str:
     """Return a line for each file or folder, the least recently used first, and the sum."""
     held = cache.entries()
     lines = [_line(entry) for entry in held]
-    total = size_text(sum(entry.bytes for entry in held))
+    total = size_text(sum(entry.bytes for entry in held if not entry.is_remote))
     limit = size_text(cache.size_limit())
     lines.append(f"{cache.cache_root()}: {total} of {limit} (UNMIX_CACHE_LIMIT)")
+    if fetched := [entry for entry in held if entry.is_remote]:
+        lines.append(f"fetched of remote files: {_count(fetched)} (--cache-size limits a run's)")
     if held:
         lines.append("python tools/doctor.py --cache --empty removes what no run uses")
     return "\n".join(lines)
@@ -36,7 +39,17 @@ def _count(entries: Sequence[Entry]) -> str:
 
 
 def _line(entry: Entry) -> str:
-    name = entry.path.relative_to(cache.cache_root())
+    name = str(entry.path.relative_to(cache.cache_root()))
+    if entry.is_remote:
+        name += f"  {_url(entry)}"
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
     unfinished = "  (unfinished)" if cache.is_temporary(entry.path) else ""
     return f"{size_text(entry.bytes):>12}  used {used}  {name}{unfinished}"
+
+
+def _url(entry: Entry) -> str:
+    """Return the URL of a remote file, as far as its record can be read."""
+    try:
+        return str(json.loads((entry.path / "meta.json").read_text())["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "(its record cannot be read)"

@@ -25,6 +25,7 @@ from pipelines.system.progress import print_once
 from pipelines.system.workers import cores_per_process
 from tools.config.config import Config
 from tools.config.images import image_rules, warn_of_late_rules, warn_of_other_range
+from tools.config.remote import remote_options
 from tools.distributed.coordination import local_main_first
 from tools.engine.measured import measured_facts
 
@@ -55,6 +56,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "classes_file": config.classes,
         "download": download,
         "keys": MemberKeys(config.image_key, config.label_key),
+        "remote": remote_options(config),
     }
 
     def opened(spec: str, split: Split, rules: ImageRules) -> Table:
