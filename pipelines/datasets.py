@@ -29,7 +29,7 @@ from pipelines.system.progress import print_once
 log = logging.getLogger(__name__)
 
 
-def open_data(  # noqa: PLR0913 - an argument for each field of ``Opening``
+def open_data(  # noqa: PLR0913 - a builder, with an argument for each flag
     spec: str,
     data_dir: Path,
     split: Split = "train",

@@ -7,6 +7,7 @@ Examples:
     python tools/write_ffcv.py 'parquet:data/train-*.parquet' train.beton --shuffle 0
     python tools/write_ffcv.py hf:ylecun/mnist train.beton
     python tools/write_ffcv.py ~/imagenet train-0.beton --shuffle 0 --shard 0/4
+    python tools/write_ffcv.py ~/imagenet s3://bucket/train.beton --keep-jpeg
     python tools/write_ffcv.py --verify train.beton
 """
 
@@ -21,6 +22,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,10 +32,12 @@ import tyro
 
 from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
-from pipelines.beton.format import manifest_path, open_beton
+from pipelines.beton.format import open_beton
 from pipelines.beton.shard import Shard
+from pipelines.beton.to_store import check_destination, uploaded
 from pipelines.data_facts import DATASETS
 from pipelines.datasets import open_data
+from pipelines.remote.url import is_remote
 from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.hub import hub_parquet
@@ -57,8 +61,9 @@ class Arguments:
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
     """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton,
     wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub."""
-    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
-    """File to write; it appears only when it is complete."""
+    out: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
+    """File to write, on a disk or in a store (s3://, gs://, az://); it appears only when it is
+    complete."""
     max_size: int = 500
     """Longest side in pixels; larger images are shrunk (0: no limit)."""
     quality: int = 90
@@ -94,14 +99,20 @@ class Arguments:
     """Channels of the stored images: 3 for RGB, 1 for gray, N for images of N bands."""
     overwrite: bool = False
     """Replace OUT if it exists."""
+    temporary_folder: Path | None = None
+    """Folder with room for the whole file, where OUT of a store is made first (default: the
+    cache)."""
     verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
 
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
             raise ValueError("give SOURCE and OUT, or --verify FILE")
-        if self.out is not None and (self.out.suffix != ".beton" or self.out.is_dir()):
+        out = self.out or ".beton"
+        if not out.endswith(".beton") or Path(out).is_dir():
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
+        if self.temporary_folder is not None and not is_remote(out):
+            raise ValueError("--temporary-folder is for OUT in a store: s3://BUCKET/NAME.beton")
         source = self.source or ""
         if self.image_key is not None and not source.startswith(("wds:", *PREFIXES)):
             raise ValueError("--image-key is for SOURCE wds:PATTERN or parquet:PATTERN")
@@ -148,10 +159,11 @@ def run(arguments: Arguments) -> int:
 
 
 def _write(arguments: Arguments) -> int:
-    assert arguments.source is not None
-    assert arguments.out is not None
-    if arguments.out.exists() and not arguments.overwrite:
-        raise ValueError(f"{arguments.out} exists: --overwrite replaces it, or choose another OUT")
+    out, is_sent = arguments.out or "", is_remote(arguments.out or "")
+    if is_sent:
+        check_destination(out, arguments.overwrite)
+    elif Path(out).exists() and not arguments.overwrite:
+        raise ValueError(f"{out} exists: --overwrite replaces it, or choose another OUT")
     settings = Settings(
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
@@ -163,8 +175,10 @@ def _write(arguments: Arguments) -> int:
         part = Shard.parse(arguments.shard)
         entry = part.manifest(table, settings)
         table = part.take(table)
-    manifest = convert(table, arguments.out, settings, arguments.on_error, source, entry)
-    print(_summary(arguments.out, manifest))
+    place = uploaded(out, arguments.temporary_folder) if is_sent else nullcontext(Path(out))
+    with place as path:
+        manifest = convert(table, path, settings, arguments.on_error, source, entry)
+    print(_summary(out, manifest))
     return 0
 
 
@@ -215,11 +229,11 @@ def _name_other_split(path: Path, split: str) -> None:
         log.info("%s: this is %s/; --split %s writes %s/", path, here, wanted, other)
 
 
-def _summary(out: Path, manifest: dict[str, Any]) -> str:
+def _summary(out: str, manifest: dict[str, Any]) -> str:
     lines = [
         f"{out}: {counted(manifest['rows'], 'row')}, {size_text(manifest['bytes'])}: "
         f"{manifest['jpg']} JPEG ({manifest['kept']} unchanged), {manifest['raw']} raw; "
-        f"{counted(len(manifest['classes']), 'class')}; described in {manifest_path(out)}"
+        f"{counted(len(manifest['classes']), 'class')}; described in {out}.json"
     ]
     skipped = manifest["skipped"]
     lines += [f"  left out {bad['name']}: {bad['reason']}" for bad in skipped[:LISTED]]

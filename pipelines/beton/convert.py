@@ -26,6 +26,7 @@ from pipelines.beton.encode import (
     Task,
     decode_rows,
     encode_rows,
+    read_order,
     refuse_too_large,
     split_table,
 )
@@ -96,14 +97,11 @@ def convert(
     reordered = is_out_of_order(table)
     check_room(out, estimate(table, settings) * (2 if reordered else 1))
     report = _Report()
-
-    def samples(rows: Table) -> Iterator[Sample]:
-        return _samples(rows, settings, page_size, on_error, report)
-
+    samples = _samples(table, settings, page_size, on_error, report)
     if reordered:
         rows = write_reordered(out, table, samples, report.written, page_size)
     else:
-        rows = write_beton(out, samples(table), len(table), page_size)
+        rows = write_beton(out, samples, len(table), page_size)
     manifest = {
         "format": 1,
         "source": source,
@@ -129,13 +127,13 @@ class _Report:
     """Name and reason of each bad image."""
     counts: dict[str, int] = field(default_factory=lambda: {"jpg": 0, "raw": 0, "kept": 0})
     written: array[int] = field(default_factory=lambda: array("q"))
-    """The numbers of the written rows."""
+    """The written rows of the table, in their order."""
 
 
 def _samples(
     table: Table, settings: Settings, page_size: int, on_error: OnError, report: _Report
 ) -> Iterator[Sample]:
-    """Yield the good rows in order; fill the report.
+    """Yield the good rows in the order in which they are read; fill the report.
 
     With ``stop``, the rows after a bad image are still examined, so that one run names all of them.
     """
@@ -143,7 +141,8 @@ def _samples(
     tasks = (Task(part, settings, page_size, keep) for part in split_table(table, CHUNK))
     results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
     rows = (row for part in results for row in part)
-    for number, row in enumerate(tracked(rows, len(table), "converting")):
+    shown = tracked(rows, len(table), "converting")
+    for number, row in zip(read_order(table), shown, strict=True):
         if why := row if isinstance(row, str) else row.problem:
             name = table.source.name(number)
             if keep or len(skipped) >= LISTED:  # the first are in the message at the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -250,7 +250,7 @@ def refuse_too_large(table: Table) -> None:
 def split_table(table: Table, size: int) -> Iterator[Table]:
     """Yield the table in parts of ``size`` rows, small enough to send to a worker.
 
-    Parts of parquet files have at most ``parquet_rows.PART_ROWS`` rows, with their bytes.
+    Parquet files are yielded in ``read_order``, in parts of at most ``parquet_rows.PART_ROWS``.
     """
     if isinstance(table.source, Parquet):
         yield from split_parquet(table)
@@ -258,3 +258,10 @@ def split_table(table: Table, size: int) -> Iterator[Table]:
     for i in range(0, len(table), size):
         part = table.take(np.arange(i, min(i + size, len(table))))
         yield dataclasses.replace(part, classes=())
+
+
+def read_order(table: Table) -> Iterable[int]:
+    """Return the rows in the order in which ``split_table`` yields them."""
+    if isinstance(table.source, Parquet):
+        return map(int, table.in_file_order())
+    return range(len(table))

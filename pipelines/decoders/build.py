@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.beton.encode import too_large
 from pipelines.decoders.dali import PART_BYTES, DaliDecoder
@@ -70,7 +71,7 @@ def decode_memory(table: Table, rows: int, workers: int) -> dict[str, DecodeMemo
         rows: images of a step of this process, all distinct.
         workers: decoding threads of this process.
     """
-    pixels = np.sort(table.height.astype(np.int64) * table.width)[::-1]
+    pixels = _largest(table, max(rows, 1))
     largest = int(pixels.max(initial=0))
     at_once = max(PART_BYTES, table.channels * largest)
     scratch = 3 * largest * (1 if table.channels == 3 else 2)  # decoded, and three channels of it
@@ -86,6 +87,16 @@ def decode_memory(table: Table, rows: int, workers: int) -> dict[str, DecodeMemo
     if one_size(table):
         whole = DecodeMemory(decoded_bytes(table), f"all {len(table):,} images")
         found = {"memory": whole, **found}
+    return found
+
+
+def _largest(table: Table, count: int) -> NDArray[np.int64]:
+    """Return the pixels of the largest images, (at most count,), with little memory."""
+    found = np.zeros(0, np.int64)
+    for begin in range(0, len(table), 1 << 20):
+        part = slice(begin, begin + (1 << 20))
+        pixels = table.height[part].astype(np.int64) * table.width[part]
+        found = np.sort(np.concatenate((found, pixels)))[::-1][:count]
     return found
 
 

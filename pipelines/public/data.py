@@ -82,9 +82,9 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
 
     Args:
         spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``,
-            ``list:FILE``, ``wds:PATTERN``, ``PATH.beton``, or URLs of the last two; or several, as
-            a list or joined by `` + ``: their rows follow each other, their classes are joined by
-            name.
+            ``list:FILE``, ``PATH.beton`` or its URL (s3, gs, az, http, https, hf), or
+            ``wds:PATTERN``; or several, as a list or joined by `` + ``: their rows follow each
+            other, their classes are joined by name.
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.

@@ -37,12 +37,12 @@ class Room:
         self.exceeded = 0
         """Bytes that one step needed beyond the limit, at most."""
 
-    def reserve(self, file: SparseFile, run: Run, needed: bool) -> bool | None:
+    def reserve(self, file: SparseFile, run: Run, needed: bool, force: bool) -> bool | None:
         """Reserve the absent pieces of a claimed run; remove the least recently used for them.
 
         ``needed`` pieces are waited for, so they may replace pieces that are expected to be
-        needed later, and exceed the limit if nothing can be removed. Returns whether there is
-        room; None while another process looks.
+        needed later. They exceed the limit with ``force``: steps may pin more than that. Returns
+        whether there is room; None if a later look may find it.
         """
         if self.limit is None:
             return True
@@ -56,8 +56,8 @@ class Room:
             if over > 0:
                 until = None if needed else time.time()
                 over -= self._remove(files, over + self.limit // SLACK // PIECE * PIECE, until)
-            if over > 0 and not needed:
-                return False
+            if over > 0 and not (needed and force):
+                return None if needed else False
             if over > 0 and not self.exceeded:
                 log.warning(
                     "--cache-size %s is less than one step needs; it is exceeded for a while",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from pipelines.remote.sparse import Pieces, SparseFile, runs
 from pipelines.remote.store import RemoteObject
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 0.1
+"""Seconds that a needed piece waits for others to be unpinned, before it exceeds the limit."""
 
 
 @dataclass
@@ -84,9 +88,11 @@ class Transfer:
                         self.file.give_up(part)
 
     async def _reserved(self, run: Run, needed: bool) -> bool:
+        """Wait for room; return False where a piece that is only expected to be needed has none."""
+        until = time.monotonic() + PATIENCE
         while True:
             urgent = needed or not self.wanted.isdisjoint(range(*run))
-            room = self.room.reserve(self.file, run, urgent)
+            room = self.room.reserve(self.file, run, urgent, time.monotonic() > until)
             if room is None:
                 await asyncio.sleep(0.001)
                 continue

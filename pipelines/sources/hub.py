@@ -71,6 +71,7 @@ def hub_parquet(spec: str, split: str = "train") -> Downloaded:
 def _client() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise ValueError(

@@ -143,7 +143,7 @@ def _measure(
         if number in wanted and data is not None and len(data) <= room:
             examples[number] = data
             room -= len(data)
-    low, high = np.array(limits, np.float64).reshape(-1, 2).T
+    low, high = np.frombuffer(limits, np.float64).reshape(-1, 2).T
     headers = Headers(
         np.arange(len(rows)), np.zeros(len(rows), np.int32), np.array(height, np.int32),
         np.array(width, np.int32), np.array(kind, np.int16), tuple(kinds), low.copy(), high.copy(),

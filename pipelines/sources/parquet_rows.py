@@ -84,27 +84,31 @@ class Parquet:
 
 
 def split_parquet(table: Table) -> Iterator[Table]:
-    """Yield a table of parquet rows in parts with their bytes in memory, small enough to send.
+    """Yield parts of a table of parquet rows with their bytes in memory, small enough to send.
+
+    The rows are in the order of the files, whatever the table's is.
 
     Raises:
         ValueError: a file is damaged.
     """
     source = table.source
-    assert isinstance(source, Parquet) and source.is_ordered
+    assert isinstance(source, Parquet)
+    order = source.file_order()
     data: list[bytes | None] = []
     begin = size = 0
-    for _, cell in read_cells(source.layout, source.columns, source.number):
+    for _, cell in read_cells(source.layout, source.columns, source.number[order]):
         data.append(cell)
         size += len(cell or b"")
         if len(data) == PART_ROWS or size >= PART_BYTES:
-            yield _part(table, source, begin, data)
+            yield _part(table, source, order[begin : begin + len(data)], data)
             begin, size, data = begin + len(data), 0, []
     if data:
-        yield _part(table, source, begin, data)
+        yield _part(table, source, order[begin:], data)
 
 
-def _part(table: Table, source: Parquet, begin: int, data: Sequence[bytes | None]) -> Table:
-    rows = np.arange(begin, begin + len(data))
+def _part(
+    table: Table, source: Parquet, rows: NDArray[np.int64], data: Sequence[bytes | None]
+) -> Table:
     names = tuple(source.name(row) for row in rows.tolist())
     held = EncodedImages(names, tuple(data), source.rules)
     return Table(table.label[rows], table.height[rows], table.width[rows], held)

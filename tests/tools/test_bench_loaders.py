@@ -16,7 +16,8 @@ from tools.benchmarks import harness, loaders
 from tools.benchmarks.contenders import CONTENDERS, mirror
 from tools.benchmarks.harness import images_per_second
 from tools.benchmarks.loaders import Arguments, prepare, ratios, views
-from tools.benchmarks.torch_loader import Images, each_view, torchvision_view
+from tools.benchmarks.torch_loader import Images
+from tools.benchmarks.torchvision_views import each_view, torchvision_view
 
 pytest.importorskip("ffcv")
 pytestmark = pytest.mark.filterwarnings(
@@ -54,6 +55,9 @@ def test_crops(toy, tmp_path, capsys):
         "two_views_vs_decode_ceiling": rates["ffcv"] / rates["decode-only"],
         "multicrop_vs_stock_ffcv": None,
         "moco_v2_vs_torchvision": None,
+        "two_views_vs_spdl": None,
+        "multicrop_vs_spdl": None,
+        "moco_v2_vs_best_opponent": None,
     }
     assert "lightly" in found["left_out"]["two"]
     assert found["setting"]["images"] == 40

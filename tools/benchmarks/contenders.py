@@ -15,13 +15,11 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, no_type_check
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.data_facts import IMAGENET
@@ -29,14 +27,14 @@ from pipelines.decoders import Decoder, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.rng import RowRng
-from pipelines.sampler import Sampler
-from pipelines.settings import Interpolation
-from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
 from pipelines.system.jit import jit
-from pipelines.views import View, ViewPlan
+from pipelines.views import ViewPlan
 from tools.benchmarks.harness import Contender
-from tools.benchmarks.torch_loader import Workers, each_view, torchvision_view
+from tools.benchmarks.opponents import NAMES, Opponent
+from tools.benchmarks.setting import Setting
+from tools.benchmarks.torch_loader import Workers
+from tools.benchmarks.torchvision_views import each_view, torchvision_view
 from tools.benchmarks.windows import draw_windows
 
 NO_FFCV = "the package ffcv is not installed"
@@ -45,23 +43,6 @@ STOCK_AHEAD = 3
 MOST_STEPS = 4096
 """Number of batches of a stock FFCV loader, which must be given when it is created."""
 COLOUR_FREE: dict[str, Any] = {"jitter_prob": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The settings that all contenders of a case share."""
-
-    table: Table
-    beton: Table | None
-    """The same rows as a .beton, for FFCV's loader; None without FFCV."""
-    beton_rows: NDArray[np.int64]
-    """Rows of ``table``'s images in that file, (rows,)."""
-    order: Sampler
-    views: tuple[View, ...]
-    complete: bool
-    """Whether the augmentation includes color, blur and normalization, not only crops."""
-    interpolation: Interpolation
-    workers: int
 
 
 class Ours:
@@ -209,4 +190,5 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "stock-ffcv": StockFFCV,
     "torchvision": torchvision_workers,
     "lightly": lightly_workers,
+    **{name: partial(Opponent, name=name) for name in NAMES},
 }
