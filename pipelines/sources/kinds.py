@@ -202,8 +202,8 @@ def _check_shards(spec: str) -> None:
 
 
 def _open_shards(spec: str, opening: Opening) -> Table:
-    keys, how = opening.keys, opening
-    return open_shards(spec.removeprefix("wds:"), how.on_bad, keys.image, how.rules, keys.label)
+    keys, how, pattern = opening.keys, opening, spec.removeprefix("wds:")
+    return open_shards(pattern, how.on_bad, keys.image, how.rules, keys.label, how.remote)
 
 
 def _val_shards(spec: str) -> str | None:
