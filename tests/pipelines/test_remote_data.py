@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from beton_cases import jpeg, picture
@@ -17,20 +14,13 @@ from http_store import HttpStore, serving
 
 from pipelines import build_eval_loader, build_loader, open_data
 from pipelines.batch import Batch
-from pipelines.beton.format import Sample, open_beton
+from pipelines.beton.format import Sample
 from pipelines.beton.writer import write_beton
-from pipelines.data_facts import DATASETS, data_facts
-from pipelines.datasets import check_spec, default_val
 from pipelines.mixtures.clim import Clim, RandomNeighbors
 from pipelines.public.options import LoaderOptions
 from pipelines.remote import disk
 from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
-from pipelines.remote.file import RemoteFile, RemoteOptions
-from pipelines.remote.sparse import PIECE
-from pipelines.sampler import BlockShuffle
-from pipelines.sources.fetched import interrupt, remote_files
-from pipelines.system.page_cache import joined
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=2, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
