@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.beton.convert import CACHE_SETTINGS, bad_rows, estimate
 from pipelines.beton.format import open_beton
+from pipelines.beton.remote import is_remote_beton, open_remote_beton
 from pipelines.datasets import default_val
 from pipelines.sources.beton import Beton
 from pipelines.sources.depth import Range
@@ -62,6 +63,8 @@ def check_data(place: str, *, deep: bool) -> Report:
         report.advice.append(
             f"python tools/write_ffcv.py '{place}' train.beton --keep-jpeg --shuffle 0"
         )
+    elif is_remote_beton(place):
+        table = open_remote_beton(place)
     elif place.endswith(".beton"):
         table = open_beton(Path(place).expanduser())
     else:
@@ -224,6 +227,7 @@ def _batch_flags(rows: int) -> Iterable[str]:
 def _score_flags(table: Table, place: str) -> Iterable[str]:
     if place.startswith("wds:") or not (table.label >= 0).any():
         return
-    spec = place if place.endswith(".beton") else f"folder:{place.removeprefix('folder:')}"
+    is_beton = place.endswith(".beton") or is_remote_beton(place)
+    spec = place if is_beton else f"folder:{place.removeprefix('folder:')}"
     if default_val(spec) is None:
         yield "--val-fraction 0.1: there are labels, but no validation images"

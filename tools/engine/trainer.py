@@ -27,6 +27,7 @@ from tools.engine.accumulation import backward, total
 from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.clip import clip
 from tools.engine.compiled import compile_encoders
+from tools.engine.fetching import fetched
 from tools.engine.logger import RunLogger
 from tools.engine.metrics import NotFinite, StepMetrics, mean_share
 from tools.engine.next_batch import until_none_comes
@@ -139,8 +140,7 @@ class Learner:
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.sampler.steps_per_epoch
         self.weights = [p for p in self.method.parameters() if p.requires_grad]
-        warmup = self.config.init_warmup * self.sampler.steps_per_epoch
-        self.backbone_starts = round(warmup)
+        self.backbone_starts = round(self.config.init_warmup * self.sampler.steps_per_epoch)
         self.metrics = StepMetrics(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.throughput = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
@@ -257,7 +257,7 @@ class Run(Learner):
         values = self.metrics.read()
         self.refuse_if_not_finite()
         trained = bool(values)  # false if all steps since the last line were left out
-        values |= {"lr": self.lr(step - 1)} | self.throughput.read()
+        values |= {"lr": self.lr(step - 1)} | self.throughput.read() | fetched(self.loader)
         if self.config.on_nan == "rollback":
             values["steps_left_out"] = len(self.state.left_out)
         if self.config.on_bad_image == "replace":

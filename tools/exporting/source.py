@@ -17,6 +17,7 @@ from models.modules.own_modules import OwnBackbone
 from models.settings.backbones import OWN
 from models.settings.base import Which
 from pipelines.data_facts import DataFacts
+from pipelines.remote.url import is_remote
 from tools.config.config import Config
 from tools.config.init import arguments
 from tools.config.pixels import facts_of
@@ -115,7 +116,8 @@ class Source:
     def doubts(self) -> list[str]:
         """Return notes on uncertain facts about the run's images, a sentence each."""
         data = Path(self.config.data)
-        if data.suffix != ".beton" or data.expanduser().is_file() or self.config.mean:
+        known = is_remote(self.config.data) or data.expanduser().is_file()
+        if data.suffix != ".beton" or known or self.config.mean:
             return []
         return [
             f"{data.name}, which records how its images are normalised, was not found: the mean "
