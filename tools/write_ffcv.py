@@ -5,7 +5,7 @@ Examples:
     python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
     python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
     python tools/write_ffcv.py 'parquet:data/train-*.parquet' train.beton --shuffle 0
-    python tools/write_ffcv.py hf:ylecun/mnist train.beton
+    python tools/write_ffcv.py hf:ORG/NAME train.beton --shuffle 0
     python tools/write_ffcv.py ~/imagenet train-0.beton --shuffle 0 --shard 0/4
     python tools/write_ffcv.py ~/imagenet s3://bucket/train.beton --keep-jpeg
     python tools/write_ffcv.py --verify train.beton
@@ -33,6 +33,7 @@ import tyro
 from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
 from pipelines.beton.format import open_beton
+from pipelines.beton.remote import open_remote_beton
 from pipelines.beton.shard import Shard
 from pipelines.beton.to_store import check_destination, uploaded
 from pipelines.data_facts import DATASETS
@@ -43,7 +44,7 @@ from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules
-from pipelines.sources.parquet import PREFIXES, find_parquet, open_parquet
+from pipelines.sources.parquet import find_parquet, open_parquet
 from pipelines.sources.parquet_schema import Choice
 from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.shards import open_shards
@@ -54,6 +55,9 @@ from tools.config.images import ImageConfig
 from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
+
+IN_COLUMNS = ("parquet:", "hf:")
+"""Beginnings of SOURCE that stand for parquet files."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Arguments:
     """Write part I of N only, as 0/4 to 3/4: on several machines at once, each to its own OUT. All
     need the same SOURCE and flags."""
     split: Literal["train", "val"] = "train"
-    """Split of a named data set, or of a folder with train/ and val/."""
+    """Split of a named data set, of a folder with train/ and val/, or of hf:ORG/NAME."""
     data_dir: Path = Path("data")
     """Folder of the published data sets."""
     classes: Path | None = None
@@ -105,8 +109,9 @@ class Arguments:
     temporary_folder: Path | None = None
     """Folder with room for the whole file, where OUT of a store is made first (default: the
     cache)."""
-    verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
+    verify: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Instead of writing, decode every row of this file, which may be in a store; the exit status
+    is 1 if one fails."""
 
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
@@ -116,14 +121,17 @@ class Arguments:
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
         if self.temporary_folder is not None and not is_remote(out):
             raise ValueError("--temporary-folder is for OUT in a store: s3://BUCKET/NAME.beton")
-        source = self.source or ""
-        if self.image_key is not None and not source.startswith(("wds:", *PREFIXES)):
+        self.formats.check()
+        self._check_source(self.source or "")
+
+    def _check_source(self, source: str) -> None:
+        """Refuse flags that SOURCE does not take."""
+        if self.image_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
             raise ValueError("--image-key is for SOURCE wds:PATTERN or parquet:PATTERN")
-        if self.label_key is not None and not source.startswith(("wds:", *PREFIXES)):
+        if self.label_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
             raise ValueError("--label-key is for SOURCE wds:PATTERN or parquet:PATTERN")
         if self.shard is not None:
             Shard.parse(self.shard)
-        self.formats.check()
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"--shuffle {self.shuffle} is negative")
 
@@ -196,7 +204,7 @@ def _open_source(arguments: Arguments) -> tuple[Table, str]:
         keys = arguments.image_key, arguments.label_key
         table = open_shards(spec.removeprefix("wds:"), "keep", keys[0], rules, keys[1])
         return (table if keep is None else keep_classes(table, keep, spec)), spec
-    if spec.startswith(PREFIXES):
+    if spec.startswith(IN_COLUMNS) and not is_remote(spec):
         return _open_parquet(spec, arguments, keep)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
@@ -251,12 +259,12 @@ def _summary(out: str, manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verify(path: Path, workers: int) -> int:
-    table = open_beton(path)
+def _verify(file: str, workers: int) -> int:
+    table = open_remote_beton(file) if is_remote(file) else open_beton(Path(file))
     bad = bad_rows(table, workers)
     for number, why in bad:
         print(f"row {number}: {why}")
-    print(f"{path}: {len(table) - len(bad)} of {len(table)} rows decode")
+    print(f"{file}: {len(table) - len(bad)} of {len(table)} rows decode")
     return 1 if bad else 0
 
 

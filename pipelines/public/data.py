@@ -122,9 +122,13 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         keys=MemberKeys(image_key, label_key),
         remote=remote,
     )
+    facts = _facts(spec, channels)
+    return Data(table, facts, spec, split, on_bad_image)
+
+
+def _facts(spec: str, channels: int) -> DataFacts:
+    """Return the constants of a data set; mean and deviation are empty if none are published."""
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):
-        facts = channel_facts(facts, channels)
-    else:
-        facts = replace(facts, mean=(), std=())
-    return Data(table, facts, spec, split, on_bad_image)
+        return channel_facts(facts, channels)
+    return replace(facts, mean=(), std=())

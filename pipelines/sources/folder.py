@@ -154,6 +154,8 @@ def _no_images(path: Path, left_out: LeftOut) -> str:
         lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
     if ".tar" in left_out.endings:
         lines.append(f"tar shards are named as 'wds:{path}/*.tar'")
+    if ".parquet" in left_out.endings:
+        lines.append(f"parquet: python tools/write_ffcv.py 'parquet:{path}/*.parquet' train.beton")
     if ".beton" in left_out.endings:
         lines.append("a .beton is named itself, as --data PATH.beton")
     return "\n".join(lines)

@@ -100,6 +100,8 @@ def _hint(spec: str) -> str:
         return f": for the folder write folder:{spec}"
     if spec.endswith((".tar", ".tar}")):
         return f": for tar shards write wds:{spec}"
+    if spec.endswith((".parquet", ".parquet}")):
+        return f": for parquet files write parquet:{spec}"
     near = difflib.get_close_matches(spec, [*NAMED, "folder:"], n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 
@@ -184,8 +186,8 @@ def _check_shards(spec: str) -> None:
 
 
 def _open_shards(spec: str, opening: Opening) -> Table:
-    keys, how = opening.keys, opening
-    return open_shards(spec.removeprefix("wds:"), how.on_bad, keys.image, how.rules, keys.label)
+    keys, how, pattern = opening.keys, opening, spec.removeprefix("wds:")
+    return open_shards(pattern, how.on_bad, keys.image, how.rules, keys.label, how.remote)
 
 
 def _val_shards(spec: str) -> str | None:
