@@ -14,6 +14,7 @@ from pipelines.data_facts import DataFacts, channel_facts, data_facts
 from pipelines.data_spec import join_sum
 from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
+from pipelines.sources.file_list import inspect_list
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
@@ -54,10 +55,12 @@ class Data:
         return [self.table.source.name(row) for row in range(len(self))]
 
     def summary(self) -> Summary | None:
-        """Return the kinds of the files below a folder, and what is left out; None: no folder."""
+        """Return the kinds of the files of a folder or list, and what is left out; else None."""
         source = self.table.source
         if not isinstance(source, Files):
             return None
+        if source.listed is not None:
+            return inspect_list(source.listed, cache_root(), source.rules).summary
         return inspect(source.root, cache_root(), rules=source.rules).summary
 
 

@@ -27,8 +27,10 @@ from pipelines.decoders import Decoder, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.rng import RowRng
+from pipelines.sources.beton import Beton
 from pipelines.step_maker import StepMaker
 from pipelines.system.jit import jit
+from pipelines.system.stored_file import LocalFile
 from pipelines.views import ViewPlan
 from tools.benchmarks.harness import Contender
 from tools.benchmarks.opponents import NAMES, Opponent
@@ -75,7 +77,8 @@ class Ours:
         order = self.setting.order
         rows, rng = order.rows(step), RowRng(order.seed, order.epoch(step))
         drawn, windows = draw_windows(self.table, rows, self.setting.views, rng)
-        crops = self.decoder(rows, windows)
+        with self.table.source.held(rows):
+            crops = self.decoder(rows, windows)
         for view, one in zip(crops, drawn, strict=True):
             parts = np.array_split(np.flatnonzero(one.flip), self.setting.workers)
             list(self.pool.map(partial(mirror, view.numpy()), parts))
@@ -95,7 +98,11 @@ class DecodeOnly(Ours):
 
     def run(self, steps: int) -> Iterator[object]:
         """Only decode."""
-        return (self.decoder(self.setting.order.rows(step), []) for step in range(steps))
+        for step in range(steps):
+            rows = self.setting.order.rows(step)
+            with self.table.source.held(rows):
+                self.decoder(rows, [])
+            yield step
 
 
 @jit
@@ -122,6 +129,9 @@ class StockFFCV:
             raise ValueError("has neither color jitter with hue nor blur on the host")
         if setting.beton is None:
             raise MissingPackage(NO_FFCV)
+        source = setting.beton.source
+        if not (isinstance(source, Beton) and isinstance(source.file, LocalFile)):
+            raise ValueError("reads a single .beton, on this disk")
         from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
         from ffcv.loader import Loader as StockLoader
         from ffcv.loader import OrderOption
@@ -135,7 +145,7 @@ class StockFFCV:
             pipelines[f"view{i}"] = PipelineSpec("image", decoder, flip)
         rows = np.concatenate([setting.order.rows(step) for step in range(MOST_STEPS)])
         self.loader = StockLoader(
-            str(setting.beton.source.path),  # type: ignore[attr-defined]
+            str(source.path),
             batch_size=setting.order.batch_size,
             num_workers=setting.workers,
             os_cache=True,

@@ -13,6 +13,7 @@ finished batch.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -180,10 +181,10 @@ def jpeg(file: str) -> dict[str, Any]:
     return {"image": Image.open(file)}
 
 
-def of_sample(sample: Any, views: Views) -> list[Tensor]:
-    """Return the views of a sample of LitData, which has been decoded to a tensor."""
-    image = sample["image"]
-    return views(image if len(image) == 3 else image.expand(3, -1, -1))
+def of_samples(samples: tuple[Any], *, views: Views) -> list[Tensor]:
+    """Return the views of LitData's sample, which has been decoded to a tensor."""
+    (sample,) = samples
+    return views(sample["image"])
 
 
 def litdata(job: Job) -> Run:
@@ -197,12 +198,16 @@ def litdata(job: Job) -> Run:
         num_workers=1,
         chunk_bytes="64MB",
         verbose=False,
+        start_method="fork",
     )
+    # It set the start method of all later processes; a script that only trains has the default.
+    multiprocessing.set_start_method(None, force=True)
     views = partial(each_view, transforms=job.transforms())
-    data = project.StreamingDataset(
-        job.folder, shuffle=True, drop_last=False, transform=partial(of_sample, views=views)
+    endless = project.ParallelStreamingDataset(
+        [project.StreamingDataset(job.folder, shuffle=True)],
+        length=LONG,
+        transform=partial(of_samples, views=views),
     )
-    endless = project.ParallelStreamingDataset([data], length=LONG)
     loader = project.StreamingDataLoader(
         endless, batch_size=job.batch_size, num_workers=job.workers
     )
