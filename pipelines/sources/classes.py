@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,18 @@ def match_classes(val: Table, train: Table) -> Table:
     check_classes(val.classes, train.classes, "the training data")
     number = np.array([*(train.classes.index(name) for name in val.classes), -1], np.int64)
     return Table(number[val.label], val.height, val.width, val.source, train.classes)
+
+
+def classes_there(wanted: Sequence[str], known: Collection[str], where: str) -> tuple[str, ...]:
+    """Return the classes that are known, in the order of ``wanted``.
+
+    Raises:
+        ValueError: none is.
+    """
+    found = tuple(name for name in wanted if name in known)
+    if not found:
+        raise ValueError(f"{where} has none of the classes of --classes: leave it out of --data")
+    return found
 
 
 def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
