@@ -50,9 +50,12 @@ lint: install  ## check formatting, rules, imports between rooms, types and the 
 	$(PY) -m mypy
 	$(VENV)/bin/hadolint Dockerfile
 
-lock: install  ## pin requirements.txt anew from pyproject.toml
+# The opponents of the loader benchmark run with the torch of .venv.
+lock: install  ## pin requirements.txt and requirements-bench.txt anew from pyproject.toml
 	$(PY) -m uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras \
 		--generate-hashes --no-header --no-annotate --no-emit-package ffcv -o requirements.txt
+	printf 'torch\ntorchvision\n' | $(PY) -m uv pip compile --group bench --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-annotate --excludes /dev/stdin -o requirements-bench.txt
 
 clean:  ## remove .venv, site/ and tool caches; runs/, data and caches elsewhere stay
 	rm -rf .venv .coverage site .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -25,6 +25,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
+from tools.config.data_sets import sum_repeated
 from tools.evaluation.base import Protocol
 from tools.evaluation.detect import Detect
 from tools.evaluation.embed import Embed
@@ -57,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def score(argv: Sequence[str]) -> None:
     """Score runs by the protocol of the flags, and update their reports."""
-    protocol: Protocol = tyro.cli(Arguments, args=runs_first(argv), description=__doc__)
+    protocol: Protocol = tyro.cli(
+        Arguments, args=sum_repeated(runs_first(argv)), description=__doc__
+    )
     protocol.evaluate(shlex.join(["eval.py", *argv]))
     runs = protocol.scored_runs if is_first_process() else []
     if any((run / "report.html").is_file() for run in runs):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.permutation import LARGE, sorted_by_hash
 from pipelines.rng import ORDER, RowRng
+from pipelines.system.shared import digest_of, one_copy
 
 _PLACES, _STEPS, _START = ORDER + 4, ORDER + 5, ORDER + 6
 """Streams of random numbers: places in a batch, the order of the steps, where a grid starts."""
@@ -46,11 +49,22 @@ class Balance:
     weights: NDArray[np.float64]  # (N,), finite, not negative
     unused: int = 0
     """Lines of the file that name no image."""
+    flag: str = "--balance"
+    """The flag that gave the weights, for messages."""
+
+    def __post_init__(self) -> None:
+        if len(self.weights) >= LARGE:
+            object.__setattr__(self, "weights", one_copy("weights", self.weights))
 
     @property
     def key(self) -> int:
         """A checksum of the weights, by which a saved position knows them; never 0."""
         return zlib.crc32(np.ascontiguousarray(self.weights).data) + 1
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the weights, by which the processes of a machine share an epoch."""
+        return digest_of("balance ", self.weights)
 
     def check(self, num_rows: int, batch_size: int) -> None:
         """Refuse weights of other rows, and a batch that needs more rows than have a weight.
@@ -59,11 +73,11 @@ class Balance:
             ValueError: naming the flags.
         """
         if len(self.weights) != num_rows:
-            raise ValueError(f"--balance: {len(self.weights)} weights for {num_rows} images")
+            raise ValueError(f"{self.flag}: {len(self.weights)} weights for {num_rows} images")
         positive = int((self.weights > 0).sum())
         if positive < batch_size:
             raise ValueError(
-                f"--balance: {positive} images have a weight above 0, and --batch-size "
+                f"{self.flag}: {positive} images have a weight above 0, and --batch-size "
                 f"{batch_size} needs as many different ones"
             )
 
@@ -72,14 +86,16 @@ class Balance:
         num_rows = len(self.weights)
         steps = num_rows // batch_size
         between = _FINE // steps  # places of two steps of the same number
-        line = np.argsort(rng.bits(np.arange(num_rows), ORDER, 1)[:, 0], kind="stable")
+        line = sorted_by_hash(rng, ORDER, num_rows)
         ends = np.cumsum(self.units(batch_size, between * steps)[line])
         start = int(rng.uniform(np.zeros(1, np.int64), _START, 1)[0, 0] * between)
         turn = np.argsort(rng.bits(np.arange(steps), _STEPS, 1)[:, 0], kind="stable")
-        places = (turn * between + start)[:, None] + np.arange(batch_size) * (between * steps)
-        rows = line[np.searchsorted(ends, places, side="right")]
+        places = np.arange(steps * batch_size) * between + start  # of all steps, ascending
+        found = line[np.searchsorted(ends, places, side="right")].reshape(batch_size, steps)
+        rows = found.T[turn]
         late = rng.bits(np.arange(steps * batch_size), _PLACES, 1).reshape(steps, batch_size)
-        return np.take_along_axis(rows, np.argsort(late, axis=1, kind="stable"), axis=1).ravel()
+        turn = np.argsort(late, axis=1, kind="stable")
+        return np.take_along_axis(rows, turn, axis=1).ravel().astype(np.int64, copy=False)
 
     def units(self, batch_size: int, most: int) -> NDArray[np.int64]:
         """Return the rows' lengths, (N,), which sum to ``batch_size * most``; none exceeds it."""
@@ -110,7 +126,7 @@ class Balance:
         seen = times[times > 0]
         low, high = f"{seen.min():.2g}", f"{seen.max():.2g}"
         span = low if low == high else f"{low} to {high}"
-        text = f"balance: an epoch shows an image {span} time{'' if span == '1' else 's'}"
+        text = f"{self.flag[2:]}: an epoch shows an image {span} time{'' if span == '1' else 's'}"
         if never := len(times) - len(seen):
             text += f", and {never:,} of weight 0 never"
         if capped := int((share == 1).sum()):

@@ -5,13 +5,15 @@ Nothing is opened here; ``pipelines.datasets`` opens what the words name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
-from pipelines.remote.url import is_remote
+from pipelines.remote.url import is_remote, title_of
 
 NAMED = ("photos", "cifar10", "cifar100", "stl10", "tiny-imagenet")
 """Data sets with a name."""
-PREFIXES = ("folder:", "wds:", "parquet:", "hf:")
+PREFIXES = ("folder:", "list:", "wds:", "parquet:", "hf:")
 """Words before a place or a pattern, which say what is there."""
 PLUS = " + "
 
@@ -49,3 +51,19 @@ def is_spec(text: str) -> bool:
     """Whether the text has the form of one data set, which need not exist."""
     named = text in NAMED or text.startswith(PREFIXES) or text.endswith(".beton")
     return named or is_remote(text)
+
+
+def short_name(spec: str) -> str:
+    """Return a name for folders and captions: the last parts of the paths.
+
+    >>> short_name("folder:/data/cats + dogs/train.beton")
+    'cats+train'
+    >>> short_name("train-{0..3}.beton")
+    'train-0..3'
+    >>> short_name("https://host/train.beton?signature=1")
+    'train'
+    """
+    shown = (title_of(one) for one in split_sum(spec))  # a query may be a signature
+    bare = (one.partition(":")[2] if one.startswith(PREFIXES) else one for one in shown)
+    name = "+".join(Path(one.removesuffix(".beton")).name for one in bare)
+    return re.sub(r"[][*?{}]", "", name)

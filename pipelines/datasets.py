@@ -19,16 +19,17 @@ from pipelines.sources.arrays import Arrays
 from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import OnBad
 from pipelines.sources.image_file import RULES, ImageRules
-from pipelines.sources.joined import join_rules, join_tables
+from pipelines.sources.join import join_rules, join_tables
 from pipelines.sources.kinds import Opening, kind_of
 from pipelines.sources.published import Split
+from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.table import Table
 from pipelines.system.progress import print_once
 
 log = logging.getLogger(__name__)
 
 
-def open_data(
+def open_data(  # noqa: PLR0913 - a builder, with an argument for each flag
     spec: str,
     data_dir: Path,
     split: Split = "train",
@@ -37,6 +38,7 @@ def open_data(
     classes_file: Path | None = None,
     download: bool = True,
     rules: ImageRules = RULES,
+    keys: MemberKeys = USUAL,
     remote: RemoteOptions | None = None,
 ) -> Table:
     """Open the data set that ``spec`` names.
@@ -51,6 +53,7 @@ def open_data(
         classes_file: keep these classes only (a name a line), labelled in the file's order.
         download: fetch published files that are missing.
         rules: what the image files become, with the number of channels of the images.
+        keys: which members of tar shards are images and classes.
         remote: how remote files are fetched and kept (default: in the cache).
 
     Raises:
@@ -59,7 +62,7 @@ def open_data(
             number of channels.
     """
     keep = None if classes_file is None else tuple(read_classes(classes_file))
-    opening = Opening(data_dir, split, on_bad, keep, download, rules, remote)
+    opening = Opening(data_dir, split, on_bad, keep, download, rules, keys, remote)
     specs = split_sum(spec)
     return _open_one(spec, opening) if len(specs) == 1 else _open_sum(specs, opening)
 

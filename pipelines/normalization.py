@@ -16,6 +16,8 @@ from pipelines.beton.convert import content_key
 from pipelines.decoders.pil import pixels_or_replacement
 from pipelines.settings import OnBadImage
 from pipelines.sources.beton import Beton
+from pipelines.sources.join import part_tables
+from pipelines.sources.joined import Joined
 from pipelines.sources.table import Table
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import cache_root
@@ -85,6 +87,12 @@ def _measure(table: Table, workers: int, on_bad: OnBadImage) -> PixelStatistics:
 
 def _identity(table: Table) -> str:
     """Return a digest of the rows and of the state of their bytes."""
+    if isinstance(table.source, Joined):
+        each = "\0".join(map(_identity, part_tables(table)))
+        digest = hashlib.sha256(each.encode())
+        if table.source.places is not None:
+            digest.update(table.source.places.data)
+        return digest.hexdigest()[:16]
     if not isinstance(table.source, Beton):
         return content_key(table)
     stat = table.source.path.stat()

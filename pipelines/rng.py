@@ -40,13 +40,22 @@ class RowRng:
     seed: int
     epoch: int
 
+    def first_word(self, view: int) -> tuple[np.uint64, np.uint64]:
+        """Return the two words that make the first one of each row, for compiled code.
+
+        ``bits(rows, view, 1)`` is ``mix(mix(a + row * golden) + b)`` of them.
+        """
+        return self._key()[0], np.uint64((view * SLOTS + 1) * _GOLDEN & _MASK)
+
     def bits(self, rows: NDArray[np.int64], view: int, count: int) -> NDArray[np.uint64]:
         """Return ``count`` (at most 64) independent 64-bit words for each row, (n, count)."""
-        key = np.array([self.seed & _MASK], np.uint64)
-        key = _mix(_mix(key) + np.uint64((self.epoch * _GOLDEN + 1) & _MASK))
-        row_key = _mix(key + rows.astype(np.uint64) * np.uint64(_GOLDEN))
+        row_key = _mix(self._key() + rows.astype(np.uint64) * np.uint64(_GOLDEN))
         slots = np.arange(1, count + 1, dtype=np.uint64) + np.uint64(view * SLOTS)
         return _mix(row_key[:, None] + slots * np.uint64(_GOLDEN))
+
+    def _key(self) -> NDArray[np.uint64]:
+        key = np.array([self.seed & _MASK], np.uint64)
+        return _mix(_mix(key) + np.uint64((self.epoch * _GOLDEN + 1) & _MASK))
 
     def uniform(self, rows: NDArray[np.int64], view: int, count: int) -> NDArray[np.float64]:
         """Return ``count`` independent numbers in [0, 1) for each row, (n, count)."""

@@ -4,6 +4,10 @@ Examples:
     python tools/write_ffcv.py photos photos.beton
     python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
     python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
+    python tools/write_ffcv.py 'parquet:data/train-*.parquet' train.beton --shuffle 0
+    python tools/write_ffcv.py hf:ORG/NAME train.beton --shuffle 0
+    python tools/write_ffcv.py ~/imagenet train-0.beton --shuffle 0 --shard 0/4
+    python tools/write_ffcv.py ~/imagenet s3://bucket/train.beton --keep-jpeg
     python tools/write_ffcv.py --verify train.beton
 """
 
@@ -18,6 +22,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,12 +32,21 @@ import tyro
 
 from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
-from pipelines.beton.format import manifest_path, open_beton
+from pipelines.beton.format import open_beton
+from pipelines.beton.remote import open_remote_beton
+from pipelines.beton.shard import Shard
+from pipelines.beton.to_store import check_destination, uploaded
 from pipelines.data_facts import DATASETS
+from pipelines.data_spec import split_sum
 from pipelines.datasets import open_data
+from pipelines.remote.url import is_remote
 from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import LISTED
+from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules
+from pipelines.sources.parquet import find_parquet, open_parquet
+from pipelines.sources.parquet_schema import Choice
+from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
@@ -42,16 +56,21 @@ from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
 
+IN_COLUMNS = ("parquet:", "hf:")
+"""Beginnings of SOURCE that stand for parquet files."""
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Write SOURCE to OUT, a .beton that any FFCV reads, and its description OUT.json."""
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
-    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton, or
-    wds:PATTERN of tar shards."""
-    out: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
-    """File to write; it appears only when it is complete."""
+    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, list:FILE, PATH.beton,
+    wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub; several as
+    'folder:A + B.beton'."""
+    out: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
+    """File to write, on a disk or in a store (s3://, gs://, az://); it appears only when it is
+    complete."""
     max_size: int = 500
     """Longest side in pixels; larger images are shrunk (0: no limit)."""
     quality: int = 90
@@ -66,30 +85,53 @@ class Arguments:
     """Write the rows in the random order of this seed (default: in the order of SOURCE). This helps
     --order blocks of train.py, which shuffles only within blocks, because neighbouring rows of a
     folder are of one class."""
+    shard: str | None = None
+    """Write part I of N only, as 0/4 to 3/4: on several machines at once, each to its own OUT. All
+    need the same SOURCE and flags."""
     split: Literal["train", "val"] = "train"
-    """Split of a named data set, or of a folder with train/ and val/."""
+    """Split of a named data set, of a folder with train/ and val/, or of hf:ORG/NAME."""
     data_dir: Path = Path("data")
     """Folder of the published data sets."""
     classes: Path | None = None
     """File of class names to keep, one a line."""
     image_key: str | None = None
-    """Key of the images in tar shards, as input.jpg (default: the ending of any image)."""
+    """Key of the images in tar shards, as input.jpg (default: the ending of any image), or their
+    column in parquet files (default: the one that holds images)."""
+    label_key: str | None = None
+    """Column of the classes in parquet files, numbers or names (default: label, or the one that
+    the files declare to be classes); none: no labels. Of tar shards: key of the member, or field
+    of the .json (default: cls, then label in .json)."""
     formats: Annotated[ImageConfig, tyro.conf.OmitArgPrefixes] = ImageConfig()
     in_chans: int = 3
     """Channels of the stored images: 3 for RGB, 1 for gray, N for images of N bands."""
     overwrite: bool = False
     """Replace OUT if it exists."""
-    verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
+    temporary_folder: Path | None = None
+    """Folder with room for the whole file, where OUT of a store is made first (default: the
+    cache)."""
+    verify: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Instead of writing, decode every row of this file, which may be in a store; the exit status
+    is 1 if one fails."""
 
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
             raise ValueError("give SOURCE and OUT, or --verify FILE")
-        if self.out is not None and (self.out.suffix != ".beton" or self.out.is_dir()):
+        out = self.out or ".beton"
+        if not out.endswith(".beton") or Path(out).is_dir():
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
-        if self.image_key is not None and not (self.source or "").startswith("wds:"):
-            raise ValueError("--image-key is for tar shards: SOURCE wds:PATTERN")
+        if self.temporary_folder is not None and not is_remote(out):
+            raise ValueError("--temporary-folder is for OUT in a store: s3://BUCKET/NAME.beton")
         self.formats.check()
+        self._check_source(self.source or "")
+
+    def _check_source(self, source: str) -> None:
+        """Refuse flags that SOURCE does not take."""
+        if self.image_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
+            raise ValueError("--image-key is for SOURCE wds:PATTERN or parquet:PATTERN")
+        if self.label_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
+            raise ValueError("--label-key is for SOURCE wds:PATTERN or parquet:PATTERN")
+        if self.shard is not None:
+            Shard.parse(self.shard)
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"--shuffle {self.shuffle} is negative")
 
@@ -128,41 +170,70 @@ def run(arguments: Arguments) -> int:
 
 
 def _write(arguments: Arguments) -> int:
-    assert arguments.source is not None
-    assert arguments.out is not None
-    if arguments.out.exists() and not arguments.overwrite:
-        raise ValueError(f"{arguments.out} exists: --overwrite replaces it, or choose another OUT")
+    out, is_sent = arguments.out or "", is_remote(arguments.out or "")
+    if is_sent:
+        check_destination(out, arguments.overwrite)
+    elif Path(out).exists() and not arguments.overwrite:
+        raise ValueError(f"{out} exists: --overwrite replaces it, or choose another OUT")
     settings = Settings(
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
-    table = _open_source(arguments)
+    table, source = _open_source(arguments)
     if arguments.shuffle is not None:
         table = table.take(np.random.default_rng(arguments.shuffle).permutation(len(table)))
-    manifest = convert(table, arguments.out, settings, arguments.on_error, arguments.source)
-    print(_summary(arguments.out, manifest))
+    entry = None
+    if arguments.shard is not None:
+        part = Shard.parse(arguments.shard)
+        entry = part.manifest(table, settings)
+        table = part.take(table)
+    place = uploaded(out, arguments.temporary_folder) if is_sent else nullcontext(Path(out))
+    with place as path:
+        manifest = convert(table, path, settings, arguments.on_error, source, entry)
+    print(_summary(out, manifest))
     return 0
 
 
-def _open_source(arguments: Arguments) -> Table:
-    """Open the source, including unreadable rows, which the writer reports."""
+def _open_source(arguments: Arguments) -> tuple[Table, str]:
+    """Open the source, including unreadable rows, which the writer reports; return its name too."""
     spec = arguments.source or ""
     rules = arguments.rules
     keep = None if arguments.classes is None else read_classes(arguments.classes)
+    if len(split_sum(spec)) > 1:
+        return _open_data(spec, arguments), spec
     if spec.startswith("wds:"):
-        table = open_shards(spec.removeprefix("wds:"), "keep", arguments.image_key, rules)
-        return table if keep is None else keep_classes(table, keep, spec)
+        keys = arguments.image_key, arguments.label_key
+        table = open_shards(spec.removeprefix("wds:"), "keep", keys[0], rules, keys[1])
+        return (table if keep is None else keep_classes(table, keep, spec)), spec
+    if spec.startswith(IN_COLUMNS) and not is_remote(spec):
+        return _open_parquet(spec, arguments, keep)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
     if spec.startswith("folder:"):
         _name_other_split(Path(spec.removeprefix("folder:")).expanduser(), arguments.split)
+    return _open_data(spec, arguments), arguments.source or ""
+
+
+def _open_data(spec: str, arguments: Arguments) -> Table:
     return open_data(
         spec,
         arguments.data_dir,
         arguments.split,
         on_bad="keep",
         classes_file=arguments.classes,
-        rules=rules,
+        rules=arguments.rules,
+        keys=MemberKeys(arguments.image_key, arguments.label_key),
     )
+
+
+def _open_parquet(spec: str, arguments: Arguments, keep: Sequence[str] | None) -> tuple[Table, str]:
+    classes = None if keep is None else tuple(keep)
+    if spec.startswith("hf:"):
+        found = hub_parquet(spec, arguments.split)
+        paths, spec, features = found.paths, found.spec, found.features
+    else:
+        paths, features = find_parquet(spec.removeprefix("parquet:")), {}
+    choice = Choice(arguments.image_key, arguments.label_key, classes, features)
+    return open_parquet(paths, spec, choice, arguments.rules), spec
 
 
 def _name_other_split(path: Path, split: str) -> None:
@@ -175,11 +246,11 @@ def _name_other_split(path: Path, split: str) -> None:
         log.info("%s: this is %s/; --split %s writes %s/", path, here, wanted, other)
 
 
-def _summary(out: Path, manifest: dict[str, Any]) -> str:
+def _summary(out: str, manifest: dict[str, Any]) -> str:
     lines = [
         f"{out}: {counted(manifest['rows'], 'row')}, {size_text(manifest['bytes'])}: "
         f"{manifest['jpg']} JPEG ({manifest['kept']} unchanged), {manifest['raw']} raw; "
-        f"{counted(len(manifest['classes']), 'class')}; described in {manifest_path(out)}"
+        f"{counted(len(manifest['classes']), 'class')}; described in {out}.json"
     ]
     skipped = manifest["skipped"]
     lines += [f"  left out {bad['name']}: {bad['reason']}" for bad in skipped[:LISTED]]
@@ -188,12 +259,12 @@ def _summary(out: Path, manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verify(path: Path, workers: int) -> int:
-    table = open_beton(path)
+def _verify(file: str, workers: int) -> int:
+    table = open_remote_beton(file) if is_remote(file) else open_beton(Path(file))
     bad = bad_rows(table, workers)
     for number, why in bad:
         print(f"row {number}: {why}")
-    print(f"{path}: {len(table) - len(bad)} of {len(table)} rows decode")
+    print(f"{file}: {len(table) - len(bad)} of {len(table)} rows decode")
     return 1 if bad else 0
 
 

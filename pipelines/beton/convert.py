@@ -10,33 +10,40 @@ import os
 import re
 import shlex
 import shutil
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from pipelines.beton.encode import (
-    Encoded,
     Settings,
     Task,
     decode_rows,
     encode_rows,
+    read_order,
     refuse_too_large,
     split_table,
 )
-from pipelines.beton.format import MAX_PAGE_SIZE, MIN_PAGE_SIZE, Sample, manifest_path, open_beton
-from pipelines.beton.writer import RECORD, write_beton
+from pipelines.beton.format import Sample, manifest_path, open_beton
+from pipelines.beton.reorder import is_out_of_order, write_reordered
+from pipelines.beton.room import check_room, estimate, page_size_of
+from pipelines.beton.writer import write_beton
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.colors import without_flag
+from pipelines.sources.file_list import place_of
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
 from pipelines.sources.image_file import RULES
 from pipelines.sources.listing import place_key
+from pipelines.sources.shards import Shards
+from pipelines.sources.stored import InFiles
 from pipelines.sources.table import Table
 from pipelines.system import cache
 from pipelines.system.atomic import replacing
@@ -52,8 +59,6 @@ CHUNK = 32
 """Rows of a worker's task."""
 FEW = 256
 """Up to this many rows are converted without worker processes."""
-ESTIMATE_ROWS = 64
-USUAL_PAGE_SIZE = 1 << 23
 CACHE_LIMIT = 5_000_000_000
 """Largest file in bytes that is converted automatically."""
 CACHE_SETTINGS = Settings(max_size=0, quality=95, keep_jpeg=True)
@@ -64,7 +69,12 @@ class WorkerDied(ValueError):
 
 
 def convert(
-    table: Table, out: Path, settings: Settings, on_error: OnError = "stop", source: str = ""
+    table: Table,
+    out: Path,
+    settings: Settings,
+    on_error: OnError = "stop",
+    source: str = "",
+    shard: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write ``table`` to ``out`` and its manifest next to it; return the manifest.
 
@@ -76,6 +86,7 @@ def convert(
             lists them in the manifest; ``keep`` lists them too, but stores their bytes, so that the
             rows are the table's and a decoder replaces the image.
         source: the table's name for ``--data``; kept in the manifest.
+        shard: the manifest's entry of that name, if the table is one of several parts.
 
     Raises:
         ValueError: there are bad images and ``on_error`` is ``stop``, all images are bad, or the
@@ -83,12 +94,15 @@ def convert(
         OSError: the file system failed.
         WorkerDied: a worker process died.
     """
-    page_size = _page_size(table, settings)
-    check_room(out, estimate(table, settings))
-    skipped: list[dict[str, str]] = []
-    counts = {"jpg": 0, "raw": 0, "kept": 0}
-    samples = _samples(table, settings, page_size, on_error, skipped, counts)
-    rows = write_beton(out, samples, len(table), page_size)
+    page_size = page_size_of(table, settings)
+    reordered = is_out_of_order(table)
+    check_room(out, estimate(table, settings) * (2 if reordered else 1))
+    report = _Report()
+    samples = _samples(table, settings, page_size, on_error, report)
+    if reordered:
+        rows = write_reordered(out, table, samples, report.written, page_size)
+    else:
+        rows = write_beton(out, samples, len(table), page_size)
     manifest = {
         "format": 1,
         "source": source,
@@ -96,33 +110,40 @@ def convert(
         "channels": table.channels,
         "rules": dataclasses.asdict(table.source.rules),
         "bytes": out.stat().st_size,
-        **counts,
+        **report.counts,
         "classes": list(table.classes),
         "settings": dataclasses.asdict(settings),
-        "skipped": skipped,
-    }
+        "skipped": report.skipped,
+    } | ({} if shard is None else {"shard": dict(shard)})
     with replacing(manifest_path(out)) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
+@dataclass(slots=True)
+class _Report:
+    """What became of the rows."""
+
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    """Name and reason of each bad image."""
+    counts: dict[str, int] = field(default_factory=lambda: {"jpg": 0, "raw": 0, "kept": 0})
+    written: array[int] = field(default_factory=lambda: array("q"))
+    """The written rows of the table, in their order."""
+
+
 def _samples(
-    table: Table,
-    settings: Settings,
-    page_size: int,
-    on_error: OnError,
-    skipped: list[dict[str, str]],
-    counts: dict[str, int],
+    table: Table, settings: Settings, page_size: int, on_error: OnError, report: _Report
 ) -> Iterator[Sample]:
-    """Yield the good rows in order; fill ``skipped`` and ``counts``.
+    """Yield the good rows in the order in which they are read; fill the report.
 
     With ``stop``, the rows after a bad image are still examined, so that one run names all of them.
     """
-    keep = on_error == "keep"
+    keep, skipped, counts = on_error == "keep", report.skipped, report.counts
     tasks = (Task(part, settings, page_size, keep) for part in split_table(table, CHUNK))
     results = in_order(encode_rows, tasks, _workers(settings.workers, len(table)))
     rows = (row for part in results for row in part)
-    for number, row in enumerate(tracked(rows, len(table), "converting")):
+    shown = tracked(rows, len(table), "converting")
+    for number, row in zip(read_order(table), shown, strict=True):
         if why := row if isinstance(row, str) else row.problem:
             name = table.source.name(number)
             if keep or len(skipped) >= LISTED:  # the first are in the message at the end
@@ -131,6 +152,7 @@ def _samples(
         if not isinstance(row, str) and (on_error != "stop" or not skipped):
             counts["kept"] += row.kept
             counts["jpg" if row.sample.jpg else "raw"] += 1
+            report.written.append(number)
             yield row.sample
     for bad in skipped if len(skipped) < len(table) else ():
         bad["reason"] = without_flag(bad["reason"])
@@ -183,42 +205,6 @@ def in_order(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _page_size(table: Table, settings: Settings) -> int:
-    """Return a power of two that holds the largest row: 8 MiB, or less for small images."""
-    sides = np.maximum(table.height, table.width)
-    area = table.height.astype(np.int64) * table.width
-    if settings.max_size:
-        large = sides > settings.max_size
-        area = np.where(large, np.minimum(area, settings.max_size**2), area)
-    largest = max(table.channels, 3) * int(area.max(initial=1))
-    wanted = max(min(8 * largest, USUAL_PAGE_SIZE), largest, MIN_PAGE_SIZE)
-    return min(1 << (wanted - 1).bit_length(), MAX_PAGE_SIZE)
-
-
-def estimate(table: Table, settings: Settings) -> int:
-    """Estimate the bytes of the file by encoding up to 64 of its rows."""
-    if not len(table):
-        raise ValueError("there are no images to convert")
-    rows = np.unique(np.linspace(0, len(table) - 1, ESTIMATE_ROWS).astype(np.int64))
-    page_size = _page_size(table, settings)
-    results = encode_rows(Task(table.take(rows), settings, page_size))
-    sizes = [len(row.sample.data) for row in results if isinstance(row, Encoded)]
-    mean = sum(sizes) / max(1, len(sizes))
-    return round(len(table) * (mean + 2 * RECORD.itemsize)) + page_size
-
-
-def check_room(out: Path, need: int) -> None:
-    """Raise ``ValueError`` if the disk of ``out`` has less than ``need`` bytes free."""
-    place = next(folder for folder in out.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(place).free
-    log.info("%s: about %s, %s are free", out, size_text(need), size_text(free))
-    if need > free:
-        raise ValueError(
-            f"{out} needs about {size_text(need)}, {size_text(free)} are free: "
-            "choose another disk, or a smaller --max-size"
-        )
-
-
 def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
     """Decode every row with PIL; return the numbers of those that fail, with the reason."""
     tasks = (Task(part, Settings(), 0) for part in split_table(table, CHUNK))
@@ -231,14 +217,14 @@ def bad_rows(table: Table, workers: int = 0) -> list[tuple[int, str]]:
 def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad = "stop") -> Table:
     """Return ``table`` as a ``.beton`` in the cache, converted on first use.
 
-    A table that is a ``.beton`` is returned unchanged. JPEGs keep their bytes, other lossy images
-    are stored at quality 95, the rest raw.
+    A table whose rows are pieces of files, as those of a ``.beton``, is returned unchanged. JPEGs
+    keep their bytes, other lossy images are stored at quality 95, the rest raw.
 
     Raises:
         ValueError: the file would take too much of the disk or of the cache's limit (the text has
             the command that converts the data explicitly), or the cache is read-only.
     """
-    if isinstance(table.source, Beton):
+    if isinstance(table.source, InFiles):
         return table
     title = re.sub(r"[^A-Za-z0-9]+", "-", spec).strip("-")[-40:]
     content, betons = content_key(table), cache.cache_root() / "betons"
@@ -248,7 +234,9 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
             return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
-    place = place_key(table.source.root) if isinstance(table.source, Files) else "memory-0"
+    place = "memory-0"
+    if isinstance(table.source, Files):
+        place = place_of(table.source) or place_key(table.source.root)
     path = betons / f"{title}-{place}-{content}.beton"
     refuse_too_large(table)
     with cache.writing():
@@ -295,6 +283,8 @@ def content_key(table: Table) -> str:
         for name in table.source.names:
             stat = (table.source.root / name).stat()
             digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+    elif isinstance(table.source, Shards):
+        digest.update(table.source.identity())
     else:
         raise ValueError(f"{type(table.source).__name__} cannot be kept in the cache")
     return digest.hexdigest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from pipelines.beton.format import MAX_SIDE, Sample
 from pipelines.sources.colors import as_image
 from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
 from pipelines.sources.joined import page_of
+from pipelines.sources.parquet_rows import Parquet, split_parquet
 from pipelines.sources.samples import ORIENTATION
 from pipelines.sources.table import Table
 
@@ -247,7 +248,20 @@ def refuse_too_large(table: Table) -> None:
 
 
 def split_table(table: Table, size: int) -> Iterator[Table]:
-    """Yield the table in parts of ``size`` rows, small enough to send to a worker."""
+    """Yield the table in parts of ``size`` rows, small enough to send to a worker.
+
+    Parquet files are yielded in ``read_order``, in parts of at most ``parquet_rows.PART_ROWS``.
+    """
+    if isinstance(table.source, Parquet):
+        yield from split_parquet(table)
+        return
     for i in range(0, len(table), size):
         part = table.take(np.arange(i, min(i + size, len(table))))
         yield dataclasses.replace(part, classes=())
+
+
+def read_order(table: Table) -> Iterable[int]:
+    """Return the rows in the order in which ``split_table`` yields them."""
+    if isinstance(table.source, Parquet) and not table.source.is_ordered:
+        return map(int, table.in_file_order())
+    return range(len(table))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,8 +22,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.beton.checks import Checks, Sizes, parts
+from pipelines.beton.columns import Columns, make_columns
 from pipelines.sources.beton import Beton
-from pipelines.sources.image_file import MAX_PIXELS, ImageRules
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.table import Table
 from pipelines.system.stored_file import LocalFile
 
@@ -81,68 +84,85 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def open_beton(path: Path) -> Table:
+def open_beton(path: Path, version: str | None = None) -> Table:
     """Open and check a ``.beton``; the label is its first integer field, -1 without one.
+
+    The processes of a machine check and hold many rows once; ``version`` tells the file from others
+    that were or will be at its path (default: by its time of change and its inode).
 
     Raises:
         ValueError: the file is missing or damaged, or holds no images; the text has the place.
     """
     try:
         with path.open("rb") as file:
-            return _read(path, file)
+            return _read(path, file, version)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read(path: Path, file: IO[bytes]) -> Table:
-    length = os.fstat(file.fileno()).st_size
-    header = _array(path, file, length, HEADER, 0, 1, "header")[0]
+def _read(path: Path, file: IO[bytes], version: str | None) -> Table:
+    stat = os.fstat(file.fileno())
+    length = stat.st_size
+    _check_end(path, length, HEADER.itemsize, "header")
+    header = _records(path, file, HEADER, 0)(slice(0, 1))[0]
     rows, table_begin = int(header["num_samples"]), int(header["alloc_table_ptr"])
     if header["version"] != VERSION:
         raise ValueError(f"{path}: not an FFCV file of version {VERSION} ({header['version']})")
     if rows == 0:
         raise ValueError(f"{path}: holds no rows (was its writer interrupted?)")
-    fields = _array(path, file, length, FIELD, HEADER.itemsize, int(header["num_fields"]), "fields")
+    begin = HEADER.itemsize + int(header["num_fields"]) * FIELD.itemsize
+    _check_end(path, length, begin, "fields")
+    fields = _records(path, file, FIELD, HEADER.itemsize)(slice(0, int(header["num_fields"])))
     types = [int(field["type_id"]) for field in fields]
     record = _record_type(path, types)
-    begin = HEADER.itemsize + fields.nbytes
-    metadata = _array(path, file, length, record, begin, rows, "metadata")
-    data_begin = begin + metadata.nbytes
+    data_begin = begin + rows * record.itemsize
+    _check_end(path, length, data_begin, "metadata")
     if not data_begin <= table_begin <= length or (length - table_begin) % ALLOCATION.itemsize:
         raise ValueError(f"{path}: the allocation table is not where the header says; cut off?")
     entries = (length - table_begin) // ALLOCATION.itemsize
-    allocations = _array(path, file, length, ALLOCATION, table_begin, entries, "allocation table")
+    label = f"f{types.index(INT_FIELD)}" if INT_FIELD in types else None
+    known = read_manifest(path).get("channels")
+    known = known if isinstance(known, int) and known > 0 else None
 
-    image = metadata[f"f{types.index(IMAGE_FIELD)}"]
-    size = _sizes(path, image["data_ptr"], allocations)
-    _check_rows(path, image, size, data_begin, table_begin)
-    channels = _channels(path, image, size)
-    label = _labels(path, metadata, types)
-    height, width = image["height"].astype(np.int32), image["width"].astype(np.int32)
-    offset = image["data_ptr"].astype(np.uint64)
-    rules = _rules(path, channels)
-    source = Beton(LocalFile(path), offset, size, image["mode"] == JPG, height, width, rules)
-    return Table(label, height, width, source, _classes(path, label))
+    def fill(columns: Columns) -> None:
+        checks = Checks(path, (data_begin, table_begin), MAX_LABEL, known)
+        sizes = Sizes(path, entries, _records(path, file, ALLOCATION, table_begin))
+        metadata = _records(path, file, record, begin)
+        for some in parts(rows):
+            records = metadata(some)
+            image = records[f"f{types.index(IMAGE_FIELD)}"]
+            columns.label[some] = -1 if label is None else records[label]
+            mode = np.ascontiguousarray(image["mode"])
+            checks.take(columns, some, image, (mode == JPG, mode == RAW), sizes)
+        checks.finish(columns)
+
+    version = version or f"{stat.st_mtime_ns} {stat.st_ino}"
+    columns = make_columns(path, rows, f"{version} {length} {known}", fill)
+    rules = _rules(path, int(columns.channels[0]))
+    height, width = columns.height, columns.width
+    source = Beton(LocalFile(path), columns.offset, columns.size, columns.jpg, height, width, rules)
+    return Table(columns.label, height, width, source, _classes(path, columns.label))
 
 
-def _array(
-    path: Path,
-    file: IO[bytes],
-    length: int,
-    dtype: np.dtype[Any],
-    begin: int,
-    count: int,
-    what: str,
-) -> NDArray[Any]:
-    """Read ``count`` records at ``begin``; never read more bytes than the file has."""
-    end = begin + count * dtype.itemsize
+def _check_end(path: Path, length: int, end: int, what: str) -> None:
     if end > length:
         raise ValueError(f"{path}: cut off: {what} would end at byte {end} of {length}")
-    file.seek(begin)
-    data = file.read(end - begin)
-    if len(data) != end - begin:
-        raise ValueError(f"{path}: cut off while its {what} was read")
-    return np.frombuffer(data, dtype)
+
+
+def _records(
+    path: Path, file: IO[bytes], dtype: np.dtype[Any], begin: int
+) -> Callable[[slice], NDArray[Any]]:
+    """Return a function that reads some of the records that begin at a byte."""
+
+    def read(some: slice) -> NDArray[Any]:
+        size = (some.stop - some.start) * dtype.itemsize
+        file.seek(begin + some.start * dtype.itemsize)
+        data = file.read(size)
+        if len(data) != size:
+            raise ValueError(f"{path}: cut off while it was read")
+        return np.frombuffer(data, dtype)
+
+    return read
 
 
 def _record_type(path: Path, types: list[int]) -> np.dtype[Any]:
@@ -154,56 +174,6 @@ def _record_type(path: Path, types: list[int]) -> np.dtype[Any]:
     return np.dtype([(f"f{i}", RECORDS[kind]) for i, kind in enumerate(types)], align=True)
 
 
-def _sizes(
-    path: Path, pointer: NDArray[np.uint64], allocations: NDArray[Any]
-) -> NDArray[np.uint64]:
-    """Return each row's number of bytes, found by their offset."""
-    if not len(allocations):
-        raise ValueError(f"{path}: its allocation table is empty")
-    order = np.argsort(allocations["ptr"], kind="stable")
-    begins = allocations["ptr"][order]
-    place = np.minimum(np.searchsorted(begins, pointer), len(begins) - 1)
-    _refuse(path, begins[place] != pointer, "no size is recorded for its data")
-    return allocations["size"][order][place].astype(np.uint64)
-
-
-def _check_rows(
-    path: Path, image: NDArray[Any], size: NDArray[np.uint64], begin: int, end: int
-) -> None:
-    """Check that every row lies between metadata and allocation table and has a valid shape."""
-    pointer = image["data_ptr"]
-    height, width = image["height"].astype(np.uint64), image["width"].astype(np.uint64)
-    pixels = height * width
-    mode = image["mode"]
-    _refuse(path, (mode != JPG) & (mode != RAW), "unknown storage mode")
-    _refuse(path, pixels == 0, "an image without pixels")
-    _refuse(path, pixels > MAX_PIXELS, f"more than {MAX_PIXELS:,} pixels")
-    _refuse(path, (pointer < begin) | (pointer > end), "its data begins outside the data region")
-    room = np.uint64(end) - np.minimum(pointer, np.uint64(end))
-    _refuse(path, (size == 0) | (size > room), "its data ends outside the data region")
-
-
-def _channels(path: Path, image: NDArray[Any], size: NDArray[np.uint64]) -> int:
-    """Return the number of channels: that of the raw rows, else the manifest's, else three.
-
-    Raises:
-        ValueError: a raw row has not its height x width x channels bytes, or the manifest names
-            another number.
-    """
-    raw = image["mode"] == RAW
-    pixels = image["height"].astype(np.uint64) * image["width"].astype(np.uint64)
-    named = read_manifest(path).get("channels")
-    known = named if isinstance(named, int) and named > 0 else None
-    found = known or 3
-    if raw.any():
-        first = int(np.argmax(raw))
-        measured, rest = divmod(int(size[first]), int(pixels[first]))
-        found = known or (3 if rest else max(measured, 1))
-    wrong = raw & (size != np.uint64(found) * pixels)
-    _refuse(path, wrong, f"raw data of another size than h x w x {found}")
-    return found
-
-
 def _rules(path: Path, channels: int) -> ImageRules:
     """Return what the files became when the ``.beton`` was written, from its manifest."""
     try:
@@ -213,20 +183,6 @@ def _rules(path: Path, channels: int) -> ImageRules:
     except (TypeError, ValueError) as error:
         log.warning("%s: the rules are damaged (%s): ignored", manifest_path(path), error)
         return ImageRules(channels=channels)
-
-
-def _refuse(path: Path, bad: NDArray[np.bool_], why: str) -> None:
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise ValueError(f"{path}: damaged: {why} (row {first}; {int(bad.sum())} rows in all)")
-
-
-def _labels(path: Path, metadata: NDArray[Any], types: list[int]) -> NDArray[np.int64]:
-    if INT_FIELD not in types:
-        return np.full(len(metadata), -1, np.int64)
-    label = metadata[f"f{types.index(INT_FIELD)}"].astype(np.int64)
-    _refuse(path, (label < -1) | (label > MAX_LABEL), "its label is no class number")
-    return label
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

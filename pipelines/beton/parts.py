@@ -8,7 +8,8 @@ import numpy as np
 
 from pipelines.beton.convert import cached_beton
 from pipelines.sources.folder import OnBad
-from pipelines.sources.joined import Joined, inverse, joined
+from pipelines.sources.join import part_tables
+from pipelines.sources.joined import Joined, joined
 from pipelines.sources.stored import InFiles
 from pipelines.sources.table import Table
 
@@ -26,17 +27,8 @@ def stored_table(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
         return table
     if not isinstance(source, Joined):
         return cached_beton(table, spec, split=split, on_bad=on_bad)
-    row_at = np.arange(len(table)) if source.places is None else inverse(source.places)
-    parts, tables, begin = [], [], 0
-    for part in source.parts:
-        rows = row_at[begin : begin + part.rows]
-        own = Table(
-            part.own_labels(table.label[rows]),
-            table.height[rows],
-            table.width[rows],
-            part.source,
-            part.classes,
-        )
+    parts, tables = [], []
+    for part, own in zip(source.parts, part_tables(table), strict=True):
         made = stored_table(own, part.spec, split=split, on_bad=on_bad)
         if len(made) != len(own):
             raise ValueError(
@@ -45,7 +37,6 @@ def stored_table(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
             )
         parts.append(dataclasses.replace(part, source=made.source))
         tables.append(made)
-        begin += part.rows
     height = np.concatenate([made.height for made in tables])
     width = np.concatenate([made.width for made in tables])
     places = np.arange(len(table)) if source.places is None else source.places

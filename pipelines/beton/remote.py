@@ -64,7 +64,7 @@ def open_remote_beton(url: str, options: RemoteOptions | None = None) -> Table:
     with _named(file), contextlib.ExitStack() as index:
         for ranges in _index_ranges(file):
             index.enter_context(file.held(ranges))
-        table = open_beton(file.path)
+        table = open_beton(file.path, file.path.parent.name)  # of the URL and its version
     assert isinstance(table.source, Beton)
     return dataclasses.replace(table, source=dataclasses.replace(table.source, file=file))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.beton.format import (
     ALLOCATION,
@@ -29,6 +30,8 @@ from pipelines.system.atomic import replacing
 
 FIELDS = {"image": IMAGE_FIELD, "label": INT_FIELD}
 RECORD = np.dtype([(name, RECORDS[kind]) for name, kind in FIELDS.items()], align=True)
+CHUNK = 65_536
+"""Rows whose allocations are written at a time."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -64,7 +67,7 @@ def write_beton(path: Path, samples: Iterable[Sample], num_samples: int, page_si
 
 def _write(file: IO[bytes], samples: Iterable[Sample], capacity: int, page_size: int) -> int:
     metadata = np.zeros(capacity, RECORD)
-    allocations = np.zeros(capacity, ALLOCATION)
+    sizes = np.zeros(capacity, np.uint64)
     begin = HEADER.itemsize + len(FIELDS) * FIELD.itemsize
     position = _next_page(begin + metadata.nbytes, page_size)
     rows = 0
@@ -77,14 +80,26 @@ def _write(file: IO[bytes], samples: Iterable[Sample], capacity: int, page_size:
         file.write(sample.data)
         mode = JPG if sample.jpg else RAW
         metadata[rows - 1] = ((mode, sample.width, sample.height, position), sample.label)
-        allocations[rows - 1] = (rows - 1, position, size)
+        sizes[rows - 1] = size
         position += size
-    file.write(allocations[:rows].tobytes())
+    for begin in range(0, rows, CHUNK):
+        some = slice(begin, min(begin + CHUNK, rows))
+        file.write(_allocations(metadata["image"]["data_ptr"][some], sizes[some], begin).data)
     file.seek(0)
     file.write(np.array((VERSION, len(FIELDS), page_size, rows, position), HEADER).tobytes())
     file.write(_descriptors())
-    file.write(metadata.tobytes())
+    file.write(metadata.view(np.uint8).data)
     return rows
+
+
+def _allocations(
+    pointer: NDArray[np.uint64], size: NDArray[np.uint64], begin: int
+) -> NDArray[np.uint8]:
+    """Return the entries of rows from ``begin`` on, as bytes."""
+    entries = np.zeros(len(pointer), ALLOCATION)
+    entries["sample_id"] = np.arange(begin, begin + len(pointer))
+    entries["ptr"], entries["size"] = pointer, size
+    return entries.view(np.uint8)
 
 
 def _next_page(position: int, page_size: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.beton.encode import too_large
 from pipelines.decoders.dali import PART_BYTES, DaliDecoder
@@ -14,6 +15,8 @@ from pipelines.decoders.dali_gpu import BY_DALI, DALI_ON_GPU, GpuDecoder, decodi
 from pipelines.decoders.ffcv import FFCVDecoder
 from pipelines.decoders.memory import MemoryDecoder, decoded_bytes, fits, one_size
 from pipelines.settings import Interpolation, OnBadImage
+from pipelines.sources.joined import sources_of
+from pipelines.sources.shards import Shards
 from pipelines.sources.table import Table
 
 LOADERS = ("memory", "ffcv", "dali")
@@ -28,16 +31,19 @@ def choose_loader(
         table: the data.
         device: device of training.
         budget: bytes that decoded images may take on the device.
-        data_is_beton: whether the data is a .beton file.
+        data_is_beton: whether the rows are pieces of files: of .beton files or of tar shards.
     """
+    shards = [source for source in sources_of(table.source) if isinstance(source, Shards)]
     if fits(table, budget):
         size = f"{table.height[0]}x{table.width[0]}"
         mib, most = decoded_bytes(table) / 2**20, budget / 2**20
         return "memory", f"{len(table)} images of {size} take {mib:,.0f} of {most:,.0f} MiB"
     has_ffcv = importlib.util.find_spec("ffcv") is not None
-    if data_is_beton and has_ffcv:
-        return "ffcv", "the data is a .beton file"
-    if device.type == "cuda" and not data_is_beton:
+    if not all(source.are_jpegs for source in shards):
+        return "dali", "most images in the shards are no JPEGs"
+    if data_is_beton and has_ffcv and not (device.type == "cuda" and shards):
+        return "ffcv", f"the data is {'in tar shards' if shards else 'a .beton file'}"
+    if device.type == "cuda" and (not data_is_beton or shards):
         return "dali", "image files are decoded on the GPU"
     if too_large(table).any():
         return "dali", "an image is too large for a .beton"
@@ -65,7 +71,7 @@ def decode_memory(table: Table, rows: int, workers: int) -> dict[str, DecodeMemo
         rows: images of a step of this process, all distinct.
         workers: decoding threads of this process.
     """
-    pixels = np.sort(table.height.astype(np.int64) * table.width)[::-1]
+    pixels = _largest(table, max(rows, 1))
     largest = int(pixels.max(initial=0))
     at_once = max(PART_BYTES, table.channels * largest)
     scratch = 3 * largest * (1 if table.channels == 3 else 2)  # decoded, and three channels of it
@@ -81,6 +87,16 @@ def decode_memory(table: Table, rows: int, workers: int) -> dict[str, DecodeMemo
     if one_size(table):
         whole = DecodeMemory(decoded_bytes(table), f"all {len(table):,} images")
         found = {"memory": whole, **found}
+    return found
+
+
+def _largest(table: Table, count: int) -> NDArray[np.int64]:
+    """Return the pixels of the largest images, (at most count,), with little memory."""
+    found = np.zeros(0, np.int64)
+    for begin in range(0, len(table), 1 << 20):
+        part = slice(begin, begin + (1 << 20))
+        pixels = table.height[part].astype(np.int64) * table.width[part]
+        found = np.sort(np.concatenate((found, pixels)))[::-1][:count]
     return found
 
 

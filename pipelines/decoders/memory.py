@@ -37,13 +37,14 @@ def fits(table: Table, budget_bytes: int) -> bool:
 
 def decoded_bytes(table: Table) -> int:
     """Return the bytes of all images as pixels."""
-    return int((table.channels * table.height.astype(np.int64) * table.width).sum())
+    pixels = np.einsum("i,i", table.height, table.width, dtype=np.int64)  # without a copy
+    return table.channels * int(pixels)
 
 
 def one_size(table: Table) -> bool:
     """Whether there are images, all of one size."""
-    sizes = np.stack([table.height, table.width], axis=1)
-    return len(sizes) > 0 and bool((sizes == sizes[0]).all())
+    sides = table.height, table.width
+    return len(table) > 0 and all(bool(side.min() == side.max()) for side in sides)
 
 
 def check_one_size(table: Table) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 
 from pipelines import datasets
 from pipelines.data_facts import DataFacts, channel_facts, data_facts
+from pipelines.data_spec import join_sum
 from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
+from pipelines.sources.file_list import inspect_list
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
 from pipelines.sources.published import Split
+from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.summary import Summary
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
@@ -51,15 +55,17 @@ class Data:
         return [self.table.source.name(row) for row in range(len(self))]
 
     def summary(self) -> Summary | None:
-        """Return the kinds of the files below a folder, and what is left out; None: no folder."""
+        """Return the kinds of the files of a folder or list, and what is left out; else None."""
         source = self.table.source
         if not isinstance(source, Files):
             return None
+        if source.listed is not None:
+            return inspect_list(source.listed, cache_root(), source.rules).summary
         return inspect(source.root, cache_root(), rules=source.rules).summary
 
 
 def open_data(  # noqa: PLR0913 - a public builder, with an argument for each flag
-    spec: str,
+    spec: str | Sequence[str],
     split: Split = "train",
     data_dir: str | Path = "data",
     *,
@@ -70,6 +76,8 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     depth_range: tuple[float, float] | None = None,
     pages: Pages = "first",
     max_pixels: int = MAX_PIXELS,
+    image_key: str | None = None,
+    label_key: str | None = None,
     like: Data | None = None,
     remote: RemoteOptions | None = None,
 ) -> Data:
@@ -77,7 +85,9 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
 
     Args:
         spec: ``photos``, ``cifar10``, ``cifar100``, ``stl10``, ``tiny-imagenet``, ``folder:PATH``,
-            ``PATH.beton`` or its URL (s3, gs, az, http, https, hf).
+            ``list:FILE``, ``PATH.beton`` or its URL (s3, gs, az, http, https, hf), or
+            ``wds:PATTERN``; or several, as a list or joined by `` + ``: their rows follow each
+            other, their classes are joined by name.
         split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
@@ -89,12 +99,15 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
             range (default: the range of the set).
         pages: the page or frame of a file that is an image: the first, or each.
         max_pixels: larger images are refused.
+        image_key: key of the images in tar shards, as ``input.jpg``; None: any image's ending.
+        label_key: key of the classes in tar shards, or field of their ``.json``.
         like: training images, whose range and background these get.
         remote: how the file of a URL is fetched, and where it is kept (default: in the cache).
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
+    spec = join_sum(spec)
     file = None if classes is None else Path(classes)
     rules = ImageRules(background, depth_range, pages, channels, max_pixels)
     if like is not None:
@@ -106,11 +119,16 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         on_bad=on_bad_image,
         classes_file=file,
         rules=rules,
+        keys=MemberKeys(image_key, label_key),
         remote=remote,
     )
+    facts = _facts(spec, channels)
+    return Data(table, facts, spec, split, on_bad_image)
+
+
+def _facts(spec: str, channels: int) -> DataFacts:
+    """Return the constants of a data set; mean and deviation are empty if none are published."""
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):
-        facts = channel_facts(facts, channels)
-    else:
-        facts = replace(facts, mean=(), std=())
-    return Data(table, facts, spec, split, on_bad_image)
+        return channel_facts(facts, channels)
+    return replace(facts, mean=(), std=())

@@ -72,8 +72,7 @@ class RemoteFile(StoredFile):
         self._file = SparseFile(root / identity.folder, identity)
         self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
-        self._loop = loop_of(options.connections)
-        self._loop.add(self._transfer)
+        self._loop = loop_of(self._transfer, options.connections)
         self._end = weakref.finalize(
             self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
@@ -123,7 +122,7 @@ class RemoteFile(StoredFile):
         return self._options
 
     def missing(self, ranges: Ranges | None = None) -> int:
-        """Return the bytes that are not here yet, of the pieces of ranges (default: of all)."""
+        """Return the bytes that are not here yet: whole pieces of ranges (default: of all)."""
         pieces = np.arange(self._file.identity.pieces)
         if ranges is not None:
             pieces = self._file.pieces_of(ranges)

@@ -7,21 +7,20 @@ when that host refuses it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import http.client
-import json
 import os
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.remote import errors
 from pipelines.remote.errors import RemoteError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 TIMEOUT = 30.0
 """Seconds that the Hub may take to answer."""
@@ -39,7 +38,7 @@ class HubFile:
     @property
     def commit(self) -> str:
         """The commit that the revision stands for, asked once a process."""
-        return _commit(endpoint(), self.repo, self.revision)
+        return _commit(_endpoint(), self.repo, self.revision)
 
 
 def parse(url: str) -> HubFile:
@@ -56,94 +55,82 @@ def parse(url: str) -> HubFile:
     return HubFile(found[1], revision, found[3])
 
 
-def endpoint() -> str:
-    """Return the Hub's address: ``$HF_ENDPOINT``, else the public one."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def headers() -> dict[str, str]:
-    """Return the header of ``$HF_TOKEN``, or of the token that ``hf auth login`` saved."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    saved = Path(os.environ.get("HF_TOKEN_PATH", home / "token"))
-    if not token and saved.is_file():
-        token = saved.read_text("utf-8").strip()
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
 def locate(url: str) -> tuple[str, dict[str, str]]:
     """Return where the file's bytes are now, and the headers to send there.
 
     Raises:
         RemoteError: no access, no such file, no answer.
     """
-    file = parse(url)
-    path = f"/datasets/{file.repo}/resolve/{file.commit}/{urllib.parse.quote(file.path)}"
-    home = endpoint()
-    at = home + path
-    for _ in range(5):
-        answer = _ask(url, at, "HEAD")
-        if answer.status not in (301, 302, 303, 307, 308):
-            return at, headers()
-        at = urllib.parse.urljoin(at, answer.headers["Location"])
-        if urllib.parse.urlsplit(at).netloc != urllib.parse.urlsplit(home).netloc:
-            return at, {}  # signed; the token is for the Hub alone
-    raise RemoteError(f"{url}: the Hub redirects without end")
+    from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+
+    file, home, token = parse(url), _endpoint(), get_token()
+    with _in_words(url):
+        asked = hf_hub_url(
+            file.repo, file.path, repo_type="dataset", revision=file.commit, endpoint=home
+        )
+        at = get_hf_file_metadata(asked, token=token, timeout=TIMEOUT, endpoint=home).location
+    if token is None or _host(at) != _host(asked):
+        return at, {}  # signed; the token is for the Hub alone
+    return at, {"Authorization": f"Bearer {token}"}
 
 
 def files(url: str) -> list[str]:
     """Return the URLs of the files below the folder ``hf://datasets/ORG/NAME/FOLDER``."""
-    file = parse(url + "/.")
-    folder = urllib.parse.quote(file.path.removesuffix(".").rstrip("/"))
-    at: str | None = f"{endpoint()}/api/datasets/{file.repo}/tree/{file.commit}/{folder}".rstrip(
-        "/"
-    )
-    at = f"{at}?recursive=true"
-    root = url[: len(url) + 2 - len(file.path)].rstrip("/")
-    found = []
-    while at:
-        answer = _ask(url, at, "GET")
-        entries = json.loads(answer.body)
-        found += [f"{root}/{entry['path']}" for entry in entries if entry["type"] == "file"]
-        following = re.search(r'<([^>]+)>;\s*rel="next"', answer.headers.get("Link", ""))
-        at = following[1] if following else None
-    return found
+    from huggingface_hub.hf_api import RepoFile
+
+    folder = parse(url + "/.")
+    inside = folder.path.removesuffix(".").rstrip("/")
+    root = url.removesuffix(f"/{inside}") if inside else url
+    with _in_words(url):
+        entries = _api(_endpoint()).list_repo_tree(
+            folder.repo,
+            inside or None,
+            recursive=True,
+            revision=folder.commit,
+            repo_type="dataset",
+        )
+        return [f"{root}/{entry.path}" for entry in entries if isinstance(entry, RepoFile)]
+
+
+def _endpoint() -> str | None:
+    """Return the address of another Hub, from ``$HF_ENDPOINT``; None: the public one."""
+    return os.environ.get("HF_ENDPOINT")
+
+
+def _api(home: str | None) -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=home)
 
 
 @functools.lru_cache
-def _commit(home: str, repo: str, revision: str) -> str:
-    url = f"hf://datasets/{repo}"
-    quoted = urllib.parse.quote(revision, safe="")
-    answer = _ask(url, f"{home}/api/datasets/{repo}/revision/{quoted}", "GET")
-    return str(json.loads(answer.body)["sha"])
+def _commit(home: str | None, repo: str, revision: str) -> str:
+    with _in_words(f"hf://datasets/{repo}"):
+        return str(_api(home).dataset_info(repo, revision=revision, timeout=TIMEOUT).sha)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any) -> None:
-        """Follow none: the caller looks at them."""
+@contextlib.contextmanager
+def _in_words(url: str) -> Iterator[None]:
+    """Turn the client's errors into sentences that lead on.
 
+    Raises:
+        RemoteError: for each of them.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
 
-def _ask(url: str, at: str, method: str) -> _Answer:
-    opener = urllib.request.build_opener(_NoRedirect)
-    request = urllib.request.Request(at, method=method, headers=headers())
+    no_answer: Any = (*HfHubHTTPError.__bases__, OSError)  # of the HTTP client that it uses
     try:
-        with opener.open(request, timeout=TIMEOUT) as reply:
-            return _Answer(reply.status, dict(reply.headers), reply.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code < 400:
-                return _Answer(error.code, dict(error.headers), b"")
-            if error.code == 404:
-                raise errors.not_found(url, "hf") from None
-            if error.code in (401, 403):
-                raise errors.no_access(url, "hf", error) from None
-            raise errors.failed(url, error) from None
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        yield
+    except HfHubHTTPError as error:
+        status: Any = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            raise errors.no_access(url, "hf", error) from None
+        if status == 404:
+            raise errors.not_found(url, "hf") from None
+        raise errors.failed(url, error) from None
+    except no_answer as error:
         raise errors.failed(url, error) from None

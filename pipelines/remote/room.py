@@ -26,6 +26,8 @@ SLACK = 64
 """Removal goes on below the limit by this part of it, so that it is rare."""
 AHEAD = 600.0
 """Seconds for which a piece that is expected to be needed counts as just used."""
+RECENT = 1_000_000_000
+"""Nanoseconds after a change in which another may have the same time."""
 
 
 class Room:
@@ -34,15 +36,16 @@ class Room:
     def __init__(self, root: Path, limit: int | None) -> None:
         self.root, self.limit = root, limit
         self._copies: dict[str, SparseFile] = {}
+        self._listed = -1
         self.exceeded = 0
         """Bytes that one step needed beyond the limit, at most."""
 
-    def reserve(self, file: SparseFile, run: Run, needed: bool) -> bool | None:
+    def reserve(self, file: SparseFile, run: Run, needed: bool, force: bool) -> bool | None:
         """Reserve the absent pieces of a claimed run; remove the least recently used for them.
 
         ``needed`` pieces are waited for, so they may replace pieces that are expected to be
-        needed later, and exceed the limit if nothing can be removed. Returns whether there is
-        room; None while another process looks.
+        needed later. They exceed the limit with ``force``: steps may pin more than that. Returns
+        whether there is room; None if a later look may find it.
         """
         if self.limit is None:
             return True
@@ -56,8 +59,8 @@ class Room:
             if over > 0:
                 until = None if needed else time.time()
                 over -= self._remove(files, over + self.limit // SLACK // PIECE * PIECE, until)
-            if over > 0 and not needed:
-                return False
+            if over > 0 and not (needed and force):
+                return None if needed else False
             if over > 0 and not self.exceeded:
                 log.warning(
                     "--cache-size %s is less than one step needs; it is exceeded for a while",
@@ -72,9 +75,15 @@ class Room:
         for copy in self._copies.values():
             copy.close()
         self._copies.clear()
+        self._listed = -1
 
     def _files(self) -> list[SparseFile]:
-        """Return the copies below the folder."""
+        """Return the copies below the folder, which is listed again when it has changed."""
+        changed = self.root.stat().st_mtime_ns
+        if changed == self._listed:
+            return list(self._copies.values())
+        recent = time.time_ns() - changed < RECENT
+        self._listed = -1 if recent else changed
         names = {path.parent.name for path in self.root.glob("*/meta.json")}
         for gone in self._copies.keys() - names:
             self._copies.pop(gone).close()

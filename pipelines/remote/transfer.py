@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from pipelines.remote.store import RemoteObject
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 0.1
+"""Seconds that a needed piece waits for others to be unpinned, before it exceeds the limit."""
+
 
 @dataclass
 class Counters:
@@ -32,6 +36,11 @@ class Counters:
     """How long steps waited for pieces."""
     bytes_held: int = 0
     """Bytes that steps asked for; more were fetched if pieces hold other rows too."""
+
+    @property
+    def over_read(self) -> float:
+        """Bytes fetched for each byte that steps asked for: over 1 in a first epoch, then less."""
+        return self.bytes_fetched / max(1, self.bytes_held)
 
 
 class Transfer:
@@ -84,9 +93,11 @@ class Transfer:
                         self.file.give_up(part)
 
     async def _reserved(self, run: Run, needed: bool) -> bool:
+        """Wait for room; return False where a piece that is only expected to be needed has none."""
+        until = time.monotonic() + PATIENCE
         while True:
             urgent = needed or not self.wanted.isdisjoint(range(*run))
-            room = self.room.reserve(self.file, run, urgent)
+            room = self.room.reserve(self.file, run, urgent, time.monotonic() > until)
             if room is None:
                 await asyncio.sleep(0.001)
                 continue

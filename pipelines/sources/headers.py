@@ -95,7 +95,12 @@ Row = tuple[Header, float, float]
 
 
 def read_headers(
-    root: Path, names: Sequence[str], stamp: str, rules: ImageRules, cache_dir: Path
+    root: Path,
+    names: Sequence[str],
+    stamp: str,
+    rules: ImageRules,
+    cache_dir: Path,
+    place: Path | None = None,
 ) -> Headers:
     """Return the headers of the files ``names`` below ``root``, from the cache if it has them.
 
@@ -105,10 +110,12 @@ def read_headers(
         stamp: changes if any file does.
         rules: with ``depth_range``, no samples are measured.
         cache_dir: the cache's folder.
+        place: by which the cached file is named; None: the folder.
     """
+    place = place or root
     stamp = f"{VERSION} {stamp} {rules.max_pixels} {rules.pages} {rules.is_color}"
-    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    file = cache_dir / "tables" / f"{root.name}-{key}.npz"
+    key = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    file = cache_dir / "tables" / f"{place.name}-{key}.npz"
     known = _load(file, stamp)
     if known is None or not (known.measured or rules.depth_range is not None):
         known = measure(root, names, rules)
@@ -235,7 +242,13 @@ def _limits(data: bytes, header: Header, rules: ImageRules, page: int) -> tuple[
 def other_bands(
     root: Path, names: Sequence[str], headers: Headers, rules: ImageRules
 ) -> dict[str, str]:
-    """Return path -> reason of the images whose bands are not what ``rules.channels`` asks for.
+    """Return path -> reason of the images that ``wrong_bands`` returns."""
+    wrong = wrong_bands(headers, rules)
+    return {str(root / names[headers.place[row]]): why for row, why in wrong.items()}
+
+
+def wrong_bands(headers: Headers, rules: ImageRules) -> dict[int, str]:
+    """Return row -> reason of the images whose bands are not what ``rules.channels`` asks for.
 
     The reasons name ``--in-chans`` only if all images have the same other number of bands.
     """
@@ -248,7 +261,7 @@ def other_bands(
     if len(wrong) < len(headers.kinds) or len(set(wrong.values())) > 1:
         wrong = {number: without_flag(why) for number, why in wrong.items()}
     rows = np.flatnonzero(np.isin(headers.kind, list(wrong)))
-    return {str(root / names[headers.place[row]]): wrong[int(headers.kind[row])] for row in rows}
+    return {row: wrong[int(headers.kind[row])] for row in rows.tolist()}
 
 
 def describe(headers: Headers, rules: ImageRules, where: str) -> None:

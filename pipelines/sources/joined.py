@@ -1,4 +1,4 @@
-"""Several data sets as one: their rows one data set after the other, their classes by name."""
+"""The rows of several sources as one source, one data set after the other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from pipelines.sources.files import Files
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.source import Source
 from pipelines.sources.stored import InFiles, Pieces
-from pipelines.sources.table import Table
 from pipelines.system.stored_file import StoredFile
-from pipelines.system.units import counted
 
 Rows = NDArray[np.int64]
 
@@ -181,8 +179,10 @@ def joined(parts: Sequence[Part], rules: ImageRules, places: Rows | None = None)
 
 
 def sources_of(source: Source) -> tuple[Source, ...]:
-    """Return the sources that are joined; a source of another kind is the only one."""
-    return tuple(part.source for part in source.parts) if isinstance(source, Joined) else (source,)
+    """Return the sources that are joined, at any depth; one of another kind is the only one."""
+    if not isinstance(source, Joined):
+        return (source,)
+    return tuple(inner for part in source.parts for inner in sources_of(part.source))
 
 
 def page_of(source: Source, row: int) -> int:
@@ -193,62 +193,14 @@ def page_of(source: Source, row: int) -> int:
     return source.page(row) if isinstance(source, Files) else 0
 
 
-def join_tables(specs: Sequence[str], tables: Sequence[Table]) -> Table:
-    """Return all rows, one table after the other.
-
-    Classes are joined by name; the first table's keep their numbers. Rows without a label keep -1.
-
-    Args:
-        specs: what the tables are called in ``--data``.
-        tables: the rows, of images with the same number of channels.
-
-    Raises:
-        ValueError: one table has classes with names, another without, or in other numbers.
-    """
-    classes, numbers = _join_classes(specs, tables)
-    parts = [
-        Part(place, spec, table.source, len(table), table.classes, number)
-        for place, (spec, table, number) in enumerate(zip(specs, tables, numbers, strict=True))
-    ]
-    labels = [number[table.label] for table, number in zip(tables, numbers, strict=True)]
-    height = np.concatenate([table.height for table in tables])
-    width = np.concatenate([table.width for table in tables])
-    rules = join_rules([table.source.rules for table in tables])
-    parts = [part for part in parts if part.rows]
-    return Table(np.concatenate(labels), height, width, joined(parts, rules), classes)
-
-
-def join_rules(rules: Sequence[ImageRules]) -> ImageRules:
-    """Return the rules of the first, with the first measured range of each kind of samples."""
-    ints = (each.int_range for each in rules if each.int_range is not None)
-    floats = (each.float_range for each in rules if each.float_range is not None)
-    return dataclasses.replace(rules[0], int_range=next(ints, None), float_range=next(floats, None))
-
-
-def _join_classes(
-    specs: Sequence[str], tables: Sequence[Table]
-) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
-    """Return the classes of all tables, and the joined label of each table's own labels."""
-    labelled = [place for place, table in enumerate(tables) if (table.label >= 0).any()]
-    nameless = [place for place in labelled if not tables[place].classes]
-    counts = [len(table.classes) or int(table.label.max(initial=-1)) + 1 for table in tables]
-    if not nameless:
-        classes = tuple(dict.fromkeys(name for table in tables for name in table.classes))
-        place_of = {name: place for place, name in enumerate(classes)}
-        return classes, [
-            np.array([*(place_of[name] for name in table.classes), -1]) for table in tables
-        ]
-    named = {tables[place].classes for place in labelled if tables[place].classes}
-    if len(named) > 1 or len({counts[place] for place in labelled}) > 1:
-        found = (
-            f"{specs[place]} has {counted(counts[place], 'class')}"
-            + (" without names" if place in nameless else " with names")
-            for place in labelled
-        )
-        raise ValueError(
-            f"classes are joined by name, or by number where all data sets have the same: "
-            f"{', '.join(found)}. Folders have names, and so has a .beton that "
-            "tools/write_ffcv.py made of one"
-        )
-    numbers = [np.array([*range(count), -1]) for count in counts]
-    return named.pop() if named else (), numbers
+def file_names(source: Source) -> list[str] | None:
+    """Return the path of each row's file, relative to its folder; None if not all are files."""
+    if not isinstance(source, Joined):
+        return list(source.names) if isinstance(source, Files) else None
+    names: list[str] = []
+    for part in source.parts:
+        found = file_names(part.source)
+        if found is None:
+            return None
+        names += found
+    return names if source.places is None else [names[place] for place in source.places.tolist()]

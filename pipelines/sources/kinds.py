@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.beton.format import open_beton
+from pipelines.beton.pattern import check_pattern, is_pattern, open_pattern
 from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_val
 from pipelines.data_spec import NAMED, PLUS, is_spec
 from pipelines.remote.file import RemoteOptions
 from pipelines.remote.url import is_remote
+from pipelines.sources.file_list import scan_list
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
+from pipelines.sources.shard_files import check_shards, val_pattern
+from pipelines.sources.shard_members import USUAL, MemberKeys
+from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import NAMES, find_splits, sibling_val
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
@@ -40,6 +45,8 @@ class Opening:
     download: bool = True
     """Fetch published files that are missing."""
     rules: ImageRules = RULES
+    keys: MemberKeys = USUAL
+    """Which members of tar shards are images and classes."""
     remote: RemoteOptions | None = None
     """How remote files are fetched and kept; None: in the cache, with room for all of them."""
     is_part: bool = False
@@ -66,6 +73,8 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
+    if spec.partition("?")[0].endswith(".beton") and is_pattern(spec):
+        return PATTERN
     if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
         return REMOTE
     for prefix, kind in PREFIXED.items():
@@ -90,6 +99,8 @@ def _hint(spec: str) -> str:
         return f": for the folder write folder:{spec}"
     if spec.endswith((".tar", ".tar}")):
         return f": for tar shards write wds:{spec}"
+    if spec.endswith((".parquet", ".parquet}")):
+        return f": for parquet files write parquet:{spec}"
     near = difflib.get_close_matches(spec, [*NAMED, "folder:"], n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 
@@ -147,19 +158,62 @@ def _val_folder(spec: str) -> str | None:
     return None if sibling is None else f"folder:{sibling}"
 
 
+def _list_file(spec: str) -> Path:
+    file = Path(spec.removeprefix("list:")).expanduser()
+    if not file.is_file():
+        there = "is a folder: write folder:PATH" if file.is_dir() else "does not exist"
+        raise ValueError(f"{file} {there}{_no_sum(spec)}")
+    return file
+
+
+def _check_list(spec: str) -> None:
+    _list_file(spec)
+
+
+def _open_list(spec: str, opening: Opening) -> Table:
+    return scan_list(_list_file(spec), cache_root(), opening.on_bad, opening.rules)
+
+
+def _val_list(spec: str) -> str | None:
+    found = _val_file(spec.removeprefix("list:"))
+    return None if found is None else f"list:{found}"
+
+
 def _open_beton(spec: str, opening: Opening) -> Table:
     return open_beton(_place(spec))
 
 
-def _val_beton(spec: str) -> str | None:
-    path = Path(spec)
+def _val_file(name: str) -> str | None:
+    """Return the file in whose name "val" or "test" stands for "train", if it is there."""
+    path = Path(name)
     for name in ("val", "valid", "validation", "test"):
         place = path.with_name(re.sub(r"train(?!.*train)", name, path.name))
         if place.name != path.name and place.expanduser().is_file():
             if name == "test":
-                print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
+                print_once(
+                    log, f"{path} has no val{path.suffix}: the scores are those of {place.name}"
+                )
             return str(place)
     return None
+
+
+def _check_shards(spec: str) -> None:
+    check_shards(spec.removeprefix("wds:"))
+
+
+def _open_shards(spec: str, opening: Opening) -> Table:
+    keys, how, pattern = opening.keys, opening, spec.removeprefix("wds:")
+    return open_shards(pattern, how.on_bad, keys.image, how.rules, keys.label, how.remote)
+
+
+def _val_shards(spec: str) -> str | None:
+    found = val_pattern(spec.removeprefix("wds:"))
+    if found is None:
+        return None
+    pattern, is_test = found
+    if is_test:
+        print_once(log, f"{spec} has no val shards: the scores are those of wds:{pattern}")
+    return f"wds:{pattern}"
 
 
 def _check_url(url: str) -> None:
@@ -179,6 +233,25 @@ def _val_remote(url: str) -> str | None:
     if place is not None and "test" in place.rpartition("/")[2] and "test" not in url:
         print_once(log, f"{url} has no val.beton: the scores are those of {place}")
     return place
+
+
+def _open_pattern(pattern: str, opening: Opening) -> Table:
+    def open_one(place: str) -> Table:
+        if is_remote(place):
+            return open_remote_beton(place, opening.remote)
+        return open_beton(Path(place))
+
+    return open_pattern(pattern, open_one)
+
+
+def _val_pattern(pattern: str) -> str | None:
+    found = val_pattern(pattern)
+    if found is None:  # one file for all parts
+        single = re.sub(r"train[^/]*$", "train.beton", pattern)
+        return None if single == pattern or is_pattern(single) else kind_of(single).val(single)
+    if found[1]:
+        print_once(log, f"{pattern} has no val files: the scores are those of {found[0]}")
+    return found[0]
 
 
 def _open_published(name: str, opening: Opening) -> Table:
@@ -211,10 +284,8 @@ def _converted(form: str, why: str) -> Kind:
 
 PREFIXED: dict[str, Kind] = {
     "folder:": Kind("folder:PATH", _check_place, _open_folder, _val_folder),
-    "wds:": _converted(
-        "wds:PATTERN",
-        "tar shards are converted before training, because rows are read in any order",
-    ),
+    "list:": Kind("list:FILE", _check_list, _open_list, _val_list),
+    "wds:": Kind("wds:PATTERN", _check_shards, _open_shards, _val_shards),
     "parquet:": _converted(
         "parquet:PATTERN",
         "Parquet files are converted before training, because an image is no piece of the file",
@@ -226,5 +297,6 @@ PREFIXED: dict[str, Kind] = {
     ),
 }
 REMOTE = Kind("URL.beton", _check_url, _open_remote, _val_remote)
-BETON = Kind("PATH.beton", _check_place, _open_beton, _val_beton)
+PATTERN = Kind("PATTERN.beton", check_pattern, _open_pattern, _val_pattern)
+BETON = Kind("PATH.beton", _check_place, _open_beton, _val_file)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from pipelines.sources.beton import Beton
 from pipelines.sources.files import Files
+from pipelines.sources.joined import Joined, sources_of
+from pipelines.sources.shards import Shards
 from pipelines.sources.source import Source
 from pipelines.sources.table import Table
 
@@ -33,10 +35,15 @@ def rows_in(table: Table, other: Table) -> NDArray[np.int64]:
 
 def _are_apart(a: Source, b: Source) -> bool:
     """Whether no image can be in both, seen without its name: the usual case."""
+    if isinstance(a, Joined) or isinstance(b, Joined):
+        return all(_are_apart(one, other) for one in sources_of(a) for other in sources_of(b))
     if isinstance(a, Beton) and isinstance(b, Beton):
         named = a.names or b.names
         return not named and os.path.realpath(a.path) != os.path.realpath(b.path)
-    if isinstance(a, Files) and isinstance(b, Files):
+    if isinstance(a, Shards) and isinstance(b, Shards):
+        ours, theirs = ({os.path.realpath(tar.path) for tar in each.tars} for each in (a, b))
+        return ours.isdisjoint(theirs)
+    if isinstance(a, Files) and isinstance(b, Files) and not (a.listed or b.listed):
         roots = [Path(os.path.realpath(source.root)) for source in (a, b)]
         return not (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0]))
     return False

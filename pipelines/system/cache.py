@@ -181,8 +181,9 @@ def is_temporary(path: Path) -> bool:
 def make_room(need: int) -> None:
     """Remove killed conversions, then the least recently used files, until ``need`` bytes fit.
 
-    Tables of sizes stay, since they are small, and so does what is in use. Pieces of remote files
-    do not count: ``--cache-size`` limits them.
+    Tables of sizes stay, since they are small, and so does what is in use. Arrays that processes
+    have shared (``pipelines.system.shared``) go like files; copies of remote files have a limit of
+    their own.
 
     Raises:
         ValueError: ``need`` is over the limit of the whole cache.
@@ -199,7 +200,7 @@ def make_room(need: int) -> None:
     for entry in kept:
         if total + need <= limit:
             return
-        if entry.path.suffix == ".beton" and remove(entry.path):
+        if entry.path.suffix in (".beton", ".shared") and remove(entry.path):
             total -= entry.bytes
             log.info("removed %s from the cache, to keep its limit", entry.path.name)
 

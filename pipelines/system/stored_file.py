@@ -80,6 +80,10 @@ class LocalFile(StoredFile):
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+    def __reduce__(self) -> tuple[type[LocalFile], tuple[Path]]:
+        """Send a worker process the path; it makes a memory map of its own."""
+        return LocalFile, (self.place,)
+
     def read(self, begin: int, size: int) -> Bytes:
         """Return a view of the memory map."""
         return self.bytes[begin : begin + size]

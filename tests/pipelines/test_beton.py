@@ -12,6 +12,7 @@ from beton_cases import make_samples, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipelines.beton import checks, columns
 from pipelines.beton.format import ALLOCATION, HEADER, Sample, manifest_path, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.sources.beton import Beton
@@ -223,3 +224,72 @@ def test_impossible_rows_are_refused(tmp_path: Path, sample: Sample, why: str) -
     with pytest.raises(ValueError, match="power of two"):
         write_beton(tmp_path / "a.beton", make_samples(1), 1, PAGE + 1)
     assert os.listdir(tmp_path) == []
+
+
+def opened(path: Path) -> dict[str, list[int]] | str:
+    """All that a table says of its rows, or the error."""
+    try:
+        table = open_beton(path)
+    except ValueError as error:
+        return str(error)
+    source = table.source
+    assert isinstance(source, Beton)
+    columns = ("offset", "size", "jpg", "height", "width")
+    found = {name: getattr(source, name).tolist() for name in columns}
+    return found | {"label": table.label.tolist(), "channels": [table.channels]}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(choice=st.data(), turned=st.booleans())
+def test_many_rows_are_checked_in_parts_with_the_same_result(
+    whole: tuple[Path, bytes], choice: st.DataObject, turned: bool
+) -> None:
+    """Columns that are shared and errors alike; also with a table in an order of its own."""
+    path, data = whole
+    begin = len(data) - 6 * ALLOCATION.itemsize
+    entries = np.frombuffer(data[begin:], ALLOCATION)
+    file = bytearray(data[:begin] + entries[:: -1 if turned else 1].tobytes())
+    places = [*range(HEADER.itemsize + 2 * 1041, HEADER.itemsize + 2 * 1041 + 6 * 24)]
+    for _ in range(choice.draw(st.integers(0, 3))):
+        place = choice.draw(st.sampled_from([*places, *range(begin, len(data))]))
+        file[place] = choice.draw(st.integers(0, 255))
+    path.write_bytes(bytes(file))
+    few = opened(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMIX_CACHE", str(path.parent / "cache"))
+        patch.setattr(columns, "LARGE", 1)
+        patch.setattr(checks, "CHUNK", 2)
+        assert opened(path) == opened(path) == few
+
+
+def test_many_rows_are_checked_once_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(columns, "LARGE", 1)
+    path = tmp_path / "a.beton"
+    read: list[int] = []
+    take = checks.Checks.take
+    monkeypatch.setattr(checks.Checks, "take", lambda *args: (read.append(1), take(*args))[1])
+    for rows, times in ((6, 1), (6, 1), (5, 2)):
+        if times > len(read):
+            write_beton(path, make_samples(rows), rows, PAGE)
+        assert_same(path, make_samples(rows))
+        assert len(read) == times
+    assert len(list((tmp_path / "cache" / "tables").iterdir())) == 1  # none of the old file
+
+
+def test_a_version_stands_for_the_file_that_fills(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remote file's time changes with every piece that arrives, and its rows do not."""
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(columns, "LARGE", 1)
+    path = tmp_path / "a.beton"
+    write_beton(path, make_samples(6), 6, PAGE)
+    first = open_beton(path, "etag")
+    os.utime(path, (1, 1))
+    monkeypatch.setattr("pipelines.beton.format.Checks", None)  # no second check
+    np.testing.assert_array_equal(open_beton(path, "etag").label, first.label)
+    with pytest.raises(TypeError):
+        open_beton(path, "another")

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from http_store import HttpStore, serving
+from http_store import HttpStore, Request, serving
 
 from pipelines.remote import disk, record, store
 from pipelines.remote.connect import Retry
@@ -226,8 +227,14 @@ def test_no_request_is_longer_than_8_mib_and_no_more_run_than_allowed(
 def test_what_a_step_waits_for_overtakes_what_is_ahead(
     web: HttpStore, options: RemoteOptions
 ) -> None:
-    web.latency = 0.02
     file = open_remote(f"{web.url}/a.beton", replace(options, connections=1))
+
+    def until_a_step_waits(request: Request) -> None:
+        until = time.monotonic() + 20
+        while not file._transfer.wanted and time.monotonic() < until:
+            time.sleep(0.002)
+
+    web.routes.append(until_a_step_waits)
     for piece in range(0, 10, 2):
         file.will_need(span((piece * PIECE, piece * PIECE + 1)))
     read(file, SIZE - 1, SIZE)
@@ -354,6 +361,28 @@ def test_a_killed_fetch_is_repeated(web: HttpStore, options: RemoteOptions) -> N
     assert np.count_nonzero(file._file.record.state) <= 4
     read(file, 0, 2 * PIECE)
     file.close()
+
+
+def test_files_that_a_power_cut_left_short_are_filled_again(
+    web: HttpStore, options: RemoteOptions
+) -> None:
+    file = open_remote(f"{web.url}/a.beton", options)
+    read(file)
+    file.close()
+    for name, size in ((file.path.name, PIECE), ("present", 0), ("present", 100)):
+        os.truncate(file.path.parent / name, size)
+        again = open_remote(f"{web.url}/a.beton", options)
+        read(again)
+        again.close()
+
+
+def test_an_object_may_have_any_name(web: HttpStore, options: RemoteOptions) -> None:
+    for name in ("present", "meta.json", "x" * 200 + ".beton"):
+        web.objects[f"a/{name}"] = DATA.tobytes()
+        file = open_remote(f"{web.url}/a/{name}", options)
+        read(file)
+        assert file.path.suffix == Path(name).suffix
+        file.close()
 
 
 def test_opening_again_fetches_nothing(web: HttpStore, options: RemoteOptions) -> None:

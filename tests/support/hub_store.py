@@ -36,7 +36,7 @@ class Hub:
         if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
             return Answer(401)
         if request.path == f"api/datasets/{self.repo}/revision/main":
-            return Answer(200, json.dumps({"sha": COMMIT}).encode())
+            return Answer(200, json.dumps({"id": self.repo, "sha": COMMIT}).encode())
         if request.path.startswith(f"api/datasets/{self.repo}/tree/{COMMIT}"):
             return self._tree(request)
         prefix = f"datasets/{self.repo}/resolve/{COMMIT}/"
@@ -48,8 +48,11 @@ class Hub:
 
     def _tree(self, request: Request) -> Answer:
         """Return the files in two pages."""
-        entries = [{"type": "file", "path": path} for path in sorted(self.files.objects)]
-        entries.append({"type": "directory", "path": "data"})
+        entries = [
+            {"type": "file", "path": path, "size": 1, "oid": COMMIT}
+            for path in sorted(self.files.objects)
+        ]
+        entries.append({"type": "directory", "path": "data", "oid": COMMIT})
         if "cursor" in request.query:
             return Answer(200, json.dumps(entries[1:]).encode())
         following = f"http://{request.headers['host']}/{request.path}?recursive=true&cursor=1"

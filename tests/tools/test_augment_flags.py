@@ -10,7 +10,7 @@ from runs import lines, run_train
 
 from pipelines.data_facts import DATASETS, IMAGENET
 from pipelines.presets import PRESETS
-from tools.benchmarks.torch_loader import torchvision_view
+from tools.benchmarks.torchvision_views import torchvision_view
 from tools.config.augment import AugConfig
 from tools.config.cli import differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import ResolvedConfig

@@ -19,7 +19,7 @@ from tools.benchmarks import baseline, harness
 from tools.benchmarks.baseline import Arguments, summary
 from tools.benchmarks.harness import take_turns
 from tools.benchmarks.plain_loop import PlainLoop, SplitBatchNorm
-from tools.benchmarks.torch_loader import torchvision_view
+from tools.benchmarks.torchvision_views import torchvision_view
 from tools.distributed.launch import start
 from tools.engine import build
 from tools.engine.data import open_data_of

@@ -1,6 +1,7 @@
 """The loader benchmark on a few tiny images: its keys, its arithmetic, optional contenders."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,14 @@ import torch
 from PIL import Image
 
 from pipelines.decoders import MissingPackage
+from pipelines.sources.stored import InFiles
 from tools import write_ffcv
 from tools.benchmarks import harness, loaders
 from tools.benchmarks.contenders import CONTENDERS, mirror
 from tools.benchmarks.harness import images_per_second
 from tools.benchmarks.loaders import Arguments, prepare, ratios, views
-from tools.benchmarks.torch_loader import Images, each_view, torchvision_view
+from tools.benchmarks.torch_loader import Images
+from tools.benchmarks.torchvision_views import each_view, torchvision_view
 
 pytest.importorskip("ffcv")
 pytestmark = pytest.mark.filterwarnings(
@@ -54,6 +57,9 @@ def test_crops(toy, tmp_path, capsys):
         "two_views_vs_decode_ceiling": rates["ffcv"] / rates["decode-only"],
         "multicrop_vs_stock_ffcv": None,
         "moco_v2_vs_torchvision": None,
+        "two_views_vs_spdl": None,
+        "multicrop_vs_spdl": None,
+        "moco_v2_vs_best_opponent": None,
     }
     assert "lightly" in found["left_out"]["two"]
     assert found["setting"]["images"] == 40
@@ -116,6 +122,40 @@ def test_a_beton_takes_part_as_it_is(toy, tmp_path):
     assert loaders.main([*flags, "--json", str(out), *TINY]) == 0
     found = json.loads(out.read_text())
     assert set(found["images_per_second"]["two"]) == {"ffcv", "memory", "torchvision"}
+
+
+@pytest.mark.parametrize("name", ["ffcv", "decode-only"])
+def test_rows_are_held_while_they_are_decoded(toy, monkeypatch, name):
+    """Those of a remote file are there only inside."""
+    setting, _ = prepare(Arguments(data=f"folder:{toy}", batch_size=8, size=16, workers=1))
+    held: list[list[int]] = []
+
+    @contextmanager
+    def hold(source, rows):
+        held.append(rows.tolist())
+        yield
+        held.pop()
+
+    monkeypatch.setattr(InFiles, "held", hold)
+    contender = CONTENDERS[name](replace(setting, views=views("two", 16)))
+    decoder, seen = contender.decoder, []
+
+    def decode(rows, windows):
+        seen.append(held[-1] == rows.tolist())
+        return decoder(rows, windows)
+
+    contender.decoder = decode
+    assert len(list(contender.run(3))) == 3
+    assert seen == [True] * 3
+    assert held == []
+    contender.decoder = decoder
+    contender.close()
+
+
+def test_stock_ffcv_is_left_out_where_there_is_no_single_local_beton(toy):
+    setting, _ = prepare(Arguments(data=f"folder:{toy}", batch_size=8, size=16, workers=1))
+    with pytest.raises(ValueError, match="single"):
+        CONTENDERS["stock-ffcv"](replace(setting, beton=setting.table))
 
 
 def test_the_case_decides_the_views():

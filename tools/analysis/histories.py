@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.data_spec import split_sum
 from tools.config.config import Config
 from tools.plots.curves import column, knn_before
 from tools.plots.panels import Panel, Series
@@ -83,9 +84,13 @@ def names_of(runs: Sequence[History]) -> list[str]:
     """Return the folders' names, with the data if the runs' data differ."""
     differ = len({run.config.data for run in runs}) > 1
     return [
-        run.folder.resolve().name + (f" ({Path(run.config.data).name})" if differ else "")
+        run.folder.resolve().name + (f" ({_data_name(run.config.data)})" if differ else "")
         for run in runs
     ]
+
+
+def _data_name(data: str) -> str:
+    return "+".join(Path(one).name for one in split_sum(data))
 
 
 def curve_panels(runs: Sequence[History], budget: Budget = "epochs") -> list[Panel]:

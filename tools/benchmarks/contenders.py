@@ -15,13 +15,11 @@ import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, no_type_check
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.data_facts import IMAGENET
@@ -29,14 +27,16 @@ from pipelines.decoders import Decoder, MissingPackage
 from pipelines.decoders.build import build_decoder
 from pipelines.loader import Loader
 from pipelines.rng import RowRng
-from pipelines.sampler import Sampler
-from pipelines.settings import Interpolation
-from pipelines.sources.table import Table
+from pipelines.sources.beton import Beton
 from pipelines.step_maker import StepMaker
 from pipelines.system.jit import jit
-from pipelines.views import View, ViewPlan
+from pipelines.system.stored_file import LocalFile
+from pipelines.views import ViewPlan
 from tools.benchmarks.harness import Contender
-from tools.benchmarks.torch_loader import Workers, each_view, torchvision_view
+from tools.benchmarks.opponents import NAMES, Opponent
+from tools.benchmarks.setting import Setting
+from tools.benchmarks.torch_loader import Workers
+from tools.benchmarks.torchvision_views import each_view, torchvision_view
 from tools.benchmarks.windows import draw_windows
 
 NO_FFCV = "the package ffcv is not installed"
@@ -45,23 +45,6 @@ STOCK_AHEAD = 3
 MOST_STEPS = 4096
 """Number of batches of a stock FFCV loader, which must be given when it is created."""
 COLOUR_FREE: dict[str, Any] = {"jitter_prob": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """The settings that all contenders of a case share."""
-
-    table: Table
-    beton: Table | None
-    """The same rows as a .beton, for FFCV's loader; None without FFCV."""
-    beton_rows: NDArray[np.int64]
-    """Rows of ``table``'s images in that file, (rows,)."""
-    order: Sampler
-    views: tuple[View, ...]
-    complete: bool
-    """Whether the augmentation includes color, blur and normalization, not only crops."""
-    interpolation: Interpolation
-    workers: int
 
 
 class Ours:
@@ -94,7 +77,8 @@ class Ours:
         order = self.setting.order
         rows, rng = order.rows(step), RowRng(order.seed, order.epoch(step))
         drawn, windows = draw_windows(self.table, rows, self.setting.views, rng)
-        crops = self.decoder(rows, windows)
+        with self.table.source.held(rows):
+            crops = self.decoder(rows, windows)
         for view, one in zip(crops, drawn, strict=True):
             parts = np.array_split(np.flatnonzero(one.flip), self.setting.workers)
             list(self.pool.map(partial(mirror, view.numpy()), parts))
@@ -114,7 +98,11 @@ class DecodeOnly(Ours):
 
     def run(self, steps: int) -> Iterator[object]:
         """Only decode."""
-        return (self.decoder(self.setting.order.rows(step), []) for step in range(steps))
+        for step in range(steps):
+            rows = self.setting.order.rows(step)
+            with self.table.source.held(rows):
+                self.decoder(rows, [])
+            yield step
 
 
 @jit
@@ -141,6 +129,9 @@ class StockFFCV:
             raise ValueError("has neither color jitter with hue nor blur on the host")
         if setting.beton is None:
             raise MissingPackage(NO_FFCV)
+        source = setting.beton.source
+        if not (isinstance(source, Beton) and isinstance(source.file, LocalFile)):
+            raise ValueError("reads a single .beton, on this disk")
         from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
         from ffcv.loader import Loader as StockLoader
         from ffcv.loader import OrderOption
@@ -154,7 +145,7 @@ class StockFFCV:
             pipelines[f"view{i}"] = PipelineSpec("image", decoder, flip)
         rows = np.concatenate([setting.order.rows(step) for step in range(MOST_STEPS)])
         self.loader = StockLoader(
-            str(setting.beton.source.path),  # type: ignore[attr-defined]
+            str(source.path),
             batch_size=setting.order.batch_size,
             num_workers=setting.workers,
             os_cache=True,
@@ -209,4 +200,5 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "stock-ffcv": StockFFCV,
     "torchvision": torchvision_workers,
     "lightly": lightly_workers,
+    **{name: partial(Opponent, name=name) for name in NAMES},
 }

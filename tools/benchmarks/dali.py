@@ -91,7 +91,8 @@ class Dynamic:
         """Yield batches from step 0 on."""
         for step in range(steps):
             rows, crops = self.setting.windows(step)
-            views = self.decoder(rows, crops if self.crops else [])
+            with self.setting.table.source.held(rows):
+                views = self.decoder(rows, crops if self.crops else [])
             harness.wait(self.setting.device)
             yield views
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, TypeVar
 
+import psutil
 import torch
 import tyro
 
@@ -146,16 +148,23 @@ def images_per_second(
     batch_size: int,
     work: Callable[[Any], object] = drop,
     device: torch.device | None = None,
+    cpu: list[float] | None = None,
 ) -> float:
-    """Return source images/s over ``steps`` batches that ``work`` takes, in a steady state."""
+    """Return source images/s over ``steps`` batches that ``work`` takes, in a steady state.
+
+    The CPU milliseconds of an image, worker processes included, are appended to ``cpu``.
+    """
     batches = contender.run(contender.warm + steps + contender.tail)
     for _ in range(contender.warm):
         work(next(batches))
+    spent = cpu_seconds()
     began = time.perf_counter()
     for _ in range(steps):
         work(next(batches))
     wait(device)
     seconds = time.perf_counter() - began
+    if cpu is not None:
+        cpu.append((cpu_seconds() - spent) * 1e3 / (steps * batch_size))
     deque(batches, maxlen=0)
     return steps * batch_size / seconds
 
@@ -200,6 +209,16 @@ def take_turns(
     for name in rounds(list(contenders), timing.repeats):
         rates[name].append(contenders[name](steps[name]))
     return rates
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and its child processes, also of those that ended."""
+    this = psutil.Process()
+    times = []
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+            times.append(process.cpu_times())
+    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
 def cpu_milliseconds(work: Callable[[], object], num_rows: int, repeats: int) -> float:

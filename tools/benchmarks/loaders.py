@@ -3,9 +3,15 @@
 Examples:
     python tools/bench.py loaders --data folder:PATH --json loaders.json
     python tools/bench.py loaders --data train.beton --cases two --interpolation bilinear
+    python tools/bench.py loaders --data folder:PATH --opponents FOLDER
 
-All run in one process, taking turns, on the same images in the same order;
-``tools/benchmarks/contenders.py`` describes each contender. A measurement is the time between two
+All take turns on the same images, ours and most others in the same order;
+``tools/benchmarks/contenders.py`` describes each contender. SPDL, torchcodec, LitData and MosaicML
+streaming run in processes of their own, with the packages of requirements-bench.txt in a folder:
+
+    python -m uv pip install --target FOLDER --no-deps --require-hashes -r requirements-bench.txt
+
+A measurement is the time between two
 batches that are a whole number of passes over the images apart, after the queues have settled. Each
 contender's first measurement, which compiles, does not count.
 """
@@ -17,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -32,7 +39,10 @@ from pipelines.settings import Interpolation
 from pipelines.sources.table import Table
 from pipelines.views import View
 from tools.benchmarks import harness
-from tools.benchmarks.contenders import COLOUR_FREE, CONTENDERS, Setting
+from tools.benchmarks.contenders import COLOUR_FREE, CONTENDERS
+from tools.benchmarks.opponents import NAMES as OPPONENTS
+from tools.benchmarks.opponents import versions
+from tools.benchmarks.setting import Setting
 from tools.diagnostics.checks import is_installed
 from tools.distributed.launch import cores_per_process
 
@@ -43,14 +53,19 @@ TITLES: dict[Case, str] = {
     "moco-v2": "two views: complete MoCo v2, normalised float32",
     "multicrop": "SwAV, two large and six small views: crop, flip",
 }
+BEST = "the fastest opponent"
 RATIOS: dict[str, tuple[Case, str]] = {
     "two_views_vs_stock_ffcv": ("two", "stock-ffcv"),
     "two_views_vs_decode_ceiling": ("two", "decode-only"),
     "multicrop_vs_stock_ffcv": ("multicrop", "stock-ffcv"),
     "moco_v2_vs_torchvision": ("moco-v2", "torchvision"),
+    "two_views_vs_spdl": ("two", "spdl"),
+    "multicrop_vs_spdl": ("multicrop", "spdl"),
+    "moco_v2_vs_best_opponent": ("moco-v2", BEST),
 }
 """Our ffcv loader's images/s in a case, divided by another's."""
 PACKAGES = ("torchvision", "numpy", "numba", "pillow", "ffcv", "nvidia-dali-cuda130", "lightly")
+MEASURED = ("images_per_second", "spread", "cpu_ms_an_image", "left_out")
 OURS = ("ffcv", "dali", "memory", "decode-only")
 
 
@@ -62,6 +77,8 @@ class Arguments(harness.Timing, harness.Images):
     """Views and augmentations to measure."""
     loaders: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--loader"])] = tuple(CONTENDERS)
     """Loaders to measure."""
+    opponents: Path | None = None
+    """Folder with the packages of requirements-bench.txt; without it their loaders are left out."""
     interpolation: Interpolation = "antialias"
     """Interpolation of our loaders. Stock FFCV has only area, and PIL always antialiases."""
     batch_size: int = 64
@@ -78,6 +95,8 @@ class Arguments(harness.Timing, harness.Images):
             raise ValueError(f"--images {self.images} must hold a batch of {self.batch_size}")
         if unknown := set(self.loaders) - set(CONTENDERS):
             raise ValueError(f"--loaders {' '.join(unknown)}: choose from {' '.join(CONTENDERS)}")
+        if self.opponents is not None and not versions(self.opponents):
+            raise ValueError(f"--opponents {self.opponents}: no package of requirements-bench.txt")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +117,10 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
     names = ("workers", "batch_size", "size", "interpolation", "repeats", "seconds")
     results["setting"] = {"images": len(setting.table)}
     results["setting"] |= {name: getattr(arguments, name) for name in names}
-    results |= {"page_cache": True, "images_per_second": {}, "spread": {}, "left_out": {}}
+    if arguments.opponents is not None:
+        results["opponents_versions"] = versions(arguments.opponents)
+    measured: dict[str, Any] = {key: {} for key in MEASURED}
+    results |= {"page_cache": True, **measured}
     print(
         harness.machine_line(results),
         ", ".join(f"{name} {text}" for name, text in results["machine"]["versions"].items()),
@@ -110,7 +132,8 @@ def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
     )
     for case in arguments.cases:
         one = replace(setting, views=views(case, arguments.size), complete=case == "moco-v2")
-        rates, results["left_out"][case] = measure(one, arguments)
+        rates, cpu, results["left_out"][case] = measure(one, arguments)
+        results["cpu_ms_an_image"][case] = harness.medians(cpu)
         results["images_per_second"][case] = harness.medians(rates)
         results["spread"][case] = harness.spreads(rates)
         print_case(case, results)
@@ -138,6 +161,7 @@ def prepare(arguments: Arguments) -> tuple[Setting, int]:
         complete=False,
         interpolation=arguments.interpolation,
         workers=arguments.workers,
+        opponents=arguments.opponents,
     )
     return setting, len(whole)
 
@@ -151,12 +175,14 @@ def views(case: Case, size: int) -> tuple[View, ...]:
     return plain[:1] if case == "one" else plain
 
 
-def measure(
-    setting: Setting, arguments: Arguments
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Return the images/s of every contender, and why others were left out."""
+Values = dict[str, list[float]]
+
+
+def measure(setting: Setting, arguments: Arguments) -> tuple[Values, Values, dict[str, str]]:
+    """Return images/s and CPU ms an image of every contender, and why others were left out."""
     left_out: dict[str, str] = {}
     rates: dict[str, harness.Rate] = {}
+    cpu: Values = {}
     size = setting.order.batch_size
     with ExitStack() as stack:
         for name in arguments.loaders:
@@ -166,9 +192,14 @@ def measure(
                 left_out[name] = str(error)
                 continue
             stack.callback(contender.close)
-            rates[name] = partial(harness.images_per_second, contender, batch_size=size)
+            cpu[name] = []
+            rates[name] = partial(
+                harness.images_per_second, contender, batch_size=size, cpu=cpu[name]
+            )
         unit = math.lcm(setting.order.steps_per_epoch, setting.workers)
-        return harness.take_turns(rates, size, arguments, unit=unit), left_out
+        measured = harness.take_turns(rates, size, arguments, unit=unit)
+    # As of the rates, the first measurement does not count.
+    return measured, {name: values[1:] for name, values in cpu.items()}, left_out
 
 
 def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float | None]:
@@ -176,23 +207,24 @@ def ratios(medians: dict[str, dict[str, float]]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, (case, other) in RATIOS.items():
         rates = medians.get(case, {})
-        both = "ffcv" in rates and other in rates
-        found[name] = rates["ffcv"] / rates[other] if both else None
+        others = [rates[one] for one in (OPPONENTS if other == BEST else (other,)) if one in rates]
+        found[name] = rates["ffcv"] / max(others) if "ffcv" in rates and others else None
     return found
 
 
 def print_case(case: Case, results: dict[str, Any]) -> None:
-    """Print a table: images/s, spread, and our ffcv loader's throughput over each."""
-    rates, spread = results["images_per_second"][case], results["spread"][case]
+    """Print a table: images/s, spread, CPU, and our ffcv loader's throughput over each."""
+    rates, spread, cpu = (results[key][case] for key in MEASURED[:3])
     rows = [
         (
             f"unmix {name}" if name in OURS else name,
             *harness.rate_cells(rate, spread[name]),
+            f"{cpu[name]:.2f}",
             f"{rates['ffcv'] / rate:.2f} x" if "ffcv" in rates else "",
         )
         for name, rate in rates.items()
     ]
     print(f"\n{TITLES[case]}")
-    print(harness.table(("loader", "images/s", "min-max", "ffcv is"), rows))
+    print(harness.table(("loader", "images/s", "min-max", "CPU ms an image", "ffcv is"), rows))
     for name, why in results["left_out"][case].items():
         print(f"left out: {name}: {why}")

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -30,6 +29,7 @@ from torch import Tensor, nn
 from models.modules.backbone import create_backbone
 from models.optim import create_optimizer
 from tools.benchmarks import harness
+from tools.benchmarks.harness import cpu_seconds
 from tools.benchmarks.lightly_peer import MISSING, Peer, transform
 from tools.benchmarks.torch_loader import Workers
 from tools.config.cli import parse
@@ -99,13 +99,6 @@ class Contender:
             images = (steps - WARM) * batch_size
             self.rates.append(images / (end - counted))
             self.cpu.append((cpu_seconds() - spent) / images)
-
-
-def cpu_seconds() -> float:
-    """Return the CPU time of this process and its child processes."""
-    this = psutil.Process()
-    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    return sum(t.user + t.system for t in times)
 
 
 def the_peer(

@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tools.benchmarks.torch_loader import Workers, each_view, torchvision_view
+from tools.benchmarks.torch_loader import Workers
+from tools.benchmarks.torchvision_views import each_view, torchvision_view
 from tools.config.config import Config
 from tools.config.view_plan import views_of
 from tools.distributed.launch import cores_per_process

@@ -17,8 +17,10 @@ import tyro
 import yaml
 from tyro.conf import OmitArgPrefixes
 
+from pipelines.data_spec import join_sum
 from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, chooses, flag, numbers_of
+from tools.config.data_sets import SUMMED, sum_repeated
 from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
 from tools.config.run_path import saved_settings
@@ -54,7 +56,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         SystemExit: the flags do not parse; tyro has printed the flag and what it takes.
         ValueError: settings contradict each other, or the recipe is not one.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = sum_repeated(sys.argv[1:] if argv is None else argv)
     refuse_other_names(argv)
     defaults = _defaults(argv)
     config = _refuse_not_chosen(_parse(argv, defaults), defaults)
@@ -230,6 +232,8 @@ def _as_flags(values: dict[str, Any], prefix: str) -> list[str]:
             words.append("--precision=no")
         elif isinstance(value, bool):
             words.append(flag(name) if value else flag(_negated(name)))
+        elif isinstance(value, list) and flag(name) in SUMMED:
+            words.append(f"{flag(name)}={join_sum(map(str, value))}")
         elif isinstance(value, list | tuple):
             words += [flag(name), *map(str, value)] if value else []
         elif value is not None:

@@ -41,6 +41,7 @@ from tools.config.sections import (
     RunConfig,
     ViewConfig,
 )
+from tools.config.shards import ShardConfig
 from tools.config.trackers import TrackerConfig
 
 
@@ -100,6 +101,7 @@ class Config(  # fields are listed from the last base to the first
     ModelConfig,
     MixConfig,
     ViewConfig,
+    ShardConfig,
     PixelConfig,
     ImageConfig,
     RemoteConfig,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pipelines.ranges import Count, Finite
 from pipelines.sources.beton import Beton
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules
+from pipelines.sources.joined import sources_of
 from pipelines.sources.table import Table
 from tools.config.section import Section
 
@@ -60,18 +61,18 @@ def with_measured_range(config: Config, train: Table) -> Config:
 
 def warn_of_late_rules(table: Table, rules: ImageRules, spec: str) -> None:
     """Warn of flags that change nothing in a .beton, whose pixels were fixed by its writer."""
-    written = table.source.rules
-    if not isinstance(table.source, Beton):
-        return
-    for flag, now, before in (
-        ("--background", rules.background, written.background),
-        ("--pages", rules.pages, written.pages),
-    ):
-        if now not in (before, "white", "first"):
-            log.warning(
-                "%s was written with %s %s: %s needs tools/write_ffcv.py %s %s", spec, flag, before,
-                f"{flag} {now}", flag, now,
-            )  # fmt: skip
+    for source in sources_of(table.source):
+        if isinstance(source, Beton):
+            written, where = source.rules, spec if source is table.source else source.file.title
+            for flag, now, before in (
+                ("--background", rules.background, written.background),
+                ("--pages", rules.pages, written.pages),
+            ):
+                if now not in (before, "white", "first"):
+                    log.warning(
+                        "%s was written with %s %s: %s needs tools/write_ffcv.py %s %s", where,
+                        flag, before, f"{flag} {now}", flag, now,
+                    )  # fmt: skip
 
 
 def warn_of_other_range(train: Table, val: Table, name: str) -> None:

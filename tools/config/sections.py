@@ -25,6 +25,7 @@ from tools.config.pixels import PixelConfig
 from tools.config.remote import RemoteConfig
 from tools.config.scores import ScoreConfig
 from tools.config.section import Section, free, once
+from tools.config.shards import ShardConfig
 from tools.config.trackers import TrackerConfig, TrackerName
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class RunConfig(Section):
     mix: str = "none"
     """Mixture, or a sum as unmix+mixmask; the names are in docs/mixtures.md."""
     data: str = free("photos")
-    """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
+    """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, list:FILE,
+    PATH.beton or wds:PATTERN; repeat the flag to join several."""
     recipe: Path | None = once(None)
     """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
@@ -111,6 +113,8 @@ class DataConfig(Section):
     """Blocks whose rows --order blocks shuffles together, for each of --groups."""
     balance: str | None = None
     """Draw rows by weight: 'class' (all classes alike), or a FILE of weights; None: each once."""
+    data_weights: tuple[NonNegative, ...] = ()
+    """Weight of each of several --data, its share of the batches; empty: each image once."""
     read_ahead: WholeNumber = free(8)
     """Steps whose files the system is asked to read in advance (0: none)."""
     interpolation: Interpolation = "antialias"
@@ -307,6 +311,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RemoteConfig,
     ImageConfig,
     PixelConfig,
+    ShardConfig,
     ViewConfig,
     MixConfig,
     ModelConfig,

@@ -145,5 +145,8 @@ def _views(config: ResolvedConfig) -> str:
 
 def _class_sizes(table: Table) -> list[int]:
     """Return the number of images of each class that has any."""
-    _, sizes = np.unique(table.label[table.label >= 0], return_counts=True)
-    return sizes.tolist()
+    counts = np.zeros(int(table.label.max(initial=-1)) + 1, np.int64)
+    for begin in range(0, len(table), 1 << 20):  # part by part, for little memory
+        label = table.label[begin : begin + (1 << 20)]
+        counts += np.bincount(label[label >= 0], minlength=len(counts))
+    return counts[counts > 0].tolist()

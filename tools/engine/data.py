@@ -17,6 +17,7 @@ from pipelines.decoders.memory import check_one_size
 from pipelines.sources.classes import match_classes
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.published import NotDownloaded, Split
+from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.stored import InFiles
 from pipelines.sources.subset import divide
 from pipelines.sources.table import Table
@@ -54,6 +55,7 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         "on_bad": config.on_bad_image,
         "classes_file": config.classes,
         "download": download,
+        "keys": MemberKeys(config.image_key, config.label_key),
         "remote": remote_options(config),
     }
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tyro.conf import Positional, arg
 
+from pipelines.data_spec import split_sum
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import cache_root
 from tools.evaluation.base import FrozenProtocol, Split
@@ -201,7 +202,8 @@ def check_output(out: Path | None, overwrite: bool) -> None:
 
 def names_of(table: Table, config: ResolvedConfig) -> list[str]:
     """Return the images' names, without the folder of the data set."""
-    specs = [spec for spec in (config.val_data, config.data) if spec]
+    given = [spec for spec in (config.val_data, config.data) if spec]
+    specs = [one for spec in given for one in split_sum(spec)]
     folders = [Path(spec.removeprefix("folder:")).expanduser() for spec in specs]
     folders = [place for folder in folders for place in (folder, folder.absolute().resolve())]
     places = [*folders, *(folder.parent for folder in folders[1::2])]

@@ -13,7 +13,7 @@ from pipelines.loader import Loader
 from pipelines.presets import PRESETS
 from pipelines.rng import ORDER
 from pipelines.sampler import Sampler
-from pipelines.sources.files import Files
+from pipelines.sources.joined import file_names
 from pipelines.sources.subset import rows_of_each, share_of
 from pipelines.sources.table import Table
 from pipelines.step_maker import StepMaker
@@ -103,10 +103,11 @@ def listed(table: Table, file: Path) -> NDArray[np.int64]:
     wanted = [line for line in lines if line]
     if not wanted:
         raise ValueError(f"--list {file} names no image")
-    if not isinstance(table.source, Files):
+    names = file_names(table.source)
+    if names is None:
         raise ValueError(f"--list {file} names files, and --data holds none; take --fraction")
     rows_of: dict[str, list[int]] = {}
-    for row, name in enumerate(table.source.names):
+    for row, name in enumerate(names):
         for key in {name, Path(name).name}:
             rows_of.setdefault(key, []).append(row)
     _refuse(file, "not in --data", (line for line in wanted if line not in rows_of))

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from models.methods import METHODS
+from pipelines.data_spec import join_sum, split_sum
 from pipelines.settings import I_MIX_NAMES, UN_MIX_NAMES
 from tools.config.cli import to_dict
 from tools.config.config import Config
@@ -240,9 +241,9 @@ def citation(source: Source) -> str:
 
 
 def data_name(data: str) -> str:
-    """Return ``--data`` without the folders above a path."""
-    kind, colon, path = data.rpartition(":")
-    return f"{kind}{colon}{Path(path).name}"
+    """Return ``--data`` without the folders above its paths."""
+    pieces = (one.rpartition(":") for one in split_sum(data))
+    return join_sum(f"{kind}{colon}{Path(path).name}" for kind, colon, path in pieces)
 
 
 def place_name(name: str) -> str:

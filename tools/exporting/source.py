@@ -17,6 +17,7 @@ from models.modules.own_modules import OwnBackbone
 from models.settings.backbones import OWN
 from models.settings.base import Which
 from pipelines.data_facts import DataFacts
+from pipelines.data_spec import split_sum
 from pipelines.remote.url import is_remote
 from tools.config.config import Config
 from tools.config.init import arguments
@@ -115,12 +116,13 @@ class Source:
 
     def doubts(self) -> list[str]:
         """Return notes on uncertain facts about the run's images, a sentence each."""
-        data = Path(self.config.data)
-        known = is_remote(self.config.data) or data.expanduser().is_file()
-        if data.suffix != ".beton" or known or self.config.mean:
+        specs = split_sum(self.config.data)
+        files = [Path(one) for one in specs if one.endswith(".beton") and not is_remote(one)]
+        missing = [file.name for file in files if not file.expanduser().is_file()]
+        if not missing or self.config.mean:
             return []
         return [
-            f"{data.name}, which records how its images are normalised, was not found: the mean "
+            f"{missing[0]}, which records how its images are normalised, was not found: the mean "
             "and deviation are ImageNet's, which is wrong if it was made from a named data set."
         ]
 

@@ -17,7 +17,7 @@ from typing import IO
 import yaml
 from accelerate import Accelerator
 
-from pipelines.remote.url import is_remote, title_of
+from pipelines.data_spec import short_name
 from tools.config.cli import to_dict
 from tools.config.config import Config
 from tools.distributed.coordination import main_process_first
@@ -145,9 +145,7 @@ def _lock(folder: Path) -> IO[str]:
 
 def default_name(config: Config) -> str:
     """Return the default name, METHOD-MIX-DATA."""
-    place = title_of(config.data) if is_remote(config.data) else config.data
-    data = Path(place.removeprefix("folder:").removesuffix(".beton")).name
-    return f"{config.method}-{config.mix}-{data}"
+    return f"{config.method}-{config.mix}-{short_name(config.data)}"
 
 
 def _numbered(output: Path, name: str) -> list[Path]:
