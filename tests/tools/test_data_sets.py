@@ -93,7 +93,7 @@ def test_a_run_on_two_data_sets_is_resumed_and_scored(
     pytest.importorskip("ffcv")
     flags = ["--method", "simclr", "--mix", "unmix", *TINY, *SMALL["simclr"], "--loader", "ffcv"]
     flags += [word for spec in lists for word in ("--data", spec)]
-    flags += ["--val-data", f"folder:{toy}/val", "--epochs", "2", "--output", str(tmp_path)]
+    flags += ["--val-data", f"folder:{toy}/val", "--epochs", "1", "--output", str(tmp_path)]
     weights = ["--data-weights", "3", "1"]
     assert run_train(*flags, *weights, "--name", "whole") == 0
     assert run_train(*flags, *weights, "--name", "half", "--limit-steps", "1") == 0
@@ -110,11 +110,9 @@ def test_a_run_on_two_data_sets_is_resumed_and_scored(
     assert run_train(*flags, "--data-weights", "1", "1", "--name", "half", "--resume", "auto") == 2
     assert "--data-weights: (3.0, 1.0) -> (1.0, 1.0)" in capsys.readouterr().err
     out, run = tmp_path / "features.npz", str(tmp_path / "whole")
-    assert run_main(eval_command.main, "embed", run, str(out)) == 0
-    assert len(np.load(out)["names"]) == 40
     data = [word for spec in lists for word in ("--data", spec)]
-    held = ("--val-data", f"folder:{toy}/val", "--k", "5")
-    assert run_main(eval_command.main, "knn", run, *data, *held) == 0
+    assert run_main(eval_command.main, "embed", run, str(out), *data) == 0
+    assert len(np.load(out)["names"]) == 40
 
 
 def test_tools_take_several_data_sets(lists: list[str], tmp_path: Path) -> None:
