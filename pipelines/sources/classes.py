@@ -64,5 +64,6 @@ def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> No
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {len(known)} others"
+            others = f"it has {len(known)} others" if known else "its classes have no names"
+            hint = f"did you mean {near[0]!r}?" if near else others
             raise ValueError(f"{where} has no images of a class {name!r}; {hint}")
