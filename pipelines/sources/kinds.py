@@ -16,6 +16,7 @@ from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_va
 from pipelines.data_spec import NAMED, PLUS, is_spec
 from pipelines.remote.file import RemoteOptions
 from pipelines.remote.url import is_remote
+from pipelines.sources.classes import classes_there
 from pipelines.sources.file_list import scan_list
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
@@ -24,7 +25,7 @@ from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny
 from pipelines.sources.shard_files import check_shards, val_pattern
 from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.shards import open_shards
-from pipelines.sources.splits import NAMES, find_splits, sibling_val
+from pipelines.sources.splits import NAMES, find_splits, sibling_val, split_folder, sub_folders
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
 from pipelines.system.progress import print_once
@@ -123,27 +124,10 @@ def _check_place(spec: str) -> None:
 
 
 def _open_folder(spec: str, opening: Opening) -> Table:
-    path, keep = _split_folder(_place(spec), opening.split), opening.keep
+    path, keep = split_folder(_place(spec), opening.split), opening.keep
     if keep is not None and opening.is_part:
-        keep = tuple(name for name in keep if (path / name).is_dir())
+        keep = classes_there(keep, sub_folders(path), str(path))
     return scan(path, cache_root(), opening.on_bad, keep, opening.rules)
-
-
-def _split_folder(path: Path, split: Split) -> Path:
-    """Return the folder of a split when ``path`` is divided into splits, else ``path`` itself."""
-    splits = find_splits(path)
-    if splits is None:
-        return path
-    if split == "train":
-        for line in splits.notes():
-            print_once(log, line)
-        return splits.train
-    if splits.val is None:
-        raise ValueError(
-            f"{path} has {splits.train.name}/ but no val/, valid/, validation/ or test/: "
-            "--val-data names other images"
-        )
-    return splits.val
 
 
 def _val_folder(spec: str) -> str | None:

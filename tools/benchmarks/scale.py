@@ -96,8 +96,8 @@ def _cells(found: dict[str, Any]) -> tuple[str, ...]:
     times = [f"{seconds[stage][cpu]:.2f}" for stage in ("open", "shuffle") for cpu in (0, 1)]
     again = f"{seconds['open again'][0] * 1e3:.1f}"
     memory = [f"{found[name] / 1e6:,.0f}" for name in ("own", "peak", "after", "disk")]
-    step = f"{seconds['steps'][1] * 1e3:.2f}"
-    return f"{found['rows']:,}", str(found["processes"]), *times, again, step, *memory
+    step = [f"{seconds[stage][1] * 1e3:.2f}" for stage in ("steps", "steps again")]
+    return f"{found['rows']:,}", str(found["processes"]), *times, again, *step, *memory
 
 
 def _measure(

@@ -48,8 +48,7 @@ class RunConfig(Section):
     mix: str = "none"
     """Mixture, or a sum as unmix+mixmask; the names are in docs/mixtures.md."""
     data: str = free("photos")
-    """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, list:FILE,
-    PATH.beton or wds:PATTERN; repeat the flag to join several."""
+    """Images to train on: photos, folder:PATH, list:FILE, PATH.beton, wds:PATTERN; or several."""
     recipe: Path | None = once(None)
     """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
