@@ -2,7 +2,8 @@
 
 ``loaders`` (against stock FFCV and torchvision), ``decode``, ``augment``, ``dali``, ``mixture``
 (the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly),
-``batchnorm`` (within groups, and over processes), ``scale`` (what many images cost).
+``batchnorm`` (within groups, and over processes), ``remote`` (a URL against a local file),
+``scale`` (what many images cost).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ BENCHMARKS = (
     "loaders",
     "mixture",
     "peer",
+    "remote",
     "scale",
 )
 
