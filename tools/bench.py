@@ -2,7 +2,7 @@
 
 ``loaders`` (against stock FFCV and torchvision), ``decode``, ``augment``, ``dali``, ``mixture``
 (the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly),
-``batchnorm`` (within groups, and over processes).
+``batchnorm`` (within groups, and over processes), ``remote`` (a first pass over a store).
 """
 
 from __future__ import annotations
@@ -19,7 +19,17 @@ from collections.abc import Sequence
 
 from tools.runs.command import command
 
-BENCHMARKS = ("augment", "baseline", "batchnorm", "dali", "decode", "loaders", "mixture", "peer")
+BENCHMARKS = (
+    "augment",
+    "baseline",
+    "batchnorm",
+    "dali",
+    "decode",
+    "loaders",
+    "mixture",
+    "peer",
+    "remote",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
