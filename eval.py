@@ -25,7 +25,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import subcommand
 
-from tools.config.repeated import sum_repeated
+from tools.config.data_sets import sum_repeated
 from tools.evaluation.base import Protocol
 from tools.evaluation.detect import Detect
 from tools.evaluation.embed import Embed

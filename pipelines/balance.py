@@ -49,6 +49,8 @@ class Balance:
     weights: NDArray[np.float64]  # (N,), finite, not negative
     unused: int = 0
     """Lines of the file that name no image."""
+    flag: str = "--balance"
+    """The flag that gave the weights, for messages."""
 
     def __post_init__(self) -> None:
         if len(self.weights) >= LARGE:
@@ -71,11 +73,11 @@ class Balance:
             ValueError: naming the flags.
         """
         if len(self.weights) != num_rows:
-            raise ValueError(f"--balance: {len(self.weights)} weights for {num_rows} images")
+            raise ValueError(f"{self.flag}: {len(self.weights)} weights for {num_rows} images")
         positive = int((self.weights > 0).sum())
         if positive < batch_size:
             raise ValueError(
-                f"--balance: {positive} images have a weight above 0, and --batch-size "
+                f"{self.flag}: {positive} images have a weight above 0, and --batch-size "
                 f"{batch_size} needs as many different ones"
             )
 
@@ -124,7 +126,7 @@ class Balance:
         seen = times[times > 0]
         low, high = f"{seen.min():.2g}", f"{seen.max():.2g}"
         span = low if low == high else f"{low} to {high}"
-        text = f"balance: an epoch shows an image {span} time{'' if span == '1' else 's'}"
+        text = f"{self.flag[2:]}: an epoch shows an image {span} time{'' if span == '1' else 's'}"
         if never := len(times) - len(seen):
             text += f", and {never:,} of weight 0 never"
         if capped := int((share == 1).sum()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from pipelines.beton.pattern import files_of, is_pattern
 from pipelines.beton.remote import is_remote_beton, manifest_of
 from pipelines.data_spec import split_sum
 
@@ -47,7 +48,11 @@ def data_facts(spec: str) -> DataFacts:
 
 def _facts_of_one(spec: str) -> DataFacts:
     if spec.endswith(".beton") or is_remote_beton(spec):
+        if is_pattern(spec):
+            spec = files_of(spec)[0]
         spec = str(manifest_of(spec).get("source", ""))
+        if len(names := split_sum(spec)) > 1 and set(names) <= DATASETS.keys():
+            return data_facts(spec)
     return DATASETS.get(spec, IMAGENET)
 
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipelines.remote.url import is_remote
+from pipelines.remote.url import is_remote, title_of
 
 NAMED = ("photos", "cifar10", "cifar100", "stl10", "tiny-imagenet")
 """Data sets with a name."""
-PREFIXES = ("folder:", "wds:", "parquet:", "hf:")
+PREFIXES = ("folder:", "list:", "wds:", "parquet:", "hf:")
 """Words before a place or a pattern, which say what is there."""
 PLUS = " + "
 
@@ -60,7 +60,10 @@ def short_name(spec: str) -> str:
     'cats+train'
     >>> short_name("train-{0..3}.beton")
     'train-0..3'
+    >>> short_name("https://host/train.beton?signature=1")
+    'train'
     """
-    bare = (one.partition(":")[2] if one.startswith(PREFIXES) else one for one in split_sum(spec))
+    shown = (title_of(one) for one in split_sum(spec))  # a query may be a signature
+    bare = (one.partition(":")[2] if one.startswith(PREFIXES) else one for one in shown)
     name = "+".join(Path(one.removesuffix(".beton")).name for one in bare)
     return re.sub(r"[][*?{}]", "", name)

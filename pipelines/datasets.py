@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipelines.data_spec import join_sum, split_sum
 from pipelines.remote.file import RemoteOptions
 from pipelines.sources.arrays import Arrays
-from pipelines.sources.classes import keep_classes, read_classes
+from pipelines.sources.classes import classes_there, keep_classes, read_classes
 from pipelines.sources.folder import OnBad
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.join import join_rules, join_tables
@@ -75,7 +75,7 @@ def _open_one(spec: str, opening: Opening) -> Table:
     if keep is None or table.classes == keep:
         return table
     if opening.is_part:
-        keep = tuple(name for name in keep if name in table.classes)
+        keep = classes_there(keep, table.classes, spec)
     return keep_classes(table, keep, spec)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -17,6 +19,7 @@ from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.read_ahead import Requests
 from pipelines.sampler import all_rows
+from pipelines.sources.fetched import abandon
 from pipelines.sources.table import Table, check_normalization
 from pipelines.system.transfer import device_thread
 
@@ -67,12 +70,14 @@ def evaluation_batches(
     coming = (chosen[places] for places in all_rows(*share))
     reader = Requests(table.source, coming, 0 if isinstance(decoder, MemoryDecoder) else READ_AHEAD)
     with closing(reader), device_thread("unmix-evaluation", device) as pool:
-        ahead = None
-        for number, places in enumerate(all_rows(*share)):
-            reader.during(number)
-            following = (pool.submit(decode, places), places)
-            if ahead is not None:
-                yield images(ahead[0].result()), ahead[1]
-            ahead = following
-        if ahead is not None:
-            yield images(ahead[0].result()), ahead[1]
+        ahead = deque[tuple[Future[Tensor], NDArray[np.int64]]]()
+        try:
+            for number, places in enumerate(all_rows(*share)):
+                reader.during(number)
+                ahead.append((pool.submit(decode, places), places))
+                if number:
+                    yield images(ahead[0][0].result()), ahead.popleft()[1]
+            if ahead:
+                yield images(ahead[0][0].result()), ahead.popleft()[1]
+        finally:
+            abandon(table.source, [future for future, _ in ahead])

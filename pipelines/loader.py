@@ -10,14 +10,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Generator
-from concurrent.futures import Future
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from pipelines.batch import Batch
 from pipelines.read_ahead import ReadAhead
+from pipelines.sources.fetched import abandon
 from pipelines.step_maker import Decoded, StepMaker
 from pipelines.system.transfer import device_thread
+
+POLL_SECONDS = 0.1
+"""Seconds between two looks at ``Loader.interrupted`` while a batch is awaited."""
+
+
+class Interrupted(Exception):
+    """The training loop was asked to stop while it waited for a batch."""
 
 
 @dataclass
@@ -31,6 +39,9 @@ class Loader:
     """Steps whose bytes are requested while an earlier one is decoded."""
     waited: float = 0.0
     """Seconds for which the training loop has waited for batches."""
+    interrupted: Callable[[], bool] | None = None
+    """Asked while a batch is awaited, as from a store that does not answer: if true, ``batches``
+    raises ``Interrupted``. None: it waits."""
 
     def batches(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """Yield the batches of steps ``start`` to ``stop - 1``, counted from the run's start."""
@@ -50,8 +61,7 @@ class Loader:
                 while ahead:
                     yield self._next(ahead)
             finally:
-                for future in ahead:
-                    future.cancel()
+                abandon(maker.table.source, ahead)
 
     def _whole(self, step: int) -> Batch:
         """Make a batch on the host."""
@@ -59,6 +69,9 @@ class Loader:
 
     def _next(self, ahead: deque[Future[Batch | Decoded]]) -> Batch:
         began = time.perf_counter()
+        while self.interrupted is not None and not wait([ahead[0]], POLL_SECONDS).done:
+            if self.interrupted():
+                raise Interrupted
         made = ahead.popleft().result()
         self.waited += time.perf_counter() - began
         return made if isinstance(made, Batch) else self.maker.finish(made)

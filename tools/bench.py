@@ -2,7 +2,8 @@
 
 ``loaders`` (against stock FFCV and torchvision), ``decode``, ``augment``, ``dali``, ``mixture``
 (the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly),
-``batchnorm`` (within groups, and over processes), ``remote`` (a first pass over a store).
+``batchnorm`` (within groups, and over processes), ``remote`` (a first pass over a store), ``scale``
+(what many images cost).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ BENCHMARKS = (
     "mixture",
     "peer",
     "remote",
+    "scale",
 )
 
 

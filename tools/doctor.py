@@ -11,8 +11,8 @@ Without a flag, print which requirements are installed or missing. The exit stat
 --device  prove the code for a GPU on this machine in about a minute: each path against plain
           PyTorch, that no step waits for the device, the loader's overlap, a run of 20 steps; the
           exit status is 1 if one of them fails (a path that falls back is no failure)
---data    examine a folder, PATH.beton or wds:SHARDS: kinds, sizes, duplicates, damaged files, and
-          flags that fit; the exit status is 1 if there are problems
+--data    examine a folder, or whatever train.py --data takes: kinds, sizes, duplicates, damaged
+          files, and flags that fit; the exit status is 1 if there are problems
 --deep    decode every image too
 --cache   list the prepared data that runs have left
 --empty   remove it, except what a run uses

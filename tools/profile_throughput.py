@@ -117,12 +117,18 @@ def run(words: list[str]) -> None:
 
 
 def traffic(result: dict[str, Any]) -> list[str]:
-    """Return lines on the bytes read off the disk and moved by the augmentation."""
+    """Return lines on the bytes fetched, read off the disk and moved by the augmentation."""
     lines = []
+    if fetch := result.get("fetch"):
+        lines.append(
+            f"fetched from the store: {fetch['images_per_second']:,.0f} images/s, "
+            f"{fetch['bytes_per_second'] / 1e6:,.0f} MB/s, {fetch['requests_per_image']:.2f} "
+            f"requests an image, {fetch['over_read']:.2f} times the bytes of the images"
+        )
     if "read" in result["stages"]:
         rate = result["read_cold_bytes_per_second"]
         what = "not measurable here: the system does not drop its page cache on request"
-        lines = [f"read off the disk: {what if rate is None else f'{rate / 1e6:,.0f} MB/s'}"]
+        lines.append(f"read off the disk: {what if rate is None else f'{rate / 1e6:,.0f} MB/s'}")
     moved = result["finisher_bytes"]
     if moved:
         lines.append(

@@ -5,7 +5,7 @@ Examples:
     python tools/write_ffcv.py ~/imagenet train.beton --keep-jpeg --shuffle 0
     python tools/write_ffcv.py 'wds:shards/train-{000..146}.tar' train.beton
     python tools/write_ffcv.py 'parquet:data/train-*.parquet' train.beton --shuffle 0
-    python tools/write_ffcv.py hf:ylecun/mnist train.beton
+    python tools/write_ffcv.py hf:ORG/NAME train.beton --shuffle 0
     python tools/write_ffcv.py ~/imagenet train-0.beton --shuffle 0 --shard 0/4
     python tools/write_ffcv.py ~/imagenet s3://bucket/train.beton --keep-jpeg
     python tools/write_ffcv.py --verify train.beton
@@ -33,17 +33,20 @@ import tyro
 from pipelines.beton.convert import bad_rows, convert
 from pipelines.beton.encode import Settings
 from pipelines.beton.format import open_beton
+from pipelines.beton.remote import open_remote_beton
 from pipelines.beton.shard import Shard
 from pipelines.beton.to_store import check_destination, uploaded
 from pipelines.data_facts import DATASETS
+from pipelines.data_spec import split_sum
 from pipelines.datasets import open_data
 from pipelines.remote.url import is_remote
 from pipelines.sources.classes import keep_classes, read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules
-from pipelines.sources.parquet import PREFIXES, find_parquet, open_parquet
+from pipelines.sources.parquet import find_parquet, open_parquet
 from pipelines.sources.parquet_schema import Choice
+from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
@@ -53,14 +56,18 @@ from tools.runs.command import command
 
 log = logging.getLogger("write_ffcv")
 
+IN_COLUMNS = ("parquet:", "hf:")
+"""Beginnings of SOURCE that stand for parquet files."""
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Write SOURCE to OUT, a .beton that any FFCV reads, and its description OUT.json."""
 
     source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = None
-    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, PATH.beton,
-    wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub."""
+    """Data set: photos, cifar10, cifar100, stl10, tiny-imagenet, a folder, list:FILE, PATH.beton,
+    wds:PATTERN of tar shards, parquet:PATTERN, or hf:ORG/NAME of the Hugging Face hub; several as
+    'folder:A + B.beton'."""
     out: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")] = None
     """File to write, on a disk or in a store (s3://, gs://, az://); it appears only when it is
     complete."""
@@ -82,7 +89,7 @@ class Arguments:
     """Write part I of N only, as 0/4 to 3/4: on several machines at once, each to its own OUT. All
     need the same SOURCE and flags."""
     split: Literal["train", "val"] = "train"
-    """Split of a named data set, or of a folder with train/ and val/."""
+    """Split of a named data set, of a folder with train/ and val/, or of hf:ORG/NAME."""
     data_dir: Path = Path("data")
     """Folder of the published data sets."""
     classes: Path | None = None
@@ -102,8 +109,9 @@ class Arguments:
     temporary_folder: Path | None = None
     """Folder with room for the whole file, where OUT of a store is made first (default: the
     cache)."""
-    verify: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Instead of writing, decode every row of this file; the exit status is 1 if one fails."""
+    verify: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Instead of writing, decode every row of this file, which may be in a store; the exit status
+    is 1 if one fails."""
 
     def __post_init__(self) -> None:
         if (self.verify is None) == (self.source is None or self.out is None):
@@ -113,14 +121,17 @@ class Arguments:
             raise ValueError(f"OUT is a file that ends in .beton, not {self.out}")
         if self.temporary_folder is not None and not is_remote(out):
             raise ValueError("--temporary-folder is for OUT in a store: s3://BUCKET/NAME.beton")
-        source = self.source or ""
-        if self.image_key is not None and not source.startswith(("wds:", *PREFIXES)):
+        self.formats.check()
+        self._check_source(self.source or "")
+
+    def _check_source(self, source: str) -> None:
+        """Refuse flags that SOURCE does not take."""
+        if self.image_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
             raise ValueError("--image-key is for SOURCE wds:PATTERN or parquet:PATTERN")
-        if self.label_key is not None and not source.startswith(("wds:", *PREFIXES)):
+        if self.label_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
             raise ValueError("--label-key is for SOURCE wds:PATTERN or parquet:PATTERN")
         if self.shard is not None:
             Shard.parse(self.shard)
-        self.formats.check()
         if self.shuffle is not None and self.shuffle < 0:
             raise ValueError(f"--shuffle {self.shuffle} is negative")
 
@@ -187,25 +198,31 @@ def _open_source(arguments: Arguments) -> tuple[Table, str]:
     spec = arguments.source or ""
     rules = arguments.rules
     keep = None if arguments.classes is None else read_classes(arguments.classes)
+    if len(split_sum(spec)) > 1:
+        return _open_data(spec, arguments), spec
     if spec.startswith("wds:"):
         keys = arguments.image_key, arguments.label_key
         table = open_shards(spec.removeprefix("wds:"), "keep", keys[0], rules, keys[1])
         return (table if keep is None else keep_classes(table, keep, spec)), spec
-    if spec.startswith(PREFIXES):
+    if spec.startswith(IN_COLUMNS) and not is_remote(spec):
         return _open_parquet(spec, arguments, keep)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
     if spec.startswith("folder:"):
         _name_other_split(Path(spec.removeprefix("folder:")).expanduser(), arguments.split)
-    table = open_data(
+    return _open_data(spec, arguments), arguments.source or ""
+
+
+def _open_data(spec: str, arguments: Arguments) -> Table:
+    return open_data(
         spec,
         arguments.data_dir,
         arguments.split,
         on_bad="keep",
         classes_file=arguments.classes,
-        rules=rules,
+        rules=arguments.rules,
+        keys=MemberKeys(arguments.image_key, arguments.label_key),
     )
-    return table, arguments.source or ""
 
 
 def _open_parquet(spec: str, arguments: Arguments, keep: Sequence[str] | None) -> tuple[Table, str]:
@@ -242,12 +259,12 @@ def _summary(out: str, manifest: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _verify(path: Path, workers: int) -> int:
-    table = open_beton(path)
+def _verify(file: str, workers: int) -> int:
+    table = open_remote_beton(file) if is_remote(file) else open_beton(Path(file))
     bad = bad_rows(table, workers)
     for number, why in bad:
         print(f"row {number}: {why}")
-    print(f"{path}: {len(table) - len(bad)} of {len(table)} rows decode")
+    print(f"{file}: {len(table) - len(bad)} of {len(table)} rows decode")
     return 1 if bad else 0
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pipelines.beton.columns import Columns
 from pipelines.sources.image_file import MAX_PIXELS
 
-CHUNK = 1 << 17
-"""Rows that are read and checked at a time."""
+CHUNK = 1 << 13
+"""Rows that are read and checked at a time, in the processor's cache."""
 
 Part = Callable[[slice], NDArray[Any]]
 """Reads some records of a table in a file."""

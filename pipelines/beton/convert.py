@@ -37,6 +37,7 @@ from pipelines.beton.writer import write_beton
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.beton import Beton
 from pipelines.sources.colors import without_flag
+from pipelines.sources.file_list import place_of
 from pipelines.sources.files import Files
 from pipelines.sources.folder import LISTED, OnBad
 from pipelines.sources.image_file import RULES
@@ -233,7 +234,9 @@ def cached_beton(table: Table, spec: str, *, split: str = "train", on_bad: OnBad
             return _named_as(open_beton(path), table)
         except ValueError as error:
             log.warning("%s; converting again", error)
-    place = place_key(table.source.root) if isinstance(table.source, Files) else "memory-0"
+    place = "memory-0"
+    if isinstance(table.source, Files):
+        place = place_of(table.source) or place_key(table.source.root)
     path = betons / f"{title}-{place}-{content}.beton"
     refuse_too_large(table)
     with cache.writing():

@@ -262,6 +262,6 @@ def split_table(table: Table, size: int) -> Iterator[Table]:
 
 def read_order(table: Table) -> Iterable[int]:
     """Return the rows in the order in which ``split_table`` yields them."""
-    if isinstance(table.source, Parquet):
+    if isinstance(table.source, Parquet) and not table.source.is_ordered:
         return map(int, table.in_file_order())
     return range(len(table))

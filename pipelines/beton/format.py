@@ -84,20 +84,23 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def open_beton(path: Path) -> Table:
+def open_beton(path: Path, version: str | None = None) -> Table:
     """Open and check a ``.beton``; the label is its first integer field, -1 without one.
+
+    The processes of a machine check and hold many rows once; ``version`` tells the file from others
+    that were or will be at its path (default: by its time of change and its inode).
 
     Raises:
         ValueError: the file is missing or damaged, or holds no images; the text has the place.
     """
     try:
         with path.open("rb") as file:
-            return _read(path, file)
+            return _read(path, file, version)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read(path: Path, file: IO[bytes]) -> Table:
+def _read(path: Path, file: IO[bytes], version: str | None) -> Table:
     stat = os.fstat(file.fileno())
     length = stat.st_size
     _check_end(path, length, HEADER.itemsize, "header")
@@ -133,8 +136,8 @@ def _read(path: Path, file: IO[bytes]) -> Table:
             checks.take(columns, some, image, (mode == JPG, mode == RAW), sizes)
         checks.finish(columns)
 
-    version = f"{length} {stat.st_mtime_ns} {stat.st_ino} {known}"  # what the columns depend on
-    columns = make_columns(path, rows, version, fill)
+    version = version or f"{stat.st_mtime_ns} {stat.st_ino}"
+    columns = make_columns(path, rows, f"{version} {length} {known}", fill)
     rules = _rules(path, int(columns.channels[0]))
     height, width = columns.height, columns.width
     source = Beton(LocalFile(path), columns.offset, columns.size, columns.jpg, height, width, rules)

@@ -60,11 +60,14 @@ def open_remote_beton(url: str, options: RemoteOptions | None = None) -> Table:
     manifest = manifest_of(url)
     crc = manifest.get("crc")
     file = open_remote(url, options or default_options(), crc)
-    write_text(manifest_path(file.path), json.dumps(manifest))
+    if manifest:
+        write_text(manifest_path(file.path), json.dumps(manifest))
+    else:
+        manifest_path(file.path).unlink(missing_ok=True)
     with _named(file), contextlib.ExitStack() as index:
         for ranges in _index_ranges(file):
             index.enter_context(file.held(ranges))
-        table = open_beton(file.path)
+        table = open_beton(file.path, file.path.parent.name)  # of the URL and its version
     assert isinstance(table.source, Beton)
     return dataclasses.replace(table, source=dataclasses.replace(table.source, file=file))
 

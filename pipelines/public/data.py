@@ -14,6 +14,7 @@ from pipelines.data_facts import DataFacts, channel_facts, data_facts
 from pipelines.data_spec import join_sum
 from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
+from pipelines.sources.file_list import inspect_list
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
 from pipelines.sources.image_file import MAX_PIXELS, ImageRules, Pages
@@ -54,10 +55,12 @@ class Data:
         return [self.table.source.name(row) for row in range(len(self))]
 
     def summary(self) -> Summary | None:
-        """Return the kinds of the files below a folder, and what is left out; None: no folder."""
+        """Return the kinds of the files of a folder or list, and what is left out; else None."""
         source = self.table.source
         if not isinstance(source, Files):
             return None
+        if source.listed is not None:
+            return inspect_list(source.listed, cache_root(), source.rules).summary
         return inspect(source.root, cache_root(), rules=source.rules).summary
 
 
@@ -119,9 +122,13 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         keys=MemberKeys(image_key, label_key),
         remote=remote,
     )
+    facts = _facts(spec, channels)
+    return Data(table, facts, spec, split, on_bad_image)
+
+
+def _facts(spec: str, channels: int) -> DataFacts:
+    """Return the constants of a data set; mean and deviation are empty if none are published."""
     facts = data_facts(spec)
     if channels in (1, len(facts.mean)):
-        facts = channel_facts(facts, channels)
-    else:
-        facts = replace(facts, mean=(), std=())
-    return Data(table, facts, spec, split, on_bad_image)
+        return channel_facts(facts, channels)
+    return replace(facts, mean=(), std=())

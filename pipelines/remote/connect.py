@@ -140,6 +140,8 @@ def in_words(error: Exception, url: str, version: str) -> Exception:
         return errors.no_ranges(title)
     if name == "GenericError" and "Requested " in str(error):
         return errors.wrong_range(title, error)
+    if name == "GenericError" and any(part in str(error) for part in errors.METADATA):
+        return errors.no_credentials(title, kind)
     return errors.failed(title, error)
 
 

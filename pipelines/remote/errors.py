@@ -31,6 +31,8 @@ KINDS_OF_FAILURE = {
     "Interrupted": "the connection broke",
 }
 """What the library calls a failed connection, and what it means."""
+METADATA = ("/latest/api/token", "/latest/meta-data/", "/metadata/identity/", "/computeMetadata/")
+"""Parts of the addresses at which a machine in a cloud asks for credentials."""
 RESUME = "the run resumes with --resume auto"
 CHANGED = (
     "{url}: the object has changed since it was opened ({how}). Bytes of two versions are never "
@@ -54,17 +56,25 @@ def reason(error: BaseException) -> str:
     return without_query(" ".join(text.split()))
 
 
+def no_credentials(url: str, kind: str) -> RemoteError:
+    """Return the refusal when none are set, and the machine has no role that gives some."""
+    return RemoteError(
+        f"{url}: no credentials are set, and no cloud gives this machine some. "
+        f"{CREDENTIALS[kind]}. Then {RESUME}"
+    )
+
+
 def no_access(url: str, kind: str, error: BaseException) -> NotThere:
     """Return the refusal of a store that knows, or accepts, no credentials of ours."""
     code = "401" if "Unauthenticated" in type(error).__name__ else "403"
-    return NotThere(f"{url}: access denied ({code}). {_hint(kind)}. Then {RESUME}")
+    return NotThere(f"{url}: access denied ({code}). {CREDENTIALS[kind]}. Then {RESUME}")
 
 
 def not_found(url: str, kind: str) -> NotThere:
     """Return the refusal for an object that is not there, or that is hidden from us."""
     return NotThere(
         f"{url}: no such object (404). Check the spelling; a store may also hide an object from "
-        f"whoever may not read it. {_hint(kind)}"
+        f"whoever may not read it. {CREDENTIALS[kind]}"
     )
 
 
@@ -97,7 +107,3 @@ def disk_full(folder: object, url: str) -> RemoteError:
         f"{url}: the disk of {folder} is full. --cache-size limits what is kept there, and "
         f"--cache-dir names another folder; what is there stays valid, and {RESUME}"
     )
-
-
-def _hint(kind: str) -> str:
-    return CREDENTIALS[kind]

@@ -39,7 +39,9 @@ from pipelines.system.page_cache import Ranges
 from pipelines.system.stored_file import Bytes, StoredFile
 
 LOOK_AGAIN = 0.5
-"""Seconds after which a step asks again for pieces that did not come."""
+"""Seconds after which a step asks again for pieces that did not come; then twice as many."""
+LOOK_AT = 64
+"""Pieces that are looked at together: a wait for a whole file looks at each a few times only."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,7 @@ class RemoteFile(StoredFile):
         self._file = SparseFile(root / identity.folder, identity)
         self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
-        self._loop = loop_of(options.connections)
-        self._loop.add(self._transfer)
+        self._loop = loop_of(self._transfer, options.connections)
         self._end = weakref.finalize(
             self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
@@ -123,7 +124,7 @@ class RemoteFile(StoredFile):
         return self._options
 
     def missing(self, ranges: Ranges | None = None) -> int:
-        """Return the bytes that are not here yet, of the pieces of ranges (default: of all)."""
+        """Return the bytes that are not here yet: whole pieces of ranges (default: of all)."""
         pieces = np.arange(self._file.identity.pieces)
         if ranges is not None:
             pieces = self._file.pieces_of(ranges)
@@ -186,30 +187,38 @@ class RemoteFile(StoredFile):
         self._end()
 
     def _wait(self, pieces: Pieces) -> None:
-        missing = self._file.missing(pieces)
-        if not len(missing):
+        pieces = self._file.missing(pieces)
+        if not len(pieces):
             return
         start, transfer = time.monotonic(), self._transfer
         interruptions = transfer.interruptions
         transfer.error = None
-        transfer.wanted.update(missing.tolist())
+        transfer.wanted.update(pieces.tolist())
+        here, patience = 0, LOOK_AGAIN
         try:
-            while len(missing):
-                self._loop.submit(transfer, missing, NEEDED)
-                until = time.monotonic() + LOOK_AGAIN
-                while len(missing) and time.monotonic() < until:
-                    with transfer.changed:
-                        missing = self._file.missing(missing)
-                        if len(missing) and transfer.error is None:
-                            transfer.changed.wait(LOOK_AGAIN)
-                    if len(missing):
-                        self._raise_noted()
-                        self._check_loop()
-                        if transfer.interruptions != interruptions:
-                            raise RemoteError(f"{self.title}: interrupted")
+            self._loop.submit(transfer, pieces, NEEDED)
+            asked = time.monotonic()
+            while (here := self._arrived(pieces, here)) < len(pieces):
+                self._raise_noted()
+                self._check_loop()
+                if transfer.interruptions != interruptions:
+                    raise RemoteError(f"{self.title}: interrupted")
+                if time.monotonic() - asked > patience:
+                    self._loop.submit(transfer, self._file.missing(pieces[here:]), NEEDED)
+                    asked, patience = time.monotonic(), 2 * patience
         finally:
             transfer.wanted.difference_update(pieces.tolist())
             self.counters.seconds_waited += time.monotonic() - start
+
+    def _arrived(self, pieces: Pieces, here: int) -> int:
+        """Return how many of the first pieces are here, at least; wait a while for a change."""
+        transfer = self._transfer
+        with transfer.changed:
+            while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
+                here += LOOK_AT
+            if here < len(pieces) and transfer.error is None:
+                transfer.changed.wait(LOOK_AGAIN)
+        return here
 
     def _raise_noted(self) -> None:
         error, self._transfer.error = self._transfer.error, None

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Coroutine
-from concurrent.futures import TimeoutError as NotYet
 
 from pipelines.remote.locks import Run
 from pipelines.remote.sparse import Pieces, runs
 from pipelines.remote.transfer import Transfer
-
-log = logging.getLogger(__name__)
 
 NEEDED, AHEAD = 0, 1
 """Priorities: what a step waits for comes first."""
@@ -87,7 +83,7 @@ class Loop:
             work.close()
             return
         while self._thread.is_alive():
-            with contextlib.suppress(NotYet):
+            with contextlib.suppress(TimeoutError):
                 return done.result(TICK)
 
     async def _drop(self, transfer: Transfer) -> None:

@@ -15,12 +15,17 @@ _loops: dict[tuple[int, int], Loop] = {}
 _rooms: dict[tuple[int, Path, int | None], Room] = {}
 
 
-def loop_of(connections: int) -> Loop:
-    """Return the thread that fetches for this process; it is started if there is none."""
+_lock = threading.RLock()  # garbage collection may close a file while another is opened
+
+
+def loop_of(transfer: Transfer, connections: int) -> Loop:
+    """Return the thread that fetches, and now serves this file; start it if there is none."""
     key = os.getpid(), connections
-    if key not in _loops or not _loops[key].alive():
-        _loops[key] = Loop(connections)
-    return _loops[key]
+    with _lock:
+        if key not in _loops or not _loops[key].alive():
+            _loops[key] = Loop(connections)
+        _loops[key].add(transfer)
+        return _loops[key]
 
 
 def room_of(root: Path, limit: int | None) -> Room:
@@ -32,15 +37,15 @@ def close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
     """Close a file, unless this is a fork of the process that has it open."""
     if os.getpid() != key[0]:
         return
-    loop = _loops[key]
-    if loop.is_this_thread():  # which collected the file as garbage
+    if _loops[key].is_this_thread():  # which collected the file as garbage
         threading.Thread(target=close, args=(transfer, pins, key)).start()
         return
-    if loop.remove(transfer):
-        _loops.pop(key, None)
-    if not _loops:
-        while _rooms:
-            _rooms.popitem()[1].close()
+    with _lock:
+        if _loops[key].remove(transfer):
+            _loops.pop(key)
+        if not _loops:
+            while _rooms:
+                _rooms.popitem()[1].close()
     transfer.close()
     if pins is not None:
         pins.close()

@@ -38,6 +38,8 @@ class Record:
 
     def __init__(self, path: Path, pieces: int) -> None:
         with path.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size != HEADER + 10 * pieces:
+                create(path, pieces)  # a power cut after it was made
             self._map = mmap.mmap(file.fileno(), HEADER + 10 * pieces)
         self._header = np.frombuffer(self._map, np.uint8, HEADER)
         self.used: NDArray[np.float64] = np.frombuffer(self._map, np.float64, pieces, HEADER)

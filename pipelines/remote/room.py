@@ -26,6 +26,8 @@ SLACK = 64
 """Removal goes on below the limit by this part of it, so that it is rare."""
 AHEAD = 600.0
 """Seconds for which a piece that is expected to be needed counts as just used."""
+RECENT = 1_000_000_000
+"""Nanoseconds after a change in which another may have the same time."""
 
 
 class Room:
@@ -34,6 +36,7 @@ class Room:
     def __init__(self, root: Path, limit: int | None) -> None:
         self.root, self.limit = root, limit
         self._copies: dict[str, SparseFile] = {}
+        self._listed = -1
         self.exceeded = 0
         """Bytes that one step needed beyond the limit, at most."""
 
@@ -72,9 +75,15 @@ class Room:
         for copy in self._copies.values():
             copy.close()
         self._copies.clear()
+        self._listed = -1
 
     def _files(self) -> list[SparseFile]:
-        """Return the copies below the folder."""
+        """Return the copies below the folder, which is listed again when it has changed."""
+        changed = self.root.stat().st_mtime_ns
+        if changed == self._listed:
+            return list(self._copies.values())
+        recent = time.time_ns() - changed < RECENT
+        self._listed = -1 if recent else changed
         names = {path.parent.name for path in self.root.glob("*/meta.json")}
         for gone in self._copies.keys() - names:
             self._copies.pop(gone).close()

@@ -30,6 +30,7 @@ from pipelines.system.cache import REMOTE
 
 PIECE = 1 << 18
 """Bytes that are fetched, recorded and removed as one."""
+OWN_FILES = ("", "present", "locks", "boot", "meta.json")
 Pieces = NDArray[np.int64]
 """Numbers of pieces, ascending and distinct."""
 
@@ -52,8 +53,9 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The name of the file in the folder."""
-        return self.url.rpartition("/")[2] or "object"
+        """The name of the file in the folder: its own, which may be cut."""
+        name = self.url.rpartition("/")[2][-100:]
+        return f"object-{name}" if name in OWN_FILES else name
 
     @property
     def pieces(self) -> int:
@@ -79,10 +81,13 @@ class SparseFile:
         self.path = folder / identity.name
         self._lock = _open_locked(folder, identity)
         self.data = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        self.record = Record(folder / "present", identity.pieces)
         with locks(folder / "boot") as boot:
             while not boot.exclusive((0, 1)):
                 time.sleep(0.001)
+            if os.fstat(self.data).st_size != identity.size:  # a power cut after it was made
+                os.ftruncate(self.data, identity.size)
+                record.create(folder / "present", identity.pieces)
+            self.record = Record(folder / "present", identity.pieces)
             if self.record.boot != record.boot_id():
                 self.record.start_boot(self.data)
         self.closed = False

@@ -81,6 +81,9 @@ class RemoteObject:
                 if last or not _expired(error, self.url):
                     raise self._words(error) from error
         try:
+            if end - begin <= CHUNK:
+                yield memoryview(await result.bytes_async())
+                return
             async for chunk in result.stream(CHUNK):
                 yield memoryview(chunk)
         except Exception as error:

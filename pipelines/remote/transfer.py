@@ -37,6 +37,11 @@ class Counters:
     bytes_held: int = 0
     """Bytes that steps asked for; more were fetched if pieces hold other rows too."""
 
+    @property
+    def over_read(self) -> float:
+        """Bytes fetched for each byte that steps asked for: over 1 in a first epoch, then less."""
+        return self.bytes_fetched / max(1, self.bytes_held)
+
 
 class Transfer:
     """One file's pieces on their way from the store to the disk.

@@ -83,7 +83,9 @@ def _choices(part: str, pattern: str) -> list[str]:
 
 def is_glob(url: str) -> bool:
     """Whether a URL needs a listing: it has ``*``, ``[`` or ``?``, which in http starts a query."""
-    return bool(re.search(r"[*\[]" if kind_of(url) == "http" else r"[*?\[]", url))
+    if kind_of(url) == "http":
+        return bool(re.search(r"[*\[]", urllib.parse.urlsplit(url).path))
+    return bool(re.search(r"[*?\[]", url))
 
 
 def fixed_folder(url: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +47,23 @@ def match_classes(val: Table, train: Table) -> Table:
     return Table(number[val.label], val.height, val.width, val.source, train.classes)
 
 
+def classes_there(wanted: Sequence[str], known: Collection[str], where: str) -> tuple[str, ...]:
+    """Return the classes that are known, in the order of ``wanted``.
+
+    Raises:
+        ValueError: none is.
+    """
+    found = tuple(name for name in wanted if name in known)
+    if not found:
+        raise ValueError(f"{where} has none of the classes of --classes: leave it out of --data")
+    return found
+
+
 def check_classes(wanted: Sequence[str], known: Sequence[str], where: str) -> None:
     """Raise ``ValueError`` for a class that ``where`` does not have; suggest the nearest name."""
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {len(known)} others"
+            others = f"it has {len(known)} others" if known else "its classes have no names"
+            hint = f"did you mean {near[0]!r}?" if near else others
             raise ValueError(f"{where} has no images of a class {name!r}; {hint}")

@@ -1,11 +1,17 @@
-"""The remote files of a source."""
+"""The remote files of a source, and the end of work that waits for them."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import Future, wait
+from typing import Any
 
 from pipelines.remote.file import RemoteFile
 from pipelines.sources.joined import Joined
 from pipelines.sources.source import Source
 from pipelines.sources.stored import InFiles
+
+POLL_SECONDS = 0.1
 
 
 def remote_files(source: Source) -> tuple[RemoteFile, ...]:
@@ -17,7 +23,10 @@ def remote_files(source: Source) -> tuple[RemoteFile, ...]:
     return ()
 
 
-def interrupt(source: Source) -> None:
-    """Let every thread that waits for bytes of the source give up, with ``RemoteError``."""
-    for file in remote_files(source):
-        file.interrupt()
+def abandon(source: Source, work: Collection[Future[Any]]) -> None:
+    """Cancel work on the rows of a source; what runs is waited for, but no bytes that it awaits."""
+    for future in work:
+        future.cancel()
+    while wait(work, POLL_SECONDS).not_done:
+        for file in remote_files(source):
+            file.interrupt()

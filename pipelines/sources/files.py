@@ -25,6 +25,8 @@ class Files:
     """What the files become."""
     pages: NDArray[np.int32] | None = field(default=None, repr=False)
     """The page of its file that a row is, (N,), counted from 0; None: the first of each."""
+    listed: Path | None = None
+    """The file that lists them; None: they are what is below ``root``."""
 
     def page(self, row: int) -> int:
         """Return the page of its file that the row is, counted from 0."""
@@ -51,7 +53,8 @@ class Files:
     def take(self, rows: NDArray[np.int64]) -> Files:
         """Return these files only."""
         pages = None if self.pages is None else self.pages[rows]
-        return Files(self.root, [self.names[row] for row in rows], self.rules, pages)
+        names = [self.names[row] for row in rows]
+        return Files(self.root, names, self.rules, pages, self.listed)
 
     def will_need(self, rows: NDArray[np.int64]) -> None:
         """Request the files' bytes."""

@@ -73,7 +73,14 @@ def inspect(
     listing = list_images(root, keep_classes)
     if not listing.names:
         raise ValueError(_no_images(path, listing.left_out))
-    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir)
+    return inspect_listing(root, listing, cache_dir, rules)
+
+
+def inspect_listing(
+    root: Path, listing: Listing, cache_dir: Path, rules: ImageRules, place: Path | None = None
+) -> Found:
+    """Read the headers of listed files; ``place`` tells cached headers apart (default: root)."""
+    headers = read_headers(root, listing.names, listing.stamp, rules, cache_dir, place)
     bad = headers.bad | other_bands(root, listing.names, headers, rules)
     names = [listing.names[file] for file in headers.place.tolist()]
     is_good = _is_good(root, names, bad)
@@ -106,17 +113,8 @@ def scan(
             ``on_bad`` is ``stop``.
     """
     found = inspect(path, cache_dir, keep_classes, rules)
-    if on_bad != "keep":
-        other = {name: why for name, why in found.bad.items() if name not in found.headers.bad}
-        counts = len(found.listing.names), len(found.names)
-        report_unfit(str(found.root), *counts, found.headers.bad, other, on_bad)
-    good = np.flatnonzero(found.is_good | (on_bad == "keep"))
-    if not len(good):
-        raise ValueError(f"{path}: not one of {len(found.listing.names)} images can be read")
     headers, names = found.headers, found.names
-    where = found.root if path == Path() else path
-    print_once(log, f"{where}: {found.summary.text()}", logging.INFO)
-    describe(headers, found.rules, str(path))
+    good = usable_rows(found, on_bad, found.root if path == Path() else path)
     if keep_classes is None:
         for line in warnings_of(path, names):
             print_once(log, line)
@@ -125,10 +123,28 @@ def scan(
     return Table(label, headers.height, headers.width, source, classes).take(good)
 
 
+def usable_rows(found: Found, on_bad: OnBad, where: Path) -> NDArray[np.int64]:
+    """Return the rows that can be read, or with ``keep`` all, and print what was found.
+
+    Raises:
+        ValueError: there are none, or some cannot be read and ``on_bad`` is ``stop``.
+    """
+    if on_bad != "keep":
+        other = {name: why for name, why in found.bad.items() if name not in found.headers.bad}
+        counts = len(found.listing.names), len(found.names)
+        report_unfit(str(found.root), *counts, found.headers.bad, other, on_bad)
+    good = np.flatnonzero(found.is_good | (on_bad == "keep"))
+    if not len(good):
+        raise ValueError(f"{where}: not one of {len(found.listing.names)} images can be read")
+    print_once(log, f"{where}: {found.summary.text()}", logging.INFO)
+    describe(found.headers, found.rules, str(where))
+    return good
+
+
 def _is_good(root: Path, names: Sequence[str], bad: dict[str, str]) -> NDArray[np.bool_]:
     if not bad:
         return np.ones(len(names), np.bool_)
-    return np.array([f"{root}{os.sep}{name}" not in bad for name in names], np.bool_)
+    return np.array([os.path.join(root, name) not in bad for name in names], np.bool_)
 
 
 def _no_images(path: Path, left_out: LeftOut) -> str:
@@ -138,6 +154,8 @@ def _no_images(path: Path, left_out: LeftOut) -> str:
         lines.append("Pillow cannot decode these here: convert them, for example to JPEG")
     if ".tar" in left_out.endings:
         lines.append(f"tar shards are named as 'wds:{path}/*.tar'")
+    if ".parquet" in left_out.endings:
+        lines.append(f"parquet: python tools/write_ffcv.py 'parquet:{path}/*.parquet' train.beton")
     if ".beton" in left_out.endings:
         lines.append("a .beton is named itself, as --data PATH.beton")
     return "\n".join(lines)

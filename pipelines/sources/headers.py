@@ -95,7 +95,12 @@ Row = tuple[Header, float, float]
 
 
 def read_headers(
-    root: Path, names: Sequence[str], stamp: str, rules: ImageRules, cache_dir: Path
+    root: Path,
+    names: Sequence[str],
+    stamp: str,
+    rules: ImageRules,
+    cache_dir: Path,
+    place: Path | None = None,
 ) -> Headers:
     """Return the headers of the files ``names`` below ``root``, from the cache if it has them.
 
@@ -105,10 +110,12 @@ def read_headers(
         stamp: changes if any file does.
         rules: with ``depth_range``, no samples are measured.
         cache_dir: the cache's folder.
+        place: by which the cached file is named; None: the folder.
     """
+    place = place or root
     stamp = f"{VERSION} {stamp} {rules.max_pixels} {rules.pages} {rules.is_color}"
-    key = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
-    file = cache_dir / "tables" / f"{root.name}-{key}.npz"
+    key = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]
+    file = cache_dir / "tables" / f"{place.name}-{key}.npz"
     known = _load(file, stamp)
     if known is None or not (known.measured or rules.depth_range is not None):
         known = measure(root, names, rules)

@@ -14,7 +14,9 @@ from pipelines.sources.table import Table
 from pipelines.system.units import counted
 
 
-def join_tables(specs: Sequence[str], tables: Sequence[Table]) -> Table:
+def join_tables(
+    specs: Sequence[str], tables: Sequence[Table], *, same_numbers: bool = False
+) -> Table:
     """Return all rows, one table after the other.
 
     Classes are joined by name; the first table's keep their numbers. Rows without a label keep -1.
@@ -22,11 +24,12 @@ def join_tables(specs: Sequence[str], tables: Sequence[Table]) -> Table:
     Args:
         specs: what the tables are called in ``--data``.
         tables: the rows, of images with the same number of channels.
+        same_numbers: classes without names have the same numbers in all tables.
 
     Raises:
         ValueError: one table has classes with names, another without, or in other numbers.
     """
-    classes, numbers = _join_classes(specs, tables)
+    classes, numbers = _join_classes(specs, tables, same_numbers)
     parts = [
         Part(place, spec, table.source, len(table), table.classes, number)
         for place, (spec, table, number) in enumerate(zip(specs, tables, numbers, strict=True))
@@ -62,7 +65,7 @@ def join_rules(rules: Sequence[ImageRules]) -> ImageRules:
 
 
 def _join_classes(
-    specs: Sequence[str], tables: Sequence[Table]
+    specs: Sequence[str], tables: Sequence[Table], same_numbers: bool
 ) -> tuple[tuple[str, ...], list[NDArray[np.int64]]]:
     """Return the classes of all tables, and the joined label of each table's own labels."""
     labelled = [place for place, table in enumerate(tables) if (table.label >= 0).any()]
@@ -75,7 +78,8 @@ def _join_classes(
             np.array([*(place_of[name] for name in table.classes), -1]) for table in tables
         ]
     named = {tables[place].classes for place in labelled if tables[place].classes}
-    if len(named) > 1 or len({counts[place] for place in labelled}) > 1:
+    differ = len({counts[place] for place in labelled}) > 1
+    if len(named) > 1 or (differ and (named or not same_numbers)):
         found = (
             f"{specs[place]} has {counted(counts[place], 'class')}"
             + (" without names" if place in nameless else " with names")

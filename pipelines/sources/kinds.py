@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.beton.format import open_beton
+from pipelines.beton.pattern import check_pattern, is_pattern, open_pattern
 from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_val
 from pipelines.data_spec import NAMED, PLUS, is_spec
 from pipelines.remote.file import RemoteOptions
 from pipelines.remote.url import is_remote
+from pipelines.sources.classes import classes_there
+from pipelines.sources.file_list import scan_list
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.photos import prepare_photos
@@ -22,7 +25,7 @@ from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny
 from pipelines.sources.shard_files import check_shards, val_pattern
 from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.shards import open_shards
-from pipelines.sources.splits import NAMES, find_splits, sibling_val
+from pipelines.sources.splits import NAMES, find_splits, sibling_val, split_folder, sub_folders
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
 from pipelines.system.progress import print_once
@@ -71,6 +74,8 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
+    if spec.partition("?")[0].endswith(".beton") and is_pattern(spec):
+        return PATTERN
     if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
         return REMOTE
     for prefix, kind in PREFIXED.items():
@@ -95,6 +100,8 @@ def _hint(spec: str) -> str:
         return f": for the folder write folder:{spec}"
     if spec.endswith((".tar", ".tar}")):
         return f": for tar shards write wds:{spec}"
+    if spec.endswith((".parquet", ".parquet}")):
+        return f": for parquet files write parquet:{spec}"
     near = difflib.get_close_matches(spec, [*NAMED, "folder:"], n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 
@@ -117,27 +124,10 @@ def _check_place(spec: str) -> None:
 
 
 def _open_folder(spec: str, opening: Opening) -> Table:
-    path, keep = _split_folder(_place(spec), opening.split), opening.keep
+    path, keep = split_folder(_place(spec), opening.split), opening.keep
     if keep is not None and opening.is_part:
-        keep = tuple(name for name in keep if (path / name).is_dir())
+        keep = classes_there(keep, sub_folders(path), str(path))
     return scan(path, cache_root(), opening.on_bad, keep, opening.rules)
-
-
-def _split_folder(path: Path, split: Split) -> Path:
-    """Return the folder of a split when ``path`` is divided into splits, else ``path`` itself."""
-    splits = find_splits(path)
-    if splits is None:
-        return path
-    if split == "train":
-        for line in splits.notes():
-            print_once(log, line)
-        return splits.train
-    if splits.val is None:
-        raise ValueError(
-            f"{path} has {splits.train.name}/ but no val/, valid/, validation/ or test/: "
-            "--val-data names other images"
-        )
-    return splits.val
 
 
 def _val_folder(spec: str) -> str | None:
@@ -152,17 +142,41 @@ def _val_folder(spec: str) -> str | None:
     return None if sibling is None else f"folder:{sibling}"
 
 
+def _list_file(spec: str) -> Path:
+    file = Path(spec.removeprefix("list:")).expanduser()
+    if not file.is_file():
+        there = "is a folder: write folder:PATH" if file.is_dir() else "does not exist"
+        raise ValueError(f"{file} {there}{_no_sum(spec)}")
+    return file
+
+
+def _check_list(spec: str) -> None:
+    _list_file(spec)
+
+
+def _open_list(spec: str, opening: Opening) -> Table:
+    return scan_list(_list_file(spec), cache_root(), opening.on_bad, opening.rules)
+
+
+def _val_list(spec: str) -> str | None:
+    found = _val_file(spec.removeprefix("list:"))
+    return None if found is None else f"list:{found}"
+
+
 def _open_beton(spec: str, opening: Opening) -> Table:
     return open_beton(_place(spec))
 
 
-def _val_beton(spec: str) -> str | None:
-    path = Path(spec)
+def _val_file(name: str) -> str | None:
+    """Return the file in whose name "val" or "test" stands for "train", if it is there."""
+    path = Path(name)
     for name in ("val", "valid", "validation", "test"):
         place = path.with_name(re.sub(r"train(?!.*train)", name, path.name))
         if place.name != path.name and place.expanduser().is_file():
             if name == "test":
-                print_once(log, f"{path} has no val.beton: the scores are those of {place.name}")
+                print_once(
+                    log, f"{path} has no val{path.suffix}: the scores are those of {place.name}"
+                )
             return str(place)
     return None
 
@@ -172,8 +186,8 @@ def _check_shards(spec: str) -> None:
 
 
 def _open_shards(spec: str, opening: Opening) -> Table:
-    keys, how = opening.keys, opening
-    return open_shards(spec.removeprefix("wds:"), how.on_bad, keys.image, how.rules, keys.label)
+    keys, how, pattern = opening.keys, opening, spec.removeprefix("wds:")
+    return open_shards(pattern, how.on_bad, keys.image, how.rules, keys.label, how.remote)
 
 
 def _val_shards(spec: str) -> str | None:
@@ -203,6 +217,25 @@ def _val_remote(url: str) -> str | None:
     if place is not None and "test" in place.rpartition("/")[2] and "test" not in url:
         print_once(log, f"{url} has no val.beton: the scores are those of {place}")
     return place
+
+
+def _open_pattern(pattern: str, opening: Opening) -> Table:
+    def open_one(place: str) -> Table:
+        if is_remote(place):
+            return open_remote_beton(place, opening.remote)
+        return open_beton(Path(place))
+
+    return open_pattern(pattern, open_one)
+
+
+def _val_pattern(pattern: str) -> str | None:
+    found = val_pattern(pattern)
+    if found is None:  # one file for all parts
+        single = re.sub(r"train[^/]*$", "train.beton", pattern)
+        return None if single == pattern or is_pattern(single) else kind_of(single).val(single)
+    if found[1]:
+        print_once(log, f"{pattern} has no val files: the scores are those of {found[0]}")
+    return found[0]
 
 
 def _open_published(name: str, opening: Opening) -> Table:
@@ -235,6 +268,7 @@ def _converted(form: str, why: str) -> Kind:
 
 PREFIXED: dict[str, Kind] = {
     "folder:": Kind("folder:PATH", _check_place, _open_folder, _val_folder),
+    "list:": Kind("list:FILE", _check_list, _open_list, _val_list),
     "wds:": Kind("wds:PATTERN", _check_shards, _open_shards, _val_shards),
     "parquet:": _converted(
         "parquet:PATTERN",
@@ -247,5 +281,6 @@ PREFIXED: dict[str, Kind] = {
     ),
 }
 REMOTE = Kind("URL.beton", _check_url, _open_remote, _val_remote)
-BETON = Kind("PATH.beton", _check_place, _open_beton, _val_beton)
+PATTERN = Kind("PATTERN.beton", check_pattern, _open_pattern, _val_pattern)
+BETON = Kind("PATH.beton", _check_place, _open_beton, _val_file)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)

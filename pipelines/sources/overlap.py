@@ -43,7 +43,7 @@ def _are_apart(a: Source, b: Source) -> bool:
     if isinstance(a, Shards) and isinstance(b, Shards):
         ours, theirs = ({os.path.realpath(tar.path) for tar in each.tars} for each in (a, b))
         return ours.isdisjoint(theirs)
-    if isinstance(a, Files) and isinstance(b, Files):
+    if isinstance(a, Files) and isinstance(b, Files) and not (a.listed or b.listed):
         roots = [Path(os.path.realpath(source.root)) for source in (a, b)]
         return not (roots[0].is_relative_to(roots[1]) or roots[1].is_relative_to(roots[0]))
     return False

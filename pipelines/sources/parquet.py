@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import math
+import re
 import shlex
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipelines.sources.classes import keep_classes
 from pipelines.sources.encoded import NO_IMAGE
 from pipelines.sources.headers import Headers, Row, describe, read_rows
+from pipelines.sources.hub_files import list_splits
 from pipelines.sources.image_file import RULES, Header, ImageRules, reason
 from pipelines.sources.listing import LeftOut
 from pipelines.sources.parquet_file import Layout, read_cells, read_labels, read_layout
@@ -31,41 +32,45 @@ from pipelines.system.units import counted
 
 log = logging.getLogger(__name__)
 
-PREFIXES = ("parquet:", "hf:")
-"""Beginnings of ``--data`` that stand for parquet files."""
 EXAMPLES = 64
 EXAMPLE_BYTES = 1 << 25
-
-
-def refuse_parquet(spec: str) -> NoReturn:
-    """Refuse parquet files as training data, with the commands that convert them.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(
-        "parquet files are converted before training, because rows are read in any order:\n"
-        f"  python tools/write_ffcv.py {shlex.quote(spec)} train.beton --keep-jpeg --shuffle 0\n"
-        "  python train.py --data train.beton"
-    )
+"""Images, and their bytes at most, that are kept to estimate the size of the ``.beton``."""
 
 
 def find_parquet(pattern: str) -> tuple[Path, ...]:
     """Return the files of ``parquet:PATTERN``, with globs and braces; of a folder, all below it.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, or the folder has several splits.
     """
     folder = Path(pattern).expanduser()
     if folder.is_dir():
-        found = tuple(sorted(folder.rglob("*.parquet")))
-        if not found:
-            raise ValueError(f"parquet:{pattern}: no file below it ends in .parquet")
-        return found
+        return _below(folder)
     try:
         return tuple(expand_files(pattern))
     except FileNotFoundError as error:
         raise ValueError(f"parquet:{pattern}: no file {error.filename}") from error
+
+
+def _below(folder: Path) -> tuple[Path, ...]:
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")]
+    if not names:
+        raise ValueError(f"parquet:{folder}: no file below it ends in .parquet")
+    places = list_splits(names, {})
+    splits = [files for config in places.values() for files in config.values()]
+    if len(splits) > 1:
+        first = next(iter(places.values()))
+        named = sorted({split for config in places.values() for split in config})
+        raise ValueError(
+            f"parquet:{folder} has {len(splits)} parts, by their names ({', '.join(named)}): name "
+            f"the files of one, as {shlex.quote(f'parquet:{folder}/{_pattern(first)}')}"
+        )
+    return tuple(folder / name for name in splits[0])
+
+
+def _pattern(splits: dict[str, list[str]]) -> str:
+    """Return a pattern of the files of a first split, in which numbers are left open."""
+    return re.sub(r"\d+", "*", next(iter(splits.values()))[0])
 
 
 def open_parquet(

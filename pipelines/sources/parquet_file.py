@@ -142,7 +142,7 @@ def _coded(values: Any, number: dict[str, int]) -> NDArray[np.int64]:
 
 
 def _numbers(values: Any) -> NDArray[np.int64]:
-    whole = values.cast(pyarrow().int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    whole = values.cast(pyarrow().int64(), safe=False).fill_null(-1).to_numpy(zero_copy_only=False)
     return np.asarray(whole, np.int64)
 
 

@@ -27,7 +27,7 @@ PART_BYTES = 1 << 19
 
 @dataclass(frozen=True)
 class Parquet:
-    """Rows of parquet files, which can be read in ascending order only, at any speed."""
+    """Rows of parquet files; any can be read, but only in their order without reading others."""
 
     layout: Layout
     columns: Columns
@@ -93,17 +93,23 @@ def split_parquet(table: Table) -> Iterator[Table]:
     """
     source = table.source
     assert isinstance(source, Parquet)
-    order = source.file_order()
+    order = None if source.is_ordered else source.file_order()
+    numbers = source.number if order is None else source.number[order]
     data: list[bytes | None] = []
     begin = size = 0
-    for _, cell in read_cells(source.layout, source.columns, source.number[order]):
+
+    def part() -> Table:
+        rows = np.arange(begin, begin + len(data))
+        return _part(table, source, rows if order is None else order[rows], data)
+
+    for _, cell in read_cells(source.layout, source.columns, numbers):
         data.append(cell)
         size += len(cell or b"")
         if len(data) == PART_ROWS or size >= PART_BYTES:
-            yield _part(table, source, order[begin : begin + len(data)], data)
+            yield part()
             begin, size, data = begin + len(data), 0, []
     if data:
-        yield _part(table, source, order[begin:], data)
+        yield part()
 
 
 def _part(

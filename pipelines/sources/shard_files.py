@@ -14,6 +14,7 @@ from pipelines.remote.url import braces, is_remote, kind_of
 from pipelines.sources.patterns import expand_braces, expand_files
 from pipelines.sources.splits import NAMES
 from pipelines.system.cache import cache_root
+from pipelines.system.open_files import REMOTE, allow_open_files
 from pipelines.system.stored_file import LocalFile, StoredFile
 
 
@@ -26,8 +27,12 @@ def find_shards(pattern: str, remote: RemoteOptions | None = None) -> tuple[Stor
         ValueError: one is missing, or a glob matches none.
     """
     if is_remote(pattern):
-        return tuple(open_all(expand(pattern), remote or RemoteOptions(cache_root())))
-    return tuple(LocalFile(path) for path in _local(pattern))
+        urls = expand(pattern)
+        allow_open_files(REMOTE * len(urls), f"wds:{pattern}")
+        return tuple(open_all(urls, remote or RemoteOptions(cache_root())))
+    paths = _local(pattern)
+    allow_open_files(len(paths), f"wds:{pattern}")
+    return tuple(LocalFile(path) for path in paths)
 
 
 def check_shards(pattern: str) -> None:

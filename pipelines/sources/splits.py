@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipelines.sources.listing import is_hidden
+from pipelines.system.progress import print_once
+
+log = logging.getLogger(__name__)
 
 NAMES = {
     "train": ("train", "training"),
@@ -70,6 +75,27 @@ def find_splits(path: Path) -> Splits | None:
         return None
     unused = tuple(name for name in folders if name not in (train, val))
     return Splits(path / train, None if val is None else path / val, unused)
+
+
+def split_folder(path: Path, split: Literal["train", "val"]) -> Path:
+    """Return the folder of a split when ``path`` is divided into splits, else ``path`` itself.
+
+    Raises:
+        ValueError: it has training images, but none of the other split.
+    """
+    splits = find_splits(path)
+    if splits is None:
+        return path
+    if split == "train":
+        for line in splits.notes():
+            print_once(log, line)
+        return splits.train
+    if splits.val is None:
+        raise ValueError(
+            f"{path} has {splits.train.name}/ but no val/, valid/, validation/ or test/: "
+            "--val-data names other images"
+        )
+    return splits.val
 
 
 def sibling_val(path: Path) -> Path | None:

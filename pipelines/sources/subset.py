@@ -87,7 +87,7 @@ def hold_out(table: Table, share: float, seed: int) -> tuple[Table, Table]:
     """
     if not (table.label >= 0).any():
         why = "no image has a label"
-        if isinstance(table.source, Files):
+        if isinstance(table.source, Files) and table.source.listed is None:
             why = why_unlabelled(table.source.root, table.source.names)
         raise ValueError(f"--val-fraction {share:g} needs class folders: {why}")
     chosen = rows_of_each(table.label, lambda n: min(share_of(n, share), n - 1), seed, _HELD_OUT)

@@ -158,8 +158,7 @@ def _write(handle: int, size: int, fill: Fill) -> None:
         raise NoRoom(str(error)) from error
     os.ftruncate(handle, 0)  # what a killed process has left
     os.posix_fallocate(handle, 0, size)  # a full disk is an error here, and no signal later
-    memory = np.frombuffer(mmap.mmap(handle, size), np.uint8)
-    fill(memory)
+    fill(np.frombuffer(mmap.mmap(handle, size), np.uint8))
 
 
 def _is(path: Path, handle: int) -> bool:

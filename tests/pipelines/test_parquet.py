@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 import pipelines.beton.convert
 from pipelines.beton.format import manifest_path, open_beton
+from pipelines.datasets import check_spec
 from pipelines.sources import parquet_file
+from pipelines.sources.folder import scan
 from pipelines.sources.parquet import find_parquet, open_parquet
 from pipelines.sources.parquet_schema import Choice
 from pipelines.sources.table import Table
-from tools.write_ffcv import main
+from tools.write_ffcv import Arguments, main
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -228,6 +232,18 @@ def test_damaged_files_and_missing_ones_are_named(
     assert not (tmp_path / "a.beton").exists()
 
 
+def test_a_folder_is_one_split(tmp_path: Path) -> None:
+    for name in ("data/train-00000-of-00002", "data/train-00001-of-00002"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.parquet", ONE)
+    assert len(find_parquet(str(tmp_path))) == 2
+    write(tmp_path / "data/test-00000-of-00001.parquet", ONE)
+    with pytest.raises(ValueError, match=r"2 parts, by their names \(test, train\)") as error:
+        find_parquet(str(tmp_path))
+    pattern = shlex.split(str(error.value))[-1].removeprefix("parquet:")
+    assert [path.name for path in find_parquet(pattern)] == ["test-00000-of-00001.parquet"]
+
+
 def test_without_pyarrow_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,3 +324,22 @@ def test_parts_of_several_machines_are_the_whole(
 def test_a_part_that_is_none_is_refused(part: str) -> None:
     with pytest.raises(SystemExit):
         main(["photos", "a.beton", f"--shard={part}"])
+
+
+@pytest.mark.parametrize("spec", ["parquet:a b/{0..3}.parquet", "hf:me/set:train"])
+def test_training_data_of_parquet_names_the_writer(spec: str) -> None:
+    with pytest.raises(ValueError, match="before training") as error:
+        check_spec(spec)
+    _, line, _ = str(error.value).splitlines()
+    python, script, *words = shlex.split(line)
+    assert (python, script) == ("python", "tools/write_ffcv.py")
+    arguments = tyro.cli(Arguments, args=words)
+    assert (arguments.source, arguments.out, arguments.shuffle) == (spec, "train.beton", 0)
+    with pytest.raises(ValueError, match=r"for parquet files write parquet:a/\*\.parquet"):
+        check_spec("a/*.parquet")
+
+
+def test_a_folder_of_parquet_files_names_the_writer(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", ONE)
+    with pytest.raises(ValueError, match=r"write_ffcv\.py 'parquet:.*/\*\.parquet' train\.beton"):
+        scan(tmp_path, tmp_path, "stop")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from beton_cases import jpeg, picture
@@ -14,13 +16,22 @@ from http_store import HttpStore, serving
 
 from pipelines import build_eval_loader, build_loader, open_data
 from pipelines.batch import Batch
-from pipelines.beton.format import Sample
+from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
+from pipelines.data_facts import DATASETS, data_facts
+from pipelines.datasets import check_spec, default_val
+from pipelines.loader import Interrupted
 from pipelines.mixtures.clim import Clim, RandomNeighbors
 from pipelines.public.options import LoaderOptions
 from pipelines.remote import disk
 from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
+from pipelines.remote.file import RemoteOptions
+from pipelines.remote.sparse import PIECE
+from pipelines.sampler import BlockShuffle
+from pipelines.sources.beton import Beton
+from pipelines.sources.fetched import remote_files
+from pipelines.system.page_cache import joined
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=2, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
@@ -108,3 +119,103 @@ def test_evaluation_is_that_of_the_local_file(web: HttpStore, local: Path, loade
         with build_eval_loader(data, 7, size=32, device="cpu", options=options) as images:
             sweeps.append(list(images))
     assert_equal(*sweeps)
+
+
+VERSION = (0, 1)
+"""The byte that is asked for to learn an object's size and version."""
+
+
+def pieces(ranges: Iterable[Sequence[int]]) -> list[int]:
+    """The numbers of the pieces of byte ranges, with repetitions."""
+    return [number for begin, end in ranges for number in range(begin // PIECE, -(-end // PIECE))]
+
+
+def gets(web: HttpStore) -> list[tuple[int, int]]:
+    """The ranges of bytes that were fetched."""
+    return [range_ for range_ in web.fetched("train.beton") if range_ != VERSION]
+
+
+@pytest.mark.parametrize("order", ["random", "blocks"])
+def test_two_ranks_fetch_each_piece_once_and_none_that_no_row_needs(
+    web: HttpStore, local: Path, order: Any
+) -> None:
+    url, index = f"{web.url}/b/train.beton", open_beton(local).source
+    assert isinstance(index, Beton)
+    blocks = BlockShuffle(index.file_order(), 2, 4, 2)
+    tables = [open_data(url, on_bad_image="replace") for _ in range(2)]
+    opened = set(pieces(gets(web)))
+    rows = np.zeros(0, np.int64)
+    for rank, data in enumerate(tables):
+        how: dict[str, Any] = {"order": blocks if order == "blocks" else order}
+        options = LoaderOptions(loader="dali", workers=1)
+        with build_loader(
+            data, "moco-v2", BATCH, size=16, device="cpu", options=options,
+            rank=rank, world_size=2, groups=2, **how,
+        ) as loader:  # fmt: skip
+            shown = [batch.index.numpy() for batch in loader.loader.batches(0, 3)]
+        rows = np.union1d(rows, np.concatenate(shown))
+    if order == "blocks":
+        rows = np.unique(np.concatenate([blocks.rows(int(b)) for b in np.unique(blocks.of(rows))]))
+    if BROKEN in rows:
+        rows = np.union1d(rows, [BROKEN + 1])
+    where = index.pieces(rows)
+    ends = zip(where.offset.tolist(), (where.offset + where.size).tolist(), strict=True)
+    got = pieces(gets(web))
+    wanted = pieces(joined(where.offset, where.size).tolist())
+    assert set(pieces(ends)) <= set(wanted) and set(got) == set(wanted) | opened
+    assert sorted(got) == sorted(set(got))
+    counters = [file.counters for data in tables for file in remote_files(data.table.source)]
+    assert sum(c.requests for c in counters) == len(gets(web))
+    assert sum(c.bytes_fetched for c in counters) == sum(end - begin for begin, end in gets(web))
+
+
+def test_the_url_is_named_and_its_neighbours_are_found(
+    web: HttpStore, local: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{web.url}/b/train.beton"
+    assert default_val(url) is None
+    web.objects["b/valid.beton"] = local.read_bytes()
+    assert default_val(url) == f"{web.url}/b/valid.beton"
+    assert data_facts(url) == DATASETS["cifar10"]  # from the manifest
+    data = open_data(url)
+    assert data.classes == ("cat", "dog") and data.names[3] == f"{url} row 3"
+    web.objects["b/short.beton"] = local.read_bytes()[:-100]
+    web.objects["b/short.beton.json"] = web.objects["b/train.beton.json"]
+    with pytest.raises(ValueError, match=rf"^{web.url}/b/short\.beton: .*cut off"):
+        open_data(f"{web.url}/b/short.beton")
+    assert f"{web.url}/b/short.beton.json describes another file" in caplog.text
+    for wrong in (f"{web.url}/b/train.tar", "s3://bucket/images/"):
+        with pytest.raises(ValueError, match=r"must be a \.beton, as s3://bucket/train\.beton"):
+            check_spec(wrong)
+    check_spec("gs://bucket/train.beton?signature=1")
+
+
+@pytest.fixture
+def slow(web: HttpStore, tmp_path: Path) -> Any:
+    """A loader of which no image is here yet."""
+    options = RemoteOptions(tmp_path / "slow", retry=FAST)
+    data = open_data(f"{web.url}/b/train.beton", on_bad_image="replace", remote=options)
+    loader = LoaderOptions(loader="dali", workers=1)
+    with build_loader(data, "moco-v2", BATCH, size=16, device="cpu", options=loader) as made:
+        yield made
+
+
+def test_a_loop_that_is_stopped_does_not_wait_for_the_store(slow: Any, web: HttpStore) -> None:
+    stopped = threading.Event()
+    web.fault("hang", times=1000)
+    slow.loader.interrupted = stopped.is_set
+    threading.Timer(0.2, stopped.set).start()
+    with pytest.raises(Interrupted):
+        list(slow.loader.batches(0, 6))
+    assert web.serving  # it has not answered yet
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("unmix-prefetch")]
+
+
+def test_an_error_of_the_store_ends_the_loop_and_a_later_one_goes_on(
+    slow: Any, web: HttpStore
+) -> None:
+    web.fault("403", times=1000)
+    with pytest.raises(RemoteError, match=r"train\.beton: access denied \(403\).*--resume auto"):
+        list(slow.loader.batches(0, 6))
+    web.heal()
+    assert [batch.step for batch in slow.loader.batches(0, 6)] == list(range(6))

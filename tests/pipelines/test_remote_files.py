@@ -363,6 +363,28 @@ def test_a_killed_fetch_is_repeated(web: HttpStore, options: RemoteOptions) -> N
     file.close()
 
 
+def test_files_that_a_power_cut_left_short_are_filled_again(
+    web: HttpStore, options: RemoteOptions
+) -> None:
+    file = open_remote(f"{web.url}/a.beton", options)
+    read(file)
+    file.close()
+    for name, size in ((file.path.name, PIECE), ("present", 0), ("present", 100)):
+        os.truncate(file.path.parent / name, size)
+        again = open_remote(f"{web.url}/a.beton", options)
+        read(again)
+        again.close()
+
+
+def test_an_object_may_have_any_name(web: HttpStore, options: RemoteOptions) -> None:
+    for name in ("present", "meta.json", "x" * 200 + ".beton"):
+        web.objects[f"a/{name}"] = DATA.tobytes()
+        file = open_remote(f"{web.url}/a/{name}", options)
+        read(file)
+        assert file.path.suffix == Path(name).suffix
+        file.close()
+
+
 def test_opening_again_fetches_nothing(web: HttpStore, options: RemoteOptions) -> None:
     file = open_remote(f"{web.url}/a.beton", options)
     read(file)

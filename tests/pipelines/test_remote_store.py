@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith(("AWS_", "HF_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HF_HOME", "/nowhere")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     for cached in (connect.store_of, connect._located, hub._commit):
         cached.cache_clear()
 
@@ -119,6 +122,18 @@ def test_a_profile_of_aws_is_read(
     assert open_object(f"{bucket}/x", FAST).get(0, 4) == b"text"
 
 
+@pytest.mark.parametrize("url", ["s3://box/x", "az://box/x"])
+def test_missing_credentials_are_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving({}) as web:
+        nobody = web.url
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", nobody)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    monkeypatch.setenv("AZURE_MSI_ENDPOINT", f"{nobody}/metadata/identity/oauth2/token")
+    name = {"s3": "AWS_ACCESS_KEY_ID", "az": "AZURE_STORAGE_ACCOUNT_KEY"}[url[:2]]
+    with pytest.raises(RemoteError, match=f"no credentials are set.*{name}"):
+        open_object(url, FAST)
+
+
 def test_the_hub_is_read_at_one_commit_through_signed_urls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -148,6 +163,35 @@ def test_the_hub_is_read_at_one_commit_through_signed_urls(
         assert len(revisions) == 1 and any(COMMIT in request.path for request in front.requests)
     with pytest.raises(RemoteError, match="hf://datasets/ORG/NAME/PATH"):
         open_object("hf://org/name/model.bin")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("az://box/a/b c.tar", "mine/box/a/b c.tar"),
+        ("abfs://box/a/b c.tar", "mine/box/a/b c.tar"),
+        ("abfss://box@mine.dfs.core.windows.net/a/b c.tar", "mine/box/a/b c.tar"),
+        ("gs://box/a/b c.tar", "box/a/b c.tar"),
+    ],
+)
+def test_azure_and_google_are_asked_where_the_url_says(
+    url: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving({path: b"0123"}) as web:
+        account = tmp_path / "account.json"
+        entries = {"gcs_base_url": web.url, "disable_oauth": True}
+        names = ("client_email", "private_key", "private_key_id")
+        account.write_text(json.dumps(entries | dict.fromkeys(names, "")))
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(account))
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+        monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{web.url}/mine")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        assert open_object(url, FAST).get(1, 3) == b"12"
+        web.fault("404")
+        hint = "GOOGLE_APPLICATION_CREDENTIALS" if url.startswith("gs") else "AZURE_STORAGE_ACCOUNT"
+        with pytest.raises(RemoteError, match=hint):
+            open_object(url, FAST)
 
 
 def test_a_signature_is_sent_and_never_shown() -> None:

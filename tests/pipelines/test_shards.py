@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import pickle
+import resource
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -434,6 +435,13 @@ def test_the_loader_follows_the_members(twins: tuple[str, str], tmp_path: Path) 
     assert choose_loader(png, CPU, 1, data_is_beton=True)[0] == "dali"
 
 
+def test_classes_without_names_cannot_be_chosen(twins: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("dog\n")
+    for spec in twins:
+        with pytest.raises(ValueError, match=r"no images of a class 'dog'; its classes have no"):
+            open_data(spec, tmp_path, classes_file=tmp_path / "classes.txt")
+
+
 def test_rows_are_known_by_their_place(twins: tuple[str, str], tmp_path: Path) -> None:
     """Subsets, statistics and the overlap of two tables."""
     table = open_data(twins[0], tmp_path)
@@ -471,6 +479,26 @@ def test_validation_shards_are_found(
     assert found == (None if val is None else f"wds:{tmp_path}/{val}")
     if found is not None:
         check_spec(found)
+
+
+def test_more_shards_than_files_may_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A memory map keeps a file open: the limit of 1,024, here 100, is raised."""
+    for number in range(150):
+        write_shard(tmp_path / f"{number:03}.tar", {f"{number}.png": encoded(number)})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, before[1]))
+        table = open_shards(f"{tmp_path}/*.tar", "stop")
+        for row in range(150):
+            assert table.source.pixels(row)[0, 0, 0] == row
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 120))
+        with pytest.raises(ValueError, match=r"takes 150 open files, .* may have 120: .*ulimit"):
+            open_shards(f"{tmp_path}/*.tar", "stop")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # --- reading in sequence -------------------------------------------------------------------

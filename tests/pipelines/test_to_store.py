@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.beton import to_store
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import PIECE
-from pipelines.remote.store import expand, open_object, read_small
+from pipelines.remote.store import expand, open_object, read_small, upload
 from tools.write_ffcv import main
 
 pytest.importorskip("obstore", reason="stores need the extra remote")
@@ -105,6 +105,21 @@ def test_a_failed_upload_keeps_the_finished_file(
     assert main([folder, str(tmp_path / "a.beton")]) == 0
     assert kept.read_bytes() == (tmp_path / "a.beton").read_bytes()
     assert "crc" in json.loads(kept.with_name("train.beton.json").read_text())
+
+
+def test_a_file_of_a_store_is_verified_against_its_checksums(
+    bucket: str, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{bucket}/train.beton"
+    assert main([folder, url]) == 0
+    assert main(["--verify", url]) == 0
+    assert f"{url}: 8 of 8 rows decode" in capsys.readouterr().out
+    data = bytearray(read_small(url) or b"")
+    data[-1000] ^= 1  # a pixel of the last raw row, which decodes all the same
+    (tmp_path / "changed").write_bytes(data)
+    upload(tmp_path / "changed", url, replace=True)
+    assert main(["--verify", url]) == 2
+    assert "checksum" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

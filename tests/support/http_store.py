@@ -27,6 +27,7 @@ from typing import Any
 LONGEST_HANG = 20.0
 """Seconds after which a hanging request is dropped, so that no test waits for ever."""
 
+CHANGED = "Wed, 21 Oct 2015 07:28:00 GMT"
 STATUS = ("500", "503", "429", "403", "404", "401", "412")
 BODY = ("reset", "hang", "truncate", "short range", "other range", "whole", "new etag", "bad bytes")
 
@@ -263,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         self, status: int, headers: Mapping[str, str], content: bytes, length: int | None = None
     ) -> None:
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in ({"Last-Modified": CHANGED} | dict(headers)).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content) if length is None else length))
         self.end_headers()

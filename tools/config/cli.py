@@ -20,9 +20,9 @@ from tyro.conf import OmitArgPrefixes
 from pipelines.data_spec import join_sum
 from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, chooses, flag, numbers_of
+from tools.config.data_sets import SUMMED, sum_repeated
 from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
-from tools.config.repeated import SUMMED, sum_repeated
 from tools.config.run_path import saved_settings
 from tools.config.sections import SECTIONS
 

@@ -8,6 +8,7 @@ from pipelines.data_facts import data_facts
 from pipelines.datasets import check_spec
 from pipelines.sources.classes import read_classes
 from tools.config.config import Config
+from tools.config.data_sets import check_data_weights
 from tools.config.init import check_backbone_name
 from tools.config.pixels import facts_of
 from tools.config.resolve import check, resolve
@@ -27,6 +28,7 @@ def preflight(config: Config) -> None:
             check_spec(spec)
         except ValueError as error:
             raise ValueError(f"{flag} {spec}: {error}") from error
+    check_data_weights(config)
     if config.val_fraction is not None and config.val_data is not None:
         raise ValueError("--val-fraction scores images of --data: leave out --val-data")
     if config.classes is not None:

@@ -48,7 +48,7 @@ class RunConfig(Section):
     mix: str = "none"
     """Mixture, or a sum as unmix+mixmask; the names are in docs/mixtures.md."""
     data: str = free("photos")
-    """Training images: photos, cifar10, cifar100, stl10, tiny-imagenet, folder:PATH, PATH.beton."""
+    """Images to train on: photos, folder:PATH, list:FILE, PATH.beton, wds:PATTERN; or several."""
     recipe: Path | None = once(None)
     """YAML file of settings, or a name in recipes/, such as photos; flags override it."""
     name: str | None = once(None)
@@ -112,6 +112,8 @@ class DataConfig(Section):
     """Blocks whose rows --order blocks shuffles together, for each of --groups."""
     balance: str | None = None
     """Draw rows by weight: 'class' (all classes alike), or a FILE of weights; None: each once."""
+    data_weights: tuple[NonNegative, ...] = ()
+    """Weight of each of several --data, its share of the batches; empty: each image once."""
     read_ahead: WholeNumber = free(8)
     """Steps whose files the system is asked to read in advance (0: none)."""
     interpolation: Interpolation = "antialias"

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.beton.convert import CACHE_SETTINGS, bad_rows
-from pipelines.beton.format import open_beton
 from pipelines.beton.room import estimate
-from pipelines.datasets import default_val
+from pipelines.data_spec import is_spec, split_sum
+from pipelines.datasets import check_spec, default_val, open_data
 from pipelines.sources.beton import Beton
 from pipelines.sources.depth import Range
+from pipelines.sources.file_list import inspect_list, scan_list
 from pipelines.sources.folder import LISTED, Found, inspect, scan
+from pipelines.sources.join import join_tables
+from pipelines.sources.joined import sources_of
 from pipelines.sources.pixel_limit import enough_for
 from pipelines.sources.shards import Shards, open_shards
 from pipelines.sources.splits import find_splits, warnings_of
@@ -53,24 +56,56 @@ class Report:
 
 
 def check_data(place: str, *, deep: bool) -> Report:
-    """Examine a folder, a ``.beton`` or ``wds:`` shards; ``deep`` decodes every image.
+    """Examine a data set, or several joined by `` + ``; ``deep`` decodes every image.
+
+    A path without a prefix is a folder.
 
     Raises:
         ValueError: there is no image; the text says what was found.
     """
     report = Report()
-    if place.startswith("wds:"):
-        table = _check_shards(place, report)
-    elif place.endswith(".beton"):
-        table = open_beton(Path(place).expanduser())
+    specs = split_sum(place)
+    if len(specs) == 1:
+        table = _check_one(place, report)
     else:
-        table = _check_folder(Path(place.removeprefix("folder:")).expanduser(), report)
+        check_spec(place)
+        table = join_tables(specs, [_check_one(spec, report) for spec in specs])
     _describe(table, report)
     if deep:
         _decode(table, report)
     _advise(table, place, report)
     report.advice += _damage_flags(report.reasons, place)
     return report
+
+
+def _check_one(place: str, report: Report) -> Table:
+    if place.startswith("wds:"):
+        return _check_shards(place, report)
+    if place.startswith("list:"):
+        return _check_list(Path(place.removeprefix("list:")).expanduser(), report)
+    path = Path(place.removeprefix("folder:")).expanduser()
+    if is_spec(place) and not place.startswith("folder:") and not path.is_dir():
+        table = open_data(place, Path("data"), on_bad="keep", download=False)
+        report.lines.append(f"{place}: {counted(len(table), 'image')}")
+        return table
+    return _check_folder(path, report)
+
+
+def _check_list(file: Path, report: Report) -> Table:
+    found = inspect_list(file, cache_root())
+    report.lines.append(f"{file}: {found.summary.text()}")
+    _name_bad(found, report)
+    _name_twins(found, report)
+    report.advice += _format_flags(found)
+    return scan_list(file, cache_root(), "keep").take(np.flatnonzero(found.is_good))
+
+
+def _name_twins(found: Found, report: Report) -> None:
+    twins = duplicates(found)
+    if twins:
+        shown = "; ".join(" = ".join(names) for names in twins[:5])
+        count = sum(len(names) - 1 for names in twins)
+        report.lines.append(f"copies of other files: {count:,} ({shown})")
 
 
 def _check_shards(place: str, report: Report) -> Table:
@@ -106,11 +141,7 @@ def _check_folder(path: Path, report: Report) -> Table:
     report.lines.append(f"{path}: {found.summary.text()}")
     report.problems += warnings_of(path, found.names)
     _name_bad(found, report)
-    twins = duplicates(found)
-    if twins:
-        shown = "; ".join(" = ".join(names) for names in twins[:5])
-        count = sum(len(names) - 1 for names in twins)
-        report.lines.append(f"copies of other files: {count:,} ({shown})")
+    _name_twins(found, report)
     report.advice += _format_flags(found)
     return scan(path, cache_root(), "keep").take(np.flatnonzero(found.is_good))
 
@@ -212,7 +243,8 @@ def _advise(table: Table, place: str, report: Report) -> None:
         *_batch_flags(len(table)),
         *_score_flags(table, place),
     ]
-    if not isinstance(table.source, Beton) and len(table):
+    is_beton = all(isinstance(source, Beton) for source in sources_of(table.source))
+    if not is_beton and len(table):
         need = size_text(estimate(table, CACHE_SETTINGS))
         report.lines.append(f"a .beton of it takes about {need} (write_ffcv --keep-jpeg)")
 
@@ -242,7 +274,6 @@ def _batch_flags(rows: int) -> Iterable[str]:
 def _score_flags(table: Table, place: str) -> Iterable[str]:
     if not (table.label >= 0).any():
         return
-    is_spec = place.endswith(".beton") or place.startswith("wds:")
-    spec = place if is_spec else f"folder:{place.removeprefix('folder:')}"
+    spec = place if is_spec(split_sum(place)[0]) else f"folder:{place}"
     if default_val(spec) is None:
         yield "--val-fraction 0.1: there are labels, but no validation images"

@@ -19,6 +19,8 @@ from tools.distributed.watchdog import NOTES_A_MINUTE, PATIENCE, Watchdog
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 2.0
 """A launcher forwards a signal that its processes got already; only later signals are new ones."""
+PROMPT_SECONDS = 1.0
+"""A step whose images have not come by so long after a signal is not waited for."""
 ANSWER_SECONDS = 20.0
 """A process that has not agreed to stop by then is lost; schedulers often kill after 25 or 30."""
 
@@ -133,6 +135,14 @@ class StopSignal:
                 f"after {self.received} not all processes agreed to stop at step {step:,}"
             )
         return step >= self._last
+
+    def is_waiting(self) -> bool:
+        """Whether a signal to a run of one process waits for a step that does not begin.
+
+        Several processes cannot stop in the middle of a step, because others may be in it.
+        """
+        waited = time.monotonic() - self._since
+        return len(self._ranks) == 1 and self.received is not None and waited > PROMPT_SECONDS
 
     def _listen(self, store: Store) -> None:
         """Answer a request to stop; runs in a separate thread."""

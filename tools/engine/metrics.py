@@ -9,6 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from pipelines.batch import Batch
+
 
 class NotFinite(ValueError):
     """The loss of ``step``, or a weight after it, is NaN or infinite."""
@@ -66,3 +68,10 @@ class StepMetrics:
         """Return the first step, on any process, that was not finite; all processes call it."""
         step = self._accelerator.gather(self._first_bad).min().item()
         return None if math.isinf(step) else int(step)
+
+
+def mean_share(batch: Batch) -> dict[str, Tensor]:
+    """Return the mean lam of a batch's mixtures, if it has any."""
+    if not batch.mixed:
+        return {}
+    return {"lam": torch.cat([mixed.lam for mixed in batch.mixed]).mean()}

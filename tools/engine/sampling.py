@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipelines.balance import balance_of
 from pipelines.sampler import BlockShuffle, Sampler
+from pipelines.sources.part_weights import part_weights
 from pipelines.sources.table import Table
 from pipelines.system.units import counted
 from tools.config.advice import fitting_batch
@@ -42,7 +43,8 @@ def build_sampler(
     ``unconverted`` is the table from which a decoder's was made; it has the names of the files.
 
     Raises:
-        ValueError: the batch does not fit the images, or ``--balance`` has no weight for each.
+        ValueError: the batch does not fit the images, or ``--balance`` or ``--data-weights`` have
+            no weight for each.
     """
     blocks = balance = None
     if config.order == "blocks":
@@ -51,5 +53,7 @@ def build_sampler(
     if config.balance is not None:
         listed = train if unconverted is None else unconverted
         balance = balance_of(config.balance, listed.label, listed.source)
+    elif config.data_weights:
+        balance = part_weights(train, config.data_weights)
     rows, batch = len(train), config.batch_size
     return Sampler(rows, batch, config.seed, rank, world_size, blocks, balance)

@@ -163,8 +163,11 @@ class TrainState:
                 f"{path} belongs to a run with other settings:\n  " + "\n  ".join(changed)
             )
         if (then := state["data"].get("weights")) != self._data.get("weights"):
+            given = (
+                f"--balance {self._config.balance}" if self._config.balance else "--data-weights"
+            )
             raise ValueError(
-                f"--balance {self._config.balance}: the weights are not those of {path} (checksum "
+                f"{given}: the weights are not those of {path} (checksum "
                 f"{then} then, {self._data.get('weights')} now): the rows of a step would differ"
             )
         if state["data"] != self._data:

@@ -7,10 +7,11 @@ import logging
 import math
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from models.methods import Method
@@ -26,8 +27,10 @@ from tools.engine.accumulation import backward, total
 from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.clip import clip
 from tools.engine.compiled import compile_encoders
+from tools.engine.fetching import fetched
 from tools.engine.logger import RunLogger
-from tools.engine.metrics import NotFinite, StepMetrics
+from tools.engine.metrics import NotFinite, StepMetrics, mean_share
+from tools.engine.next_batch import until_none_comes
 from tools.engine.online_knn import OnlineKnn
 from tools.engine.rollback import Rollback, batches
 from tools.engine.throughput import ThroughputMeter
@@ -122,13 +125,6 @@ def schedule_change(
     return f"{head}{text} instead of {rate(before, step, steps_per_epoch):.2e}"
 
 
-def mean_share(batch: Batch) -> dict[str, Tensor]:
-    """Return the mean lam of a batch's mixtures, if it has any."""
-    if not batch.mixed:
-        return {}
-    return {"lam": torch.cat([mixed.lam for mixed in batch.mixed]).mean()}
-
-
 @dataclass
 class Learner:
     """Makes optimization steps: a method, its optimiser and its batches. It writes no files."""
@@ -144,8 +140,7 @@ class Learner:
     def __post_init__(self) -> None:
         self.total = self.config.epochs * self.sampler.steps_per_epoch
         self.weights = [p for p in self.method.parameters() if p.requires_grad]
-        warmup = self.config.init_warmup * self.sampler.steps_per_epoch
-        self.backbone_starts = round(warmup)
+        self.backbone_starts = round(self.config.init_warmup * self.sampler.steps_per_epoch)
         self.metrics = StepMetrics(self.accelerator, self.weights)
         device, batch_size = self.accelerator.device, self.config.batch_size
         self.throughput = ThroughputMeter(batch_size, lambda: self.loader.waited, device)
@@ -224,8 +219,10 @@ class Run(Learner):
         until = min(scoring, self.clim_refresh.due(step))
         with self.throughput.paused():
             self.clim_refresh.update(self.loader, step)
+        save = self.save if self.accelerator.num_processes == 1 else None
+        self.loader.interrupted = stop.is_waiting
         with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
-            for batch in todo:
+            for batch in until_none_comes(todo, step, partial(self.stop_after, stop), save):
                 if batch is not None:
                     assert batch.step == step, f"expected step {step}, not {batch.step}"
                     self.train_on(batch)
@@ -242,20 +239,25 @@ class Run(Learner):
                 self.logger.tick(step)
                 if epoch_ends:
                     self.logger.epoch(step)
-                self.stopped = stop.after(self.steps_done)
-                if self.stopped or step == last or self.state.is_due(step, at_log):
-                    self.save(step)
-                if self.stopped:
-                    self.logger.message(f"stopped by {stop.received} after step {step:,}")
+                if stop.after(self.steps_done):
+                    self.stop_after(stop, step)
                     break
+                if step == last or self.state.is_due(step, at_log):
+                    self.save(step)
         return step
+
+    def stop_after(self, stop: StopSignal, step: int) -> None:
+        """Save and stop after ``step`` finished steps."""
+        self.stopped = True
+        self.save(step)
+        self.logger.message(f"stopped by {stop.received} after step {step:,}")
 
     def log(self, step: int, *, scored: bool) -> None:
         """Write the log line of ``step`` finished steps; the host waits for the device here."""
         values = self.metrics.read()
         self.refuse_if_not_finite()
         trained = bool(values)  # false if all steps since the last line were left out
-        values |= {"lr": self.lr(step - 1)} | self.throughput.read()
+        values |= {"lr": self.lr(step - 1)} | self.throughput.read() | fetched(self.loader)
         if self.config.on_nan == "rollback":
             values["steps_left_out"] = len(self.state.left_out)
         if self.config.on_bad_image == "replace":

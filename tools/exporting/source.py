@@ -18,6 +18,7 @@ from models.settings.backbones import OWN
 from models.settings.base import Which
 from pipelines.data_facts import DataFacts
 from pipelines.data_spec import split_sum
+from pipelines.remote.url import is_remote
 from tools.config.config import Config
 from tools.config.init import arguments
 from tools.config.pixels import facts_of
@@ -115,7 +116,8 @@ class Source:
 
     def doubts(self) -> list[str]:
         """Return notes on uncertain facts about the run's images, a sentence each."""
-        files = [Path(one) for one in split_sum(self.config.data) if one.endswith(".beton")]
+        specs = split_sum(self.config.data)
+        files = [Path(one) for one in specs if one.endswith(".beton") and not is_remote(one)]
         missing = [file.name for file in files if not file.expanduser().is_file()]
         if not missing or self.config.mean:
             return []

@@ -18,6 +18,7 @@ STEP_STAGES = ("forward", "backward", "optimizer")
 
 TITLES = {
     "draw": "draw the views",
+    "fetch": "fetch, all connections",
     "read": "read, out of memory",
     "read_cold": "read, off the disk",
     "decode": "decode",

@@ -60,7 +60,7 @@ class Bottleneck:
         return (
             f"bound by {self.part}: {self._why()}. End to end {number(self.end_to_end)} images/s, "
             f"{self.end_to_end / self.expected:.0%} of {self.formula} = {number(self.expected)}. "
-            f"{self._advice()}{self._cold()}"
+            f"{self._advice()}{self._cold()}{self._fetch()}"
         )
 
     def _why(self) -> str:
@@ -82,6 +82,19 @@ class Bottleneck:
         return (
             f" Data not in memory would {bound} be bound by reading: one thread makes "
             f"{number(rate)} images/s."
+        )
+
+    def _fetch(self) -> str:
+        """Return whether fetching would bound remote data of which nothing is here yet."""
+        if not self.stages.get("fetch"):
+            return ""
+        rate = self.batch_size / self.stages["fetch"]
+        if rate >= self.end_to_end:
+            return f" Fetching does not bound the run: it makes {number(rate)} images/s."
+        return (
+            f" While data is fetched, fetching bounds the run: it makes {number(rate)} images/s. "
+            "More --fetch-connections hide more of the store's latency, and --order blocks needs "
+            "fewer requests."
         )
 
     def _advice(self) -> str:

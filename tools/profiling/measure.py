@@ -23,7 +23,7 @@ from tools.engine.data import Data, open_data_of
 from tools.engine.trainer import Learner
 from tools.profiling.bottleneck import Bottleneck
 from tools.profiling.clock import Seconds
-from tools.profiling.io import Reads
+from tools.profiling.io import Fetches, Reads
 from tools.profiling.rates import Rates, create_learner
 from tools.profiling.stages import Stages
 from tools.runs.machine import commit, machine
@@ -155,6 +155,7 @@ def summary(
         "workers": workers,
         "processes": accelerator.num_processes,
         "read_cold_bytes_per_second": cold_rate(stages.reads),
+        "fetch": fetch_rates(stages.fetches),
         "finisher_bytes": augment_bytes(stages.augment_bytes(), middle["finish"]),
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
@@ -166,6 +167,18 @@ def summary(
 def cold_rate(reads: Reads | None) -> float | None:
     """Return the bytes/s of cold reads; None if there were none."""
     return reads.bytes_per_second if reads and reads.was_cold else None
+
+
+def fetch_rates(fetches: Fetches | None) -> dict[str, float] | None:
+    """Return the rate of fetching remote images, and what it costs; None if none was fetched."""
+    if fetches is None:
+        return None
+    return {
+        "images_per_second": fetches.images_per_second,
+        "bytes_per_second": fetches.bytes_fetched / sum(fetches.seconds),
+        "requests_per_image": fetches.requests / fetches.num_rows,
+        "over_read": fetches.over_read,
+    }
 
 
 def augment_bytes(counted: tuple[int, int] | None, seconds: float) -> dict[str, float] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipelines.decoders.memory import MemoryDecoder
 from pipelines.loader import Loader
 from pipelines.views import View
 from tools.profiling.clock import Clock, Seconds
-from tools.profiling.io import Reads, measure_reads
+from tools.profiling.io import Fetches, Reads, measure_fetches, measure_reads
 
 JITTER = ("brightness", "contrast", "saturation", "hue")
 OPERATIONS = (*JITTER, "gray", "blur", "solarize", "rand_augment")
@@ -94,12 +94,14 @@ class Stages:
         self.batch = tapped.finish(tapped.decode(0))
         self.decoded_on_gpu = self.tap.crops[0].is_cuda
         self.reads: Reads | None = None
+        self.fetches: Fetches | None = None
         self.on_host: set[str] = set()
 
     def measure(self) -> dict[str, Seconds]:
         """Return the seconds of each stage for this process's share of a batch.
 
-        ``decode_crop`` includes ``decode``, which includes ``read``. Stages that a loader does not
+        ``fetch``, of remote data, uses all connections at a time. ``decode_crop`` includes
+        ``decode``, which includes ``read``. Stages that a loader does not
         have are left out: ``memory`` neither reads nor decodes, and on the host nothing is copied
         to a device. ``read`` and ``read_cold`` use one thread; the latter is left out if the system
         keeps pages that it was asked to drop.
@@ -107,6 +109,8 @@ class Stages:
         maker, rows, windows = self.maker, self.tap.rows, self.tap.windows
         found: dict[str, Seconds] = {"draw": self._host(lambda: maker.draw(0))}
         if not isinstance(maker.decoder, MemoryDecoder):
+            self.fetches = measure_fetches(maker.table, self._batches_to_fetch())
+            found |= {"fetch": self.fetches.seconds} if self.fetches else {}
             steps = range(self.repeats)
             self.reads = measure_reads(maker.table, [maker.sampler.rows(step) for step in steps])
             found |= {"read_cold": self.reads.cold} if self.reads.was_cold else {}
@@ -117,6 +121,21 @@ class Stages:
         if self.clock.on_gpu and not self.decoded_on_gpu:
             found["host_to_device"] = self._device(self._copy)
         return found | self._augment() | self._mixture()
+
+    def _batches_to_fetch(self) -> Iterator[NDArray[np.int64]]:
+        """Yield rows that a cold cache would have to fetch for a step, ``repeats`` times.
+
+        They are those of steps from the end of the epoch, or, if whole blocks are fetched,
+        adjacent ones.
+        """
+        sampler = self.maker.sampler
+        last = sampler.steps_per_epoch - 1
+        for step in range(last, max(last - self.repeats, 0), -1):
+            rows = sampler.rows(step)
+            if sampler.blocks is not None:
+                begin = len(sampler.blocks.sequence) - (last - step + 1) * len(rows)
+                rows = sampler.blocks.sequence[begin : begin + len(rows)]
+            yield rows
 
     def timed(self, stage: str) -> str:
         """Return what a stage's time is of: ``host``, or ``launches`` on a GPU (see ``Clock``)."""
