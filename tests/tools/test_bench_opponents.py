@@ -17,7 +17,14 @@ from pipelines.decoders import MissingPackage
 from pipelines.sampler import Sampler
 from pipelines.views import View
 from tools.benchmarks import harness, loaders, opponents
-from tools.benchmarks.opponents import PACKAGES, Opponent, versions, write_files
+from tools.benchmarks.opponents import (
+    PACKAGES,
+    Bucket,
+    Opponent,
+    last_words,
+    versions,
+    write_files,
+)
 from tools.benchmarks.opponents_worker import LOADERS, box, window
 from tools.benchmarks.setting import Setting
 from tools.benchmarks.torchvision_views import torchvision_view
@@ -102,6 +109,29 @@ def test_one_that_ends_early_says_why(toy, folder, monkeypatch):
     with pytest.raises(OSError, match="out of shared memory"):
         next(batches)
     one.close()
+
+
+def test_the_exception_counts_not_what_is_printed_after_it():
+    text = "Traceback:\n  File\nlib.errors.GenericError: refused\n{\n}"
+    assert last_words(text) == "lib.errors.GenericError: refused"
+    assert last_words("") == "without a word"
+
+
+def test_a_bucket_is_named_to_the_process_with_its_server(toy, folder, monkeypatch):
+    lines = """
+import json, os, sys
+job = json.loads(sys.stdin.readline())
+print("ready", flush=True)
+print(job["remote"], job["folder"], os.environ["S3_ENDPOINT_URL"], file=sys.stderr)
+"""
+    stand_in(folder, monkeypatch, lines)
+    bucket = Bucket(folder, "s3://ms020", "http://127.0.0.1:9")
+    one = Opponent(setting(toy, folder), "torchcodec", bucket)
+    own = folder / "torchcodec.own"
+    with pytest.raises(OSError, match=f"s3://ms020/torchcodec.own {own} http://127.0.0.1:9"):
+        next(one.run(1))
+    one.close()
+    assert own.is_dir()  # for the next process
 
 
 def test_without_the_packages_the_text_says_how_to_get_them(toy, folder):

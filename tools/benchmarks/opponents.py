@@ -15,11 +15,12 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,6 +42,7 @@ PACKAGES = {
 NAMES = tuple(PACKAGES)
 PATIENCE = 20
 """Seconds that a process may take to end its workers."""
+ERROR = re.compile(r"[\w.]+(Error|Exception)\b")
 JPEG = b"\xff\xd8"
 MISSING = (
     "give --opponents FOLDER, made by: python -m uv pip install --target FOLDER --no-deps "
@@ -48,10 +50,31 @@ MISSING = (
 )
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of a store that speaks S3, for an opponent's own format."""
+
+    folder: Path
+    """The folder that it serves."""
+    url: str
+    """s3://NAME"""
+    endpoint: str
+    """http://HOST:PORT"""
+
+
+def of_s3(bucket: Bucket | None) -> dict[str, str]:
+    """Return the variables from which boto3 and obstore take a bucket's server."""
+    if bucket is None:
+        return {}
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "benchmark")
+    where = {"S3_ENDPOINT_URL": bucket.endpoint, "AWS_ENDPOINT_URL": bucket.endpoint}
+    return keys | where | {"AWS_ALLOW_HTTP": "true", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
 class Opponent:
     """A loader in ``opponents_worker.py``, measured by the lines that it writes."""
 
-    def __init__(self, setting: Setting, name: str) -> None:
+    def __init__(self, setting: Setting, name: str, bucket: Bucket | None = None) -> None:
         if setting.opponents is None:
             raise MissingPackage(MISSING)
         for package in PACKAGES[name]:
@@ -61,18 +84,20 @@ class Opponent:
         self.warm, self.tail = 2 * setting.workers, setting.workers
         self.folder = tempfile.TemporaryDirectory(prefix="unmix-bench-")
         try:
-            self._start(setting)
+            self._start(setting, bucket)
         except BaseException:
             self.folder.cleanup()
             raise
 
-    def _start(self, setting: Setting) -> None:
+    def _start(self, setting: Setting, bucket: Bucket | None) -> None:
         root = Path(self.folder.name)
-        (root / "own").mkdir()
+        own = (bucket.folder if bucket else root) / f"{self.name}.own"
+        own.mkdir(exist_ok=True)
         job = {
             "name": self.name,
             "files": write_files(setting.table, root),
-            "folder": str(root / "own"),
+            "folder": str(own),
+            "remote": f"{bucket.url}/{own.name}" if bucket else "",
             "views": [asdict(view) for view in setting.views],
             "mean": list(IMAGENET.mean) if setting.complete else [],
             "std": list(IMAGENET.std) if setting.complete else [],
@@ -84,7 +109,7 @@ class Opponent:
         with (root / "errors").open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", WORKER],
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", **of_s3(bucket)},
                 cwd=root,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -112,9 +137,7 @@ class Opponent:
     def _expect(self, answer: str) -> None:
         if wanted(self.process.stdout).readline().strip() != answer:
             text = (Path(self.folder.name) / "errors").read_text(errors="replace").strip()
-            raise OSError(
-                f"{self.name}: its process ended: {(text.splitlines() or ['silently'])[-1]}"
-            )
+            raise OSError(f"{self.name}: its process ended: {last_words(text)}")
 
     def _end(self) -> None:
         """End the process, which ends with its input."""
@@ -131,6 +154,13 @@ class Opponent:
         """End the process and remove its files."""
         self._end()
         self.folder.cleanup()
+
+
+def last_words(text: str) -> str:
+    """Return the exception of a traceback, else the last line."""
+    lines = text.splitlines()
+    errors = (line for line in reversed(lines) if ERROR.match(line))
+    return next(errors, lines[-1] if lines else "without a word")
 
 
 def wanted(pipe: IO[str] | None) -> IO[str]:

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +55,9 @@ class Job:
     files: list[str]
     """A JPEG file for each row."""
     folder: str
-    """An empty folder for the project's own format."""
+    """For the project's own format: empty, or what an earlier process wrote there."""
+    remote: str
+    """The URL of ``folder`` in a store of which each run is a cold pass; empty: on this disk."""
     views: list[dict[str, Any]]
     """The fields of each ``View``."""
     mean: list[float]
@@ -188,48 +191,67 @@ def of_samples(samples: tuple[Any], *, views: Views) -> list[Tensor]:
 
 
 def litdata(job: Job) -> Run:
-    """LitData: optimized chunks on this disk, decoded by its JPEG serializer, shuffled."""
+    """LitData: optimized chunks, decoded by its JPEG serializer, shuffled."""
     import litdata as project
 
-    project.optimize(
-        fn=jpeg,
-        inputs=job.files,
-        output_dir=job.folder,
-        num_workers=1,
-        chunk_bytes="64MB",
-        verbose=False,
-        start_method="fork",
+    if not os.listdir(job.folder):
+        project.optimize(
+            fn=jpeg,
+            inputs=job.files,
+            output_dir=job.folder,
+            num_workers=1,
+            chunk_bytes="64MB",
+            verbose=False,
+            start_method="fork",
+        )
+        # It set the start method of all later processes; a script that only trains has the default.
+        multiprocessing.set_start_method(None, force=True)
+    transform = partial(of_samples, views=partial(each_view, transforms=job.transforms()))
+
+    def loader(where: str, length: int | None, **options: Any) -> Any:
+        data = [project.StreamingDataset(where, shuffle=True, **options)]
+        whole = project.ParallelStreamingDataset(data, length=length, transform=transform)
+        return project.StreamingDataLoader(
+            whole, batch_size=job.batch_size, num_workers=job.workers
+        )
+
+    if not job.remote:
+        return partial(first, loader(job.folder, LONG))
+    # LitData's stores speak https only, and leave no other way to allow a server on this machine.
+    vars(project.streaming.downloader)["_OBSTORE_CLIENT_OPTIONS"]["allow_http"] = True
+    options = {"endpoint_url": os.environ["S3_ENDPOINT_URL"]}
+    return partial(
+        cold, lambda cache: loader(job.remote, None, cache_dir=cache, storage_options=options)
     )
-    # It set the start method of all later processes; a script that only trains has the default.
-    multiprocessing.set_start_method(None, force=True)
-    views = partial(each_view, transforms=job.transforms())
-    endless = project.ParallelStreamingDataset(
-        [project.StreamingDataset(job.folder, shuffle=True)],
-        length=LONG,
-        transform=partial(of_samples, views=views),
-    )
-    loader = project.StreamingDataLoader(
-        endless, batch_size=job.batch_size, num_workers=job.workers
-    )
-    return partial(first, loader)
 
 
 def mosaicml(job: Job) -> Run:
-    """MosaicML streaming: MDS shards on this disk, decoded by PIL, shuffled."""
+    """MosaicML streaming: MDS shards, decoded by PIL, shuffled."""
     from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
-    with MDSWriter(out=job.folder, columns={"image": "jpeg"}) as writer:
-        for file in job.files:
-            writer.write({"image": Image.open(file)})
+    if not os.listdir(job.folder):
+        with MDSWriter(out=job.folder, columns={"image": "jpeg"}) as writer:
+            for file in job.files:
+                writer.write({"image": Image.open(file)})
     views = partial(each_view, transforms=job.transforms())
 
     class Shards(StreamingDataset):
         def __getitem__(self, at: Any) -> list[Tensor]:
             return views(super().__getitem__(at)["image"].convert("RGB"))
 
-    data = Shards(local=job.folder, shuffle=True, batch_size=job.batch_size, epoch_size=LONG)
-    loader = StreamingDataLoader(data, batch_size=job.batch_size, num_workers=job.workers)
-    return partial(first, loader)
+    def loader(**where: Any) -> Any:
+        data = Shards(shuffle=True, batch_size=job.batch_size, **where)
+        return StreamingDataLoader(data, batch_size=job.batch_size, num_workers=job.workers)
+
+    if not job.remote:
+        return partial(first, loader(local=job.folder, epoch_size=LONG))
+    return partial(cold, lambda cache: loader(remote=job.remote, local=cache))
+
+
+def cold(open_in: Callable[[str], Any], steps: Steps) -> Iterator[Any]:
+    """Yield a pass over a store's data, opened with an empty cache."""
+    with tempfile.TemporaryDirectory(dir=".") as cache:
+        yield from first(open_in(os.path.abspath(cache)), steps)
 
 
 def first(loader: Any, steps: Steps) -> Iterator[Any]:

@@ -37,8 +37,8 @@ class Arguments(harness.Options):
 
     data: Path
     """A .beton on this disk."""
-    latencies: tuple[float, ...] = (0.0, 20.0, 100.0)
-    """Milliseconds before the first byte of a reply."""
+    latencies: tuple[int, ...] = (0, 20, 100)
+    """Milliseconds before the first byte of a reply, 0 to 999."""
     orders: tuple[Literal["random", "blocks"], ...] = ("random", "blocks")
     """Orders of the rows."""
     batch_size: int = 256
@@ -62,6 +62,8 @@ class Arguments(harness.Options):
         harness.check_positive(self, "batch_size", "size", "connections", "repeats")
         if self.data.suffix != ".beton" or not self.data.is_file():
             raise ValueError(f"--data {self.data}: no .beton on this disk")
+        if not all(0 <= latency <= 999 for latency in self.latencies):
+            raise ValueError("--latencies are 0 to 999 milliseconds")
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,9 @@ def _opened(arguments: Arguments, contender: Any) -> Iterator[tuple[str, RemoteO
         return
     cache = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="unmix-remote-"))
     try:
-        with serving(arguments.data.absolute(), contender / 1000) as url:
+        data = arguments.data.absolute()
+        with serving(data.parent) as server:
+            url = f"{server}/ms{round(contender):03}/{data.name}"
             yield url, RemoteOptions(cache, connections=arguments.connections)
     finally:
         shutil.rmtree(cache, ignore_errors=True)
