@@ -98,7 +98,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         ValueError: they are unknown, or do not go together.
     """
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--data")
+    parser.add_argument("--data", action="append")
     parser.add_argument("--json", nargs="?", const="-")
     for name in ("deep", "cache", "empty", "device"):
         parser.add_argument(f"--{name}", action="store_true")
@@ -115,12 +115,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return flags
 
 
-def print_data(place: str, *, deep: bool) -> int:
-    """Examine a data set and print the report; return 1 if there are problems."""
+def print_data(places: list[str], *, deep: bool) -> int:
+    """Examine data sets and print the report; return 1 if there are problems."""
+    from pipelines.data_spec import join_sum
     from tools.diagnostics.data import check_data
 
     logging.basicConfig(level=logging.ERROR, format="%(message)s")  # the report has the rest
-    report = check_data(place, deep=deep)
+    report = check_data(join_sum(places), deep=deep)
     print(report.text())
     return 1 if report.problems else 0
 

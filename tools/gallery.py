@@ -28,6 +28,7 @@ from pipelines.mixtures.registry import MixSettings, create_mixture
 from pipelines.public import LoaderOptions, build_loader, open_data
 from pipelines.settings import AMONG_MIXTURES, ImConfig
 from pipelines.views import View
+from tools.config.data_sets import sum_repeated
 from tools.plots import style
 from tools.plots.views import enlarge, grid, to_pixels
 from tools.runs.command import command
@@ -62,8 +63,9 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the picture; return the exit status."""
+    words = sum_repeated(sys.argv[1:] if argv is None else argv)
     return command(
-        "tools/gallery.py", lambda: draw(tyro.cli(Arguments, args=argv, description=__doc__))
+        "tools/gallery.py", lambda: draw(tyro.cli(Arguments, args=words, description=__doc__))
     )
 
 

@@ -20,6 +20,7 @@ import torch
 import tyro
 
 from pipelines.system.atomic import replacing
+from tools.config.data_sets import sum_repeated
 from tools.diagnostics.checks import release
 from tools.distributed.launch import check_workers
 from tools.runs.command import command
@@ -105,7 +106,7 @@ def run_benchmark(
         logging.getLogger("tools.benchmarks").setLevel(logging.INFO)
         rest: list[str] = []
         about = sys.modules[measure.__module__].__doc__
-        given: dict[str, Any] = {"prog": prog, "args": words, "description": about}
+        given: dict[str, Any] = {"prog": prog, "args": sum_repeated(words), "description": about}
         if train_flags:
             chosen, rest = tyro.cli(options, return_unknown_args=True, **given)
         else:
