@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -130,8 +130,8 @@ class Epoch:
             return self._rows
 
     def make_ahead(self) -> None:
-        """Make many rows in a thread, once."""
-        if self.is_large and self._ahead is None:
+        """Make the rows in a thread, once."""
+        if self._ahead is None:
             self._ahead = threading.Thread(target=self._try, name="unmix-shuffle", daemon=True)
             self._ahead.start()
 
@@ -159,11 +159,17 @@ class Epoch:
         return shared("shuffle", key, length, permutation.row_type(self.num_rows), self._fill)
 
 
-@lru_cache(maxsize=2)
-def _epoch(
-    num_rows: int, batch_size: int, seed: int, epoch: int, order: BlockShuffle | Balance | None
-) -> Epoch:
-    return Epoch(num_rows, batch_size, RowRng(seed, epoch), order)
+@lru_cache(maxsize=4)
+def _epochs(
+    num_rows: int, batch_size: int, seed: int, order: BlockShuffle | Balance | None
+) -> Callable[[int], Epoch]:
+    """Return a function of the number of an epoch, which keeps the last two."""
+
+    @lru_cache(maxsize=2)
+    def of(epoch: int) -> Epoch:
+        return Epoch(num_rows, batch_size, RowRng(seed, epoch), order)
+
+    return of
 
 
 @dataclass(frozen=True)
@@ -225,14 +231,14 @@ class Sampler:
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return this rank's rows of a step counted from the start of the run."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        if 2 * within >= self.steps_per_epoch:
+        if self.num_rows >= permutation.LARGE and 2 * within >= self.steps_per_epoch:
             self._shuffle(epoch + 1).make_ahead()
         share = self._shuffle(epoch).rows()[within * self.batch_size + self.positions]
         return share.astype(np.int64, copy=False)
 
     def _shuffle(self, epoch: int) -> Epoch:
         order = self.blocks or self.balance
-        return _epoch(self.num_rows, self.batch_size, self.seed, epoch, order)
+        return _epochs(self.num_rows, self.batch_size, self.seed, order)(epoch)
 
 
 def all_rows(

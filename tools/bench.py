@@ -2,8 +2,9 @@
 
 ``loaders`` (against stock FFCV and torchvision), ``decode``, ``augment``, ``dali``, ``mixture``
 (the cost of a mixture), ``baseline`` (a plain CIFAR loop), ``peer`` (training with lightly),
-``batchnorm`` (within groups, and over processes), ``remote`` (a first pass over a store), ``scale``
-(what many images cost).
+``batchnorm`` (within groups, and over processes), ``remote`` (a URL against a local file),
+``store`` (a first pass over a store, with other projects' loaders), ``scale`` (what many images
+cost).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ BENCHMARKS = (
     "peer",
     "remote",
     "scale",
+    "store",
 )
 
 

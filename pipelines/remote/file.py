@@ -177,8 +177,10 @@ class RemoteFile(StoredFile):
         page_cache.forget(self.path, ranges)
 
     def interrupt(self) -> None:
-        """Let every ``held`` that waits now, in any thread, raise ``RemoteError``."""
+        """Cancel all requests; every ``held`` that waits now, in any thread, raises."""
         self._transfer.interrupt()
+        self._loop.drop(self._transfer)
+        self._transfer.error = None
 
     def close(self) -> None:
         """End the requests, and make what is here outlast a reboot; maps stay valid."""

@@ -57,10 +57,14 @@ class Loop:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(put)
 
+    def drop(self, transfer: Transfer) -> None:
+        """Cancel a file's requests; what has come stays."""
+        self._wait(self._drop(transfer))
+
     def remove(self, transfer: Transfer) -> bool:
         """Drop a file's requests; return whether that was the last file, and the thread ended."""
         self._transfers.discard(transfer)
-        self._wait(self._drop(transfer))
+        self.drop(transfer)
         if self._transfers:
             return False
         with contextlib.suppress(RuntimeError):

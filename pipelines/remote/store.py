@@ -185,7 +185,7 @@ def upload(path: Path, url: str, replace: bool = False, retry: Retry = RETRY) ->
     part = max(PART, -(-path.stat().st_size // MOST_PARTS))
     try:
         if not replace and _exists(obs, store, key):
-            raise RemoteError(f"{url}: exists already; --force replaces it")
+            raise RemoteError(f"{url}: exists already; --overwrite replaces it")
         asyncio.run(_put(obs, store, key, path, part))  # Ctrl-C ends it, unlike obstore.put
     except Exception as error:
         raise in_words(error, url, "") from error

@@ -27,6 +27,8 @@ def abandon(source: Source, work: Collection[Future[Any]]) -> None:
     """Cancel work on the rows of a source; what runs is waited for, but no bytes that it awaits."""
     for future in work:
         future.cancel()
-    while wait(work, POLL_SECONDS).not_done:
+    left = bool(work)
+    while left:
         for file in remote_files(source):
             file.interrupt()
+        left = bool(wait(work, POLL_SECONDS).not_done)

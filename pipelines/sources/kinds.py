@@ -100,8 +100,6 @@ def _hint(spec: str) -> str:
         return f": for the folder write folder:{spec}"
     if spec.endswith((".tar", ".tar}")):
         return f": for tar shards write wds:{spec}"
-    if spec.endswith((".parquet", ".parquet}")):
-        return f": for parquet files write parquet:{spec}"
     near = difflib.get_close_matches(spec, [*NAMED, "folder:"], n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 

@@ -159,10 +159,8 @@ def open_shards(
     good = np.flatnonzero(is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{where}: not one of {len(is_good)} images can be read")
-    headers, source = (
-        table.headers,
-        Shards(files, table.members, rules, None, state, _are_jpegs(table.headers)),
-    )
+    headers, jpegs = table.headers, _are_jpegs(table.headers)
+    source = Shards(files, table.members, rules, None, state, jpegs)
     found = Table(np.array(table.label), headers.height, headers.width, source, table.classes)
     return found if len(good) == len(is_good) else found.take(good)
 

@@ -19,9 +19,9 @@ from pipelines.sampler import BlockShuffle, Sampler
 @pytest.fixture(autouse=True)
 def no_old_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path))
-    sampler._epoch.cache_clear()
+    sampler._epochs.cache_clear()
     yield
-    sampler._epoch.cache_clear()
+    sampler._epochs.cache_clear()
 
 
 def by_numpy(rng: RowRng, num_rows: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_a_machine_s_processes_share_an_epoch(
     expected = Sampler(1000, 8, 5).rows(3)
     (file,) = (tmp_path / "tables").iterdir()
     assert file.stat().st_size == 4 * 1000
-    sampler._epoch.cache_clear()
+    sampler._epochs.cache_clear()
     monkeypatch.setattr(permutation, "sort_by_hash", None)  # no second sort
     np.testing.assert_array_equal(Sampler(1000, 8, 5).rows(3), expected)
 
@@ -135,7 +135,7 @@ def test_the_next_epoch_is_made_ahead_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert made == [(0, threading.current_thread().name)]
     for step in range(50, 100):
         order.rows(step)
-    (thread,) = (t for t in [sampler._epoch(1000, 10, 5, 1, None)._ahead] if t is not None)
+    (thread,) = (t for t in [sampler._epochs(1000, 10, 5, None)(1)._ahead] if t is not None)
     thread.join(30)
     for step in range(100, 150):
         order.rows(step)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from http_store import HttpStore, serving
 from numpy.typing import NDArray
 from PIL import Image
@@ -44,9 +45,13 @@ from pipelines.sources.overlap import rows_in
 from pipelines.sources.shard_index import index_shard
 from pipelines.sources.shard_members import USUAL
 from pipelines.sources.shards import open_shards
+from pipelines.system import cache
 from pipelines.system.stored_file import LocalFile, StoredFile
 from pipelines.system.stored_reader import StoredReader, open_reader
+from tools.config.cli import differences
+from tools.config.config import Config
 from tools.diagnostics.data import check_data
+from tools.engine.data import open_data_of
 from tools.write_ffcv import main
 
 CPU = torch.device("cpu")
@@ -295,6 +300,8 @@ def no_pass(*_: object) -> None:
 
 
 def test_shards_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "hold", lambda path: None)  # as of a process that has ended
     for number in range(2):
         rows = {f"{number}{row}.jpg": photo(row, 20 + row) for row in range(3)}
         named = {
@@ -318,8 +325,8 @@ def test_shards_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         open_shards(pattern, "stop", "jp")
     write_shard(tmp_path / "s-1.tar", {"x.jpg": photo(1)})
     assert len(open_shards(pattern, "stop")) == 4
-    tables = list((Path(os.environ["UNMIX_CACHE"]) / "tables").glob("wds-*"))
-    assert sum(table.name[:12] == tables[0].name[:12] for table in tables) == 1
+    tables = list((tmp_path / "cache/tables").iterdir())
+    assert len(tables) == 1  # the one of the changed shard replaces the other
     for file in tables:
         for column in file.glob("*.npy"):
             column.write_bytes(b"damaged")
@@ -440,6 +447,25 @@ def test_classes_without_names_cannot_be_chosen(twins: tuple[str, str], tmp_path
     for spec in twins:
         with pytest.raises(ValueError, match=r"no images of a class 'dog'; its classes have no"):
             open_data(spec, tmp_path, classes_file=tmp_path / "classes.txt")
+
+
+def test_a_run_reads_the_keys_of_its_flags(tmp_path: Path) -> None:
+    """Training and validation shards have the run's keys, and classes are matched by name."""
+    for split, names in (("train", "bac"), ("val", "ca")):
+        members: dict[str, bytes] = {}
+        for row, name in enumerate(names):
+            members |= {f"{row}.input.png": encoded(row), f"{row}.target.png": encoded(9)}
+            members[f"{row}.json"] = b'{"label": 7, "fine": "%s"}' % name.encode()
+        write_shard(tmp_path / f"{split}-0.tar", members)
+    spec = f"wds:{tmp_path}/train-{{0..0}}.tar"
+    config = Config(data=spec, image_key="INPUT", label_key="fine")
+    data = open_data_of(config, Accelerator(cpu=True))
+    assert data.train.classes == ("a", "b", "c") and data.train.label.tolist() == [1, 0, 2]
+    assert data.val.label.tolist() == [2, 0]
+    assert [data.train.source.pixels(row)[0, 0, 0] for row in range(3)] == [0, 1, 2]
+    assert {"--image-key", "--label-key"} <= {
+        line.partition(":")[0] for line in differences(config, Config(data=spec))
+    }
 
 
 def test_rows_are_known_by_their_place(twins: tuple[str, str], tmp_path: Path) -> None:

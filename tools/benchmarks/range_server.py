@@ -9,10 +9,13 @@ the same, with the bucket ``ms020``; nobody's signature is checked. It ends when
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -90,11 +93,34 @@ class Handler(BaseHTTPRequestHandler):
         """Write nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """A thread for each connection."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder from a process of its own; the context is its http://HOST:PORT."""
+    line = [sys.executable, "-m", "tools.benchmarks.range_server", str(folder)]
+    with subprocess.Popen(
+        line, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.stdin.close()
+            process.wait()
+
+
 def main() -> None:
     """Serve until stdin ends."""
     folder = Path(sys.argv[1]).resolve()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, folder)) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), partial(Handler, folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         print(server.server_address[1], flush=True)
         sys.stdin.read()

@@ -1,246 +1,175 @@
-"""Compare a first pass over images in an object store with one over local files.
+"""A .beton at a URL against the same file on this disk: python tools/bench.py remote.
 
-Examples:
-    python tools/bench.py remote --data folder:PATH --opponents FOLDER
-    python tools/bench.py remote --data folder:PATH --latencies 0 100 --rows 1024
-
-A server on 127.0.0.1 (``tools/benchmarks/range_server.py``) holds the images and answers each
-request after a latency. A measurement opens the data with an empty cache, and ends with the last
-batch of a pass: two views, cropped and flipped. Ours reads a .beton, and normalizes too; LitData
-and MosaicML streaming (``tools/bench.py loaders --help``) read their own format by S3's protocol.
-The images are repeated until there are enough rows, each of them stored.
+A server on loopback sends ranges, with a latency before the first byte of each reply. Every
+measurement starts with an empty cache, and the local one with a cold page cache. It decodes
+random views of an epoch, or of ``--steps``. CPU is that of the loader's process without the server.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import contextlib
+import shutil
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from statistics import median
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from pipelines.beton.convert import CACHE_SETTINGS, convert
-from pipelines.data_facts import IMAGENET
-from pipelines.datasets import open_data
-from pipelines.decoders.build import build_decoder
-from pipelines.loader import Loader
+from pipelines import build_loader, open_data
+from pipelines.public.options import LoaderOptions
 from pipelines.remote.file import RemoteOptions
-from pipelines.sampler import BlockShuffle, Sampler
-from pipelines.sources.table import Table
-from pipelines.step_maker import StepMaker
-from pipelines.views import ViewPlan
+from pipelines.sources.fetched import remote_files
+from pipelines.sources.stored import InFiles
+from pipelines.system import page_cache
 from tools.benchmarks import harness
-from tools.benchmarks.loaders import views
-from tools.benchmarks.opponents import Bucket, Opponent, versions
-from tools.benchmarks.setting import Setting
-from tools.distributed.launch import cores_per_process
+from tools.benchmarks.range_server import serving
 
-Name = Literal["local", "random", "blocks", "litdata", "mosaicml"]
-TITLES: dict[Name, str] = {
-    "local": "unmix, local file",
-    "random": "unmix, remote",
-    "blocks": "unmix, remote, --order blocks",
-    "litdata": "LitData, remote",
-    "mosaicml": "MosaicML streaming, remote",
-}
-READ_AHEAD = 8
-"""Steps whose bytes are requested ahead (the default of --read-ahead)."""
-BLOCK_ROWS, WINDOW_BLOCKS = 64, 8
-"""Rows of a block, and blocks of the window: fewer than in training, as is all the data."""
-BETON = "train.beton"
+LOCAL = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(harness.Images):
-    """Measure images/s of a first pass over remote images, in turns."""
+class Arguments(harness.Options):
+    """Compare remote data with local data."""
 
-    loaders: tuple[Name, ...] = get_args(Name)
-    """Loaders to measure."""
+    data: Path
+    """A .beton on this disk."""
     latencies: tuple[int, ...] = (0, 20, 100)
-    """Milliseconds before the server answers a request, 0 to 999."""
-    opponents: Path | None = None
-    """Folder with the packages of requirements-bench.txt; without it their loaders are left out."""
-    workers: int = 0
-    """Threads, or worker processes of a DataLoader (0: one for each core)."""
-    rows: int = 2048
-    """Rows of a pass; a whole number of batches for each worker is used."""
-    batch_size: int = 64
-    """Images a batch."""
+    """Milliseconds before the first byte of a reply, 0 to 999."""
+    orders: tuple[Literal["random", "blocks"], ...] = ("random", "blocks")
+    """Orders of the rows."""
+    batch_size: int = 256
+    """Images of a step."""
+    steps: int | None = None
+    """Steps of a measurement; None: an epoch."""
     size: int = 224
-    """Side of a view in pixels."""
-    repeats: int = 3
-    """Number of measurements of each; the median counts."""
+    """Side of the two views in pixels."""
+    workers: int = 0
+    """Decoding threads (0: one for each core)."""
+    connections: int = 32
+    """Requests in flight."""
+    read_ahead: int = 8
+    """Steps whose bytes are requested ahead."""
+    repeats: int = 5
+    """Number of measurements, in turns; the median counts."""
+    folder: Path | None = None
+    """Folder of the caches, on a local disk with room for the file (default: the system's)."""
 
     def __post_init__(self) -> None:
-        harness.check_positive(self, "rows", "batch_size", "size", "repeats")
+        harness.check_positive(self, "batch_size", "size", "connections", "repeats")
+        if self.data.suffix != ".beton" or not self.data.is_file():
+            raise ValueError(f"--data {self.data}: no .beton on this disk")
         if not all(0 <= latency <= 999 for latency in self.latencies):
             raise ValueError("--latencies are 0 to 999 milliseconds")
-        if self.rows < self.batch_size * (self.workers or cores_per_process()):
-            raise ValueError(f"--rows {self.rows} must hold a batch for each worker")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measurement."""
+
+    images_per_second: float
+    cpu_ms: float
+    """Of the process, an image."""
+    requests: int = 0
+    bytes_fetched: int = 0
+    over_read: float = 1.0
+    """Bytes fetched for each byte of the images."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; return the exit status."""
+    """Measure and print; return the exit status."""
     return harness.run_benchmark("remote", Arguments, run, argv)
 
 
 def run(arguments: Arguments, _: list[str]) -> dict[str, Any]:
-    """Measure and print; return the results."""
-    workers = arguments.workers or cores_per_process()
-    whole = open_data(arguments.data, arguments.data_dir)
-    unit = arguments.batch_size * workers
-    rows = np.arange(arguments.rows // unit * unit)
-    table = whole.take(rows % len(whole))
-    results: dict[str, Any] = harness.record(torch.device("cpu"), "obstore")
-    names = ("batch_size", "size", "repeats", "latencies")
-    results["setting"] = {"rows": len(table), "workers": workers}
-    results["setting"] |= {name: getattr(arguments, name) for name in names}
-    if arguments.opponents is not None:
-        results["opponents_versions"] = versions(arguments.opponents)
-    with tempfile.TemporaryDirectory(prefix="unmix-bench-") as folder, ExitStack() as stack:
-        root = Path(folder)
-        (root / "served").mkdir()
-        convert(table, root / "served" / BETON, CACHE_SETTINGS, "stop", arguments.data)
-        endpoint = stack.enter_context(serving(root / "served"))
-        given = (
-            table.take(np.arange(len(table))),
-            None,
-            rows,
-            Sampler(len(table), arguments.batch_size),
-        )
-        plain = views("two", arguments.size)
-        setting = Setting(*given, plain, False, "antialias", workers, arguments.opponents)
-        passes, results["left_out"] = contenders(arguments, setting, root, endpoint, stack)
-        rates: dict[tuple[str, str], list[float]] = {key: [] for key in passes}
-        for key in passes:  # compiles, and brings all files into the page cache
-            passes[key]()
-        for key in harness.rounds(list(passes), arguments.repeats):
-            rates[key].append(passes[key]())
-    middle, spread = harness.medians(rates), harness.spreads(rates)
-    results["images_per_second"] = {harness.label(key): value for key, value in middle.items()}
-    results["spread"] = {harness.label(key): value for key, value in spread.items()}
-    show(arguments, results, middle, spread)
+    """Measure in turns and print a Markdown table; return the results."""
+    results = harness.record(torch.device("cpu"), "numpy", "numba", "obstore")
+    cases = [(o, c) for o in arguments.orders for c in (LOCAL, *arguments.latencies)]
+    found: dict[tuple[str, Any], list[Measured]] = {case: [] for case in cases}
+    _measure(arguments, arguments.orders[0], LOCAL, steps=2)  # compiles
+    for _turn in range(arguments.repeats):
+        for order, contender in cases:
+            found[order, contender].append(_measure(arguments, order, contender, arguments.steps))
+    results["remote"] = [
+        {"order": order, "latency_ms": contender, "measured": [vars(m) for m in values]}
+        for (order, contender), values in found.items()
+    ]
+    print(harness.machine_line(results) + "\n")
+    names = ("order", "latency", "images/s", "of local", "CPU ms an image", "of local")
+    counts = ("requests", "MB fetched", "over-read")
+    rows = [_cells(case, values, found[case[0], LOCAL]) for case, values in found.items()]
+    print(harness.table((*names, *counts), rows))
     return results
 
 
-Pass = Callable[[], float]
+def _cells(case: tuple[str, Any], values: list[Measured], local: list[Measured]) -> tuple[str, ...]:
+    order, contender = case
 
+    def ratio(name: str) -> float:
+        """Return the median of the ratios of each turn."""
+        pairs = zip(values, local, strict=True)
+        return median(getattr(one, name) / getattr(other, name) for one, other in pairs)
 
-def contenders(
-    arguments: Arguments, setting: Setting, root: Path, endpoint: str, stack: ExitStack
-) -> tuple[dict[tuple[str, str], Pass], dict[str, str]]:
-    """Return a pass of each loader and latency, and why others were left out."""
-    passes: dict[tuple[str, str], Pass] = {}
-    left_out: dict[str, str] = {}
-    for name in arguments.loaders:
-        if name == "local":
-            passes[name, "-"] = partial(ours, str(root / "served" / BETON), setting, root)
-            continue
-        for latency in arguments.latencies:
-            key, bucket = (name, f"{latency} ms"), f"ms{latency:03}"
-            if name in ("random", "blocks"):
-                where = f"{endpoint}/{bucket}/{BETON}"
-                passes[key] = partial(ours, where, setting, root, blocks=name == "blocks")
-                continue
-            store = Bucket(root / "served", f"s3://{bucket}", endpoint)
-            try:
-                one = Opponent(setting, name, store)
-            except ValueError as error:
-                left_out[name] = str(error)
-                break
-            stack.callback(one.close)
-            passes[key] = partial(theirs, one, setting.order)
-    return passes, left_out
-
-
-def ours(where: str, setting: Setting, root: Path, *, blocks: bool = False) -> float:
-    """Open a .beton and make all batches of an epoch; return images/s."""
-    with tempfile.TemporaryDirectory(dir=root) as cache:
-        began = time.perf_counter()
-        table = open_data(where, root, remote=RemoteOptions(Path(cache)))
-        size = setting.order.batch_size
-        shuffle = by_blocks(table) if blocks else None
-        order = Sampler(len(table), size, blocks=shuffle)
-        decoder = build_decoder(
-            "ffcv", table, interpolation=setting.interpolation, workers=setting.workers,
-            device=torch.device("cpu"), on_bad="stop",
-        )  # fmt: skip
-        try:
-            maker = StepMaker(
-                table, order, ViewPlan(setting.views), decoder, IMAGENET.mean, IMAGENET.std,
-                workers=setting.workers,
-            )  # fmt: skip
-            steps = order.steps_per_epoch
-            deque(Loader(maker, read_ahead=READ_AHEAD).batches(0, steps), maxlen=0)
-            return steps * size / (time.perf_counter() - began)
-        finally:
-            decoder.close()
-
-
-def by_blocks(table: Table) -> BlockShuffle:
-    """Return a shuffle by blocks of rows that follow each other in the file."""
-    return BlockShuffle(table.source.file_order(), groups=1, size=BLOCK_ROWS, window=WINDOW_BLOCKS)
-
-
-def theirs(one: Opponent, order: Sampler) -> float:
-    """Make all batches of an epoch; return images/s."""
-    began = time.perf_counter()
-    batches = one.run(order.steps_per_epoch)
-    for _ in range(order.steps_per_epoch):
-        next(batches)
-    seconds = time.perf_counter() - began
-    deque(batches, maxlen=0)  # until its processes have ended
-    return order.steps_per_epoch * order.batch_size / seconds
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """Serve a folder from a process of its own; the context is its http://HOST:PORT."""
-    line = [sys.executable, "-m", "tools.benchmarks.range_server", str(folder)]
-    with subprocess.Popen(
-        line, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True,
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.stdin.close()
-            process.wait()
-
-
-def show(
-    arguments: Arguments,
-    results: dict[str, Any],
-    middle: dict[tuple[str, str], float],
-    spread: dict[tuple[str, str], list[float]],
-) -> None:
-    """Print the machine and a table: a row for each loader and latency."""
-    local = middle.get(("local", "-"))
-    lines = [
-        (
-            TITLES[key[0]],  # type: ignore[index]
-            key[1],
-            *harness.rate_cells(rate, spread[key]),
-            f"{rate / local:.2f}" if local else "",
-        )
-        for key, rate in middle.items()
-    ]
-    print(harness.machine_line(results))
-    print(
-        f"{results['setting']['rows']} rows, batches of {arguments.batch_size}, "
-        f"{results['setting']['workers']} threads or processes; a first pass, opening included"
+    rate = median(one.images_per_second for one in values)
+    cpu = median(one.cpu_ms for one in values)
+    cells = (
+        f"{rate:,.0f}",
+        f"{ratio('images_per_second'):.3f}",
+        f"{cpu:.2f}",
+        f"{ratio('cpu_ms'):.2f}",
     )
-    print(harness.table(("loader", "latency", "images/s", "min-max", "of local"), lines))
-    for name, why in results["left_out"].items():
-        print(f"left out: {name}: {why}")
+    if contender == LOCAL:
+        return order, LOCAL, *cells, "", "", ""
+    last = values[-1]
+    fetched = f"{last.bytes_fetched / 1e6:,.1f}", f"{last.over_read:.3f}"
+    return order, f"{contender:g} ms", *cells, f"{last.requests:,}", *fetched
+
+
+def _measure(arguments: Arguments, order: Any, contender: Any, steps: int | None) -> Measured:
+    """Go through the steps with a cold cache."""
+    page_cache.forget(arguments.data)
+    with _opened(arguments, contender) as (spec, remote):
+        data = open_data(spec, remote=remote)
+        options = LoaderOptions(
+            loader="ffcv", workers=arguments.workers or None, read_ahead=arguments.read_ahead
+        )
+        with build_loader(
+            data, "moco-v2", arguments.batch_size, size=arguments.size, order=order,
+            device="cpu", options=options,
+        ) as loader:  # fmt: skip
+            steps = steps or len(loader)
+            began, cpu = time.perf_counter(), time.process_time()
+            rows = [batch.index for batch in loader.loader.batches(0, steps)]
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        images = sum(len(row) for row in rows)
+        rate, cpu_ms = images / seconds, 1000 * cpu / images
+        files = remote_files(data.table.source)
+        if not files:
+            return Measured(rate, cpu_ms)
+        assert isinstance(data.table.source, InFiles)
+        shown = torch.cat(rows).unique().numpy()
+        needed = int(data.table.source.pieces(shown).size.sum())
+        requests = sum(file.counters.requests for file in files)
+        fetched = sum(file.counters.bytes_fetched for file in files)
+        for file in files:
+            file.close()
+        return Measured(rate, cpu_ms, requests, fetched, fetched / needed)
+
+
+@contextlib.contextmanager
+def _opened(arguments: Arguments, contender: Any) -> Iterator[tuple[str, RemoteOptions | None]]:
+    """Yield what to open, and how; remote files go to a cache that is empty, and then removed."""
+    if contender == LOCAL:
+        yield str(arguments.data), None
+        return
+    cache = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="unmix-remote-"))
+    try:
+        data = arguments.data.absolute()
+        with serving(data.parent) as server:
+            url = f"{server}/ms{round(contender):03}/{data.name}"
+            yield url, RemoteOptions(cache, connections=arguments.connections)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)

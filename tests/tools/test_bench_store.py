@@ -1,4 +1,4 @@
-"""The benchmark of remote data: its server, and a pass over a few tiny images."""
+"""The benchmark of a store: its server, and a pass over a few tiny images."""
 
 import json
 import urllib.error
@@ -6,8 +6,9 @@ import urllib.request
 
 import pytest
 
-from tools.benchmarks import remote
-from tools.benchmarks.remote import Arguments, serving
+from tools.benchmarks import store
+from tools.benchmarks.range_server import serving
+from tools.benchmarks.store import Arguments
 
 
 def ask(url: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
@@ -54,7 +55,7 @@ def test_a_pass_over_a_store_and_one_over_the_local_file(toy, tmp_path, capsys):
     out = tmp_path / "out.json"
     words = f"""--data folder:{toy} --loaders local random blocks litdata --latencies 3 --rows 30
         --batch-size 8 --size 16 --workers 1 --repeats 1 --json {out}"""
-    assert remote.main(words.split()) == 0
+    assert store.main(words.split()) == 0
     found = json.loads(out.read_text())
     assert list(found["images_per_second"]) == [
         "local, -",
