@@ -40,6 +40,14 @@ for line in sys.stdin:
         if len(rows) != job["batch_size"]:
             raise SystemExit("the rows are no batch")
         print("batch", flush=True)
+    print("end", flush=True)
+"""
+SHORT = """
+import sys
+print("ready", flush=True)
+sys.stdin.readline(), sys.stdin.readline()
+print("batch\\nend", flush=True)
+sys.stdin.read()
 """
 DEAF = "raise SystemExit('no such library')"
 MORTAL = """
@@ -108,6 +116,14 @@ def test_one_that_ends_early_says_why(toy, folder, monkeypatch):
     assert next(batches) == 0
     with pytest.raises(OSError, match="out of shared memory"):
         next(batches)
+    one.close()
+
+
+def test_one_with_too_few_batches_is_not_waited_for(toy, folder, monkeypatch):
+    stand_in(folder, monkeypatch, SHORT)
+    one = Opponent(setting(toy, folder), "torchcodec")
+    with pytest.raises(OSError, match="answers 'end' instead of 'batch'"):
+        list(one.run(2))
     one.close()
 
 

@@ -129,15 +129,20 @@ class Opponent:
         for step in range(steps):
             self._expect("batch")
             yield step
+        self._expect("end")
 
     def _ask(self, request: Any) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has ended; its answer will be missing
             print(json.dumps(request), file=wanted(self.process.stdin), flush=True)
 
     def _expect(self, answer: str) -> None:
-        if wanted(self.process.stdout).readline().strip() != answer:
-            text = (Path(self.folder.name) / "errors").read_text(errors="replace").strip()
-            raise OSError(f"{self.name}: its process ended: {last_words(text)}")
+        given = wanted(self.process.stdout).readline().strip()
+        if given == answer:
+            return
+        if given:
+            raise OSError(f"{self.name}: its process answers {given!r} instead of {answer!r}")
+        text = (Path(self.folder.name) / "errors").read_text(errors="replace").strip()
+        raise OSError(f"{self.name}: its process ended: {last_words(text)}")
 
     def _end(self) -> None:
         """End the process, which ends with its input."""

@@ -6,8 +6,8 @@ documentation recommends; all decode an image once, at full size unless their na
 and cut all views from it with torchvision's operations.
 
 The first line of stdin is a job. Each further line is a list of steps, and a step a list of rows.
-The process writes a line ``ready`` to stdout when the loader exists, and then a line for each
-finished batch.
+The process writes a line ``ready`` to stdout when the loader exists, then ``batch`` for each
+finished batch, and ``end`` after the last.
 """
 
 from __future__ import annotations
@@ -281,6 +281,7 @@ def main() -> None:
     for line in sys.stdin:
         for _ in run(json.loads(line)):
             print("batch", file=answers)
+        print("end", file=answers)  # and no process of the loader is left
 
 
 if __name__ == "__main__":

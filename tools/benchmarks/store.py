@@ -193,8 +193,12 @@ def by_blocks(table: Table) -> BlockShuffle:
 def theirs(one: Opponent, order: Sampler) -> float:
     """Make all batches of an epoch; return images/s."""
     began = time.perf_counter()
-    deque(one.run(order.steps_per_epoch), maxlen=0)
-    return order.steps_per_epoch * order.batch_size / (time.perf_counter() - began)
+    batches = one.run(order.steps_per_epoch)
+    for _ in range(order.steps_per_epoch):
+        next(batches)
+    seconds = time.perf_counter() - began
+    deque(batches, maxlen=0)  # until its processes have ended
+    return order.steps_per_epoch * order.batch_size / seconds
 
 
 def show(
