@@ -14,6 +14,7 @@ from pipelines.data_facts import DataFacts, channel_facts, data_facts
 from pipelines.data_spec import join_sum
 from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
+from pipelines.sources.classes import match_classes
 from pipelines.sources.file_list import inspect_list
 from pipelines.sources.files import Files
 from pipelines.sources.folder import inspect
@@ -88,7 +89,9 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
             ``list:FILE``, ``PATH.beton`` or its URL (s3, gs, az, http, https, hf), or
             ``wds:PATTERN``; or several, as a list or joined by `` + ``: their rows follow each
             other, their classes are joined by name.
-        split: ``folder:PATH`` means ``PATH/train`` or ``PATH/val`` where it has them.
+        split: ``val`` is what a run on ``spec`` would score: a named set's own test split,
+            ``PATH/val`` of a folder, ``val.beton`` next to ``train.beton``, and so on. What has no
+            such split is opened itself.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: with files that cannot be read: ``stop``, or ``replace``, which leaves those
@@ -101,13 +104,15 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         max_pixels: larger images are refused.
         image_key: key of the images in tar shards, as ``input.jpg``; None: any image's ending.
         label_key: key of the classes in tar shards, or field of their ``.json``.
-        like: training images, whose range and background these get.
+        like: training images, whose range, background and class numbers these get.
         remote: how the file of a URL is fetched, and where it is kept (default: in the cache).
 
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
     spec = join_sum(spec)
+    if split == "val":
+        spec = datasets.default_val(spec) or spec
     file = None if classes is None else Path(classes)
     rules = ImageRules(background, depth_range, pages, channels, max_pixels)
     if like is not None:
@@ -122,6 +127,8 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         keys=MemberKeys(image_key, label_key),
         remote=remote,
     )
+    if like is not None:
+        table = match_classes(table, like.table)
     facts = _facts(spec, channels)
     return Data(table, facts, spec, split, on_bad_image)
 

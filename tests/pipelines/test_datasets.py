@@ -14,6 +14,7 @@ import torchvision.datasets.stl10
 from PIL import Image
 
 import pipelines.sources.published
+from pipelines import public
 from pipelines.beton.convert import Settings, convert
 from pipelines.beton.format import open_beton
 from pipelines.data_facts import DATASETS, IMAGENET, data_facts
@@ -293,3 +294,26 @@ def test_unknown_data_is_explained(tmp_path: Path, spec: str, why: str) -> None:
 
 def test_patience_is_limited() -> None:
     assert pipelines.sources.published.DOWNLOAD_TIMEOUT <= 60
+
+
+def test_the_python_api_s_val_is_what_a_run_scores(tmp_path: Path) -> None:
+    for name, count in (("train", 4), ("val", 2)):
+        (tmp_path / name / "a").mkdir(parents=True)
+        (tmp_path / name / "b").mkdir()
+        for number in range(count):
+            kind = "ab"[number % 2] if name == "train" else "b"
+            image = Image.new("RGB", (8, 8), (10 * number, 0, 0))
+            image.save(tmp_path / name / kind / f"{number}.png")
+        if name == "val":
+            (tmp_path / name / "a").rmdir()
+        table = open_data(f"folder:{tmp_path / name}", tmp_path)
+        convert(table, tmp_path / f"{name}.beton", Settings())
+    train = public.open_data(str(tmp_path / "train.beton"))
+    val = public.open_data(train.spec, split="val", like=train)
+    assert (len(train), len(val)) == (4, 2)
+    assert val.spec == str(tmp_path / "val.beton")
+    assert train.classes == val.classes == ("a", "b")
+    assert [val.classes[label] for label in val.labels] == ["b", "b"]
+    itself = public.open_data(val.spec, split="val")
+    assert (itself.spec, itself.classes) == (val.spec, ("b",))
+    assert public.open_data(f"folder:{tmp_path / 'train'}", split="val").spec.endswith("/val")

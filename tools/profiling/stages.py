@@ -115,8 +115,10 @@ class Stages:
             self.reads = measure_reads(maker.table, [maker.sampler.rows(step) for step in steps])
             found |= {"read_cold": self.reads.cold} if self.reads.was_cold else {}
             found["read"] = self.reads.warm
-            found["decode"] = self._host(lambda: maker.decoder(rows, ()))
-        found["decode_crop"] = self._host(lambda: maker.decoder(rows, windows))
+            with maker.table.source.held(rows):
+                found["decode"] = self._host(lambda: maker.decoder(rows, ()))
+        with maker.table.source.held(rows):
+            found["decode_crop"] = self._host(lambda: maker.decoder(rows, windows))
         self.on_host = set(found)
         if self.clock.on_gpu and not self.decoded_on_gpu:
             found["host_to_device"] = self._device(self._copy)
