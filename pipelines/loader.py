@@ -72,6 +72,7 @@ class Loader:
         while self.interrupted is not None and not wait([ahead[0]], POLL_SECONDS).done:
             if self.interrupted():
                 raise Interrupted
-        made = ahead.popleft().result()
+        made = ahead[0].result()  # an interrupted wait leaves it to be abandoned
+        ahead.popleft()
         self.waited += time.perf_counter() - began
         return made if isinstance(made, Batch) else self.maker.finish(made)
