@@ -131,7 +131,7 @@ def in_words(error: Exception, url: str, version: str) -> Exception:
     if isinstance(error, RemoteError):
         return error
     if name == "FileNotFoundError":
-        return errors.not_found(title, kind)
+        return errors.not_found(title, kind, "NoSuchBucket" in str(error))
     if name in ("PermissionDeniedError", "UnauthenticatedError"):
         return errors.no_access(title, kind, error)
     if name == "PreconditionError":
@@ -142,7 +142,7 @@ def in_words(error: Exception, url: str, version: str) -> Exception:
         return errors.wrong_range(title, error)
     if name == "GenericError" and any(part in str(error) for part in errors.METADATA):
         return errors.no_credentials(title, kind)
-    return errors.failed(title, error)
+    return errors.failed(title, error, fetching=bool(version))
 
 
 @functools.cache

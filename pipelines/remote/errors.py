@@ -33,7 +33,6 @@ KINDS_OF_FAILURE = {
 """What the library calls a failed connection, and what it means."""
 METADATA = ("/latest/api/token", "/latest/meta-data/", "/metadata/identity/", "/computeMetadata/")
 """Parts of the addresses at which a machine in a cloud asks for credentials."""
-RESUME = "the run resumes with --resume auto"
 CHANGED = (
     "{url}: the object has changed since it was opened ({how}). Bytes of two versions are never "
     "mixed; start again to read the new one"
@@ -59,21 +58,21 @@ def reason(error: BaseException) -> str:
 def no_credentials(url: str, kind: str) -> RemoteError:
     """Return the refusal when none are set, and the machine has no role that gives some."""
     return RemoteError(
-        f"{url}: no credentials are set, and no cloud gives this machine some. "
-        f"{CREDENTIALS[kind]}. Then {RESUME}"
+        f"{url}: no credentials are set, and no cloud gives this machine some. {CREDENTIALS[kind]}"
     )
 
 
 def no_access(url: str, kind: str, error: BaseException) -> NotThere:
     """Return the refusal of a store that knows, or accepts, no credentials of ours."""
     code = "401" if "Unauthenticated" in type(error).__name__ else "403"
-    return NotThere(f"{url}: access denied ({code}). {CREDENTIALS[kind]}. Then {RESUME}")
+    return NotThere(f"{url}: access denied ({code}). {CREDENTIALS[kind]}")
 
 
-def not_found(url: str, kind: str) -> NotThere:
-    """Return the refusal for an object that is not there, or that is hidden from us."""
+def not_found(url: str, kind: str, is_bucket: bool = False) -> NotThere:
+    """Return the refusal for an object or a bucket that is not there, or is hidden from us."""
+    what = "bucket" if is_bucket else "object"
     return NotThere(
-        f"{url}: no such object (404). Check the spelling; a store may also hide an object from "
+        f"{url}: no such {what} (404). Check the spelling; a store may also hide an object from "
         f"whoever may not read it. {CREDENTIALS[kind]}"
     )
 
@@ -94,16 +93,17 @@ def wrong_range(url: str, error: BaseException) -> RemoteError:
     )
 
 
-def failed(url: str, error: BaseException) -> RemoteError:
-    """Return the refusal after all retries of a request."""
+def failed(url: str, error: BaseException, fetching: bool = False) -> RemoteError:
+    """Return the refusal after all retries of a request; ``fetching``: one of many at a time."""
     text = reason(error)
-    busy = "; --fetch-connections asks for less at a time" if "429" in text or "503" in text else ""
-    return RemoteError(f"{url}: the request failed after all retries: {text}{busy}; {RESUME}")
+    busy = fetching and ("429" in text or "503" in text)
+    fewer = "; --fetch-connections asks for less at a time" if busy else ""
+    return RemoteError(f"{url}: the request failed after all retries: {text}{fewer}")
 
 
 def disk_full(folder: object, url: str) -> RemoteError:
     """Return the refusal when a piece cannot be written; what is present stays right."""
     return RemoteError(
         f"{url}: the disk of {folder} is full. --cache-size limits what is kept there, and "
-        f"--cache-dir names another folder; what is there stays valid, and {RESUME}"
+        "--cache-dir names another folder; what is there stays valid"
     )

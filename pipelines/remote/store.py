@@ -80,14 +80,22 @@ class RemoteObject:
             except Exception as error:
                 if last or not _expired(error, self.url):
                     raise self._words(error) from error
+        left = min(end, self.size) - begin
         try:
-            if end - begin <= CHUNK:
-                yield memoryview(await result.bytes_async())
+            if left <= CHUNK:
+                yield self._at_most(left, memoryview(await result.bytes_async()))
                 return
             async for chunk in result.stream(CHUNK):
-                yield memoryview(chunk)
+                yield self._at_most(left, memoryview(chunk))
+                left -= len(chunk)
         except Exception as error:
             raise self._words(error) from error
+
+    def _at_most(self, left: int, chunk: memoryview) -> memoryview:
+        """Refuse bytes beyond the range: a reply may be longer than its header says."""
+        if len(chunk) > left:
+            raise errors.wrong_range(self.title, ValueError("more bytes than in the range"))
+        return chunk
 
     def _options(self, begin: int, end: int) -> dict[str, Any]:
         if self.etag is None or self.etag.startswith("W/"):  # a weak ETag never matches If-Match

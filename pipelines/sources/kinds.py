@@ -74,7 +74,8 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
-    if spec.partition("?")[0].endswith(".beton") and is_pattern(spec):
+    is_beton = is_remote_beton(spec) if is_remote(spec) else spec.endswith(".beton")
+    if is_beton and is_pattern(spec):
         return PATTERN
     if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
         return REMOTE
