@@ -27,7 +27,7 @@ CREDENTIALS = {
 """What gives access, by kind of URL."""
 KINDS_OF_FAILURE = {
     "Timeout": "no answer in time",
-    "Connect": "no connection to the host",
+    "Connect": "no connection",
     "Interrupted": "the connection broke",
 }
 """What the library calls a failed connection, and what it means."""
@@ -37,6 +37,15 @@ CHANGED = (
     "{url}: the object has changed since it was opened ({how}). Bytes of two versions are never "
     "mixed; start again to read the new one"
 )
+
+
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
+"""What S3, Azure and Google call a bucket that is not there."""
+
+
+def is_about_bucket(error: object) -> bool:
+    """Whether an error of the library says that there is no such bucket."""
+    return any(words in str(error) for words in NO_BUCKET)
 
 
 def without_query(text: str) -> str:
@@ -49,10 +58,20 @@ def reason(error: BaseException) -> str:
     text, _, debug = str(error).partition("Debug source")
     for kind, words in KINDS_OF_FAILURE.items():
         if f"kind: {kind}" in debug:
-            return words
+            return f"{words}{_tries(text)}"
     if status := re.search(r"non-2xx status code: (\d+(?: [A-Z]\w+)*)", text):
-        return f"status {status[1]}"
+        return f"status {status[1]}{_tries(text)}"
     return without_query(" ".join(text.split()))
+
+
+def _tries(text: str) -> str:
+    """Return which host was asked, how often and for how long, as far as the library says it."""
+    form = r"performing \w+ \w+://([^/\s]+)\S* in ([\d.]+)(m?s), after (\d+) retries"
+    found = re.search(form, text)
+    if not found:
+        return ""
+    seconds = float(found[2]) / (1000 if found[3] == "ms" else 1)
+    return f" ({found[1]}, {int(found[4]) + 1} tries in {seconds:.2g} s)"
 
 
 def no_credentials(url: str, kind: str) -> RemoteError:

@@ -24,6 +24,8 @@ SYNC_EVERY = 30.0
 """Seconds between the moments at which what is here is made to outlast a reboot."""
 TICK = 0.1
 """Seconds between two looks whether the main thread lives."""
+SETTLE = 0.2
+"""Seconds for cancelled requests to end, before the interpreter may."""
 Item = tuple[int, int, Transfer, Run]
 
 
@@ -116,7 +118,10 @@ class Loop:
                 found = [asyncio.to_thread(self._sync, t) for t in list(self._transfers)]
                 await asyncio.gather(*found)
                 saved = time.monotonic()
+        cut_short = bool(self._running)
         await _cancel([serving, *self._running])
+        if cut_short:  # obstore's threads see that later, and need the interpreter for it
+            await asyncio.sleep(SETTLE)
 
     def _sync(self, transfer: Transfer) -> None:
         self._syncing.add(threading.get_ident())

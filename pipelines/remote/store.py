@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.remote import errors, hub
-from pipelines.remote.connect import RETRY, Retry, in_words, library, place, store_of
+from pipelines.remote.connect import RETRY, Retry, in_words, library, opening, place, store_of
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.url import braces, fixed_folder, is_glob, kind_of, matching, title_of
 
@@ -131,7 +131,7 @@ def open_object(url: str, retry: Retry = RETRY) -> RemoteObject:
     store = None
     for last in (False, True):
         try:
-            store, path = place(url, retry, store)
+            store, path = place(url, opening(retry), store)
             meta = obs.get(store, path, options={"range": (0, 1)}).meta
             break
         except Exception as error:
@@ -153,7 +153,7 @@ def read_small(url: str, retry: Retry = RETRY) -> bytes | None:
     """
     obs = library()
     try:
-        store, path = place(url, retry)
+        store, path = place(url, opening(retry))
         result = obs.get(store, path)
         if result.meta["size"] > SMALL:
             raise RemoteError(f"{title_of(url)}: {result.meta['size']:,} bytes, over 64 MiB")
@@ -219,7 +219,7 @@ def _listed(url: str, retry: Retry) -> list[str]:
     if kind == "hf":
         urls = hub.files(folder)
     else:
-        obs, root = library(), store_of(folder, retry, os.getpid())
+        obs, root = library(), store_of(folder, opening(retry), os.getpid())
         try:
             entries = [entry for chunk in obs.list(root) for entry in chunk]
         except Exception as error:

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -24,7 +25,7 @@ import pytest
 from http_store import Answer, HttpStore, Request, etag_of, serving
 
 from pipelines.remote import disk, loop, record, store
-from pipelines.remote.connect import Retry
+from pipelines.remote.connect import RETRY, Retry
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import (
     RemoteFile,
@@ -95,6 +96,25 @@ def test_what_passes_is_retried_and_what_stays_is_named(
     assert ("--fetch-connections" in str(caught.value)) == (kind in ("503", "429"))
     web.heal()
     read(file)
+
+
+def test_a_store_may_restart(web: HttpStore, options: RemoteOptions) -> None:
+    """It is the time that ends the attempts, not their number: 30 are no reason to stop."""
+    quick = replace(RETRY, first_wait=0.001, longest_wait=0.002)
+    file = open_remote(f"{web.url}/a.beton", replace(options, retry=quick))
+    web.fault("503", times=30)
+    read(file, 0, PIECE)
+    file.close()
+    assert quick.attempts * RETRY.longest_wait > RETRY.total
+
+
+def test_a_host_that_does_not_answer_is_named(web: HttpStore, options: RemoteOptions) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(
+        RemoteError, match=rf"no connection \(127\.0\.0\.1:{port}, 4 tries in .* s\)"
+    ):
+        open_remote(f"http://127.0.0.1:{port}/a.beton", options)
 
 
 def test_a_reply_that_does_not_come_is_asked_for_again(
