@@ -30,7 +30,7 @@ from pipelines.beton.format import (
 from pipelines.remote.errors import NotThere, RemoteError
 from pipelines.remote.file import RemoteFile, RemoteOptions, open_remote
 from pipelines.remote.store import open_object, read_small
-from pipelines.remote.url import is_remote, title_of
+from pipelines.remote.url import is_remote, kind_of, title_of
 from pipelines.sources.beton import Beton
 from pipelines.sources.table import Table
 from pipelines.system.atomic import write_text
@@ -47,7 +47,11 @@ def default_options() -> RemoteOptions:
 
 def is_remote_beton(spec: str) -> bool:
     """Whether a text is the URL of a ``.beton``; a query, as of a signed URL, may follow."""
-    return is_remote(spec) and spec.partition("?")[0].endswith(".beton")
+    if not is_remote(spec):
+        return False
+    # Elsewhere a question mark is a wildcard: s3://bucket/train-?.beton.
+    path = spec.partition("?")[0] if kind_of(spec) == "http" else spec
+    return path.endswith(".beton")
 
 
 def open_remote_beton(url: str, options: RemoteOptions | None = None) -> Table:

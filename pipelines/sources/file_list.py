@@ -71,7 +71,7 @@ def _inspected(file: Path, listed: FileList, cache_dir: Path, rules: ImageRules)
 def read_list(file: Path) -> FileList:
     """Read a list, and look for its files; errors as in ``scan_list``."""
     try:
-        text = file.expanduser().read_text("utf-8", "surrogateescape")
+        text = file.expanduser().read_text("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
     root = file.expanduser().absolute().parent

@@ -74,15 +74,13 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
-    if spec.partition("?")[0].endswith(".beton") and is_pattern(spec):
-        return PATTERN
     if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
-        return REMOTE
+        return PATTERN if is_remote_beton(spec) and is_pattern(spec) else REMOTE
     for prefix, kind in PREFIXED.items():
         if spec.startswith(prefix):
             return kind
     if spec.endswith(".beton"):
-        return BETON
+        return PATTERN if is_pattern(spec) else BETON
     if spec in NAMED:
         return PUBLISHED
     raise ValueError(f"no data set {spec!r}{_hint(spec)}; choose from {' '.join(grammar())}")
