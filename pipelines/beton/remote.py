@@ -46,12 +46,14 @@ def default_options() -> RemoteOptions:
 
 
 def is_remote_beton(spec: str) -> bool:
-    """Whether a text is the URL of a ``.beton``; a query, as of a signed URL, may follow."""
+    """Whether a text is the URL of a ``.beton``, or a pattern of such.
+
+    A query, as of a signed URL, may follow; except in http, ``?`` may also stand for a character.
+    """
     if not is_remote(spec):
         return False
-    # Elsewhere a question mark is a wildcard: s3://bucket/train-?.beton.
-    path = spec.partition("?")[0] if kind_of(spec) == "http" else spec
-    return path.endswith(".beton")
+    has_wildcard = kind_of(spec) != "http" and spec.endswith(".beton")
+    return has_wildcard or spec.partition("?")[0].endswith(".beton")
 
 
 def open_remote_beton(url: str, options: RemoteOptions | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from pipelines.sources.shard_members import MemberKeys
 from pipelines.sources.summary import Summary
 from pipelines.sources.table import Table
 from pipelines.system.cache import cache_root
+from pipelines.system.progress import print_once
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
             ``wds:PATTERN``; or several, as a list or joined by `` + ``: their rows follow each
             other, their classes are joined by name.
         split: ``val`` is what a run on ``spec`` would score: a named set's own test split,
-            ``PATH/val`` of a folder, ``val.beton`` next to ``train.beton``, and so on. What has no
-            such split is opened itself.
+            ``PATH/val`` of a folder, ``val.beton`` next to ``train.beton``, and so on. Without one,
+            ``spec`` itself is opened, and a line says so.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: with files that cannot be read: ``stop``, or ``replace``, which leaves those
@@ -110,27 +114,27 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     Raises:
         ValueError: there is no such data set, or nothing usable in it.
     """
-    spec = join_sum(spec)
-    if split == "val":
-        spec = datasets.default_val(spec) or spec
+    spec = join_sum(spec) if split == "train" else _validation(join_sum(spec))
     file = None if classes is None else Path(classes)
     rules = ImageRules(background, depth_range, pages, channels, max_pixels)
     if like is not None:
         rules = rules.like(like.table.source.rules)
+    keys = MemberKeys(image_key, label_key)
     table = datasets.open_data(
-        spec,
-        Path(data_dir),
-        split,
-        on_bad=on_bad_image,
-        classes_file=file,
-        rules=rules,
-        keys=MemberKeys(image_key, label_key),
-        remote=remote,
-    )
+        spec, Path(data_dir), split,
+        on_bad=on_bad_image, classes_file=file, rules=rules, keys=keys, remote=remote,
+    )  # fmt: skip
     if like is not None:
         table = match_classes(table, like.table)
-    facts = _facts(spec, channels)
-    return Data(table, facts, spec, split, on_bad_image)
+    return Data(table, _facts(spec, channels), spec, split, on_bad_image)
+
+
+def _validation(spec: str) -> str:
+    """Return the validation data of a data set, or what it is itself if it has none."""
+    found = datasets.default_val(spec)
+    if found is None:
+        print_once(log, f'{spec} has no validation data next to it: split="val" opens it itself')
+    return found or spec
 
 
 def _facts(spec: str, channels: int) -> DataFacts:

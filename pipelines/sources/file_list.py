@@ -135,7 +135,8 @@ def _missing(file: Path, lines: list[str], count: int) -> str:
     return "\n".join(
         [
             f"{file}: {len(lines):,} of {counted(count, 'file')} are not there (paths are relative "
-            "to the folder of the list; a class with spaces follows a tab):",
+            "to the folder of the list; a space, and no comma, comes before a class; a class with "
+            "spaces follows a tab):",
             *shown,
         ]
     )

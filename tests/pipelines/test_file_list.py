@@ -80,6 +80,7 @@ def test_an_absolute_path_stays_one(root: Path, tmp_path: Path) -> None:
         ("# nothing\n", "names no image"),
         ("a/2.jpg 16777217", "16777217 is no class number"),
         ("a/2.jpg big cat", "a class with spaces follows a tab"),
+        ("a/2.jpg,cat", "a space, and no comma, comes before a class"),
         ("a", "line 1: .*/a"),
         ("a/2.jpg\nbad.jpg", "bad.jpg: empty file.*\n.*--on-bad-image replace"),
     ],

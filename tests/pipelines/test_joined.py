@@ -25,7 +25,7 @@ from pipelines.public import LoaderOptions
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.join import join_tables, part_tables
 from pipelines.sources.joined import Joined, JoinedFiles, file_names
-from pipelines.sources.kinds import BETON, PATTERN, PREFIXED, REMOTE, Kind, kind_of
+from pipelines.sources.kinds import BETON, PATTERN, REMOTE, Kind, kind_of
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.part_weights import part_weights
 from pipelines.sources.stored import InFiles
@@ -394,13 +394,22 @@ def test_numbered_parts_are_read_in_their_order(table: Table, write: Write) -> N
         ("https://h/train-{0..3}.beton?signature=1", PATTERN),
         ("https://h/train.beton?signature=1", REMOTE),
         ("s3://b/train.beton", REMOTE),
-        ("list:train-*.beton", PREFIXED["list:"]),
         ("train-?.beton", PATTERN),
         ("train.beton", BETON),
     ],
 )
 def test_patterns_are_told_from_files(spec: str, kind: Kind) -> None:
     assert kind_of(spec) is kind
+
+
+def test_a_part_that_is_opened_alone_is_noted(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = [write("alone", number, 2) for number in range(2)]
+    open_table(places[0].replace("-0.", "-{0..1}."), Path())
+    assert "is part" not in caplog.text
+    open_table(places[0], Path())
+    assert f"{places[0]} is part 0 of 2 parts, counted from 0: a pattern, as" in caplog.text
 
 
 def test_parts_that_do_not_belong_together_are_named(whole: str, write: Write) -> None:
