@@ -238,6 +238,15 @@ def test_labels_are_joined(case: str) -> None:
         assert own.label.tolist() == given.label.tolist()
 
 
+def test_numbers_that_are_taken_as_names_are_noted(caplog: pytest.LogCaptureFixture) -> None:
+    names = tuple("abcd")
+    tables = [numbered([3, 0], names), numbered([2], names), numbered([3, 1])]
+    table = join_tables(["one.beton", "two.beton", "three.beton"], tables)
+    assert (table.label.tolist(), table.classes) == ([3, 0, 2, 3, 1], names)
+    noted = "three.beton: its classes have numbers only, taken as 0 is a, 1 is b, 2 is c, ..."
+    assert caplog.messages == [noted]
+
+
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
