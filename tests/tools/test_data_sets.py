@@ -37,6 +37,12 @@ def test_repeated_flags_are_one_sum(words: str, joined: list[str]) -> None:
     assert sum_repeated(words.split()) == joined
 
 
+def test_a_second_data_set_needs_its_own_flag() -> None:
+    with pytest.raises(ValueError, match="as in --data a.beton --data b.beton; a pattern is"):
+        parse(["--seed", "1", "--data", "a.beton", "b.beton", "c.beton"])
+    assert parse(["--data", "a.beton", "--val-data", "b.beton"]).val_data == "b.beton"
+
+
 def test_keys_of_one_data_set_of_several_are_taken_by_the_writer() -> None:
     found = write_ffcv.Arguments("folder:a + wds:b.tar", "out.beton", image_key="x", label_key="y")
     assert (found.image_key, found.label_key) == ("x", "y")
