@@ -38,7 +38,7 @@ def test_repeated_flags_are_one_sum(words: str, joined: list[str]) -> None:
 
 
 def test_a_second_data_set_needs_its_own_flag() -> None:
-    with pytest.raises(ValueError, match="as in --data a.beton --data b.beton; a pattern is"):
+    with pytest.raises(ValueError, match=r"as in --data a\.beton --data b\.beton; a pattern"):
         parse(["--seed", "1", "--data", "a.beton", "b.beton", "c.beton"])
     assert parse(["--data", "a.beton", "--val-data", "b.beton"]).val_data == "b.beton"
 
