@@ -26,16 +26,14 @@ log = logging.getLogger(__name__)
 
 WRITABLE = ("s3", "gs", "az")
 """Kinds of stores that take files."""
-NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-"""What S3 and Google Cloud Storage, and Azure, say of a bucket that does not exist."""
 
 
 def check_destination(url: str, overwrite: bool) -> None:
     """Refuse, before any work, a place that cannot be written.
 
     Raises:
-        ValueError: it is no store that takes files, the bucket does not exist, the file exists and
-            ``overwrite`` is False, or the store does not let us read.
+        ValueError: it is no store that takes files, the file exists and ``overwrite`` is False, or
+            the store does not let us read.
     """
     if kind_of(url) not in WRITABLE:
         raise ValueError(
@@ -44,14 +42,9 @@ def check_destination(url: str, overwrite: bool) -> None:
     try:
         open_object(url)
     except RemoteError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        if any(code in str(error.__cause__) for code in NO_BUCKET):
-            bucket = url.partition("://")[2].partition("/")[0]
-            raise ValueError(
-                f"{title_of(url)}: the store has no bucket {bucket}: create it, or correct its name"
-            ) from error
-        return
+        if isinstance(error.__cause__, FileNotFoundError):
+            return
+        raise
     if not overwrite:
         raise ValueError(f"{url} exists: --overwrite replaces it, or choose another OUT")
 
