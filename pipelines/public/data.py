@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines import datasets
 from pipelines.data_facts import DataFacts, channel_facts, data_facts
-from pipelines.data_spec import join_sum
+from pipelines.data_spec import join_sum, short_name
 from pipelines.remote.file import RemoteOptions
 from pipelines.settings import OnBadImage
 from pipelines.sources.classes import match_classes
@@ -90,8 +91,7 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
             ``wds:PATTERN``; or several, as a list or joined by `` + ``: their rows follow each
             other, their classes are joined by name.
         split: ``val`` is what a run on ``spec`` would score: a named set's own test split,
-            ``PATH/val`` of a folder, ``val.beton`` next to ``train.beton``, and so on. What has no
-            such split is opened itself.
+            ``PATH/val`` of a folder, ``val.beton`` next to ``train.beton``, and so on.
         data_dir: folder of the published files of named sets.
         classes: a file of class names, one a line; only these are kept, labelled in this order.
         on_bad_image: with files that cannot be read: ``stop``, or ``replace``, which leaves those
@@ -108,11 +108,11 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         remote: how the file of a URL is fetched, and where it is kept (default: in the cache).
 
     Raises:
-        ValueError: there is no such data set, or nothing usable in it.
+        ValueError: there is no such data set, nothing usable in it, or no validation images.
     """
     spec = join_sum(spec)
     if split == "val":
-        spec = datasets.default_val(spec) or spec
+        spec = _validation(spec)
     file = None if classes is None else Path(classes)
     rules = ImageRules(background, depth_range, pages, channels, max_pixels)
     if like is not None:
@@ -131,6 +131,20 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
         table = match_classes(table, like.table)
     facts = _facts(spec, channels)
     return Data(table, facts, spec, split, on_bad_image)
+
+
+def _validation(spec: str) -> str:
+    """Return the validation images of a data set; it may itself be named as such."""
+    found = datasets.default_val(spec)
+    if found is not None:
+        return found
+    datasets.check_spec(spec)
+    if re.search("val|test", short_name(spec).lower()):
+        return spec
+    raise ValueError(
+        f"{spec} has no validation images with it: open them by their own name, without split, or "
+        "call them val, as val.beton or a folder val"
+    )
 
 
 def _facts(spec: str, channels: int) -> DataFacts:

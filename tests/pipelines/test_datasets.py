@@ -317,3 +317,6 @@ def test_the_python_api_s_val_is_what_a_run_scores(tmp_path: Path) -> None:
     itself = public.open_data(val.spec, split="val")
     assert (itself.spec, itself.classes) == (val.spec, ("b",))
     assert public.open_data(f"folder:{tmp_path / 'train'}", split="val").spec.endswith("/val")
+    (tmp_path / "train.beton").rename(tmp_path / "all.beton")
+    with pytest.raises(ValueError, match=r"all.beton has no validation images with it"):
+        public.open_data(str(tmp_path / "all.beton"), split="val")
