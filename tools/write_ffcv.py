@@ -40,14 +40,13 @@ from pipelines.data_facts import DATASETS
 from pipelines.data_spec import split_sum
 from pipelines.datasets import open_data
 from pipelines.remote.url import is_remote
-from pipelines.sources.classes import keep_classes, read_classes
+from pipelines.sources.classes import read_classes
 from pipelines.sources.folder import LISTED
 from pipelines.sources.hub import hub_parquet
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.parquet import find_parquet, open_parquet
 from pipelines.sources.parquet_schema import Choice
 from pipelines.sources.shard_members import MemberKeys
-from pipelines.sources.shards import open_shards
 from pipelines.sources.splits import find_splits
 from pipelines.sources.table import Table
 from pipelines.system.units import counted, size_text
@@ -126,10 +125,10 @@ class Arguments:
 
     def _check_source(self, source: str) -> None:
         """Refuse flags that SOURCE does not take."""
-        if self.image_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
-            raise ValueError("--image-key is for SOURCE wds:PATTERN or parquet:PATTERN")
-        if self.label_key is not None and not source.startswith(("wds:", *IN_COLUMNS)):
-            raise ValueError("--label-key is for SOURCE wds:PATTERN or parquet:PATTERN")
+        has_keys = any(one.startswith(("wds:", *IN_COLUMNS)) for one in split_sum(source))
+        for flag, key in (("--image-key", self.image_key), ("--label-key", self.label_key)):
+            if key is not None and not has_keys:
+                raise ValueError(f"{flag} is for SOURCE wds:PATTERN or parquet:PATTERN")
         if self.shard is not None:
             Shard.parse(self.shard)
         if self.shuffle is not None and self.shuffle < 0:
@@ -196,16 +195,10 @@ def _write(arguments: Arguments) -> int:
 def _open_source(arguments: Arguments) -> tuple[Table, str]:
     """Open the source, including unreadable rows, which the writer reports; return its name too."""
     spec = arguments.source or ""
-    rules = arguments.rules
-    keep = None if arguments.classes is None else read_classes(arguments.classes)
     if len(split_sum(spec)) > 1:
         return _open_data(spec, arguments), spec
-    if spec.startswith("wds:"):
-        keys = arguments.image_key, arguments.label_key
-        table = open_shards(spec.removeprefix("wds:"), "keep", keys[0], rules, keys[1])
-        return (table if keep is None else keep_classes(table, keep, spec)), spec
     if spec.startswith(IN_COLUMNS) and not is_remote(spec):
-        return _open_parquet(spec, arguments, keep)
+        return _open_parquet(spec, arguments)
     if spec not in DATASETS and Path(spec).expanduser().is_dir():
         spec = f"folder:{spec}"
     if spec.startswith("folder:"):
@@ -225,8 +218,9 @@ def _open_data(spec: str, arguments: Arguments) -> Table:
     )
 
 
-def _open_parquet(spec: str, arguments: Arguments, keep: Sequence[str] | None) -> tuple[Table, str]:
-    classes = None if keep is None else tuple(keep)
+def _open_parquet(spec: str, arguments: Arguments) -> tuple[Table, str]:
+    file = arguments.classes
+    classes = None if file is None else tuple(read_classes(file))
     if spec.startswith("hf:"):
         found = hub_parquet(spec, arguments.split)
         paths, spec, features = found.paths, found.spec, found.features

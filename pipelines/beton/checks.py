@@ -133,7 +133,8 @@ class Checks:
         """
         if self._wrong:
             why, first, count = self._wrong[min(self._wrong)]
-            raise ValueError(f"{self._path}: damaged: {why} (row {first}; {count} rows in all)")
+            where = f"row {first}" + (f", the first of {count}" if count > 1 else "")
+            raise ValueError(f"{self._path}: damaged: {why} ({where})")
         columns.channels[0] = self._channels or 3
 
 

@@ -30,7 +30,7 @@ from pipelines.beton.format import (
 from pipelines.remote.errors import NotThere, RemoteError
 from pipelines.remote.file import RemoteFile, RemoteOptions, open_remote
 from pipelines.remote.store import open_object, read_small
-from pipelines.remote.url import is_remote, title_of
+from pipelines.remote.url import is_remote, kind_of, title_of
 from pipelines.sources.beton import Beton
 from pipelines.sources.table import Table
 from pipelines.system.atomic import write_text
@@ -46,8 +46,14 @@ def default_options() -> RemoteOptions:
 
 
 def is_remote_beton(spec: str) -> bool:
-    """Whether a text is the URL of a ``.beton``; a query, as of a signed URL, may follow."""
-    return is_remote(spec) and spec.partition("?")[0].endswith(".beton")
+    """Whether a text is the URL of a ``.beton``, or a pattern of such.
+
+    A query, as of a signed URL, may follow; except in http, ``?`` may also stand for a character.
+    """
+    if not is_remote(spec):
+        return False
+    has_wildcard = kind_of(spec) != "http" and spec.endswith(".beton")
+    return has_wildcard or spec.partition("?")[0].endswith(".beton")
 
 
 def open_remote_beton(url: str, options: RemoteOptions | None = None) -> Table:

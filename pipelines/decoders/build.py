@@ -33,7 +33,8 @@ def choose_loader(
         budget: bytes that decoded images may take on the device.
         data_is_beton: whether the rows are pieces of files: of .beton files or of tar shards.
     """
-    shards = [source for source in sources_of(table.source) if isinstance(source, Shards)]
+    sources = sources_of(table.source)
+    shards = [source for source in sources if isinstance(source, Shards)]
     if fits(table, budget):
         size = f"{table.height[0]}x{table.width[0]}"
         mib, most = decoded_bytes(table) / 2**20, budget / 2**20
@@ -42,7 +43,7 @@ def choose_loader(
     if not all(source.are_jpegs for source in shards):
         return "dali", "most images in the shards are no JPEGs"
     if data_is_beton and has_ffcv and not (device.type == "cuda" and shards):
-        return "ffcv", f"the data is {'in tar shards' if shards else 'a .beton file'}"
+        return "ffcv", f"the data is {_files(len(sources) - len(shards), len(shards))}"
     if device.type == "cuda" and (not data_is_beton or shards):
         return "dali", "image files are decoded on the GPU"
     if too_large(table).any():
@@ -50,6 +51,13 @@ def choose_loader(
     if has_ffcv:
         return "ffcv", "a .beton is the fastest on the host"
     return "dali", "the ffcv package is not installed"
+
+
+def _files(betons: int, sources_of_shards: int) -> str:
+    """Return what data of so many sources of each kind is."""
+    if not sources_of_shards:
+        return "a .beton file" if betons == 1 else "in .beton files"
+    return "in .beton files and tar shards" if betons else "in tar shards"
 
 
 @dataclass(frozen=True, slots=True)

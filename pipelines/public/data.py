@@ -110,27 +110,19 @@ def open_data(  # noqa: PLR0913 - a public builder, with an argument for each fl
     Raises:
         ValueError: there is no such data set, nothing usable in it, or no validation images.
     """
-    spec = join_sum(spec)
-    if split == "val":
-        spec = _validation(spec)
+    spec = join_sum(spec) if split == "train" else _validation(join_sum(spec))
     file = None if classes is None else Path(classes)
     rules = ImageRules(background, depth_range, pages, channels, max_pixels)
     if like is not None:
         rules = rules.like(like.table.source.rules)
+    keys = MemberKeys(image_key, label_key)
     table = datasets.open_data(
-        spec,
-        Path(data_dir),
-        split,
-        on_bad=on_bad_image,
-        classes_file=file,
-        rules=rules,
-        keys=MemberKeys(image_key, label_key),
-        remote=remote,
-    )
+        spec, Path(data_dir), split,
+        on_bad=on_bad_image, classes_file=file, rules=rules, keys=keys, remote=remote,
+    )  # fmt: skip
     if like is not None:
         table = match_classes(table, like.table)
-    facts = _facts(spec, channels)
-    return Data(table, facts, spec, split, on_bad_image)
+    return Data(table, _facts(spec, channels), spec, split, on_bad_image)
 
 
 def _validation(spec: str) -> str:

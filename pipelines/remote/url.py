@@ -14,7 +14,7 @@ KINDS = {
 }  # fmt: skip
 """Scheme -> kind of store."""
 MOST = 100_000
-"""The most URLs of a pattern."""
+"""The most names of a pattern."""
 
 
 def is_remote(text: str) -> bool:
@@ -62,7 +62,7 @@ def braces(pattern: str) -> list[str]:
     for part in re.split(r"(\{[^{}]*\})", pattern):
         choices = _choices(part, pattern) if part.startswith("{") else [part]
         if len(texts) * len(choices) > MOST:
-            raise RemoteError(f"{pattern}: more than {MOST:,} URLs")
+            raise RemoteError(f"{pattern}: more than {MOST:,} names")
         texts = [text + choice for text in texts for choice in choices]
     if "{" in texts[0] or "}" in texts[0]:
         raise RemoteError(f"{pattern}: a brace without its other half, as in {{000..146}}")

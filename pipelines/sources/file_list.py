@@ -71,7 +71,7 @@ def _inspected(file: Path, listed: FileList, cache_dir: Path, rules: ImageRules)
 def read_list(file: Path) -> FileList:
     """Read a list, and look for its files; errors as in ``scan_list``."""
     try:
-        text = file.expanduser().read_text("utf-8", "surrogateescape")
+        text = file.expanduser().read_text("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
     root = file.expanduser().absolute().parent
@@ -135,7 +135,8 @@ def _missing(file: Path, lines: list[str], count: int) -> str:
     return "\n".join(
         [
             f"{file}: {len(lines):,} of {counted(count, 'file')} are not there (paths are relative "
-            "to the folder of the list; a class with spaces follows a tab):",
+            "to the folder of the list; a space, and no comma, comes before a class; a class with "
+            "spaces follows a tab):",
             *shown,
         ]
     )

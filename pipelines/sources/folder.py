@@ -132,7 +132,7 @@ def usable_rows(found: Found, on_bad: OnBad, where: Path) -> NDArray[np.int64]:
     if on_bad != "keep":
         other = {name: why for name, why in found.bad.items() if name not in found.headers.bad}
         counts = len(found.listing.names), len(found.names)
-        report_unfit(str(found.root), *counts, found.headers.bad, other, on_bad)
+        report_unfit(str(where.expanduser().absolute()), *counts, found.headers.bad, other, on_bad)
     good = np.flatnonzero(found.is_good | (on_bad == "keep"))
     if not len(good):
         raise ValueError(f"{where}: not one of {len(found.listing.names)} images can be read")

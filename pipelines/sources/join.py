@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from pipelines.sources.image_file import ImageRules
 from pipelines.sources.joined import Joined, Part, inverse, joined
 from pipelines.sources.table import Table
+from pipelines.system.progress import print_once
 from pipelines.system.units import counted
+
+log = logging.getLogger(__name__)
 
 
 def join_tables(
@@ -90,5 +94,10 @@ def _join_classes(
             f"{', '.join(found)}. Folders have names, and so has a .beton that "
             "tools/write_ffcv.py made of one"
         )
+    for names in named:
+        where = ", ".join(specs[place] for place in nameless)
+        shown = ", ".join(f"{place} is {name}" for place, name in enumerate(names[:3]))
+        more = ", ..." if len(names) > 3 else ""
+        print_once(log, f"{where}: its classes have numbers only, taken as {shown}{more}")
     numbers = [np.array([*range(count), -1]) for count in counts]
     return named.pop() if named else (), numbers

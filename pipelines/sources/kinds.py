@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pipelines.beton.format import open_beton
 from pipelines.beton.pattern import check_pattern, is_pattern, open_pattern
-from pipelines.beton.remote import is_remote_beton, open_remote_beton, remote_val
+from pipelines.beton.remote import is_remote_beton, manifest_of, open_remote_beton, remote_val
 from pipelines.data_spec import NAMED, PLUS, is_spec
 from pipelines.remote.file import RemoteOptions
-from pipelines.remote.url import is_remote
+from pipelines.remote.url import is_remote, title_of
 from pipelines.sources.classes import classes_there
 from pipelines.sources.file_list import scan_list
 from pipelines.sources.folder import OnBad, scan
@@ -74,7 +74,8 @@ def kind_of(spec: str) -> Kind:
     Raises:
         ValueError: it has the form of none; the text suggests the nearest name.
     """
-    if spec.partition("?")[0].endswith(".beton") and is_pattern(spec):
+    is_beton = is_remote_beton(spec) if is_remote(spec) else spec.endswith(".beton")
+    if is_beton and is_pattern(spec):
         return PATTERN
     if is_remote(spec):  # first: hf://datasets/... is one, and hf:ORG/NAME is none
         return REMOTE
@@ -162,7 +163,20 @@ def _val_list(spec: str) -> str | None:
 
 
 def _open_beton(spec: str, opening: Opening) -> Table:
-    return open_beton(_place(spec))
+    table = open_beton(_place(spec))
+    _note_part(spec)
+    return table
+
+
+def _note_part(place: str) -> None:
+    """Say that a file is one of several parts, if it is."""
+    part = manifest_of(place).get("shard")
+    if isinstance(part, dict):
+        print_once(
+            log,
+            f"{title_of(place)} is part {part.get('number')} of {part.get('of')} parts, counted "
+            "from 0: a pattern, as 'train-*.beton', names all of them",
+        )
 
 
 def _val_file(name: str) -> str | None:
@@ -207,7 +221,9 @@ def _check_url(url: str) -> None:
 
 
 def _open_remote(url: str, opening: Opening) -> Table:
-    return open_remote_beton(url, opening.remote)
+    table = open_remote_beton(url, opening.remote)
+    _note_part(url)
+    return table
 
 
 def _val_remote(url: str) -> str | None:

@@ -11,7 +11,7 @@ from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions, open_all
 from pipelines.remote.store import expand
 from pipelines.remote.url import braces, is_remote, kind_of
-from pipelines.sources.patterns import expand_braces, expand_files
+from pipelines.sources.patterns import expand_files
 from pipelines.sources.splits import NAMES
 from pipelines.system.cache import cache_root
 from pipelines.system.open_files import REMOTE, allow_open_files
@@ -82,7 +82,7 @@ def val_pattern(pattern: str) -> tuple[str, bool] | None:
         other = re.sub(r"train(?:ing)?(?!.*train)", name, pattern)
         if other != pattern:
             other = re.sub(r"\{\d+\.\.\d+\}", "*", other)
-            if all(map(_is_there, expand_braces(other))):
+            if all(map(_is_there, braces(other))):
                 return other, name in NAMES["test"]
     return None
 

@@ -90,7 +90,8 @@ def read_label(key: str, data: bytes, keys: MemberKeys, fields: Counter[str]) ->
         return _from_json(data, keys.label, fields)
     text = data.decode("utf-8", "replace").strip()
     if keys.label is None and not _is_number(text):
-        raise NoClass(f"is no class number: {data[:40]!r}")
+        hint = f": --label-key {key} takes names" if text.isprintable() and text else ""
+        raise NoClass(f"is no class number: {data[:40]!r}{hint}")
     return _checked(int(text) if _is_number(text) else text)
 
 

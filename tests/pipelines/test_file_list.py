@@ -13,6 +13,7 @@ from pipelines.datasets import check_spec, default_val
 from pipelines.datasets import open_data as open_table
 from pipelines.sources.file_list import read_list
 from pipelines.sources.files import Files
+from pipelines.sources.image_file import ImageRules
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 
@@ -46,6 +47,7 @@ LISTS: dict[str, tuple[str, list[str], list[int], tuple[str, ...]]] = {
         "a/2.jpg\tbig cat\nmy cat.jpg\tdog", ["a/2.jpg", "my cat.jpg"], [0, 1], ("big cat", "dog")
     ),
     "comments": ("# all\n\n  ./a/2.jpg  x \r\n#b/3.jpg", ["a/2.jpg"], [0], ("x",)),
+    "a byte order mark": ("\ufeffa/2.jpg 3", ["a/2.jpg"], [3], ()),
     "numbers and names": ("a/2.jpg 1\nb/3.jpg x", ["a/2.jpg", "b/3.jpg"], [0, 1], ("1", "x")),
     "below another folder": ("../data/b/3.jpg 1", ["../data/b/3.jpg"], [1], ()),
 }  # fmt: skip
@@ -78,6 +80,7 @@ def test_an_absolute_path_stays_one(root: Path, tmp_path: Path) -> None:
         ("# nothing\n", "names no image"),
         ("a/2.jpg 16777217", "16777217 is no class number"),
         ("a/2.jpg big cat", "a class with spaces follows a tab"),
+        ("a/2.jpg,cat", "a space, and no comma, comes before a class"),
         ("a", "line 1: .*/a"),
         ("a/2.jpg\nbad.jpg", "bad.jpg: empty file.*\n.*--on-bad-image replace"),
     ],
@@ -86,6 +89,12 @@ def test_a_wrong_line_is_named(text: str, words: str, root: Path) -> None:
     (root / "bad.jpg").touch()
     with pytest.raises(ValueError, match=words):
         listed(root, text)
+
+
+def test_a_list_of_other_bands_is_named(root: Path) -> None:
+    listed(root, "a/2.jpg")
+    with pytest.raises(ValueError, match=rf"^{root}/train\.txt: "):
+        open_table(f"list:{root / 'train.txt'}", root, rules=ImageRules(channels=4))
 
 
 def test_a_list_that_is_none_is_named(root: Path) -> None:

@@ -19,11 +19,13 @@ from pipelines.data_facts import DATASETS, IMAGENET, data_facts
 from pipelines.data_spec import NAMED, split_sum
 from pipelines.datasets import check_spec, default_val
 from pipelines.datasets import open_data as open_table
+from pipelines.decoders.build import choose_loader
 from pipelines.normalization import pixel_statistics
 from pipelines.public import LoaderOptions
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.join import join_tables, part_tables
 from pipelines.sources.joined import Joined, JoinedFiles, file_names
+from pipelines.sources.kinds import BETON, PATTERN, REMOTE, Kind, kind_of
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.part_weights import part_weights
 from pipelines.sources.stored import InFiles
@@ -236,6 +238,15 @@ def test_labels_are_joined(case: str) -> None:
         assert own.label.tolist() == given.label.tolist()
 
 
+def test_numbers_that_are_taken_as_names_are_noted(caplog: pytest.LogCaptureFixture) -> None:
+    names = tuple("abcd")
+    tables = [numbered([3, 0], names), numbered([2], names), numbered([3, 1])]
+    table = join_tables(["one.beton", "two.beton", "three.beton"], tables)
+    assert (table.label.tolist(), table.classes) == ([3, 0, 2, 3, 1], names)
+    noted = "three.beton: its classes have numbers only, taken as 0 is a, 1 is b, 2 is c, ..."
+    assert caplog.messages == [noted]
+
+
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
@@ -364,13 +375,16 @@ def test_numbered_parts_are_read_in_their_order(table: Table, write: Write) -> N
     places = [write("train", number, 3, 0) for number in (2, 0, 1)]
     folder = Path(places[0]).parent
     rows = table.take(np.random.default_rng(2).permutation(len(table)))
-    for pattern in ("train-*.beton", "train-{2,0,1}.beton", "train-{0..2}.beton"):
+    for name in ("train-*", "train-?", "train-[0-2]", "train-{2,0,1}", "train-{0..2}"):
+        pattern = f"{name}.beton"
         found = open_table(str(folder / pattern), Path())
         assert found.label.tolist() == rows.label.tolist()
         assert found.classes == table.classes
         assert isinstance(found.source, JoinedFiles)
         for row in range(len(rows)):
             assert (found.source.stored(row) == rows.source.encoded(row)).all()
+        why = choose_loader(found, torch.device("cpu"), 1, data_is_beton=True)[1]
+        assert why == "the data is in .beton files"
     manifest = manifest_path(Path(places[0]))
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"source": "cifar10"}))
     assert data_facts(str(folder / "train-{2..2}.beton")) is DATASETS["cifar10"]
@@ -379,6 +393,32 @@ def test_numbered_parts_are_read_in_their_order(table: Table, write: Write) -> N
     assert default_val(str(folder / "train-*.beton")) == str(folder / "val.beton")
     (folder / "val-0.beton").touch()
     assert default_val(str(folder / "train-{0..2}.beton")) == str(folder / "val-*.beton")
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("s3://b/train-?.beton", PATTERN),
+        ("s3://b/train-{0..3}.beton", PATTERN),
+        ("https://h/train-{0..3}.beton?signature=1", PATTERN),
+        ("https://h/train.beton?signature=1", REMOTE),
+        ("s3://b/train.beton", REMOTE),
+        ("train-?.beton", PATTERN),
+        ("train.beton", BETON),
+    ],
+)
+def test_patterns_are_told_from_files(spec: str, kind: Kind) -> None:
+    assert kind_of(spec) is kind
+
+
+def test_a_part_that_is_opened_alone_is_noted(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = [write("alone", number, 2) for number in range(2)]
+    open_table(places[0].replace("-0.", "-{0..1}."), Path())
+    assert "is part" not in caplog.text
+    open_table(places[0], Path())
+    assert f"{places[0]} is part 0 of 2 parts, counted from 0: a pattern, as" in caplog.text
 
 
 def test_parts_that_do_not_belong_together_are_named(whole: str, write: Write) -> None:

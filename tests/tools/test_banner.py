@@ -84,6 +84,19 @@ def test_images_are_counted_and_the_way_to_a_score_is_named(
     assert why is None or why in str(found)
 
 
+@pytest.mark.parametrize(
+    ("spec", "way"),
+    [
+        ("wds:a.tar", "a member .cls, a field of .json, or what --label-key names, gives them"),
+        ("list:a.txt", "a second word of each line gives them"),
+        ("folder:a + wds:b.tar", "class folders give them"),
+    ],
+)
+def test_what_gives_labels_depends_on_the_data(spec: str, way: str) -> None:
+    why = why_off(Config(data=spec), Data(images(-1), None, FACTS))
+    assert why == f"the training images have no labels ({way})"
+
+
 def test_nouns_are_counted() -> None:
     nouns = {"epoch": "epochs", "class": "classes", "batch": "batches", "image": "images"}
     for one, many in nouns.items():

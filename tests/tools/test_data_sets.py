@@ -37,6 +37,19 @@ def test_repeated_flags_are_one_sum(words: str, joined: list[str]) -> None:
     assert sum_repeated(words.split()) == joined
 
 
+def test_a_second_data_set_needs_its_own_flag() -> None:
+    with pytest.raises(ValueError, match=r"as in --data a\.beton --data b\.beton; a pattern"):
+        parse(["--seed", "1", "--data", "a.beton", "b.beton", "c.beton"])
+    assert parse(["--data", "a.beton", "--val-data", "b.beton"]).val_data == "b.beton"
+
+
+def test_keys_of_one_data_set_of_several_are_taken_by_the_writer() -> None:
+    found = write_ffcv.Arguments("folder:a + wds:b.tar", "out.beton", image_key="x", label_key="y")
+    assert (found.image_key, found.label_key) == ("x", "y")
+    with pytest.raises(ValueError, match="--label-key is for SOURCE wds:PATTERN"):
+        write_ffcv.Arguments("folder:a + b.beton", "out.beton", label_key="y")
+
+
 def test_flags_yaml_and_saved_settings_agree(tmp_path: Path) -> None:
     recipe = tmp_path / "two.yaml"
     recipe.write_text("data: [folder:a, b.beton]\nval-data: [folder:c]\ndata-weights: [1, 2]\n")

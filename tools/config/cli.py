@@ -20,7 +20,7 @@ from tyro.conf import OmitArgPrefixes
 from pipelines.data_spec import join_sum
 from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, chooses, flag, numbers_of
-from tools.config.data_sets import SUMMED, sum_repeated
+from tools.config.data_sets import SUMMED, refuse_second_value, sum_repeated
 from tools.config.other_names import refuse_other_names
 from tools.config.reason import reason_of
 from tools.config.run_path import saved_settings
@@ -56,7 +56,9 @@ def parse(argv: Sequence[str] | None = None) -> Config:
         SystemExit: the flags do not parse; tyro has printed the flag and what it takes.
         ValueError: settings contradict each other, or the recipe is not one.
     """
-    argv = sum_repeated(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    refuse_second_value(argv)
+    argv = sum_repeated(argv)
     refuse_other_names(argv)
     defaults = _defaults(argv)
     config = _refuse_not_chosen(_parse(argv, defaults), defaults)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipelines.data_spec import join_sum, split_sum
+from pipelines.data_spec import is_spec, join_sum, split_sum
 from pipelines.system.units import counted
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ def sum_repeated(words: Sequence[str], flags: Sequence[str] = SUMMED) -> list[st
     for flag, place in places.items():
         rest[place] = f"{flag}={join_sum(values[flag])}"
     return rest
+
+
+def refuse_second_value(words: Sequence[str]) -> None:
+    """Refuse a second data set after one flag, as a shell makes of a pattern without quotes.
+
+    Raises:
+        ValueError: naming the flags to write.
+    """
+    for flag, first, second in zip(words, words[1:], words[2:], strict=False):
+        if flag in SUMMED and not first.startswith("--") and is_spec(second):
+            raise ValueError(
+                f"{flag} {first} {second}: each data set has its own flag, as in "
+                f"{shlex.join([flag, first, flag, second])}; a pattern is written in quotes"
+            )
 
 
 def check_data_weights(config: Config) -> None:

@@ -84,7 +84,8 @@ def open_data_of(config: Config, accelerator: Accelerator, *, download: bool = T
         train = readable(unconverted, config.data, "train")
         if val is not None and config.val_data is None:
             if config.data not in DATASETS and default_val(config.data) is not None:
-                print_once(log, f"--val-fraction: {default_val(config.data)} is not scored")
+                unused = default_val(config.data)
+                print_once(log, f"--val-fraction: its images are scored, and {unused} is not")
             val = readable(val, config.data, "train")
             return Data(train, val, facts, unconverted)
         val = None

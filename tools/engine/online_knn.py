@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.distributed import average_buffers
 from models.methods import Method
+from pipelines.data_spec import split_sum
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
@@ -40,7 +41,7 @@ def _why_off(config: Config, data: Data) -> str | None:
     if config.knn_every == 0:
         return "--knn-every 0"
     if not (data.train.label >= 0).any():
-        return "the training images have no labels (class folders give them)"
+        return f"the training images have no labels ({_way_to_labels(config)})"
     if data.val is None:
         return (
             "no validation images (--val-data names some; --val-fraction 0.1 keeps a tenth of "
@@ -49,6 +50,17 @@ def _why_off(config: Config, data: Data) -> str | None:
     if not (data.val.label >= 0).any():
         return "the validation images have no labels (--val-data names others)"
     return None
+
+
+def _way_to_labels(config: Config) -> str:
+    """Return what gives labels to the first data set."""
+    first = split_sum(config.data)[0]
+    if first.startswith("wds:"):
+        member = "a member .cls, a field of .json"
+        return f"{member}, or what --label-key names, gives them"
+    if first.startswith("list:"):
+        return "a second word of each line gives them"
+    return "class folders give them"
 
 
 class OnlineKnn:
