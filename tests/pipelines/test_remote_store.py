@@ -76,7 +76,7 @@ def test_s3_is_written_listed_and_read(bucket: str, tmp_path: Path) -> None:
     assert read_small(f"{bucket}/a/none", FAST) is None
     assert read_small(f"{bucket}/a/x-0.tar", FAST) == data + b"a/x-0.tar"
     local.write_bytes(b"new")
-    with pytest.raises(RemoteError, match="exists already; --force"):
+    with pytest.raises(RemoteError, match="exists already; --overwrite"):
         upload(local, f"{bucket}/a/x-0.tar")
     upload(local, f"{bucket}/a/x-0.tar", replace=True)
     assert read_small(f"{bucket}/a/x-0.tar") == b"new"
