@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.beton.format import manifest_path
-from pipelines.remote.errors import RemoteError
+from pipelines.remote.errors import RemoteError, is_about_bucket
 from pipelines.remote.file import piece_checksums
 from pipelines.remote.store import open_object, upload
 from pipelines.remote.url import kind_of, split, title_of
@@ -32,8 +32,8 @@ def check_destination(url: str, overwrite: bool) -> None:
     """Refuse, before any work, a place that cannot be written.
 
     Raises:
-        ValueError: it is no store that takes files, the file exists and ``overwrite`` is False, or
-            the store does not let us read.
+        ValueError: it is no store that takes files, there is no such bucket, the file exists and
+            ``overwrite`` is False, or the store does not let us read.
     """
     if kind_of(url) not in WRITABLE:
         raise ValueError(
@@ -42,7 +42,7 @@ def check_destination(url: str, overwrite: bool) -> None:
     try:
         open_object(url)
     except RemoteError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(error.__cause__, FileNotFoundError) and not is_about_bucket(error.__cause__):
             return
         raise
     if not overwrite:

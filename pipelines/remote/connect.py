@@ -10,7 +10,7 @@ import datetime
 import functools
 import importlib.util
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from pipelines.remote.url import kind_of, split, title_of
 class Retry:
     """How long a failing request is repeated: 5xx, 429, resets, silence, short replies."""
 
-    attempts: int = 10
+    attempts: int = 100
     first_wait: float = 0.1
-    """Seconds before the second attempt; each further wait is about twice as long."""
+    """Seconds before the second attempt; each further wait is about half as long again."""
     longest_wait: float = 15.0
     silence: float = 30.0
     """Seconds without a byte after which a reply counts as lost."""
@@ -34,6 +34,15 @@ class Retry:
 
 
 RETRY = Retry()
+OPENING = 30.0
+"""Seconds in which a store must answer for the first time: a misspelled host is soon named."""
+GROWTH = 4.0
+"""A wait is drawn below this many times the one before: 1.5 times as long, in the middle."""
+
+
+def opening(retry: Retry) -> Retry:
+    """Return how a first request is repeated, before anything depends on it."""
+    return replace(retry, total=min(retry.total, OPENING))
 
 
 def place(url: str, retry: Retry, stale: Any = None) -> tuple[Any, str]:
@@ -85,6 +94,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
         "backoff": {
             "init_backoff": seconds(retry.first_wait),
             "max_backoff": seconds(retry.longest_wait),
+            "base": GROWTH,
         },
     }
     try:
@@ -131,7 +141,7 @@ def in_words(error: Exception, url: str, version: str) -> Exception:
     if isinstance(error, RemoteError):
         return error
     if name == "FileNotFoundError":
-        return errors.not_found(title, kind)
+        return errors.not_found(title, kind, errors.is_about_bucket(error))
     if name in ("PermissionDeniedError", "UnauthenticatedError"):
         return errors.no_access(title, kind, error)
     if name == "PreconditionError":
@@ -142,7 +152,7 @@ def in_words(error: Exception, url: str, version: str) -> Exception:
         return errors.wrong_range(title, error)
     if name == "GenericError" and any(part in str(error) for part in errors.METADATA):
         return errors.no_credentials(title, kind)
-    return errors.failed(title, error)
+    return errors.failed(title, error, fetching=bool(version))
 
 
 @functools.cache

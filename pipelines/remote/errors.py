@@ -27,17 +27,25 @@ CREDENTIALS = {
 """What gives access, by kind of URL."""
 KINDS_OF_FAILURE = {
     "Timeout": "no answer in time",
-    "Connect": "no connection to the host",
+    "Connect": "no connection",
     "Interrupted": "the connection broke",
 }
 """What the library calls a failed connection, and what it means."""
 METADATA = ("/latest/api/token", "/latest/meta-data/", "/metadata/identity/", "/computeMetadata/")
 """Parts of the addresses at which a machine in a cloud asks for credentials."""
-RESUME = "the run resumes with --resume auto"
 CHANGED = (
     "{url}: the object has changed since it was opened ({how}). Bytes of two versions are never "
     "mixed; start again to read the new one"
 )
+
+
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
+"""What S3, Azure and Google call a bucket that is not there."""
+
+
+def is_about_bucket(error: object) -> bool:
+    """Whether an error of the library says that there is no such bucket."""
+    return any(words in str(error) for words in NO_BUCKET)
 
 
 def without_query(text: str) -> str:
@@ -50,30 +58,40 @@ def reason(error: BaseException) -> str:
     text, _, debug = str(error).partition("Debug source")
     for kind, words in KINDS_OF_FAILURE.items():
         if f"kind: {kind}" in debug:
-            return words
+            return f"{words}{_tries(text)}"
     if status := re.search(r"non-2xx status code: (\d+(?: [A-Z]\w+)*)", text):
-        return f"status {status[1]}"
+        return f"status {status[1]}{_tries(text)}"
     return without_query(" ".join(text.split()))
+
+
+def _tries(text: str) -> str:
+    """Return which host was asked, how often and for how long, as far as the library says it."""
+    form = r"performing \w+ \w+://([^/\s]+)\S* in ([\d.]+)(m?s), after (\d+) retries"
+    found = re.search(form, text)
+    if not found:
+        return ""
+    seconds = float(found[2]) / (1000 if found[3] == "ms" else 1)
+    return f" ({found[1]}, {int(found[4]) + 1} tries in {seconds:.2g} s)"
 
 
 def no_credentials(url: str, kind: str) -> RemoteError:
     """Return the refusal when none are set, and the machine has no role that gives some."""
     return RemoteError(
-        f"{url}: no credentials are set, and no cloud gives this machine some. "
-        f"{CREDENTIALS[kind]}. Then {RESUME}"
+        f"{url}: no credentials are set, and no cloud gives this machine some. {CREDENTIALS[kind]}"
     )
 
 
 def no_access(url: str, kind: str, error: BaseException) -> NotThere:
     """Return the refusal of a store that knows, or accepts, no credentials of ours."""
     code = "401" if "Unauthenticated" in type(error).__name__ else "403"
-    return NotThere(f"{url}: access denied ({code}). {CREDENTIALS[kind]}. Then {RESUME}")
+    return NotThere(f"{url}: access denied ({code}). {CREDENTIALS[kind]}")
 
 
-def not_found(url: str, kind: str) -> NotThere:
-    """Return the refusal for an object that is not there, or that is hidden from us."""
+def not_found(url: str, kind: str, is_bucket: bool = False) -> NotThere:
+    """Return the refusal for an object or a bucket that is not there, or is hidden from us."""
+    what = "bucket" if is_bucket else "object"
     return NotThere(
-        f"{url}: no such object (404). Check the spelling; a store may also hide an object from "
+        f"{url}: no such {what} (404). Check the spelling; a store may also hide an object from "
         f"whoever may not read it. {CREDENTIALS[kind]}"
     )
 
@@ -94,16 +112,17 @@ def wrong_range(url: str, error: BaseException) -> RemoteError:
     )
 
 
-def failed(url: str, error: BaseException) -> RemoteError:
-    """Return the refusal after all retries of a request."""
+def failed(url: str, error: BaseException, fetching: bool = False) -> RemoteError:
+    """Return the refusal after all retries of a request; ``fetching``: one of many at a time."""
     text = reason(error)
-    busy = "; --fetch-connections asks for less at a time" if "429" in text or "503" in text else ""
-    return RemoteError(f"{url}: the request failed after all retries: {text}{busy}; {RESUME}")
+    busy = fetching and ("429" in text or "503" in text)
+    fewer = "; --fetch-connections asks for less at a time" if busy else ""
+    return RemoteError(f"{url}: the request failed after all retries: {text}{fewer}")
 
 
 def disk_full(folder: object, url: str) -> RemoteError:
     """Return the refusal when a piece cannot be written; what is present stays right."""
     return RemoteError(
         f"{url}: the disk of {folder} is full. --cache-size limits what is kept there, and "
-        f"--cache-dir names another folder; what is there stays valid, and {RESUME}"
+        "--cache-dir names another folder; what is there stays valid"
     )

@@ -29,7 +29,7 @@ from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.loop import AHEAD, NEEDED
 from pipelines.remote.process import close, loop_of, room_of
 from pipelines.remote.room import AHEAD as STAYS
-from pipelines.remote.room import require_room
+from pipelines.remote.room import remove_outdated, require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
 from pipelines.remote.store import RemoteObject, open_object
 from pipelines.remote.transfer import Counters, Transfer
@@ -184,8 +184,6 @@ class RemoteFile(StoredFile):
 
     def close(self) -> None:
         """End the requests, and make what is here outlast a reboot; maps stay valid."""
-        if self._end.alive:
-            self._transfer.sync()
         self._end()
 
     def _wait(self, pieces: Pieces) -> None:
@@ -271,8 +269,10 @@ def open_all(
             f"{options.cache_dir}: cannot be written ({error.strerror}); --cache-dir names another "
             "folder for remote files"
         ) from error
+    root = root_of(options.cache_dir)
+    remove_outdated(root, {f.title: f.path.parent for f in files})
     if options.cache_size is None:
-        require_room(root_of(options.cache_dir), urls[0], [(f.path, f.size) for f in files])
+        require_room(root, files[0].title, [(f.path, f.size) for f in files])
     return files
 
 

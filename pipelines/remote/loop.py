@@ -24,6 +24,8 @@ SYNC_EVERY = 30.0
 """Seconds between the moments at which what is here is made to outlast a reboot."""
 TICK = 0.1
 """Seconds between two looks whether the main thread lives."""
+SETTLE = 0.2
+"""Seconds for cancelled requests to end, before the interpreter may."""
 Item = tuple[int, int, Transfer, Run]
 
 
@@ -38,6 +40,7 @@ class Loop:
         self._number = 0
         self._transfers: set[Transfer] = set()
         self._running: dict[asyncio.Task[None], Transfer] = {}
+        self._syncing: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="unmix-fetch")
         self._thread.start()
 
@@ -72,9 +75,9 @@ class Loop:
         self._thread.join()
         return True
 
-    def is_this_thread(self) -> bool:
-        """Whether the caller runs in the loop's thread, which may not wait for itself."""
-        return threading.current_thread() is self._thread
+    def is_its_thread(self) -> bool:
+        """Whether the caller runs in a thread that the loop waits for: it may not wait for it."""
+        return threading.current_thread() is self._thread or threading.get_ident() in self._syncing
 
     def alive(self) -> bool:
         """Whether it still fetches."""
@@ -112,9 +115,20 @@ class Loop:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), TICK)
             if time.monotonic() - saved > SYNC_EVERY:
-                await asyncio.gather(*(asyncio.to_thread(t.sync) for t in list(self._transfers)))
+                found = [asyncio.to_thread(self._sync, t) for t in list(self._transfers)]
+                await asyncio.gather(*found)
                 saved = time.monotonic()
+        cut_short = bool(self._running)
         await _cancel([serving, *self._running])
+        if cut_short:  # obstore's threads see that later, and need the interpreter for it
+            await asyncio.sleep(SETTLE)
+
+    def _sync(self, transfer: Transfer) -> None:
+        self._syncing.add(threading.get_ident())
+        try:
+            transfer.sync()
+        finally:
+            self._syncing.discard(threading.get_ident())
 
     async def _serve(self) -> None:
         """Start the requests, the most urgent first."""

@@ -37,15 +37,18 @@ def close(transfer: Transfer, pins: Locks | None, key: tuple[int, int]) -> None:
     """Close a file, unless this is a fork of the process that has it open."""
     if os.getpid() != key[0]:
         return
-    if _loops[key].is_this_thread():  # which collected the file as garbage
+    loop = _loops.get(key)
+    if loop is not None and loop.is_its_thread():  # which collected the file as garbage
         threading.Thread(target=close, args=(transfer, pins, key)).start()
         return
     with _lock:
-        if _loops[key].remove(transfer):
+        loop = _loops.get(key)
+        if loop is not None and loop.remove(transfer):
             _loops.pop(key)
         if not _loops:
             while _rooms:
                 _rooms.popitem()[1].close()
+    transfer.sync()
     transfer.close()
     if pins is not None:
         pins.close()

@@ -40,6 +40,8 @@ class Record:
         with path.open("r+b") as file:
             if os.fstat(file.fileno()).st_size != HEADER + 10 * pieces:
                 create(path, pieces)  # a power cut after it was made
+            # blocks for all of it: to write in a map of a hole kills the process on a full disk
+            os.posix_fallocate(file.fileno(), 0, HEADER + 10 * pieces)
             self._map = mmap.mmap(file.fileno(), HEADER + 10 * pieces)
         self._header = np.frombuffer(self._map, np.uint8, HEADER)
         self.used: NDArray[np.float64] = np.frombuffer(self._map, np.float64, pieces, HEADER)

@@ -7,8 +7,10 @@ counting the pieces of all copies: no counter can go wrong when a process is kil
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from pipelines.remote.errors import RemoteError
 from pipelines.remote.locks import Run, locks
 from pipelines.remote.record import ABSENT
 from pipelines.remote.sparse import PIECE, SparseFile, open_folder
+from pipelines.system import cache
 from pipelines.system.units import size_text
 
 log = logging.getLogger(__name__)
@@ -110,6 +113,15 @@ class Room:
             if file.remove(int(piece[at])):
                 gone += file.identity.piece
         return gone
+
+
+def remove_outdated(root: Path, opened: Mapping[str, Path]) -> None:
+    """Remove copies of other versions of objects, URL -> folder, that nobody has open."""
+    for meta in root.glob("*/meta.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            url, folder = json.loads(meta.read_text("utf-8"))["url"], meta.parent
+            if opened.get(url, folder) != folder and cache.remove(folder):
+                log.info("removed the copy of an older version of %s", url)
 
 
 def require_room(root: Path, title: str, files: list[tuple[Path, int]]) -> None:

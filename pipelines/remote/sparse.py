@@ -79,18 +79,28 @@ class SparseFile:
     def __init__(self, folder: Path, identity: Identity) -> None:
         self.folder, self.identity = folder, identity
         self.path = folder / identity.name
-        self._lock = _open_locked(folder, identity)
-        self.data = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        with locks(folder / "boot") as boot:
+        with contextlib.ExitStack() as opened:  # closed if anything fails
+            self._lock = _open_locked(folder, identity)
+            opened.callback(os.close, self._lock)
+            self.data = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            opened.callback(os.close, self.data)
+            self.record = self._recorded()
+            opened.pop_all()
+        self.closed = False
+
+    def _recorded(self) -> Record:
+        """Open the record; the first after a reboot counts what outlived it."""
+        path, pieces = self.folder / "present", self.identity.pieces
+        with locks(self.folder / "boot") as boot:
             while not boot.exclusive((0, 1)):
                 time.sleep(0.001)
-            if os.fstat(self.data).st_size != identity.size:  # a power cut after it was made
-                os.ftruncate(self.data, identity.size)
-                record.create(folder / "present", identity.pieces)
-            self.record = Record(folder / "present", identity.pieces)
-            if self.record.boot != record.boot_id():
-                self.record.start_boot(self.data)
-        self.closed = False
+            if os.fstat(self.data).st_size != self.identity.size:  # a power cut after it was made
+                os.ftruncate(self.data, self.identity.size)
+                record.create(path, pieces)
+            found = Record(path, pieces)
+            if found.boot != record.boot_id():
+                found.start_boot(self.data)
+        return found
 
     def pieces_of(self, ranges: NDArray[np.int64]) -> Pieces:
         """Return the pieces of byte ranges, begin and end, (k, 2)."""

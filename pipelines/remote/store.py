@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.remote import errors, hub
-from pipelines.remote.connect import RETRY, Retry, in_words, library, place, store_of
+from pipelines.remote.connect import RETRY, Retry, in_words, library, opening, place, store_of
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.url import braces, fixed_folder, is_glob, kind_of, matching, title_of
 
@@ -80,14 +80,22 @@ class RemoteObject:
             except Exception as error:
                 if last or not _expired(error, self.url):
                     raise self._words(error) from error
+        left = min(end, self.size) - begin
         try:
-            if end - begin <= CHUNK:
-                yield memoryview(await result.bytes_async())
+            if left <= CHUNK:
+                yield self._at_most(left, memoryview(await result.bytes_async()))
                 return
             async for chunk in result.stream(CHUNK):
-                yield memoryview(chunk)
+                yield self._at_most(left, memoryview(chunk))
+                left -= len(chunk)
         except Exception as error:
             raise self._words(error) from error
+
+    def _at_most(self, left: int, chunk: memoryview) -> memoryview:
+        """Refuse bytes beyond the range: a reply may be longer than its header says."""
+        if len(chunk) > left:
+            raise errors.wrong_range(self.title, ValueError("more bytes than in the range"))
+        return chunk
 
     def _options(self, begin: int, end: int) -> dict[str, Any]:
         if self.etag is None or self.etag.startswith("W/"):  # a weak ETag never matches If-Match
@@ -123,7 +131,7 @@ def open_object(url: str, retry: Retry = RETRY) -> RemoteObject:
     store = None
     for last in (False, True):
         try:
-            store, path = place(url, retry, store)
+            store, path = place(url, opening(retry), store)
             meta = obs.get(store, path, options={"range": (0, 1)}).meta
             break
         except Exception as error:
@@ -145,7 +153,7 @@ def read_small(url: str, retry: Retry = RETRY) -> bytes | None:
     """
     obs = library()
     try:
-        store, path = place(url, retry)
+        store, path = place(url, opening(retry))
         result = obs.get(store, path)
         if result.meta["size"] > SMALL:
             raise RemoteError(f"{title_of(url)}: {result.meta['size']:,} bytes, over 64 MiB")
@@ -211,7 +219,7 @@ def _listed(url: str, retry: Retry) -> list[str]:
     if kind == "hf":
         urls = hub.files(folder)
     else:
-        obs, root = library(), store_of(folder, retry, os.getpid())
+        obs, root = library(), store_of(folder, opening(retry), os.getpid())
         try:
             entries = [entry for chunk in obs.list(root) for entry in chunk]
         except Exception as error:

@@ -72,6 +72,13 @@ class Transfer:
         try:
             for part in runs(missing):
                 await self._claimed(part, needed)
+        except OSError as error:
+            self._note(
+                RemoteError(
+                    f"{self.source.title}: its copy in {self.file.folder.parent} cannot be used "
+                    f"({error.strerror or error}); --cache-dir names another folder"
+                )
+            )
         except Exception as error:
             self._note(error)
         finally:

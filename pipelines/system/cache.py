@@ -144,29 +144,40 @@ def hold(path: Path) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file or folder that no process uses; return whether it is gone."""
+    """Remove a file or folder that no process uses; return whether it is gone.
+
+    It is locked until it is gone, so whoever opens it meanwhile waits, and then finds nothing.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
+        if not _is_unused(handle, path):
+            return False
+        _delete(path)
+    finally:
+        os.close(handle)
+    return True
+
+
+def _is_unused(handle: int, path: Path) -> bool:
+    """Lock a file or folder unless it is in use or being written; return whether it is not."""
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        if time.time() - _measured(path)[1] < ABANDONED_UNLOCKABLE:
-            return False
-    else:
-        if _is_fresh_temporary(path):
-            return False
-    finally:
-        os.close(handle)
+        return time.time() - _measured(path)[1] >= ABANDONED_UNLOCKABLE
+    return not _is_fresh_temporary(path)
+
+
+def _delete(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
         path.with_name(path.name + ".json").unlink(missing_ok=True)
-    return True
 
 
 def _is_fresh_temporary(path: Path) -> bool:

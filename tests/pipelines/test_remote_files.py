@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import gc
 import os
 import pickle
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_store import HttpStore, Request, serving
+from http_store import Answer, HttpStore, Request, etag_of, serving
 
-from pipelines.remote import disk, record, store
-from pipelines.remote.connect import Retry
+from pipelines.remote import disk, loop, record, store
+from pipelines.remote.connect import RETRY, Retry
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import (
     RemoteFile,
@@ -83,10 +88,33 @@ def test_what_passes_is_retried_and_what_stays_is_named(
     web.fault(kind)
     read(file, 0, 3 * PIECE)
     web.fault(kind, times=99)
-    with pytest.raises(RemoteError, match=rf"{web.url}/a.beton: the request failed .*--resume"):
+    with pytest.raises(
+        RemoteError, match=rf"{web.url}/a.beton: the request failed after"
+    ) as caught:
         read(file, 3 * PIECE, SIZE)
+    assert "--resume" not in str(caught.value)  # whoever reads may be no run
+    assert ("--fetch-connections" in str(caught.value)) == (kind in ("503", "429"))
     web.heal()
     read(file)
+
+
+def test_a_store_may_restart(web: HttpStore, options: RemoteOptions) -> None:
+    """It is the time that ends the attempts, not their number: 30 are no reason to stop."""
+    quick = replace(RETRY, first_wait=0.001, longest_wait=0.002)
+    file = open_remote(f"{web.url}/a.beton", replace(options, retry=quick))
+    web.fault("503", times=30)
+    read(file, 0, PIECE)
+    file.close()
+    assert quick.attempts * RETRY.longest_wait > RETRY.total
+
+
+def test_a_host_that_does_not_answer_is_named(web: HttpStore, options: RemoteOptions) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(
+        RemoteError, match=rf"no connection \(127\.0\.0\.1:{port}, 4 tries in .* s\)"
+    ):
+        open_remote(f"http://127.0.0.1:{port}/a.beton", options)
 
 
 def test_a_reply_that_does_not_come_is_asked_for_again(
@@ -132,6 +160,23 @@ def test_what_does_not_pass_is_refused_at_once(web: HttpStore, file: RemoteFile,
     read(file)
 
 
+def test_a_reply_that_is_longer_than_its_range_is_refused(web: HttpStore, file: RemoteFile) -> None:
+    """Its length may contradict its Content-Range: nothing after the range counts as a piece."""
+
+    def longer(request: Request) -> Answer:
+        assert request.range is not None
+        begin, end = request.range
+        headers = {"ETag": etag_of(DATA.tobytes())}
+        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{SIZE}"
+        return Answer(206, bytes(end - begin + PIECE), headers)
+
+    web.routes.append(longer)
+    for pieces in (1, 5):
+        with pytest.raises(RemoteError, match=r"sent other bytes than asked for \(more bytes"):
+            read(file, 0, pieces * PIECE)
+    assert file._file.record.state[5:].tolist() == [0] * 7
+
+
 def test_bytes_of_two_versions_are_never_mixed(
     web: HttpStore, file: RemoteFile, options: RemoteOptions
 ) -> None:
@@ -147,6 +192,15 @@ def test_bytes_of_two_versions_are_never_mixed(
         np.testing.assert_array_equal(np.memmap(new.path, np.uint8, "r"), DATA[::-1])
     new.close()
     read(file, 0, PIECE)
+    web.objects["b.beton"] = DATA.tobytes()
+    other = open_remote(f"{web.url}/b.beton", options)
+    other.close()
+    file.close()
+    open_remote(f"{web.url}/a.beton", options).close()  # the old version is of no use any more
+    assert {path.parent.parent for path in options.cache_dir.glob("*/*/meta.json")} == {
+        file.path.parent.parent
+    }
+    assert not file.path.exists() and new.path.exists() and other.path.exists()
 
 
 def test_checksums_find_wrong_bytes(web: HttpStore, options: RemoteOptions, tmp_path: Path) -> None:
@@ -179,6 +233,50 @@ def test_a_full_disk_leaves_what_is_there_right(
             read(file, 0, 2 * PIECE)
         read(file, 0, PIECE)
     read(file)
+
+
+def test_a_full_disk_has_room_for_the_record(file: RemoteFile) -> None:
+    """A page of a map that finds no block ends the process by SIGBUS."""
+    stat = (file.path.parent / "present").stat()
+    assert stat.st_blocks * 512 >= stat.st_size > record.HEADER
+
+
+def test_a_disk_that_fails_is_named(
+    web: HttpStore, file: RemoteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", broken)
+        with pytest.raises(RemoteError, match=r"a\.beton: its copy in .*\(Input/output error\)"):
+            read(file, 0, PIECE)
+    read(file)
+
+
+def test_what_is_here_outlasts_a_reboot_although_nobody_closes_the_file(
+    web: HttpStore, options: RemoteOptions
+) -> None:
+    file = open_remote(f"{web.url}/a.beton", options)
+    read(file, 0, 2 * PIECE)
+    kept = file._file.record
+    assert not kept.durable.any()
+    del file
+    gc.collect()
+    assert kept.durable.tolist() == [1, 1, *[0] * 10]
+
+
+def test_a_thread_that_the_loop_waits_for_never_waits_for_the_loop(
+    file: RemoteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may be collected as garbage in any thread, also in one that syncs."""
+    seen: list[bool] = []
+    monkeypatch.setattr(loop, "SYNC_EVERY", 0.0)
+    monkeypatch.setattr(file._transfer, "sync", lambda: seen.append(file._loop.is_its_thread()))
+    until = time.monotonic() + 20
+    while not seen and time.monotonic() < until:
+        time.sleep(0.01)
+    assert seen and all(seen) and not file._loop.is_its_thread()
 
 
 def test_an_error_ahead_is_raised_once_and_the_next_call_works(
@@ -338,7 +436,8 @@ def test_after_a_reboot_only_what_was_synced_counts(
     read(file, 0, 2 * PIECE)
     file._transfer.sync()
     read(file, 2 * PIECE, 4 * PIECE)
-    file._end()  # without a sync, as a killed process
+    file._transfer._unsaved = False  # without a sync, as a killed process
+    file._end()
     with file.path.open("r+b") as data:  # what a power cut may leave of bytes that were not synced
         data.seek(2 * PIECE)
         data.write(bytes(2 * PIECE))
@@ -492,8 +591,22 @@ def test_the_cache_lists_copies_and_removes_those_that_nobody_has_open(
     assert cache.empty() == ([], [entry])
     read(file)
     file.close()
-    gone, used = cache.empty()
+    locked, rmtree = list[bool](), shutil.rmtree
+
+    def remove(folder: Path, ignore_errors: bool) -> None:
+        handle = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            locked.append(False)
+        os.close(handle)
+        rmtree(folder, ignore_errors)
+        locked.append(not locked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove)
+        gone, used = cache.empty()
     assert [entry.path for entry in gone] == [file.path.parent] and not used
+    assert locked == [True]
     again = open_remote(f"{web.url}/a.beton", options)
     read(again)
     again.close()

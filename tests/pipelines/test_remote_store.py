@@ -64,6 +64,7 @@ def test_s3_is_written_listed_and_read(bucket: str, tmp_path: Path) -> None:
         local.write_bytes(data + key.encode())
         upload(local, f"{bucket}/{key}")
     assert expand(f"{bucket}/a/*.tar") == [f"{bucket}/a/x-0.tar", f"{bucket}/a/x-1.tar"]
+    assert expand(f"{bucket}/a/x-?.tar") == [f"{bucket}/a/x-0.tar", f"{bucket}/a/x-1.tar"]
     assert expand(f"{bucket}/a*/[xü]*1.tar") == [f"{bucket}/a b/ü+1.tar", f"{bucket}/a/x-1.tar"]
     with pytest.raises(RemoteError, match=r"matches none of the 3 files below s3://.*/a"):
         expand(f"{bucket}/a/*.zip")
@@ -73,6 +74,8 @@ def test_s3_is_written_listed_and_read(bucket: str, tmp_path: Path) -> None:
         assert thing.get(1000, 1300) == data[1000:1300]
     with pytest.raises(RemoteError, match=r"a/none: no such object \(404\).*AWS_ACCESS_KEY_ID"):
         open_object(f"{bucket}/a/none", FAST)
+    with pytest.raises(RemoteError, match=r"x\.tar: no such bucket \(404\)"):
+        open_object(f"{bucket}-none/x.tar", FAST)
     assert read_small(f"{bucket}/a/none", FAST) is None
     assert read_small(f"{bucket}/a/x-0.tar", FAST) == data + b"a/x-0.tar"
     local.write_bytes(b"new")

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from pipelines.beton import to_store
+from pipelines.datasets import default_val, open_data
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import PIECE
 from pipelines.remote.store import expand, open_object, read_small, upload
+from pipelines.sources.stored import InFiles
 from tools.write_ffcv import main
 
 pytest.importorskip("obstore", reason="stores need the extra remote")
@@ -64,6 +66,32 @@ def test_what_is_written_to_a_store_is_the_local_file(
     assert manifest == json.loads((tmp_path / "a.beton.json").read_text())
     assert crc == [zlib.crc32(data[at : at + PIECE]) for at in range(0, len(data), PIECE)]
     assert len(crc) > 1 and list((tmp_path / "aside").iterdir()) == []
+
+
+def test_parts_in_a_store_are_read_as_one_file_and_beside_local_data(
+    bucket: str, folder: str, tmp_path: Path
+) -> None:
+    flags = [folder, "--shuffle", "1"]
+    urls = [f"{bucket}/train-{part}.beton" for part in range(2)]
+    for part, url in enumerate(urls):
+        assert main([flags[0], url, *flags[1:], "--shard", f"{part}/2"]) == 0
+    local = tmp_path / "a.beton"
+    assert main([flags[0], str(local), *flags[1:]]) == 0
+
+    def rows(spec: str) -> list[bytes]:
+        table = open_data(spec, Path())
+        assert isinstance(table.source, InFiles)
+        return [table.source.stored(row).tobytes() for row in range(len(table))]
+
+    want = rows(str(local))
+    assert len(want) == 8
+    for name in ("train-{0..1}", "train-{1,0}", "train-*", "train-?", "train-[01]"):
+        assert rows(f"{bucket}/{name}.beton") == want
+    assert rows(f"{local} + {urls[1]}") == [*want, *want[4:]]
+    assert rows(f"{bucket}/train-?.beton + {local}") == [*want, *want]
+    assert default_val(f"{bucket}/train-?.beton") is None
+    upload(local, f"{bucket}/val.beton")
+    assert default_val(f"{bucket}/train-?.beton") == f"{bucket}/val.beton"
 
 
 def test_a_file_of_a_store_is_replaced_only_when_told(
@@ -127,6 +155,7 @@ def test_a_file_of_a_store_is_verified_against_its_checksums(
     [
         ("https://x.org/a.beton", "cannot be written: OUT is a local file, or one of s3://"),
         ("hf://datasets/o/n/a.beton", "cannot be written: OUT is a local file, or one of s3://"),
+        ("s3://no-bucket/a.beton", "s3://no-bucket/a.beton: no such bucket (404)"),
     ],
 )
 def test_places_that_take_no_file_are_refused_before_any_work(

@@ -139,9 +139,9 @@ STAGES = {"read": 0.01, "decode": 0.2, "decode_crop": 0.3, "finish": 0.05}
     ("loader", "step", "shared", "expected", "said"),
     [
         (100.0, 300.0, False, 100.0, ("bound by decode", "4 more workers would balance it")),
-        (300.0, 100.0, False, 100.0, ("bound by the network", "1 worker of the 2 would do")),
+        (300.0, 100.0, False, 100.0, ("bound by the training step", "1 worker of the 2 would do")),
         (100.0, 300.0, True, 75.0, ("bound by decode", "6 workers would keep up")),
-        (300.0, 100.0, True, 75.0, ("bound by the network", "75% is the step's")),
+        (300.0, 100.0, True, 75.0, ("bound by the training step", "75% is the step's")),
     ],
 )
 def test_verdict(

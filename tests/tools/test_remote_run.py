@@ -58,6 +58,7 @@ def test_a_failing_store_costs_no_finished_step(
         assert run_train(*remote) == 2
         said = capsys.readouterr()
         assert f"train.py: {url}: access denied (403)" in said.err
+        assert "Then --resume auto continues after the last finished step" in said.err
         assert f"data      {url}" in said.out and "remote data: " in said.out
         done = lines(tmp_path / "remote")[-1]["step"]
         saved = [path.name for path in (tmp_path / "remote" / "checkpoints").iterdir()]

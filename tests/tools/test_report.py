@@ -171,11 +171,11 @@ def test_the_command_writes_it_anew(run: Path, capsys: pytest.CaptureFixture[str
     before = read(run)
     line = {"protocol": "linear", "step": 4, "linear_top1": 0.4321, "lr": 30, "commit": "abc"}
     (run / "eval.jsonl").write_text(json.dumps(line) + "\n")
-    profile = {"bottleneck": "bound by the network", "step_images_per_second": 12.0}
+    profile = {"bottleneck": "bound by the training step", "step_images_per_second": 12.0}
     (run / "profile.json").write_text(json.dumps(profile))
     assert run_main(report.main, "--run", str(run), "--map", "pca") == 0
     assert "43.21%" in read(run) and "43.21%" not in before
-    assert "bound by the network" in read(run)
+    assert "bound by the training step" in read(run)
     assert maps(read(run)) == maps(before) != []  # the same network
     assert run_main(report.main, str(run), "--no-look") == 0
     assert "Nearest neighbours" in read(run) and not maps(read(run))

@@ -33,7 +33,8 @@ def until_none_comes(
             step += 1
     except Interrupted:
         stop(step)
-    except RemoteError:
+    except RemoteError as error:
         if save is not None:
             save(step)
-        raise
+        since = "after the last finished step" if save is not None else "from the last checkpoint"
+        raise RemoteError(f"{error}. Then --resume auto continues {since}") from error

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from models.distributed import average_buffers
 from models.methods import Method
+from pipelines.remote.errors import without_query
 from pipelines.sources.table import Table
 from tools.config.cli import differences, from_saved, to_dict
 from tools.config.config import ResolvedConfig
@@ -173,7 +174,9 @@ class TrainState:
         if state["data"] != self._data:
             raise ValueError(
                 f"{path} was trained on other images ({state['data']['images']} then, "
-                f"{self._data['images']} now): the rows of a step would differ"
+                f"{self._data['images']} now): the rows of a step would differ. Give the former "
+                f"files back to {without_query(self._config.data)}, or start another run under "
+                f"another --name; --init {path} starts it from these weights"
             )
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])

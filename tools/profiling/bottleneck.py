@@ -40,7 +40,7 @@ class Bottleneck:
     @property
     def part(self) -> str:
         """The bottleneck in a word or two."""
-        return "the network" if self.step <= self.loader else self.slowest_data_stage()
+        return "the training step" if self.step <= self.loader else self.slowest_data_stage()
 
     def slowest_data_stage(self) -> str:
         """Return the loader's slowest stage."""
@@ -66,9 +66,9 @@ class Bottleneck:
     def _why(self) -> str:
         if self.shared:
             where = "GPU's" if self.on_gpu else "cores'"
-            network = 1 / self.step / (1 / self.step + 1 / self.loader)
-            return f"of the {where} time for an image {network:.0%} is the step's, the loader's " \
-                f"{1 - network:.0%}"  # fmt: skip
+            own = 1 / self.step / (1 / self.step + 1 / self.loader)
+            return f"of the {where} time for an image {own:.0%} is the step's, the loader's " \
+                f"{1 - own:.0%}"  # fmt: skip
         slow, fast = ("loader", "step") if self.loader < self.step else ("step", "loader")
         ratio = max(self.loader, self.step) / min(self.loader, self.step)
         return f"the {fast} alone is {ratio:.2g} times as fast as the {slow} alone"
@@ -92,9 +92,9 @@ class Bottleneck:
         if rate >= self.end_to_end:
             return f" Fetching does not bound the run: it makes {number(rate)} images/s."
         return (
-            f" While data is fetched, fetching bounds the run: it makes {number(rate)} images/s. "
-            "More --fetch-connections hide more of the store's latency, and --order blocks needs "
-            "fewer requests."
+            " While data is fetched from the store, fetching bounds the run: it makes "
+            f"{number(rate)} images/s. More --fetch-connections hide more of the store's latency, "
+            "and --order blocks needs fewer requests."
         )
 
     def _advice(self) -> str:
