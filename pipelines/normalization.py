@@ -22,6 +22,7 @@ from pipelines.sources.table import Table
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import cache_root
 from pipelines.system.progress import tracked
+from pipelines.system.stored_file import LocalFile
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +96,10 @@ def _identity(table: Table) -> str:
         return digest.hexdigest()[:16]
     if not isinstance(table.source, Beton):
         return content_key(table)
-    stat = table.source.path.stat()
+    stat, is_local = table.source.path.stat(), isinstance(table.source.file, LocalFile)
     digest = hashlib.sha256(f"{table.source.path.resolve()}\0{stat.st_size}".encode())
-    digest.update(f"\0{stat.st_mtime_ns}\0{SAMPLE}".encode())
+    changed = stat.st_mtime_ns if is_local else 0  # a remote file's place is that of its version
+    digest.update(f"\0{changed}\0{SAMPLE}".encode())
     digest.update(np.ascontiguousarray(table.source.offset).data)
     return digest.hexdigest()[:16]
 

@@ -6,7 +6,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors are tiny; read when torch is imported
 
+# What a module of pipelines or models imports while jaxtyping instruments it is compiled anew, and
+# not read from __pycache__: the large packages are therefore imported before.
+import numba  # noqa: F401
 import pytest
+import timm  # noqa: F401
+import torch._dynamo  # noqa: F401
 from toy_cases import toy_images
 
 

@@ -38,13 +38,29 @@ def match_classes(val: Table, train: Table) -> Table:
     """Return ``val`` with ``train``'s labels, matched by class name; unchanged without names.
 
     Raises:
-        ValueError: ``val`` has a class that ``train`` lacks.
+        ValueError: ``val`` has a class that ``train`` lacks, or one of the two has numbers without
+            names, and the other's names are numbers that are not in their order.
     """
+    if bool(train.classes) != bool(val.classes):
+        _refuse_unsorted_numbers(train.classes or val.classes)
     if val.classes == train.classes or not val.classes or not train.classes:
         return val
     check_classes(val.classes, train.classes, "the training data")
     number = np.array([*(train.classes.index(name) for name in val.classes), -1], np.int64)
     return Table(number[val.label], val.height, val.width, val.source, train.classes)
+
+
+def _refuse_unsorted_numbers(names: Sequence[str]) -> None:
+    """Refuse names that are numbers in another order than their own, as 0, 1, 10, 2.
+
+    Labels without names may be these numbers, or the places of the names in the order of texts.
+    """
+    if all(map(str.isdecimal, names)) and [*map(int, names)] != list(range(len(names))):
+        raise ValueError(
+            f"its classes cannot be matched with those of the training data: one has numbers "
+            f"without names, and the other the names {', '.join(names[:4])}, ..., which are not in "
+            "the order of numbers. Names of equal length, as 00, 01, 02, are"
+        )
 
 
 def classes_there(wanted: Sequence[str], known: Collection[str], where: str) -> tuple[str, ...]:

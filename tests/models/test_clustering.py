@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from clustering_cases import BLOCK, D, N, features, points, rng, tables
+from processes import in_group
 
 from models.clustering import Clusters, Features, nearest, spherical_kmeans
 
@@ -141,19 +141,16 @@ def test_clusters_are_as_tight_as_those_of_faiss() -> None:
     assert ours > score - 0.02
 
 
-def worker(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
-    torch.save(tables(), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def found() -> dict[str, Any]:
+    """What one process of the group finds."""
+    return {"tables": tables()}
 
 
 def test_one_process_is_four(tmp_path: Path) -> None:
     alone = tables()
     assert alone.pop("world_size") == 1
-    mp.spawn(worker, (WORLD, str(tmp_path)), nprocs=WORLD)
-    for rank in range(WORLD):
-        many = torch.load(tmp_path / f"{rank}.pt")
+    for rank, result in enumerate(in_group(WORLD, tmp_path, found)):
+        many = result["tables"]
         assert many.pop("world_size") == WORLD
         for name, values in alone.items():
             assert torch.equal(values, many[name]), f"{name} on rank {rank}"

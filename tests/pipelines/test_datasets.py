@@ -296,6 +296,18 @@ def test_patience_is_limited() -> None:
     assert pipelines.sources.published.DOWNLOAD_TIMEOUT <= 60
 
 
+def test_numbers_and_names_that_are_numbers_in_another_order_are_refused() -> None:
+    """Folders are sorted as text, "10" before "2": a label 1 may be either."""
+    image, side = np.zeros((3, 1, 1, 3), np.uint8), np.ones(3, np.int32)
+    numbers = Table(np.array([2, 1, 0]), side, side, Arrays("a", image))
+    named = Table(np.array([0, 1, 2]), side, side, Arrays("b", image), ("0", "10", "2"))
+    for val, train in ((named, numbers), (numbers, named)):
+        with pytest.raises(ValueError, match=r"the names 0, 10, 2, \.\.\., which are not"):
+            match_classes(val, train)
+    padded = Table(named.label, side, side, named.source, ("00", "01", "02"))
+    assert match_classes(padded, numbers) is padded
+
+
 def test_the_python_api_s_val_is_what_a_run_scores(tmp_path: Path) -> None:
     for name, count in (("train", 4), ("val", 2)):
         (tmp_path / name / "a").mkdir(parents=True)

@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from pipelines.remote.errors import RemoteError
 from pipelines.remote.store import expand, open_object, read_small, upload
 from pipelines.remote.url import braces, is_remote, matching, split
 
+pytest_plugins = "s3_server"
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=2, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
 
@@ -33,28 +33,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     for cached in (connect.store_of, connect._located, hub._commit):
         cached.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="S3 on loopback needs moto")
-    running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    yield "http://{}:{}".format(*running.get_host_and_port())
-    running.stop()
-
-
-@pytest.fixture
-def bucket(moto: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """Return the URL of an empty bucket."""
-    import boto3
-
-    secret = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
-    for name, value in (secret | {"AWS_ENDPOINT_URL": moto}).items():
-        monkeypatch.setenv(name, value)
-    name = f"b{abs(hash(request.node.name))}"
-    boto3.client("s3", endpoint_url=moto, region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}"
 
 
 def test_s3_is_written_listed_and_read(bucket: str, tmp_path: Path) -> None:

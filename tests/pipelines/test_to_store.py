@@ -2,7 +2,6 @@
 
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,14 @@ from pipelines.remote.store import expand, open_object, read_small, upload
 from pipelines.sources.stored import InFiles
 from tools.write_ffcv import main
 
+pytest_plugins = "s3_server"
 pytest.importorskip("obstore", reason="stores need the extra remote")
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = pytest.importorskip("moto.server", reason="S3 on loopback needs moto")
-    running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    yield "http://{}:{}".format(*running.get_host_and_port())
-    running.stop()
-
-
-@pytest.fixture
-def bucket(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """An empty bucket, and a cache to make files in."""
-    import boto3
-
-    secret = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
-    for name, value in (secret | {"AWS_ENDPOINT_URL": moto}).items():
-        monkeypatch.setenv(name, value)
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache to make files in."""
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
-    name = f"b{abs(hash(tmp_path))}"
-    boto3.client("s3", endpoint_url=moto, region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}"
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """Apply a mixture to given views, without a loader."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipelines.batch import Mixed
-from pipelines.mixtures.base import MixStep, Mixture
+from pipelines.mixtures.base import MixPlan, MixStep, Mixture
 from pipelines.rng import RowRng
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
@@ -14,6 +15,13 @@ from pipelines.views import View
 
 
 def mix_views(
+    mixture: Mixture, views: Sequence[torch.Tensor], mixed: Sequence[int] = (0,), **how: Any
+) -> tuple[Mixed, ...]:
+    """Mix square views as ``plan_views`` plans it."""
+    return plan_views(mixture, views, mixed, **how).apply(tuple(views))[1]
+
+
+def plan_views(
     mixture: Mixture,
     views: Sequence[torch.Tensor],
     mixed: Sequence[int] = (0,),
@@ -24,15 +32,15 @@ def mix_views(
     step: int = 0,
     first: int = 0,
     copies: Mapping[int, int] | None = None,
-) -> tuple[Mixed, ...]:
-    """Mix square views of ``rows`` (default: as many as a view has) in groups (default: one).
+) -> MixPlan:
+    """Plan to mix square views of ``rows`` (default: as many as a view has) in groups (of all).
 
     ``first`` is the place of the first row in the global batch.
     """
     own = np.arange(len(views[0])) if rows is None else np.array(rows)
     sizes = np.ones(max(own) + 1, np.int32)
     images = Arrays("test", np.zeros((len(sizes), 1, 1, 3), np.uint8))
-    plan = mixture.plan(
+    return mixture.plan(
         MixStep(
             seed=seed,
             step=step,
@@ -46,4 +54,3 @@ def mix_views(
             table=Table(np.zeros(len(sizes), np.int64), sizes, sizes, images),
         )
     )
-    return plan.apply(tuple(views))[1]

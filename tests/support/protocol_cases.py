@@ -1,14 +1,12 @@
-"""The work of one process of a spawned group for test_protocols.py, and the values compared."""
+"""The work of one process of a group for test_protocols.py, and the values compared."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from runs import run_main
 
 import eval as evaluation
@@ -43,12 +41,3 @@ def numbers_of(run: Path) -> dict[str, Any]:
             patch.setattr(accuracy, "topk_accuracy", watched(name))
             assert run_main(evaluation.main, words[0], "--run", str(run), *words[1:]) == 0
     return seen
-
-
-def worker(rank: int, world: int, run: Path, output: Path) -> None:
-    """One of ``world`` gloo processes."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    dist.init_process_group("gloo", f"file://{output}/store", rank=rank, world_size=world)
-    torch.save(numbers_of(run), output / f"{rank}.pt")
-    dist.destroy_process_group()

@@ -88,6 +88,15 @@ def plain(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Run the loops of stock FFCV in Python: its compiler takes seconds for each pipeline."""
+    from ffcv.pipeline.compiler import Compiler
+
+    monkeypatch.setattr(Compiler, "is_enabled", False)
+
+
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("case", ["one", "two"])
 def test_all_make_the_same_batches(plain, case):
     """As many views, of one size, of the same images in the same order."""

@@ -12,8 +12,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from protocol_cases import COMMANDS, numbers_of, worker
+from processes import in_group
+from protocol_cases import COMMANDS, numbers_of
 from runs import run_main, two_steps
 from toy_cases import toy_images
 
@@ -384,9 +384,7 @@ def test_bad_requests_are_one_line(
 def test_two_processes_score_as_one(run: Path, tmp_path: Path) -> None:
     """Class scores of every validation image, each once, in the order of the rows."""
     alone = numbers_of(run)
-    mp.spawn(worker, (2, run, tmp_path), nprocs=2)
-    for rank in range(2):
-        many = torch.load(tmp_path / f"{rank}.pt")
+    for many in in_group(2, tmp_path, numbers_of, run):
         for name in COMMANDS:
             for one, other in zip(alone[name], many[name], strict=True):
                 torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,21 @@ def test_what_is_done_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [words[1] for words in commands if words[0] == "eval.py"] == ["linear", "knn", "linear"]
 
 
+@cache
+def settings(words: tuple[str, ...]) -> Config:
+    """The settings of a train.py command."""
+    return parse(list(words))
+
+
+def trained(words: list[str]) -> Config:
+    """A train.py command's settings; those with other epochs, seeds and names are parsed once."""
+    at = [words.index(f"--{flag}") + 1 for flag in ("epochs", "seed", "name")]
+    rest = [word for i, word in enumerate(words) if i not in at and i + 1 not in at]
+    epochs, seed, name = (words[i] for i in at)
+    same = settings(tuple(word for word in rest if word not in ("--resume", "auto")))
+    return replace(same, epochs=int(epochs), seed=int(seed), name=name)
+
+
 def host(folder: Path, stop: str = "nothing") -> tuple[int, list[list[str]], str]:
     return script(folder, stop=stop, name="results_host.sh")
 
@@ -98,7 +115,7 @@ def test_the_host_runs_pairs_first_and_then_equal_units(
     assert status == 0
     runs = []
     for words in (words[1:] for words in commands if words[0] == "train.py"):
-        config = parse([word for word in words if word not in ("--resume", "auto")])
+        config = trained(words)
         assert (config.subset, config.subset_seed, config.batch_size) == (1000, 0, 256)
         assert not config.report and config.warmup_epochs == 5
         runs.append((config.method, config.mix, config.epochs, config.seed))
