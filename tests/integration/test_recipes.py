@@ -95,8 +95,8 @@ def test_a_published_run_does_not_rest_on_defaults(name: str) -> None:
     filled -= {"mix_groups", "subset"}  # as many as groups, which are stated; all images
     filled -= {"mix_terms"}  # those of the mixture, which is stated
     filled -= {"depth_range", "mean", "std", "val_fraction", "balance"}  # the published images
+    filled -= {"image_key", "label_key"}  # of tar shards
     filled -= {"weight_decay_end"}  # that of a stated weight decay is the same
-    filled -= {"mix_terms"}  # the mixture's, which is stated
     filled -= {"init", "freeze_patch_embed"}  # first weights; of transformers
     others = {"method", "mix", "data", "backbone", "stem", "zero_init_last", "epochs", "batch_size"}
     assert filled | others <= stated.keys()
