@@ -5,6 +5,7 @@ Nothing is opened here; ``pipelines.datasets`` opens what the words name.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,6 +52,16 @@ def is_spec(text: str) -> bool:
     """Whether the text has the form of one data set, which need not exist."""
     named = text in NAMED or text.startswith(PREFIXES) or text.endswith(".beton")
     return named or is_remote(text)
+
+
+def nearest(text: str) -> str:
+    """Return a question with the name that a text resembles; empty if there is none.
+
+    >>> nearest("cifar01")
+    ": did you mean 'cifar10'?"
+    """
+    near = difflib.get_close_matches(text, [*NAMED, "folder:"], n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def short_name(spec: str) -> str:

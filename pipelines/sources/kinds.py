@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import shlex
@@ -13,7 +12,7 @@ from pathlib import Path
 from pipelines.beton.format import open_beton
 from pipelines.beton.pattern import check_pattern, is_pattern, open_pattern
 from pipelines.beton.remote import is_remote_beton, manifest_of, open_remote_beton, remote_val
-from pipelines.data_spec import NAMED, PLUS, is_spec
+from pipelines.data_spec import NAMED, PLUS, is_spec, nearest
 from pipelines.remote.file import RemoteOptions
 from pipelines.remote.url import is_remote, title_of
 from pipelines.sources.classes import classes_there
@@ -101,14 +100,13 @@ def _hint(spec: str) -> str:
         return f": for the folder write folder:{spec}"
     if spec.endswith((".tar", ".tar}")):
         return f": for tar shards write wds:{spec}"
-    near = difflib.get_close_matches(spec, [*NAMED, "folder:"], n=1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    return nearest(spec)
 
 
 def _no_sum(spec: str) -> str:
     """Return which part of a text with plus signs is no data set; empty without plus signs."""
-    wrong = [repr(piece) for piece in spec.split(PLUS) if not is_spec(piece)]
-    return f": {PLUS.strip()} joins data sets, and {wrong[0]} is none" if wrong else ""
+    wrong = next((piece for piece in spec.split(PLUS) if not is_spec(piece)), None)
+    return f": + joins data sets, and {wrong!r} is none{nearest(wrong)}" if wrong else ""
 
 
 def _place(spec: str) -> Path:
