@@ -61,6 +61,7 @@ class Loader:
                 while ahead:
                     yield self._next(ahead)
             finally:
+                reader.close()  # first, so that it asks for nothing more
                 abandon(maker.table.source, ahead)
 
     def _whole(self, step: int) -> Batch:

@@ -29,6 +29,6 @@ def abandon(source: Source, work: Collection[Future[Any]]) -> None:
         future.cancel()
     left = bool(work)
     while left:
-        for file in remote_files(source):
-            file.interrupt()
         left = bool(wait(work, POLL_SECONDS).not_done)
+        for file in remote_files(source):
+            file.interrupt()  # also after the last: what it asked for may be on its way
