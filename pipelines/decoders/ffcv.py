@@ -18,12 +18,14 @@ the table.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from typing import Any, no_type_check
 
 import numpy as np
-import torch
 from numba import carray, types
 from numpy.typing import NDArray
 from torch import Tensor
@@ -103,27 +105,42 @@ class FFCVDecoder:
 
 
 class Codec(types.WrapperAddressProtocol):
-    """libffcv's ``imdecode`` as an argument of compiled code, which can then be cached on disk."""
+    """libffcv's ``imdecode`` as an argument of compiled code, which can then be cached on disk.
+
+    The library is loaded without the package around it, whose import takes seconds (for OpenCV and
+    the pipelines of FFCV's own loader) and leaves torch one thread.
+
+    Raises:
+        MissingPackage: the package is not installed, or a library that it needs is not.
+    """
 
     def __init__(self) -> None:
-        threads = torch.get_num_threads()
         try:
-            from ffcv.libffcv import ctypes_imdecode
+            self.function = ctypes.CDLL(_library()).imdecode
         except (ImportError, OSError) as error:
             raise MissingPackage(MISSING.format(error=error)) from error
-        finally:
-            torch.set_num_threads(threads)  # importing ffcv leaves torch one thread
-        self.function = ctypes_imdecode
 
     def __wrapper_address__(self) -> int:
-        import ctypes
-
         return int(ctypes.cast(self.function, ctypes.c_void_p).value or 0)
 
     def signature(self) -> Any:
         """Return the C signature; see ``decode_jpeg``. The last two arguments are C's bool."""
         u4, u8 = types.uint32, types.uint64
         return types.int32(u8, u8, u4, u4, u8, u4, u4, u4, u4, u4, u4, u4, u4)
+
+
+def _library() -> str:
+    """Return the path of the package's compiled library, without importing the package.
+
+    Raises:
+        ImportError: there is none.
+    """
+    package = find_spec("ffcv")
+    folders = package and package.submodule_search_locations
+    library = PathFinder.find_spec("_libffcv", folders) if folders else None
+    if library is None or library.origin is None:
+        raise ModuleNotFoundError("No module named 'ffcv._libffcv'", name="ffcv._libffcv")
+    return library.origin
 
 
 @jit

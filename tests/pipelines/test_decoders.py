@@ -593,7 +593,7 @@ def test_auto_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("loader", "module", "package"),
     [
-        ("ffcv", "ffcv.libffcv", "ffcv"),
+        ("ffcv", "ffcv", "ffcv"),
         ("dali", "nvidia.dali.experimental.dynamic", "nvidia-dali-cuda130"),
     ],
 )

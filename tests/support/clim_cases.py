@@ -97,7 +97,7 @@ def own_part(batch: Batch) -> Batch:
     )
 
 
-def train(case: ClimCase, steps: int = 10) -> dict[str, torch.Tensor]:
+def train(case: ClimCase, steps: int = 6) -> dict[str, torch.Tensor]:
     """Train a case as DDP would: what ``method_cases.train_on`` returns."""
     return train_on(build(case), lambda step: own_part(make_batch(case, step)), steps)
 

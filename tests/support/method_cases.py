@@ -249,7 +249,7 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def train(case: Case, steps: int = 10) -> dict[str, Tensor]:
+def train(case: Case, steps: int = 6) -> dict[str, Tensor]:
     """Train a case as DDP would: what ``train_on`` returns."""
     return train_on(build(case), lambda step: own_part(make_batch(case, step)), steps)
 

@@ -13,7 +13,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["train"])
+SERVER.set_forkserver_preload(
+    [
+        *("pytest", "train", "eval", "tools.engine.trainer", "tools.engine.start"),
+        *("tools.engine.banner", "tools.reporting.write", "tools.plots.views"),
+        *("torch._dynamo", "torch.utils.tensorboard"),  # imported at the first step, the first log
+    ]
+)
+"""What takes seconds to import, most of which train.py leaves until its flags are checked."""
 
 
 def in_group(

@@ -24,6 +24,7 @@ from pipelines.settings import UN_MIX_NAMES
 from tools.config.cli import ADDED_LATER, differences, from_dict, from_saved, parse, to_dict
 from tools.config.config import NUMBERS, Config, ResolvedConfig, flag, numbers_of
 from tools.config.other_names import OTHER_NAMES
+from tools.config.parser import read_all, read_named
 from tools.config.resolve import resolve, resolved
 from tools.config.sections import SECTIONS
 from tools.engine import dry_run
@@ -138,6 +139,43 @@ def test_resolved_settings_leave_nothing_open(name: str) -> None:
     assert not open_fields & vars(ResolvedConfig)["__annotations__"].keys()
     again = from_dict(to_dict(config), "a run")
     assert resolved(again) == config
+
+
+WORDS = [
+    *(
+        "--method",
+        "swav",
+        "--mix=unmix+mixmask",
+        "--data",
+        "folder:a b",
+        "--data-weights",
+        "1",
+        "2",
+    ),
+    *("--crops", "2", "4", "--crop-sizes", "32", "16", "--crop-scales", ".2", "1", ".1", ".2"),
+    *("--no-zero-init-last", "--lr=0.1", "--batch_size", "64"),
+    *("--momentum", "None", "--swav.queue_start_epoch", "3", "--moco.no-mlp", "--aug.flip", "0.25"),
+    *("--aug.views", "0.blur=1", "--lr", "0.2", "--name=--lr", "--log-with", "wandb"),
+]
+
+
+def test_the_parser_of_the_named_flags_reads_what_that_of_all_reads() -> None:
+    defaults = replace(Config(), seed=3, moco=replace(Config().moco, queue=48))
+    config = read_named(WORDS, defaults)
+    assert config is not None and config == read_all(WORDS, defaults)
+    assert (config.seed, config.moco.queue, config.moco.mlp) == (3, 48, False)
+    assert (config.lr, config.name, config.zero_init_last) == (0.2, "--lr", False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["-h"], ["--nosuch", "1"], ["stray"], ["--lr"], ["--lr", "x"], ["--lr", "1", "2"]],
+)
+def test_help_and_errors_are_left_to_the_parser_of_all(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read_named(words, Config()) is None
+    assert capsys.readouterr() == ("", "")
 
 
 QUICK = [

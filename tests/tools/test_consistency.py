@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate.state import PartialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from launch_cases import flags, recorded_rows
 from method_cases import Case, build
+from processes import in_group
 from runs import lines, run_train, skip_pictures
 
 from models.methods import Method
@@ -39,22 +39,16 @@ def move_a_weight(method: Method, name: str) -> None:
         method.get_parameter(name).view(-1)[:1] += dist.get_rank()
 
 
-def worker(rank: int, toy: str, output: str) -> None:
-    """One of two gloo processes: a run with micro-batches, then two that drift apart."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
-    folder = Path(output)
-    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=WORLD)
-    sys.stderr = (folder / f"said-{rank}.txt").open("w", buffering=1)
+def work(toy: Path, folder: Path) -> dict[str, Any]:
+    """What one of two processes does: a run with micro-batches, then two that drift apart."""
+    sys.stderr = (folder / f"said-{dist.get_rank()}.txt").open("w", buffering=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartialState, "destroy_process_group", lambda *_: None)
         skip_pictures(patch)
-        argv = own_flags(Path(toy), folder / "parts")
-        rows = recorded_rows(*argv, "--accumulate", "2", double=True)
-        torch.save(rows, folder / f"rows-{rank}.pt")
+        rows = recorded_rows(*own_flags(toy, folder / "parts"), "--accumulate", "2", double=True)
         with patch.context() as broken:
             broken.setattr(queue, "distributed", SimpleNamespace(gather=lambda x: x))
-            assert run_train(*own_flags(Path(toy), folder / "queue")) == 2
+            assert run_train(*own_flags(toy, folder / "queue")) == 2
         step = trainer.Run.train_on
 
         def drifting(run: trainer.Run, batch: object) -> None:
@@ -63,43 +57,42 @@ def worker(rank: int, toy: str, output: str) -> None:
                 move_a_weight(run.method, "head.0.weight")
 
         patch.setattr(trainer.Run, "train_on", drifting)
-        assert run_train(*own_flags(Path(toy), folder / "weight")) == 2
-    dist.destroy_process_group()
+        assert run_train(*own_flags(toy, folder / "weight")) == 2
+    return {"rows": rows}
 
 
 @pytest.fixture(scope="module")
-def ranks(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what two processes did."""
+def ranks(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The folder of what two processes did, and the rows that each of them saw."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, (str(toy), str(folder)), nprocs=WORLD)
-    return folder
+    return folder, [found["rows"] for found in in_group(WORLD, folder, work, toy, folder)]
 
 
-def test_a_queue_without_its_gather_is_noticed(ranks: Path) -> None:
+def test_a_queue_without_its_gather_is_noticed(ranks: tuple[Path, list[Any]]) -> None:
     for rank in range(WORLD):
-        said = (ranks / f"said-{rank}.txt").read_text()
+        said = (ranks[0] / f"said-{rank}.txt").read_text()
         assert "after step 1 the processes do not hold the same queue.rows (process 1)" in said
-    assert not list((ranks / "queue/run/checkpoints").glob("*.pt"))
+    assert not list((ranks[0] / "queue/run/checkpoints").glob("*.pt"))
 
 
-def test_a_weight_that_moved_is_named(ranks: Path) -> None:
-    said = (ranks / "said-0.txt").read_text()
+def test_a_weight_that_moved_is_named(ranks: tuple[Path, list[Any]]) -> None:
+    said = (ranks[0] / "said-0.txt").read_text()
     assert "after step 2 the processes do not hold the same head.0.weight (process 1)" in said
 
 
 def test_micro_batches_of_two_processes_equal_one_batch(
-    toy: Path, tmp_path: Path, ranks: Path
+    toy: Path, tmp_path: Path, ranks: tuple[Path, list[Any]]
 ) -> None:
     """Same rows, each once a step; same losses and weights; and the ranks held the same."""
     alone = recorded_rows(*own_flags(toy, tmp_path), double=True)
-    parts = [torch.load(ranks / f"rows-{rank}.pt") for rank in range(WORLD)]
+    folder, parts = ranks
     joined = [(s, [*a, *b]) for (s, a), (_, b) in zip(*parts, strict=True)]
     assert joined == alone
-    many = lines(ranks / "parts/run")
+    many = lines(folder / "parts/run")
     assert [line["world_size"] for line in many] == [WORLD] * 3
     for one, line in zip(lines(tmp_path / "run"), many, strict=True):
         assert line["loss"] == pytest.approx(one["loss"], abs=1e-6)
-    saved = [checkpoint.last(run / "run/checkpoints") for run in (tmp_path, ranks / "parts")]
+    saved = [checkpoint.last(run / "run/checkpoints") for run in (tmp_path, folder / "parts")]
     a, b = (checkpoint.load(path)["method"] for path in saved if path)
     for name, value in a.items():
         torch.testing.assert_close(b[name], value, rtol=0, atol=1e-6)

@@ -9,44 +9,22 @@ import io
 import itertools
 import sys
 from collections.abc import Sequence, Set
-from dataclasses import fields, is_dataclass, make_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 import yaml
-from tyro.conf import OmitArgPrefixes
 
 from pipelines.data_spec import join_sum
 from tools.config.augment import words_of
 from tools.config.config import MIX_NUMBERS, NUMBERS, Config, chooses, flag, numbers_of
 from tools.config.data_sets import SUMMED, refuse_second_value, sum_repeated
 from tools.config.other_names import refuse_other_names
+from tools.config.parser import read_words
 from tools.config.reason import reason_of
 from tools.config.run_path import saved_settings
-from tools.config.sections import SECTIONS
 
-Grouped = make_dataclass(
-    "Grouped",
-    [
-        *((section.title, Annotated[section, OmitArgPrefixes]) for section in SECTIONS),
-        *((name, type(default)) for name, default in NUMBERS.items()),
-    ],
-    frozen=True,
-)
-"""``Config`` as the command line shows it: a group of flags for each section."""
-Grouped.__module__ = (
-    "builtins"  # has no source: tyro would search it for every field, half its time
-)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-DESCRIPTION = f"""{Config.__doc__}
-
-Examples:
-    python train.py --data folder:IMAGES --dry-run
-    accelerate launch train.py --method swav --mix region
-    accelerate launch train.py --recipe cifar10-host --resume auto
-"""
-"""What ``train.py --help`` prints first; an indented line stays on a line of its own."""
 
 
 def parse(argv: Sequence[str] | None = None) -> Config:
@@ -61,23 +39,8 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     argv = sum_repeated(argv)
     refuse_other_names(argv)
     defaults = _defaults(argv)
-    config = _refuse_not_chosen(_parse(argv, defaults), defaults)
+    config = _refuse_not_chosen(read_words(argv, defaults), defaults)
     return dataclasses.replace(config, recipe=config.recipe and find_recipe(str(config.recipe)))
-
-
-def _parse(words: Sequence[str], defaults: Config) -> Config:
-    """Read flags; the settings that they leave out are those of ``defaults``."""
-    settings = {f.name: getattr(defaults, f.name) for f in fields(defaults)}
-    parts = {
-        section.title: section(**{f.name: settings.pop(f.name) for f in fields(section)})  # type: ignore[arg-type]
-        for section in SECTIONS
-    }
-    grouped = tyro.cli(
-        Grouped, args=words, default=Grouped(**parts, **settings), description=DESCRIPTION
-    )
-    numbers = {name: getattr(grouped, name) for name in NUMBERS}
-    given = [vars(getattr(grouped, section.title)) for section in SECTIONS]
-    return Config(**numbers, **{name: value for part in given for name, value in part.items()})
 
 
 def _defaults(argv: Sequence[str]) -> Config:
@@ -173,7 +136,7 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
         raise ValueError(f"{origin}: {error}") from error
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            return _parse(words, Config())
+            return read_words(words, Config())
         except SystemExit as error:
             raise ValueError(f"{origin}: {said.getvalue().strip()}") from error
 
