@@ -34,7 +34,7 @@ test: install  ## run the test suite and the docstrings' examples; ARGS go to py
 		case $$word in -*) continue ;; *.py|*.py::*|tests/*) ;; *) continue ;; esac; \
 		[ -e "$${word%%::*}" ] || { echo "make test: there is no $${word%%::*}; the tests are in" tests/*/ >&2; exit 2; }; \
 	done
-	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules --ignore=tests/faults \
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --doctest-modules --ignore=tests/faults \
 		--ignore=tests/support --ignore=pipelines/augment/triton_kernels.py $(ARGS)
 
 faults: install  ## kill, starve, damage and hang runs (minutes); ARGS go to pytest

@@ -44,12 +44,28 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     patch.setenv("UNMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
-UNCOUNTED = ("test_law8", "test_recipes", "test_flags_fuzz", "test_bench_mixture", "test_fuzz")
+UNCOUNTED = (
+    *("test_law8", "test_recipes", "test_flags_fuzz", "test_bench_mixture", "test_fuzz"),
+    *("test_distributed", "test_clim_ranks"),
+)
 """Tests that repeat, many times, lines that other tests run: counting those would cost minutes."""
+LONGEST = (
+    *("test_launch", "test_train", "test_distributed", "test_recipes", "test_augment_triton"),
+    *("test_methods", "test_results", "test_loader_examples", "test_bench_loaders"),
+    *("test_channels_run", "test_consistency", "test_encoder", "test_protocols", "test_doctor"),
+    *("test_published", "test_report", "test_bench_mixture", "test_unmix", "test_decoders"),
+)
+"""Files of 10 seconds and more, the longest first."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the lines that these tests run out of the coverage."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the lines that some tests run out of the coverage; begin with long files.
+
+    A file of a minute that two processes start last leaves one of them without work.
+    """
     for item in items:
         if item.path.stem in UNCOUNTED:
             item.add_marker("no_cover")
+    if hasattr(config, "workerinput"):  # a process of pytest-xdist
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))

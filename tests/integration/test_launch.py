@@ -46,6 +46,7 @@ def ranks(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
     return output / "many", in_group(2, output, work, toy, output / "many", FEW)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("case", FEW, ids="-".join)
 def test_two_processes_train_as_one(
     case: tuple[str, str], toy: Path, tmp_path: Path, ranks: tuple[Path, list[dict[str, Any]]]
@@ -54,6 +55,7 @@ def test_two_processes_train_as_one(
     assert_law_4(toy, ranks[0], tmp_path, ranks[1], case)
 
 
+@pytest.mark.no_cover
 def test_a_run_goes_on_with_another_number_of_processes(toy: Path, tmp_path: Path) -> None:
     """One process, then two, then one."""
     output, name = tmp_path, "-".join(RESUMED)
@@ -75,6 +77,7 @@ def test_a_run_goes_on_with_another_number_of_processes(toy: Path, tmp_path: Pat
 # --- real launchers and signals ------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 def test_a_signal_then_a_sudden_death_change_nothing(toy: Path, tmp_path: Path) -> None:
     """Law 3: SIGTERM, resumed, kill -9, resumed; the losses are those of the straight run."""
     run = tmp_path / "a" / "run"

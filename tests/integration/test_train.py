@@ -61,6 +61,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(path)["method"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("method", "loader"), RESUMED)
 def test_a_resumed_run_is_the_straight_run(

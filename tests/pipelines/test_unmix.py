@@ -189,6 +189,7 @@ def exact_facts(size: int) -> tuple[float, float, float, float]:
     return (w * s).sum(), median, w[s < 0.5].sum(), w[s == 1].sum()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("size", "mean", "median", "below_half", "empty"), FACTS)
 def test_effective_share_of_regions(
     size: int, mean: float, median: float, below_half: float, empty: float | None
@@ -204,6 +205,7 @@ def test_effective_share_of_regions(
     assert empty is None or abs(exact[3] - empty) < 0.0001
 
 
+@pytest.mark.no_cover
 def test_shares_chained_over_crops() -> None:
     """Un-Mix specification, 1.8: each box is drawn from the share that the last one left."""
     chained, free = _crop_shares(2500, chained=True), _crop_shares(1000, chained=False)

@@ -82,6 +82,7 @@ def test_one_encoder_has_no_name(name: str) -> None:
     assert method.named_encoder is None and method.scored_encoder is method.backbone
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "which"), [("dino", "momentum"), ("byol", "online")])
 def test_a_result_names_the_encoder(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str], name: str, which: str
