@@ -17,8 +17,7 @@ from pipelines.system.device_path import DevicePath
 
 
 def test_equals_pytorch_in_the_interpreter() -> None:
-    """Without jaxtyping's checks, whose packages take longer to import than the tests."""
-    passes_interpreted("batchnorm_cases.py", "-o", "addopts=--import-mode=importlib -q")
+    passes_interpreted("batchnorm_cases.py")
 
 
 @pytest.mark.parametrize(

@@ -30,16 +30,18 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def passes_interpreted(name: str, *options: str) -> None:
-    """Run a file of tests, with pytest's options, in a process of its own.
+def passes_interpreted(name: str) -> None:
+    """Run a file of tests in a process of its own, in which Triton is imported as an interpreter.
 
-    The choice of the interpreter falls when Triton is imported.
+    Without jaxtyping's checks, whose packages take longer to import than some of the tests.
     """
     pytest.importorskip("triton")
     tests = str(ROOT / "tests" / "support" / name)
     try:
         output = run(
-            "-m", "pytest", tests, "-p", "no:cacheprovider", *options, TRITON_INTERPRET="1"
+            *("-m", "pytest", tests, "-p", "no:cacheprovider"),
+            *("-o", "addopts=--import-mode=importlib -q"),
+            TRITON_INTERPRET="1",
         )
     except AssertionError as error:
         if "only 0-dimensional arrays can be converted" in str(error):

@@ -137,7 +137,9 @@ def test_solarize_and_flip_with_and_without_blur(flip: bool) -> None:
 
 
 @pytest.mark.parametrize("blurred", [False, True])
-def test_flips_and_quarter_turns_are_those_of_numpy_exactly(blurred: bool) -> None:
+def test_flips_and_quarter_turns_are_those_of_numpy_exactly(
+    blurred: bool, large_tiles: None
+) -> None:
     view = View(20, jitter_prob=0.0, gray=0.0, blur=float(blurred), rotate90=1.0)
     crops, i = noise(16, 20), np.arange(16)
     drawn = replace(drawn_for(view, 16, sigma=float(blurred)), flip=i % 2 == 1)
