@@ -20,7 +20,6 @@ from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.data_facts import DATASETS, data_facts
 from pipelines.datasets import check_spec, default_val
-from pipelines.loader import Interrupted
 from pipelines.mixtures.clim import Clim, RandomNeighbors
 from pipelines.public.options import LoaderOptions
 from pipelines.remote import disk
@@ -32,6 +31,7 @@ from pipelines.sampler import BlockShuffle
 from pipelines.sources.beton import Beton
 from pipelines.sources.fetched import remote_files
 from pipelines.system.page_cache import joined
+from pipelines.system.scope import Interrupted, interruptible
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=2, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
@@ -203,9 +203,8 @@ def slow(web: HttpStore, tmp_path: Path) -> Any:
 def test_a_loop_that_is_stopped_does_not_wait_for_the_store(slow: Any, web: HttpStore) -> None:
     stopped = threading.Event()
     web.fault("hang", times=1000)
-    slow.loader.interrupted = stopped.is_set
     threading.Timer(0.2, stopped.set).start()
-    with pytest.raises(Interrupted):
+    with interruptible(stopped.is_set), pytest.raises(Interrupted):
         list(slow.loader.batches(0, 6))
     assert web.serving  # it has not answered yet
     assert not [t.name for t in threading.enumerate() if t.name.startswith("unmix-prefetch")]

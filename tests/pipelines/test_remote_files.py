@@ -284,8 +284,8 @@ def test_an_error_ahead_is_raised_once_and_the_next_call_works(
 ) -> None:
     web.fault("403")
     file.will_need(span((0, 1)))
-    with file._transfer.changed:
-        file._transfer.changed.wait_for(lambda: file._transfer.error is not None, 20)
+    with file._scope.changed:
+        file._scope.changed.wait_for(lambda: file._scope.error is not None, 20)
     with pytest.raises(RemoteError, match="403"):
         file.will_need(span((PIECE, PIECE + 1)))
     read(file)
