@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.remote.connect import RETRY, Retry
+from pipelines.remote.connect import RETRY, Retry, endpoint_of
 from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.loop import AHEAD, NEEDED
 from pipelines.remote.process import close, loop_of, room_of
@@ -65,7 +65,8 @@ class RemoteFile(StoredFile):
         self, source: RemoteObject, options: RemoteOptions, crc: Sequence[int] | None = None
     ) -> None:
         root = root_of(options.cache_dir)
-        identity = Identity(source.title, source.version, source.size)
+        endpoint = endpoint_of(source.url)
+        identity = Identity(source.title, source.version, source.size, endpoint=endpoint)
         if crc is not None and len(crc) != identity.pieces:
             raise RemoteError(
                 f"{source.title}: {identity.pieces:,} pieces, and {len(crc):,} checksums in its "
@@ -263,7 +264,7 @@ def open_all(
             "folder for remote files"
         ) from error
     root = root_of(options.cache_dir)
-    remove_outdated(root, {f.title: f.path.parent for f in files})
+    remove_outdated(root, {f.title: (endpoint_of(f.title), f.path.parent) for f in files})
     if options.cache_size is None:
         require_room(root, files[0].title, [(f.path, f.size) for f in files])
     return files
