@@ -53,7 +53,7 @@ class Requests:
 
     def close(self) -> None:
         """End the loop's waits, drop its requests, and end the thread."""
-        self.scope.end()
+        self.scope.close()
         self._thread.shutdown(cancel_futures=True)
 
 

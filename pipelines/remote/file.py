@@ -155,7 +155,7 @@ class RemoteFile(StoredFile):
 
         Raises:
             RemoteError: they cannot be fetched, or not be written.
-            Interrupted: the loop that asks has ended, or is asked to stop, before they are here.
+            Interrupted: the loop that asks ends before they are here.
         """
         self._check_process()
         pieces = self._file.pieces_of(ranges)
@@ -215,7 +215,7 @@ class RemoteFile(StoredFile):
         with scope.changed:
             while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
                 here += LOOK_AT
-            if here < len(pieces) and scope.error is None and not scope.ended:
+            if here < len(pieces) and scope.error is None and not scope.closed:
                 scope.changed.wait(LOOK_AGAIN)
         return here
 

@@ -50,15 +50,15 @@ class Loop:
         self._transfers.add(transfer)
 
     def submit(self, transfer: Transfer, pieces: Pieces, priority: int, scope: Scope) -> None:
-        """Ask for pieces, unless the scope has ended; returns at once."""
+        """Ask for pieces, unless the scope is closed; returns at once."""
         asked = runs(pieces, max(1, LONGEST // transfer.file.identity.piece))
 
         def put() -> None:
-            for run in () if scope.ended else asked:
+            for run in () if scope.closed else asked:
                 self._number += 1
                 self._queue.put_nowait((priority, self._number, transfer, run, scope))
 
-        scope.at_end(self.drop)
+        scope.at_close(self.drop)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(put)
 

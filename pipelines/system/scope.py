@@ -2,7 +2,7 @@
 
     scope = Scope()
     future = pool.submit(scope.run, decode, rows)  # what it asks remote files for is the scope's
-    scope.end()  # its waits raise Interrupted, and requests that no other scope shares are dropped
+    scope.close()  # its waits raise Interrupted; requests that no other scope shares are dropped
 
 The scope is ambient (a context variable), like the cancel scopes of trio and anyio: what lies
 between a loop and a file, which need not be remote, passes nothing on.
@@ -37,19 +37,19 @@ class Scope:
         inherited = None if around is None else around.interrupted
         self.interrupted: Callable[[], bool] | None = interrupted or inherited
         self.changed = threading.Condition()
-        """Notified when something has come or failed, and at the end."""
+        """Notified when something has come or failed, and when it is closed."""
         self.error: Exception | None = None
         """Of a request that failed, until a wait raises it."""
-        self.ended = False
+        self.closed = False
         self._drops: set[Callable[[Scope], None]] = set()
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in this scope, in any thread, and return its result.
 
         Raises:
-            Interrupted: the scope has ended.
+            Interrupted: the scope is closed.
         """
-        if self.ended:
+        if self.closed:
             raise Interrupted
         token = _current.set(self)
         try:
@@ -69,12 +69,12 @@ class Scope:
         return work.result()
 
     def check(self) -> None:
-        """Raise what ends a wait for bytes: the end of the scope, or the error of a request.
+        """Raise what ends a wait for bytes: that the scope is closed, or the error of a request.
 
         Raises:
-            Interrupted: the scope has ended.
+            Interrupted: the scope is closed.
         """
-        if self.ended:
+        if self.closed:
             raise Interrupted
         self.raise_error()
 
@@ -90,15 +90,15 @@ class Scope:
             self.error = error or self.error
             self.changed.notify_all()
 
-    def at_end(self, drop: Callable[[Scope], None]) -> None:
-        """Have ``drop(scope)`` called at the end; the same function is called once."""
+    def at_close(self, drop: Callable[[Scope], None]) -> None:
+        """Have ``drop(scope)`` called when it is closed; the same function once."""
         with self.changed:
             self._drops.add(drop)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End all waits and drop all requests; no later one is made."""
         with self.changed:
-            self.ended = True
+            self.closed = True
             self.changed.notify_all()
             drops = tuple(self._drops)
         for drop in drops:
@@ -128,4 +128,4 @@ def interruptible(interrupted: Callable[[], bool]) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-        scope.end()
+        scope.close()

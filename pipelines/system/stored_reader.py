@@ -62,7 +62,7 @@ class StoredReader(io.RawIOBase):
 
     def close(self) -> None:
         """Drop what was requested and has not come."""
-        self._scope.end()
+        self._scope.close()
         super().close()
 
     def finish(self) -> None:

@@ -17,13 +17,16 @@ from http_store import HttpStore, serving
 
 from pipelines import build_eval_loader, build_loader, open_data
 from pipelines.batch import Batch
+from pipelines.beton.encode import Settings, Task, decode_rows, encode_rows
 from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.data_facts import DATASETS, data_facts
 from pipelines.datasets import check_spec, default_val
+from pipelines.decoders.memory import decode_all
 from pipelines.decoders.pil import pixels_or_replacement
 from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.mixtures.clim import Clim, RandomNeighbors
+from pipelines.normalization import pixel_statistics
 from pipelines.public.options import LoaderOptions
 from pipelines.remote import disk
 from pipelines.remote.connect import Retry
@@ -274,3 +277,25 @@ def test_a_row_that_cannot_be_fetched_is_not_replaced(slow: Any, web: HttpStore)
     web.fault("403", times=1000)
     with pytest.raises(RemoteError, match="403"):
         pixels_or_replacement(table, BROKEN, "replace")
+
+
+@pytest.mark.parametrize("measure", [decode_all, lambda table, *how: pixel_statistics(table)])
+def test_a_pass_over_all_rows_that_is_stopped_does_not_wait_for_the_store(
+    measure: Any, web: HttpStore, tmp_path: Path
+) -> None:
+    data = open_data(f"{web.url}/b/train.beton", remote=RemoteOptions(tmp_path, retry=Retry()))
+    web.fault("hang", times=1000)
+    main = threading.get_ident()
+    threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()  # Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        measure(data.table, 2, "stop")
+    assert web.serving  # it has not answered yet
+
+
+def test_a_store_that_fails_makes_no_damaged_image(web: HttpStore, tmp_path: Path) -> None:
+    data = open_data(f"{web.url}/b/train.beton", remote=RemoteOptions(tmp_path, retry=FAST))
+    web.fault("403", times=1000)
+    rows = data.table.take(np.arange(ROWS - 9, ROWS))
+    for work in (encode_rows, decode_rows):
+        with pytest.raises(RemoteError, match="403"):
+            work(Task(rows, Settings(), 1 << 20))

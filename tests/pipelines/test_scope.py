@@ -103,7 +103,7 @@ def test_a_loop_that_ends_leaves_no_wait_no_request_and_no_error(
     second.run(file.will_need, piece(2))
     until(lambda: web.serving == 2)
     for scope in (first, second):
-        scope.end()
+        scope.close()
     with pytest.raises(Interrupted):
         waits.result(LONG)
     with pytest.raises(Interrupted):
@@ -115,14 +115,14 @@ def test_a_loop_that_ends_leaves_no_wait_no_request_and_no_error(
     third.run(file.will_need, piece(3))
     for number in range(PIECES):
         assert (third.run(held, file, number) == DATA[slice(*piece(number)[0])]).all()
-    third.end()
+    third.close()
 
 
 def test_nothing_is_asked_for_after_the_end(web: HttpStore, file: RemoteFile) -> None:
     scope = Scope()
 
     def ends_before_it_asks() -> None:
-        scope.end()
+        scope.close()
         file.will_need(piece(0))
         with pytest.raises(Interrupted):
             held(file, 1)
@@ -145,7 +145,7 @@ def test_another_loop_over_the_file_goes_on(
     alone = threads.submit(held, file, 2)  # in no loop
     until(lambda: gate.waiting == 3)
     until(lambda: len(file._transfer._on_way[0]) == 2)
-    ends.end()
+    ends.close()
     with pytest.raises(Interrupted):
         given_up.result(LONG)
     assert not any(wait.done() for wait in (shared, own, alone))
@@ -153,7 +153,7 @@ def test_another_loop_over_the_file_goes_on(
     for number, wait in enumerate((shared, own, alone)):
         assert (wait.result(LONG) == DATA[slice(*piece(number)[0])]).all()
     assert sorted(web.fetched()) == [tuple(piece(number)[0]) for number in range(3)]
-    stays.end()
+    stays.close()
 
 
 def test_an_error_reaches_whoever_asked_for_the_piece_and_nobody_else(
@@ -174,7 +174,7 @@ def test_an_error_reaches_whoever_asked_for_the_piece_and_nobody_else(
     with pytest.raises(RemoteError, match="403"):
         ahead.run(file.will_need, piece(2))
     for scope in (ahead, waits, other):
-        scope.end()
+        scope.close()
 
 
 def test_a_reader_that_is_closed_early_asks_for_nothing_more(

@@ -39,6 +39,7 @@ from pipelines.remote.connect import Retry
 from pipelines.remote.disk import require_local
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions
+from pipelines.sources import shard_index
 from pipelines.sources import shards as shards_module
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.overlap import rows_in
@@ -576,6 +577,16 @@ def test_the_pass_requests_each_byte_once(tmp_path: Path) -> None:
     assert (file.asked == 1).all() and all(file.before)
     assert reader.seek(-9, io.SEEK_END) == len(file.asked) - 9
     assert reader.read(99) == file.path.read_bytes()[-9:]
+
+
+def test_a_store_that_fails_makes_no_damaged_image(tmp_path: Path) -> None:
+    class Failing(Fetched):
+        def read(self, begin: int, size: int) -> NDArray[np.uint8]:
+            raise RemoteError("the store fails")
+
+    file = Failing(Path(shard(tmp_path, [("0.jpg", photo(0)), ("1.jpg", photo(1))])))
+    with pytest.raises(RemoteError, match="the store fails"):
+        shard_index._measure(io.BufferedReader(StoredReader(file, len(file.asked)), 16), 9, RULES)
 
 
 @pytest.fixture
