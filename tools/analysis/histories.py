@@ -147,7 +147,7 @@ def curve_panels(
     note = " (not comparable between methods)" if len(methods) > 1 else ""
     panels = [Panel(f"training loss{note}", LABELS[budget], "loss", tuple(losses))]
     if accuracies:
-        title = "kNN, dashed: untrained network"
+        title = "kNN, dashed: untrained network" + (", band: ± 1 std" if mean else "")
         panels.append(Panel(title, LABELS[budget], "kNN top-1 (%)", tuple(accuracies)))
     return panels
 
