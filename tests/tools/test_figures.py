@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from compare_cases import write_run
 from PIL import Image
 from runs import SMALL, TINY, run_main, run_train
@@ -48,6 +49,13 @@ def test_flatness_does_not_depend_on_the_scale() -> None:
     a, b = flatness.as_shares(rows), flatness.as_shares(20 * rows)
     np.testing.assert_allclose(a, b, rtol=1e-5)
     np.testing.assert_allclose(a.sum(axis=1), 1)
+
+
+def test_the_mean_entropy_is_that_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatness, "ROWS", 2)
+    rows = RNG.random((5, 30), np.float32)
+    whole = flatness.entropy(flatness.as_shares(rows)).mean()
+    assert flatness.mean_entropy(torch.from_numpy(rows)) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("size", [1, 9, 5000])

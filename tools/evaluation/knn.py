@@ -76,14 +76,9 @@ class Knn(FrozenScore):
             )
             results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
             apart: dict[str, Any] = {"left_out": "itself"} if own is not None else {}
-            flat = {
-                "feature_entropy": float(
-                    flatness.entropy(flatness.as_shares(x.float().cpu().numpy())).mean()
-                )
-            }
+            apart["feature_entropy"] = flatness.mean_entropy(x)
             for protocol, numbers in results:
-                line = protocol | apart | numbers | flat
-                evaluated.append(self.takes_score, line, command)
+                evaluated.append(self.takes_score, protocol | apart | numbers, command)
             if len(results) > 1:
                 names = ("k", "temperature") if self.rule == "weighted" else ("k",)
                 evaluated.print(show(results, names, f"{self.how()}, {evaluated.description}"))
