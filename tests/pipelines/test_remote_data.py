@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from beton_cases import jpeg, picture
-from http_store import HttpStore, serving
+from http_store import HttpStore, serving, skip_unless_local
 
 from pipelines import build_eval_loader, build_loader, open_data
 from pipelines.batch import Batch
@@ -28,7 +28,6 @@ from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.mixtures.clim import Clim, RandomNeighbors
 from pipelines.normalization import pixel_statistics
 from pipelines.public.options import LoaderOptions
-from pipelines.remote import disk
 from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions
@@ -66,10 +65,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def web(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpStore]:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     files = {f"b/{path.name}": path.read_bytes() for path in local.parent.iterdir()}
     with serving(files) as server:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_store import Answer, HttpStore, Request, etag_of, serving
+from http_store import Answer, HttpStore, Request, etag_of, serving, skip_unless_local
 
 from pipelines.remote import disk, loop, record, store
 from pipelines.remote.connect import RETRY, Retry, store_of
@@ -52,10 +52,7 @@ EVERYTHING = span((0, SIZE))
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[HttpStore]:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     with serving({"a.beton": DATA.tobytes()}) as server:
         yield server
 
@@ -617,10 +614,7 @@ def test_servers_of_one_url_have_a_copy_each(
     tmp_path: Path, options: RemoteOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy of another server's object is no older version of this one's."""
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     folders, objects = [], [DATA.tobytes(), DATA.tobytes(), DATA[::-1].tobytes()]
     for data in objects:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from http_store import Answer, HttpStore, Request, serving
+from http_store import Answer, HttpStore, Request, serving, skip_unless_local
 
-from pipelines.remote import disk
 from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteFile, RemoteOptions, open_remote
@@ -34,10 +33,7 @@ def piece(number: int) -> np.ndarray:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[HttpStore]:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     with serving({"a.beton": DATA.tobytes()}) as server:
         yield server
 

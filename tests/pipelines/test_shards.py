@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from http_store import HttpStore, serving
+from http_store import HttpStore, serving, skip_unless_local
 from numpy.typing import NDArray
 from PIL import Image
 from shard_cases import Members, encoded, photo, write_shard
@@ -36,7 +36,6 @@ from pipelines.normalization import pixel_statistics
 from pipelines.public import LoaderOptions, build_loader
 from pipelines.public import open_data as open_public
 from pipelines.remote.connect import Retry
-from pipelines.remote.disk import require_local
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions
 from pipelines.sources import shard_index
@@ -600,10 +599,7 @@ def store(tmp_path: Path) -> Iterator[HttpStore]:
         rows |= {f"{number}{row}.cls": str(row % 2).encode() for row in range(8)}
         name = f"train-{number}.tar"
         shards[name] = Path(write_shard(tmp_path / name, rows)).read_bytes()
-    try:
-        require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     with serving(shards) as server:
         yield server
 

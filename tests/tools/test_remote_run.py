@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 from beton_cases import picture
-from http_store import Answer, Request, serving
+from http_store import Answer, Request, serving, skip_unless_local
 from runs import SMALL, TINY, lines, run_train
 
 from pipelines.beton.format import Sample
 from pipelines.beton.writer import write_beton
 from pipelines.datasets import open_data
-from pipelines.remote import disk
-from pipelines.remote.errors import RemoteError
 from pipelines.system.scope import Interrupted
 from tools.config.cli import parse
 from tools.config.config import Config
@@ -44,10 +42,7 @@ def test_a_failing_store_costs_no_finished_step(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     flags = [*TINY, *SMALL["simclr"], "--method", "simclr", "--loader", "ffcv", "--epochs", "1"]
     flags += ["--output", str(tmp_path), "--read-ahead", "0", "--prefetch", "0"]
