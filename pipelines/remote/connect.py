@@ -98,7 +98,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
         },
     }
     try:
-        if url.startswith("http"):
+        if kind_of(url) == "http":
             return HTTPStore.from_url(url, client_options=client, retry_config=again)
         provider = _aws_profile() if kind_of(url) == "s3" else None
         more: Any = {"credential_provider": provider} if provider else {}
@@ -112,7 +112,7 @@ def _allows_http(url: str) -> bool:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
     named = next((os.environ[name] for name in names if os.environ.get(name)), "")
     allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-    return url.startswith("http://") or named.startswith("http://") or allowed
+    return url.lower().startswith("http://") or named.startswith("http://") or allowed
 
 
 def _aws_profile() -> Any:

@@ -143,7 +143,7 @@ def test_the_hub_is_read_at_one_commit_through_signed_urls(
         site.expire()
         assert read(thing, 15, 25) == b"5678901234"
         assert site.signed == ["data/a 1.tar"] * 2
-        assert read(open_object("hf://datasets/org/name@main/other"), 0, 1) == b"c"
+        assert read(open_object("HF://datasets/org/name@main/other"), 0, 1) == b"c"
         assert expand("hf://datasets/org/name/data/*.tar") == [
             "hf://datasets/org/name/data/a 1.tar",
             "hf://datasets/org/name/data/b.tar",
@@ -198,6 +198,7 @@ def test_a_signature_is_sent_and_never_shown() -> None:
             assert "secret" not in str(caught.value) and "/a%20b.tar" in str(caught.value)
             web.heal()
         assert "secret" not in thing.title
+        assert "secret" not in open_object(url.replace("http", "HTTP"), FAST).title
 
 
 def test_what_a_web_server_cannot_do(tmp_path: Path) -> None:
