@@ -14,12 +14,14 @@ from launch_cases import flags
 from runs import lines, run_train, skip_pictures
 
 from pipelines.data_facts import DATASETS
+from pipelines.datasets import open_data
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.units import counted
 from tools.config.config import Config
 from tools.config.resolve import resolve
-from tools.engine import banner, train_state, trainer
+from tools.diagnostics import checks
+from tools.engine import banner, memory, train_state, trainer
 from tools.engine.data import Data
 from tools.engine.online_knn import OnlineKnn, why_off
 from tools.evaluation.opening import no_images_to_score
@@ -226,3 +228,24 @@ def test_the_first_checkpoint_comes_within_five_minutes(
     assert run_train(*flags(toy, tmp_path, "simclr", *more, "--log-every", "50")) == 0
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")}
     assert kept == {f"step-{step}.pt" for step in saved}
+
+
+def test_decoded_images_that_do_not_fit_into_the_memory_are_noted(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20 x 20 pixels: 48,000 bytes for training, 14,400 for the scores, on each process."""
+    train, val = (open_data(f"folder:{toy}", Path(), split) for split in ("train", "val"))
+    data = Data(train, val, FACTS)
+    monkeypatch.setattr(checks, "memory", lambda: 62_500 / 2**30)
+    assert memory.notes(Config(), data) == []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory.notes(Config(), data) == [
+        "note: --loader memory decodes 52 images into 124.8 kB of this machine's memory (2 "
+        "processes, 62.4 kB each), and 62.5 kB are available: --loader ffcv and --loader dali "
+        "decode while training"
+    ]
+    (line,) = memory.notes(Config(loader="memory", knn_every=0), data)
+    assert "decodes 40 images into 96.0 kB" in line
+    assert memory.notes(Config(loader="ffcv"), data) == []
+    monkeypatch.setattr(checks, "memory", lambda: 0.0)
+    assert memory.notes(Config(), Data(images(0, 1), None, FACTS)) == []  # they are there already
