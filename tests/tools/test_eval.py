@@ -14,6 +14,7 @@ from torch import nn
 import eval as evaluation
 from models import neighbors
 from tools.scoring import features
+from tools.scoring.accuracy import confidence
 from tools.scoring.features import evaluating, extract
 from tools.scoring.knn import knn, knn_sweep
 from tools.scoring.plan import HeadPlan, Vote
@@ -117,6 +118,12 @@ def test_a_head_is_plain_sgd() -> None:
             speed = 0.9 * speed + share.T @ rows[some] / len(some) + 0.01 * theta
             theta = theta - 0.002 * 0.2**epoch * speed
     np.testing.assert_allclose(seen.numpy(), rows @ theta.T, atol=2e-4)
+
+
+def test_confidence_is_the_mean_probability_of_the_predicted_class() -> None:
+    """By hand: e / (e + 2) = 0.57612 and 1 / 3."""
+    logits = torch.tensor([[1.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
+    assert confidence(logits) == pytest.approx((0.57612 + 1 / 3) / 2, abs=1e-5)
 
 
 def test_a_head_that_diverges_has_no_score_and_the_others_do() -> None:
