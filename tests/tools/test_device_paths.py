@@ -13,9 +13,11 @@ from pipelines.augment.build import FUSED_AUGMENTATION
 from pipelines.system import device_path
 from pipelines.system.device_path import DevicePath
 from pipelines.system.transfer import SIDE_STREAM
+from tools.config.config import Config
 from tools.distributed.launch import choose_paths
 from tools.engine.device_paths import paths_of, prove
-from tools.evaluation.opening import paths_for
+from tools.evaluation.base import ImageFlags
+from tools.evaluation.opening import with_data
 
 CPU = torch.device("cpu")
 OWN = DevicePath("norm", lambda d: [torch.ones(1)], lambda d: [torch.ones(1)], 0.0)
@@ -51,4 +53,5 @@ def test_the_flag_chooses_and_fused_needs_a_gpu() -> None:
     ],
 )
 def test_a_score_takes_the_paths_of_its_run(asked: Any, trained: Any, paths: str) -> None:
-    assert paths_for(asked, trained) == paths
+    run: Any = Config(device_paths=trained)
+    assert with_data(run, ImageFlags(device_paths=asked)).device_paths == paths

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from models.settings.base import Which
-from pipelines.settings import DevicePaths
 from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import facts_of
@@ -25,7 +24,7 @@ from tools.evaluation.base import ImageFlags, LoaderName, Split
 from tools.evaluation.evaluated_run import EvaluatedRun, describe_damaged
 from tools.evaluation.published import open_published
 
-SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
+SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers", "device_paths")
 """Flags that replace settings of a run."""
 PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}
 """What a loader needs in addition to this project's own packages."""
@@ -53,7 +52,7 @@ def open_run(
     own_data = (changed.data, changed.val_data) == (config.data, config.val_data)
     loader, reason = loader_for(flags.loader, state.get("loader", config.loader), own_data)
     changed = dataclasses.replace(changed, loader=loader)
-    with _opened(changed, flags, split, reason) as parts:
+    with _opened(changed, flags.precision, split, reason) as parts:
         yield EvaluatedRun(changed, state, facts, *parts, method)
 
 
@@ -78,7 +77,7 @@ def open_backbone(
     given = Config(**settings, interpolation=published.interpolation)
     config = resolve(given, published.facts, flags.precision or "no")
     origin = f"{name}, untrained" if random else name if init is None else f"{name}, {init}"
-    with _opened(config, flags, split, "--loader") as parts:
+    with _opened(config, flags.precision, split, "--loader") as parts:
         if published.loaded is not None:
             parts[-1].print(published.loaded)
         state = {"step": 0, "data": {"images": 0}}
@@ -87,11 +86,11 @@ def open_backbone(
 
 @contextmanager
 def _opened(
-    config: ResolvedConfig, flags: ImageFlags, split: Split | None, reason: str
+    config: ResolvedConfig, precision: str | None, split: Split | None, reason: str
 ) -> Iterator[tuple[Table, Table, build.Decoders, Accelerator]]:
     """Yield the two sets of images, their decoders, and the process; close the decoders."""
-    accelerator = start(flags.precision or config.precision)
-    choose_paths(paths_for(flags.device_paths, config.device_paths), accelerator.device)
+    accelerator = start(precision or config.precision)
+    choose_paths(config.device_paths, accelerator.device)
     if split == "train":  # validation images that do not fit these are no concern
         config = dataclasses.replace(config, val_data="none")
     data = open_data_of(config, accelerator)
@@ -131,6 +130,8 @@ def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:
     scored. The run's ``--classes``, ``--subset`` and ``--val-fraction`` do not apply to other data.
     """
     given = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
+    if config.device_paths == "fused":  # the run may be scored on the host
+        given = {"device_paths": "auto"} | given
     if flags.data is not None and flags.data != config.data:
         own = ("val_data", "classes", "subset", "val_fraction")
         given = dict.fromkeys(own) | given
@@ -152,18 +153,6 @@ def loader_for(asked: LoaderName | None, trained: LoaderName, own: bool) -> tupl
     if not own or not _is_installed(PACKAGES.get(trained, "torch")):
         return "auto", ""
     return trained, "as in training"
-
-
-def paths_for(asked: DevicePaths | None, trained: DevicePaths) -> DevicePaths:
-    """Return the ``--device-paths`` of an evaluation.
-
-    A run may have trained on another device, so it is not refused here as ``fused`` refuses it.
-
-    Args:
-        asked: the flag, if it is given.
-        trained: the run's.
-    """
-    return asked or ("plain" if trained == "plain" else "auto")
 
 
 def _is_installed(package: str) -> bool:
