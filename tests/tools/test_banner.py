@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from launch_cases import flags
 from runs import lines, run_train, skip_pictures
 
@@ -134,12 +135,18 @@ def test_the_demonstration_says_that_it_is_one() -> None:
     assert "17 photographs" in banner.DEMONSTRATION and "--data" in banner.DEMONSTRATION
 
 
-def test_a_plan_has_the_same_notes(
-    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_plan_has_the_same_notes_and_one_on_the_memory_of_the_gpu(
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert memory.of_gpu(torch.device("cpu")) is None
+    monkeypatch.setattr(memory, "of_gpu", lambda device: 1 << 10)
     assert run_train(*flags(toy, tmp_path, "moco", "--dry-run")) == 0
     said = capsys.readouterr().out
     assert "note: --moco.queue 64: of 40 images" in said and not (tmp_path / "run").exists()
+    assert "note: the GPU has 0.00 GiB: a smaller --batch-size, --accumulate, " in said
 
 
 def test_a_run_that_fails_before_its_first_line_leaves_nothing(

@@ -1,6 +1,8 @@
-"""Whether the images that ``--loader memory`` decodes fit into the memory of this machine."""
+"""Memory that there is, and whether the images that ``--loader memory`` decodes fit into it."""
 
 from __future__ import annotations
+
+import torch
 
 from pipelines.decoders.memory import decoded_bytes
 from pipelines.sources.arrays import Arrays
@@ -30,3 +32,10 @@ def notes(config: Config, data: Data) -> list[str]:
         f"{size_text(need)} of this machine's memory{shares}, and {size_text(free)} are available: "
         "--loader ffcv and --loader dali decode while training"
     ]
+
+
+def of_gpu(device: torch.device) -> int | None:
+    """Return the bytes of a GPU; None for the host: a dry run may be far from the run's GPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
