@@ -84,7 +84,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
     client: Any = {
         "read_timeout": seconds(retry.silence),
         "timeout": seconds(max(600.0, retry.silence)),  # a slow reply is no lost one
-        "allow_http": _allows_http(url),
+        "allow_http": _allows_http(url.lower()),
     }
     if headers:
         client["default_headers"] = dict(headers)
@@ -112,7 +112,7 @@ def _allows_http(url: str) -> bool:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
     named = next((os.environ[name] for name in names if os.environ.get(name)), "")
     allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
-    return url.lower().startswith("http://") or named.startswith("http://") or allowed
+    return url.startswith("http://") or named.startswith("http://") or allowed
 
 
 def _aws_profile() -> Any:
