@@ -258,6 +258,9 @@ def _summary(out: str, manifest: dict[str, Any]) -> str:
 
 
 def _verify(file: str, workers: int) -> int:
+    with suggesting(file):
+        if not is_remote(file) and not Path(file).is_file():
+            raise ValueError(f"--verify {file}: there is no such file")
     table = open_remote_beton(file) if is_remote(file) else open_beton(Path(file))
     bad = bad_rows(table, workers)
     for number, why in bad:

@@ -61,7 +61,7 @@ class Kind:
     form: str
     """The text in general, as ``folder:PATH``."""
     check: Callable[[str], object]
-    """Refuse a place that does not exist, by ``ValueError``, without opening it; returns anything."""
+    """Refuse a place that does not exist, without opening it; ``ValueError``."""
     open: Callable[[str, Opening], Table]
     """Open it. Classes that are not kept may remain: the caller leaves them out."""
     val: Callable[[str], str | None]

@@ -155,6 +155,7 @@ def test_verify_finds_damaged_rows(tmp_path: Path, capsys: pytest.CaptureFixture
         (["photos", "s3:/b/a.beton"], "OUT s3:/b/a.beton: did you mean s3://b/a.beton?"),
         (["parquet:no-{3.parquet", "a.beton"], "a brace without its other half"),
         (["--verify", "missing.beton"], "missing.beton"),
+        (["--verify", "s3:/b/x.beton"], "did you mean 's3://b/x.beton'?"),
     ],
 )
 def test_wrong_arguments_are_explained(
