@@ -84,6 +84,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
 
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
+    from pipelines.sources.contents import sample_key
     from tools.distributed.coordination import local_main_first
     from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
@@ -110,6 +111,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
         started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        state.identify(sample_key(data.unconverted or data.train))
         if sampler.balance is not None:
             state.weigh(sampler.balance.key)
         state.loader = loader_of(config, data, accelerator.device)

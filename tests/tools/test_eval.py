@@ -13,6 +13,7 @@ from torch import nn
 
 import eval as evaluation
 from models import neighbors
+from tools.evaluation import opening
 from tools.scoring import features
 from tools.scoring.accuracy import confidence
 from tools.scoring.features import evaluating, extract
@@ -242,6 +243,19 @@ def test_each_protocol_appends_its_numbers(
     assert 0 <= line[score] <= 1 and line["protocol"] == flags[0]
     assert line["step"] == 2 and line["train_images"] == 40 and line["val_images"] == 12
     assert "top-1" in capsys.readouterr().out
+
+
+def test_images_that_took_the_place_of_the_training_s_are_noted(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "does not hold the images of the training (as many, with other contents)"
+    assert run_eval("knn", "--k", "5", "--run", str(run)) == 0
+    assert "does not hold" not in capsys.readouterr().out
+    monkeypatch.setattr(opening, "sample_key", lambda table: "another")
+    assert run_eval("knn", "--k", "5", "--run", str(run)) == 0
+    assert note in capsys.readouterr().out
+    assert run_eval("knn", "--k", "5", "--run", str(run), "--subset", "0.5") == 0
+    assert "does not hold" not in capsys.readouterr().out  # other images are asked for
 
 
 def test_a_sweep_is_a_table_and_a_line_each(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
