@@ -84,7 +84,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
     client: Any = {
         "read_timeout": seconds(retry.silence),
         "timeout": seconds(max(600.0, retry.silence)),  # a slow reply is no lost one
-        "allow_http": _allows_http(url),
+        "allow_http": _allows_http(url.lower()),
     }
     if headers:
         client["default_headers"] = dict(headers)
@@ -98,7 +98,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
         },
     }
     try:
-        if url.startswith("http"):
+        if kind_of(url) == "http":
             return HTTPStore.from_url(url, client_options=client, retry_config=again)
         provider = _aws_profile() if kind_of(url) == "s3" else None
         more: Any = {"credential_provider": provider} if provider else {}

@@ -399,6 +399,7 @@ def test_dry_run_prints_and_stops(
     assert run_train(*flags(toy, tmp_path, "swav", "--mix", "region", "--dry-run")) == 0
     said = capsys.readouterr().out
     assert "steps: 2 an epoch, 8 in all" in said and "GiB" in said and "prototypes: 12" in said
+    assert "note: the GPU has" not in said
     assert not (tmp_path / "run").exists()
 
 

@@ -290,6 +290,7 @@ def written(run: Path) -> list[dict]:
         (("knn", "--k", "5", "--val-data", "none"), "--val-data"),
         (("knn", "--checkpoint", "nowhere.pt"), "nowhere.pt"),
         (("linear", "--data", "folder:nowhere"), "nowhere"),
+        (("knn", "--device-paths", "fused"), "--device-paths fused needs a CUDA device"),
     ],
 )
 def test_bad_requests_are_one_line(

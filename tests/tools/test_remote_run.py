@@ -78,7 +78,7 @@ def test_a_cache_that_is_too_small_is_noted(
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
 
     def noted(*flags: str) -> list[str]:
-        config = parse(["--data", url, *flags])
+        config = parse(["--data", url, "--loader", "ffcv", *flags])
         return notes(config, open_data(url, Path(), remote=remote_options(config)))
 
     with serving({"b/train.beton": beton.read_bytes()}) as web:
@@ -88,6 +88,8 @@ def test_a_cache_that_is_too_small_is_noted(
         assert "--order blocks fetches each about once" in noted("--cache-size", "0.002")[1]
         assert len(noted(*small, "--block-rows", "2", "--window-blocks", "4")) == 1
         assert "lower --window-blocks" in noted(*small, "--block-rows", "4")[1]
+        (line,) = noted("--cache-size", "0.002", "--loader", "memory")  # all is fetched once
+        assert line.endswith("--loader memory fetches the rest before the first step")
         assert notes(Config(), open_data(str(beton), Path())) == []
 
 

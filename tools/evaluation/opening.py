@@ -19,7 +19,7 @@ from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import facts_of
 from tools.config.resolve import resolve
-from tools.distributed.launch import start
+from tools.distributed.launch import choose_paths, start
 from tools.engine import build
 from tools.engine.data import Data, open_data_of
 from tools.engine.restore import restore
@@ -27,7 +27,7 @@ from tools.evaluation.base import ImageFlags, LoaderName, Split
 from tools.evaluation.evaluated_run import EvaluatedRun, describe_damaged
 from tools.evaluation.published import open_published
 
-SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
+SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers", "device_paths")
 """Flags that replace settings of a run."""
 ROWS = ("data", "subset", "val_fraction", "classes")
 """Settings that decide which images are trained on."""
@@ -103,6 +103,7 @@ def _opened(
     ``trained`` is what the checkpoint knows of its training images, if they are to be the same.
     """
     accelerator = start(precision or config.precision)
+    choose_paths(config.device_paths, accelerator.device)
     if split == "train":  # validation images that do not fit these are no concern
         config = dataclasses.replace(config, val_data="none")
     data = open_data_of(config, accelerator)
@@ -156,6 +157,8 @@ def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:
     scored. The run's ``--classes``, ``--subset`` and ``--val-fraction`` do not apply to other data.
     """
     given = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
+    if config.device_paths == "fused":  # the run may be scored on the host
+        given = {"device_paths": "auto"} | given
     if flags.data is not None and flags.data != config.data:
         own = ("val_data", "classes", "subset", "val_fraction")
         given = dict.fromkeys(own) | given
