@@ -64,14 +64,15 @@ def parse_and_run(argv: Sequence[str] | None) -> int:
 def plan(config: Config, accelerator: Accelerator) -> int:
     """Print the settings, steps and memory of the run; download and write nothing."""
     from tools.config.view_plan import view_plan
-    from tools.engine import banner, build, dry_run
+    from tools.engine import banner, build, dry_run, memory
     from tools.engine.start import load_init
 
     data, missing = dry_run.open_without_download(config, accelerator)
     resolved, sampler, method = build.assemble(config, data, accelerator)
     views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
-    accelerator.print(dry_run.describe(resolved, method, views, sampler.steps_per_epoch, rows))
+    steps, room = sampler.steps_per_epoch, memory.of_gpu(accelerator.device)
+    accelerator.print(dry_run.describe(resolved, method, views, steps, rows, room))
     accelerator.print(dry_run.describe_decoding(resolved, data, accelerator.device, rows))
     started = load_init(resolved, method, data.facts)
     processes = accelerator.num_processes
@@ -83,6 +84,7 @@ def plan(config: Config, accelerator: Accelerator) -> int:
 
 def train(given: Config, accelerator: Accelerator) -> int:
     """Build the parts of a run and train from the first or the resumed step to the last."""
+    from pipelines.sources.contents import sample_key
     from tools.distributed.coordination import local_main_first
     from tools.engine import banner, build
     from tools.engine.clim_refresh import ClimRefresh
@@ -109,6 +111,7 @@ def train(given: Config, accelerator: Accelerator) -> int:
         started = local_main_first(accelerator, lambda: load_init(config, method, data.facts))
     with run_dir.claimed(folder, accelerator):
         state = TrainState(method, optimizer, config, data.train, folder, accelerator)
+        state.identify(sample_key(data.unconverted or data.train))
         if sampler.balance is not None:
             state.weigh(sampler.balance.key)
         state.loader = loader_of(config, data, accelerator.device)

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data_spec import join_sum, split_sum
+from pipelines.data_spec import join_sum, split_sum, suggesting
 from pipelines.remote.file import RemoteOptions
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.classes import classes_there, keep_classes, read_classes
 from pipelines.sources.folder import OnBad
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.join import join_rules, join_tables
-from pipelines.sources.kinds import Opening, kind_of
+from pipelines.sources.kinds import Kind, Opening, kind_of
 from pipelines.sources.published import Split
 from pipelines.sources.shard_members import USUAL, MemberKeys
 from pipelines.sources.table import Table
@@ -67,9 +67,16 @@ def open_data(  # noqa: PLR0913 - a builder, with an argument for each flag
     return _open_one(spec, opening) if len(specs) == 1 else _open_sum(specs, opening)
 
 
+def _checked(spec: str) -> Kind:
+    """Return the kind of one data set, whose place is there as far as that is known."""
+    with suggesting(spec):
+        kind = kind_of(spec)
+        kind.check(spec)
+    return kind
+
+
 def _open_one(spec: str, opening: Opening) -> Table:
-    kind = kind_of(spec)
-    kind.check(spec)
+    kind = _checked(spec)
     table = with_channels(kind.open(spec, opening), opening.rules, spec)
     keep = opening.keep
     if keep is None or table.classes == keep:
@@ -116,7 +123,7 @@ def check_spec(spec: str) -> None:
     _refuse_repeated(specs)
     for one in specs:
         try:
-            kind_of(one).check(one)
+            _checked(one)
         except ValueError as error:
             raise error if len(specs) == 1 else ValueError(f"{one}: {error}") from error
 

@@ -19,7 +19,6 @@ from pipelines.decoders import Crops, Decoder
 from pipelines.decoders.memory import MemoryDecoder
 from pipelines.read_ahead import Requests
 from pipelines.sampler import all_rows
-from pipelines.sources.fetched import abandon
 from pipelines.sources.table import Table, check_normalization
 from pipelines.system.transfer import device_thread
 
@@ -62,22 +61,19 @@ def evaluation_batches(
         with table.source.held(rows):
             return decoder(rows, [Crops(view.size, np.arange(len(rows)), box)])[0]
 
-    def images(crops: Tensor) -> Tensor:
-        crops = crops.to(device, non_blocking=True)
+    def images(decoded: Future[Tensor]) -> Tensor:
+        crops = reader.scope.result(decoded).to(device, non_blocking=True)
         return augment(crops, AugmentPlan.nothing(len(crops), device), view.mean, view.std)
 
     share = len(chosen), batch_size, rank, world_size
     coming = (chosen[places] for places in all_rows(*share))
     reader = Requests(table.source, coming, 0 if isinstance(decoder, MemoryDecoder) else READ_AHEAD)
-    with closing(reader), device_thread("unmix-evaluation", device) as pool:
+    with device_thread("unmix-evaluation", device) as pool, closing(reader):
         ahead = deque[tuple[Future[Tensor], NDArray[np.int64]]]()
-        try:
-            for number, places in enumerate(all_rows(*share)):
-                reader.during(number)
-                ahead.append((pool.submit(decode, places), places))
-                if number:
-                    yield images(ahead[0][0].result()), ahead.popleft()[1]
-            if ahead:
-                yield images(ahead[0][0].result()), ahead.popleft()[1]
-        finally:
-            abandon(table.source, [future for future, _ in ahead])
+        for number, places in enumerate(all_rows(*share)):
+            reader.during(number)
+            ahead.append((pool.submit(reader.scope.run, decode, places), places))
+            if number:
+                yield images(ahead[0][0]), ahead.popleft()[1]
+        if ahead:
+            yield images(ahead[0][0]), ahead.popleft()[1]

@@ -1,4 +1,7 @@
-"""Read-ahead: the bytes of coming batches are requested before a decoder needs them."""
+"""Read-ahead: the bytes of coming batches are requested before a decoder needs them.
+
+What a loop asks for belongs to it (``pipelines.system.scope``), and ends with it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.sampler import Sampler
 from pipelines.sources.source import Source
+from pipelines.system.scope import Scope
 
 Rows = NDArray[np.int64]
 
@@ -18,11 +22,13 @@ class Requests:
     """Requests the bytes of batches of rows, each once, at most ``ahead`` batches in advance.
 
     A thread takes the batches and makes the requests, because a busy disk delays even those.
+    ``scope`` is the loop's, in which it decodes as well: ``close`` ends its waits and its requests.
     """
 
     def __init__(self, source: Source, batches: Iterator[Rows], ahead: int) -> None:
         self._source, self._batches, self._ahead = source, batches, ahead
         self._asked = 0
+        self.scope = Scope()
         self._thread = ThreadPoolExecutor(1, "unmix-read-ahead")
         self._asking: Future[None] | None = None
 
@@ -34,7 +40,7 @@ class Requests:
         if self._asking is not None and self._asking.done():
             self._asking.result()
         if self._ahead:
-            self._asking = self._thread.submit(self._ask, number + self._ahead + 1)
+            self._asking = self._thread.submit(self.scope.run, self._ask, number + self._ahead + 1)
 
     def _ask(self, until: int) -> None:
         while self._asked < until:
@@ -46,7 +52,8 @@ class Requests:
             self._asked += 1
 
     def close(self) -> None:
-        """End the thread and drop the remaining requests."""
+        """End the loop's waits, drop its requests, and end the thread."""
+        self.scope.close()
         self._thread.shutdown(cancel_futures=True)
 
 

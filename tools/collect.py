@@ -27,8 +27,8 @@ import tyro
 from pipelines.system.atomic import replacing
 from tools.runs.command import command
 from tools.runs.locate import find_run
-from tools.runs.metrics import read_metrics
-from tools.runs.scores import read_config, settings_of
+from tools.runs.record import read_record
+from tools.runs.scores import settings_of
 
 COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 
@@ -80,17 +80,17 @@ def collected(run: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds no run.
     """
-    config = read_config(run)
-    settings = settings_of(config)
+    record = read_record(run)
+    settings = settings_of(record.config)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    metrics = [line for line in read_metrics(run / "metrics.jsonl") if "knn_top1" in line]
+    metrics = [line for line in record.metrics if "knn_top1" in line]
     return {
-        "seed": config.seed,
+        "seed": record.config.seed,
         "settings": settings,
         "settings_sha256": digest,
         "starts": starts(run),
         "metrics": [{name: line.get(name) for name in COPIED} for line in metrics],
-        "scores": read_metrics(run / "eval.jsonl"),
+        "scores": record.scores,
     }
 
 

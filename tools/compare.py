@@ -3,6 +3,7 @@
 Examples:
     python tools/compare.py runs/* --output compare.png
     python tools/compare.py runs/* --protocol linear --markdown
+    python tools/compare.py docs/results/cifar10-10k/*.json    # files of tools/collect.py
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Arguments(RunArguments):
     """A protocol of eval.py, as knn or linear; or online, train.py's last kNN score (default: knn
     if all runs have it, else online)."""
     score: str | None = None
-    """Name of the score, such as knn_top5 (default: the protocol's first, top-1)."""
+    """Name of the score, such as knn_top5, or of a measure, such as linear_confidence (default: the
+    protocol's first score, top-1)."""
     base: tuple[str, ...] = ("mix=none",)
     """Settings of the base, with which the other rows are compared, as clim.rule=random."""
     output: Path | None = None
@@ -86,7 +88,7 @@ def compare(args: Arguments) -> None:
         raise ValueError("--json and --markdown exclude each other")
     if args.output:
         style.check_output(args.output)
-    scored = read(args.folders, args.protocol, args.score)
+    scored = read(args.records, args.protocol, args.score)
     rows = rows_of(group(scored), parse_base(args.base))
     how = caption(scored)
     if args.json:
@@ -136,11 +138,12 @@ def parse_base(words: Sequence[str]) -> dict[str, Any]:
 def rows_of(groups: Sequence[Group], base: dict[str, Any]) -> list[Row]:
     """Return a row for each group, after its base's row."""
     rows = []
+    every = [one.settings for one in groups]
     for one in groups:
         its_base = base_of(one, groups, base)
         found = difference(one, its_base) if its_base else None
         is_base = any(base_of(other, groups, base) is one for other in groups)
-        rows.append(Row(name_of(one, groups), one, is_base, its_base, found))
+        rows.append(Row(name_of(one.settings, every), one, is_base, its_base, found))
     order = {id(one): place for place, one in enumerate(groups)}
     return sorted(rows, key=lambda r: (order[id(r.base or r.group)], r.base is not None))
 

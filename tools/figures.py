@@ -27,7 +27,7 @@ import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tools.analysis import embedding, flatness, histories, nearest, weights
+from tools.analysis import embedding, histories, nearest, weights
 from tools.analysis.loaded_run import (
     Features,
     LoadedRun,
@@ -48,6 +48,7 @@ from tools.plots.panels import draw_panels
 from tools.plots.weights import draw_weights
 from tools.runs.command import command
 from tools.runs.locate import RunArguments
+from tools.scoring import flatness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +169,14 @@ class Curves(Common):
     figure = "curves"
     x: histories.Budget = "epochs"
     """Horizontal axis."""
+    mean: bool = False
+    """Draw runs that differ only in the seed as one line, their mean, in a band of one standard
+    deviation on either side."""
 
     def draw(self) -> Figure:
         """Draw the figure."""
-        runs = [histories.read(folder) for folder in self.folders]
-        panels = histories.curve_panels(runs, self.x)
+        runs = [histories.read(run) for run in self.records]
+        panels = histories.curve_panels(runs, self.x, self.mean)
         return draw_panels(panels, size=(3.7, 3.3), shared_legend=True)
 
 
@@ -190,7 +194,7 @@ class Budget(Common):
 
     def draw(self) -> Figure:
         """Draw the figure and print a line for each run."""
-        runs = [histories.read(folder) for folder in self.folders]
+        runs = [histories.read(run) for run in self.records]
         scores = histories.scores_of(runs, self.protocol, self.score)
         print(histories.table_of_budget(runs, scores, self.x))
         panel = histories.budget_panel(runs, scores, self.x)
@@ -300,7 +304,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str] | None) -> None:
     """Draw the figure of the flags."""
     arguments: Any = tyro.cli(Figures, args=argv, description=__doc__)
-    path = arguments.output or arguments.folders[0] / f"{arguments.figure}.png"
+    first = arguments.records[0]
+    home = first if first.is_dir() else first.parent
+    path = arguments.output or home / f"{arguments.figure}.png"
     style.check_output(path)
     style.save(arguments.draw(), path)
     print(path)

@@ -37,7 +37,7 @@ from pipelines.beton.remote import open_remote_beton
 from pipelines.beton.shard import Shard
 from pipelines.beton.to_store import check_destination, uploaded
 from pipelines.data_facts import DATASETS
-from pipelines.data_spec import split_sum
+from pipelines.data_spec import check_prefixed, meant, split_sum, suggesting
 from pipelines.datasets import open_data
 from pipelines.remote.url import is_remote
 from pipelines.sources.classes import read_classes
@@ -174,6 +174,8 @@ def _write(arguments: Arguments) -> int:
         check_destination(out, arguments.overwrite)
     elif Path(out).exists() and not arguments.overwrite:
         raise ValueError(f"{out} exists: --overwrite replaces it, or choose another OUT")
+    elif (guess := meant(out)) and not Path(out).parent.is_dir():  # a folder named s3: ?
+        raise ValueError(f"OUT {out}: did you mean {guess}?")
     settings = Settings(
         arguments.max_size, arguments.quality, arguments.keep_jpeg, arguments.workers
     )
@@ -221,11 +223,13 @@ def _open_data(spec: str, arguments: Arguments) -> Table:
 def _open_parquet(spec: str, arguments: Arguments) -> tuple[Table, str]:
     file = arguments.classes
     classes = None if file is None else tuple(read_classes(file))
-    if spec.startswith("hf:"):
-        found = hub_parquet(spec, arguments.split)
-        paths, spec, features = found.paths, found.spec, found.features
-    else:
-        paths, features = find_parquet(spec.removeprefix("parquet:")), {}
+    with suggesting(spec):
+        if spec.startswith("hf:"):
+            found = hub_parquet(spec, arguments.split)
+            paths, spec, features = found.paths, found.spec, found.features
+        else:
+            check_prefixed("parquet:", spec)
+            paths, features = find_parquet(spec.removeprefix("parquet:")), {}
     choice = Choice(arguments.image_key, arguments.label_key, classes, features)
     return open_parquet(paths, spec, choice, arguments.rules), spec
 
@@ -254,6 +258,9 @@ def _summary(out: str, manifest: dict[str, Any]) -> str:
 
 
 def _verify(file: str, workers: int) -> int:
+    with suggesting(file):
+        if not is_remote(file) and not Path(file).is_file():
+            raise ValueError(f"--verify {file}: there is no such file")
     table = open_remote_beton(file) if is_remote(file) else open_beton(Path(file))
     bad = bad_rows(table, workers)
     for number, why in bad:

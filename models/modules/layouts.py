@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+TORCHVISION_VIT = {
+    r"encoder\.layers\.encoder_layer_(\d+)\.": r"blocks.\1.",
+    r"\.self_attention\.in_proj_": ".attn.qkv.",
+    r"\.self_attention\.out_proj\.": ".attn.proj.",
+    r"\.mlp\.(0|linear_1)\.": ".mlp.fc1.",
+    r"\.mlp\.(3|linear_2)\.": ".mlp.fc2.",
+    r"\.ln_([12])\.": r".norm\1.",
+    r"encoder\.ln\.": "norm.",
+    r"encoder\.pos_embedding$": "pos_embed",
+    r"class_token$": "cls_token",
+    r"conv_proj\.": "patch_embed.proj.",
+    r"heads\.head\.": "head.",
+}
+"""Names in torchvision's ViTs, and those of the same tensors in timm's, after any prefix."""
+
+
+def timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a ViT of torchvision's by timm's names; others as they are."""
+    if not any(key.endswith("encoder.pos_embedding") for key in tensors):
+        return tensors
+    renamed = {}
+    for key, value in tensors.items():
+        for theirs, ours in TORCHVISION_VIT.items():
+            key = re.sub(theirs, ours, key)
+        renamed[key] = value
+    return renamed
 
 
 @dataclass(frozen=True)
@@ -26,7 +54,8 @@ class Layout:
             found = found.get(key) if isinstance(found, Mapping) else None
         if not isinstance(found, Mapping):
             return {}
-        return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+        tensors = {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+        return timm_names(tensors)
 
 
 _VISSL = ("classy_state_dict", "base_model", "model", "trunk")

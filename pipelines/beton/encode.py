@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.beton.format import MAX_SIDE, Sample
+from pipelines.remote.errors import RemoteError
 from pipelines.sources.colors import as_image
 from pipelines.sources.image_file import MAX_PIXELS, Header, decode, quiet, read_header, reason
 from pipelines.sources.joined import page_of
@@ -105,6 +106,8 @@ def _encode_row(task: Task, row: int) -> Encoded | str:
             size = len(data)
             with quiet():
                 encoded = _encode(data.tobytes(), row, task)
+    except RemoteError:  # the store failed, not the image
+        raise
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         return reason(error, size).removeprefix(f"{task.rows.source.name(row)}: ")
     if max(encoded.sample.height, encoded.sample.width) > MAX_SIDE:
@@ -217,6 +220,8 @@ def decode_rows(task: Task) -> list[str]:
 def _decode_row(rows: Table, row: int) -> str:
     try:
         height, width = rows.source.pixels(row).shape[:2]
+    except RemoteError:  # the store failed, not the image
+        raise
     except Exception as error:
         return reason(error, -1).removeprefix(f"{rows.source.name(row)}: ")
     if (height, width) != (rows.height[row], rows.width[row]):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.beton.remote import manifest_of
 from pipelines.remote.store import expand
-from pipelines.remote.url import braces, is_glob, is_remote
+from pipelines.remote.url import is_glob, is_remote
 from pipelines.sources.join import join_tables
 from pipelines.sources.patterns import expand_files
 from pipelines.sources.table import Table
@@ -27,18 +27,6 @@ def is_pattern(spec: str) -> bool:
     return bool(re.search(r"[{*?\[]", spec)) and not Path(spec).expanduser().is_file()
 
 
-def check_pattern(pattern: str) -> None:
-    """Refuse a pattern without files, as far as that is known without a store's answer.
-
-    Raises:
-        ValueError: a local file is missing, or a URL is none.
-    """
-    if is_remote(pattern):
-        braces(pattern)
-    else:
-        files_of(pattern)
-
-
 def files_of(pattern: str) -> list[str]:
     """Return the paths or URLs of a pattern, in its order.
 
@@ -47,10 +35,7 @@ def files_of(pattern: str) -> list[str]:
     """
     if is_remote(pattern):
         return expand(pattern)
-    try:
-        return [str(path) for path in expand_files(pattern)]
-    except FileNotFoundError as error:
-        raise ValueError(f"{pattern}: {error.filename} does not exist") from error
+    return [str(path) for path in expand_files(pattern)]
 
 
 def open_pattern(pattern: str, open_one: Callable[[str], Table]) -> Table:

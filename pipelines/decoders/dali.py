@@ -41,6 +41,7 @@ from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.device_path import DevicePath
+from pipelines.system.scope import in_scope
 from pipelines.system.transfer import to_device
 
 log = logging.getLogger(__name__)
@@ -149,8 +150,8 @@ class DaliDecoder:
 
     def _images(self, rows: list[int]) -> dict[int, Any]:
         """Return DALI's tensors (h, w, c) of the rows that it decodes like PIL."""
-        data = {row: found for row, found in zip(rows, self.pool.map(self._read, rows), strict=True)
-                if found is not None}  # fmt: skip
+        read = self.pool.map(in_scope(self._read), rows)
+        data = {row: found for row, found in zip(rows, read, strict=True) if found is not None}
         self._give_back()  # waits for the last call's copies: after reading, before decoding
         self.decodes += len(rows) - len(data)  # by PIL, or from stored pixels
         images = dict(zip(data, self._decode(list(data.values())), strict=True))
@@ -214,7 +215,7 @@ class DaliDecoder:
             cut_image(plan, i, np.asarray(image), self.interpolation)
             return False
 
-        replaced = np.array(list(self.pool.map(cut, range(begin, end))), np.bool_)
+        replaced = np.array(list(self.pool.map(in_scope(cut), range(begin, end))), np.bool_)
         self.replaced += int(replaced.sum())
         self.bad_rows.update(plan.rows[begin:end][replaced].tolist())
 

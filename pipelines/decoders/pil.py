@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.decoders.crop_plan import CropPlan, cut_image
+from pipelines.remote.errors import RemoteError
 from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.image_file import BadImage
 from pipelines.sources.table import Table
@@ -64,10 +65,13 @@ def pixels_or_replacement(
     Raises:
         BadImage: the image cannot be read, or its size is not the table's; with ``replace``, no
             row of the table can be read.
+        RemoteError: a row cannot be fetched.
     """
     for step in range(len(table)):
         try:
             return _pixels_of_known_size(table, (row + step) % len(table)), step > 0
+        except RemoteError:  # the store failed, not the image
+            raise
         except (BadImage, OSError, ValueError) as error:  # ValueError: a raw row too short
             if on_bad == "stop":
                 raise bad_image(table, row, error) from error

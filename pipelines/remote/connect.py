@@ -84,7 +84,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
     client: Any = {
         "read_timeout": seconds(retry.silence),
         "timeout": seconds(max(600.0, retry.silence)),  # a slow reply is no lost one
-        "allow_http": _allows_http(url),
+        "allow_http": _allows_http(url.lower()),
     }
     if headers:
         client["default_headers"] = dict(headers)
@@ -98,7 +98,7 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
         },
     }
     try:
-        if url.startswith("http"):
+        if kind_of(url) == "http":
             return HTTPStore.from_url(url, client_options=client, retry_config=again)
         provider = _aws_profile() if kind_of(url) == "s3" else None
         more: Any = {"credential_provider": provider} if provider else {}
@@ -107,10 +107,22 @@ def store_of(url: str, retry: Retry, pid: int, headers: tuple[tuple[str, str], .
         raise RemoteError(f"{title_of(url)}: {errors.reason(error)}") from error
 
 
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "az": ("AZURE_STORAGE_ENDPOINT",),
+}
+"""Variables that name another server than the usual one, by kind of store."""
+
+
+def endpoint_of(url: str) -> str:
+    """Return the server that a variable names for this kind of store; empty: the usual one."""
+    names = ENDPOINTS.get(kind_of(url), ())
+    return next((os.environ[name] for name in names if os.environ.get(name)), "")
+
+
 def _allows_http(url: str) -> bool:
     """Whether unencrypted http is asked for, by the URL or by a variable that names a server."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    named = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    named = endpoint_of(url)
     allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
     return url.startswith("http://") or named.startswith("http://") or allowed
 

@@ -50,7 +50,7 @@ def is_about_bucket(error: object) -> bool:
 
 def without_query(text: str) -> str:
     """Return a text without the queries of its URLs, which may hold signatures."""
-    return re.sub(r"(https?://[^\s?]+)\?[^\s)]*", r"\1", text)
+    return re.sub(r"(https?://[^\s?]+)\?[^\s)]*", r"\1", text, flags=re.IGNORECASE)
 
 
 def reason(error: BaseException) -> str:

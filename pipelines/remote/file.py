@@ -1,6 +1,7 @@
 """A remote file: a local path to map, whose bytes are there when they are held.
 
-The file is opened, asked ahead of time for bytes, and held while they are read:
+The file is opened, asked ahead of time for bytes, and held while they are read. Waits, requests and
+errors belong to the loop that asks (``pipelines.system.scope``), else to the file:
 
     file = open_remote("s3://bucket/train.beton", RemoteOptions(Path("cache")))
     file.will_need(ranges)
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.remote.connect import RETRY, Retry
+from pipelines.remote.connect import RETRY, Retry, endpoint_of
 from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.loop import AHEAD, NEEDED
 from pipelines.remote.process import close, loop_of, room_of
@@ -36,6 +37,7 @@ from pipelines.remote.transfer import Counters, Transfer
 from pipelines.remote.url import title_of
 from pipelines.system import page_cache
 from pipelines.system.page_cache import Ranges
+from pipelines.system.scope import Scope, current_scope
 from pipelines.system.stored_file import Bytes, StoredFile
 
 LOOK_AGAIN = 0.5
@@ -63,7 +65,8 @@ class RemoteFile(StoredFile):
         self, source: RemoteObject, options: RemoteOptions, crc: Sequence[int] | None = None
     ) -> None:
         root = root_of(options.cache_dir)
-        identity = Identity(source.title, source.version, source.size)
+        endpoint = endpoint_of(source.url)
+        identity = Identity(source.title, source.version, source.size, endpoint=endpoint)
         if crc is not None and len(crc) != identity.pieces:
             raise RemoteError(
                 f"{source.title}: {identity.pieces:,} pieces, and {len(crc):,} checksums in its "
@@ -75,6 +78,7 @@ class RemoteFile(StoredFile):
         self._transfer = Transfer(source, self._file, room_of(root, options.cache_size), crc)
         self._pins = self._file.pin_all() if options.cache_size is None else None
         self._loop = loop_of(self._transfer, options.connections)
+        self._scope = Scope()
         self._end = weakref.finalize(
             self, close, self._transfer, self._pins, (self._pid, options.connections)
         )
@@ -137,12 +141,13 @@ class RemoteFile(StoredFile):
             RemoteError: an earlier request failed.
         """
         self._check_process()
-        self._raise_noted()
+        scope = current_scope() or self._scope
+        scope.raise_error()
         pieces = self._file.pieces_of(ranges)
         self._file.record.used[pieces] = time.time() + STAYS
         missing = self._file.missing(pieces)
         if len(missing):
-            self._loop.submit(self._transfer, missing, AHEAD)
+            self._loop.submit(self._transfer, missing, AHEAD, scope)
 
     @contextlib.contextmanager
     def held(self, ranges: Ranges) -> Iterator[None]:
@@ -150,6 +155,7 @@ class RemoteFile(StoredFile):
 
         Raises:
             RemoteError: they cannot be fetched, or not be written.
+            Interrupted: the loop that asks ends before they are here.
         """
         self._check_process()
         pieces = self._file.pieces_of(ranges)
@@ -176,12 +182,6 @@ class RemoteFile(StoredFile):
                 self._map.madvise(mmap.MADV_DONTNEED, begin, end - begin)
         page_cache.forget(self.path, ranges)
 
-    def interrupt(self) -> None:
-        """Cancel all requests; every ``held`` that waits now, in any thread, raises."""
-        self._transfer.interrupt()
-        self._loop.drop(self._transfer)
-        self._transfer.error = None
-
     def close(self) -> None:
         """End the requests, and make what is here outlast a reboot; maps stay valid."""
         self._end()
@@ -191,39 +191,33 @@ class RemoteFile(StoredFile):
         if not len(pieces):
             return
         start, transfer = time.monotonic(), self._transfer
-        interruptions = transfer.interruptions
-        transfer.error = None
-        transfer.wanted.update(pieces.tolist())
+        scope = current_scope() or self._scope
+        scope.error = None  # what failed ahead is asked for again
+        wanted = frozenset(pieces.tolist())
+        transfer.wanted.append(wanted)
         here, patience = 0, LOOK_AGAIN
         try:
-            self._loop.submit(transfer, pieces, NEEDED)
+            self._loop.submit(transfer, pieces, NEEDED, scope)
             asked = time.monotonic()
-            while (here := self._arrived(pieces, here)) < len(pieces):
-                self._raise_noted()
+            while (here := self._arrived(pieces, here, scope)) < len(pieces):
+                scope.check()
                 self._check_loop()
-                if transfer.interruptions != interruptions:
-                    raise RemoteError(f"{self.title}: interrupted")
                 if time.monotonic() - asked > patience:
-                    self._loop.submit(transfer, self._file.missing(pieces[here:]), NEEDED)
+                    missing = self._file.missing(pieces[here:])
+                    self._loop.submit(transfer, missing, NEEDED, scope)
                     asked, patience = time.monotonic(), 2 * patience
         finally:
-            transfer.wanted.difference_update(pieces.tolist())
+            transfer.wanted.remove(wanted)
             self.counters.seconds_waited += time.monotonic() - start
 
-    def _arrived(self, pieces: Pieces, here: int) -> int:
+    def _arrived(self, pieces: Pieces, here: int, scope: Scope) -> int:
         """Return how many of the first pieces are here, at least; wait a while for a change."""
-        transfer = self._transfer
-        with transfer.changed:
+        with scope.changed:
             while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
                 here += LOOK_AT
-            if here < len(pieces) and transfer.error is None:
-                transfer.changed.wait(LOOK_AGAIN)
+            if here < len(pieces) and scope.error is None and not scope.closed:
+                scope.changed.wait(LOOK_AGAIN)
         return here
-
-    def _raise_noted(self) -> None:
-        error, self._transfer.error = self._transfer.error, None
-        if error is not None:
-            raise error
 
     def _check_loop(self) -> None:
         if not self._loop.alive():
@@ -270,7 +264,7 @@ def open_all(
             "folder for remote files"
         ) from error
     root = root_of(options.cache_dir)
-    remove_outdated(root, {f.title: f.path.parent for f in files})
+    remove_outdated(root, {f.title: (endpoint_of(f.title), f.path.parent) for f in files})
     if options.cache_size is None:
         require_room(root, files[0].title, [(f.path, f.size) for f in files])
     return files

@@ -47,7 +47,7 @@ def parse(url: str) -> HubFile:
     Raises:
         RemoteError: it is no file of a data set.
     """
-    form = r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)"
+    form = r"(?i:hf)://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)"
     found = re.fullmatch(form, url)
     if not found:
         raise RemoteError(f"{url}: files of the Hub are hf://datasets/ORG/NAME/PATH")

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from pipelines.remote.locks import Run
 from pipelines.remote.sparse import Pieces, runs
-from pipelines.remote.transfer import Transfer
+from pipelines.remote.transfer import Asked, Transfer
+from pipelines.system.scope import Scope
 
 NEEDED, AHEAD = 0, 1
 """Priorities: what a step waits for comes first."""
@@ -26,7 +27,7 @@ TICK = 0.1
 """Seconds between two looks whether the main thread lives."""
 SETTLE = 0.2
 """Seconds for cancelled requests to end, before the interpreter may."""
-Item = tuple[int, int, Transfer, Run]
+Item = tuple[int, int, Transfer, Run, Scope]
 
 
 class Loop:
@@ -39,7 +40,7 @@ class Loop:
         self._ended = asyncio.Event()
         self._number = 0
         self._transfers: set[Transfer] = set()
-        self._running: dict[asyncio.Task[None], Transfer] = {}
+        self._running: dict[asyncio.Task[None], tuple[Transfer, Asked]] = {}
         self._syncing: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="unmix-fetch")
         self._thread.start()
@@ -48,26 +49,27 @@ class Loop:
         """Serve a file, and keep its record durable."""
         self._transfers.add(transfer)
 
-    def submit(self, transfer: Transfer, pieces: Pieces, priority: int) -> None:
-        """Ask for pieces; returns at once."""
+    def submit(self, transfer: Transfer, pieces: Pieces, priority: int, scope: Scope) -> None:
+        """Ask for pieces, unless the scope is closed; returns at once."""
         asked = runs(pieces, max(1, LONGEST // transfer.file.identity.piece))
 
         def put() -> None:
-            for run in asked:
+            for run in () if scope.closed else asked:
                 self._number += 1
-                self._queue.put_nowait((priority, self._number, transfer, run))
+                self._queue.put_nowait((priority, self._number, transfer, run, scope))
 
+        scope.at_close(self.drop)
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(put)
 
-    def drop(self, transfer: Transfer) -> None:
-        """Cancel a file's requests; what has come stays."""
-        self._wait(self._drop(transfer))
+    def drop(self, scope: Scope) -> None:
+        """Cancel the requests that no other scope shares; what has come stays."""
+        self._wait(self._drop_scope(scope))
 
     def remove(self, transfer: Transfer) -> bool:
         """Drop a file's requests; return whether that was the last file, and the thread ended."""
         self._transfers.discard(transfer)
-        self.drop(transfer)
+        self._wait(self._drop_file(transfer))
         if self._transfers:
             return False
         with contextlib.suppress(RuntimeError):
@@ -89,18 +91,25 @@ class Loop:
         except RuntimeError:  # the loop has ended
             work.close()
             return
-        while self._thread.is_alive():
+        while self._thread.is_alive() and not self.is_its_thread():
             with contextlib.suppress(TimeoutError):
                 return done.result(TICK)
 
-    async def _drop(self, transfer: Transfer) -> None:
-        kept = []
-        while not self._queue.empty():
-            item = self._queue.get_nowait()
-            kept += [item] if item[2] is not transfer else []
-        for item in kept:
-            self._queue.put_nowait(item)
-        await _cancel([task for task, of in self._running.items() if of is transfer])
+    async def _drop_scope(self, scope: Scope) -> None:
+        self._unqueue(lambda item: item[4] is scope)
+        for _, asked in self._running.values():
+            asked.pop(scope, None)
+        await _cancel([task for task, (_, asked) in self._running.items() if not asked])
+
+    async def _drop_file(self, transfer: Transfer) -> None:
+        self._unqueue(lambda item: item[2] is transfer)
+        await _cancel([task for task, (of, _) in self._running.items() if of is transfer])
+
+    def _unqueue(self, is_dropped: Callable[[Item], bool]) -> None:
+        items = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        for item in items:
+            if not is_dropped(item):
+                self._queue.put_nowait(item)
 
     def _run(self) -> None:
         try:
@@ -135,9 +144,10 @@ class Loop:
         free = asyncio.Semaphore(self._connections)
         while True:
             await free.acquire()
-            priority, _, transfer, run = await self._queue.get()
-            task = asyncio.create_task(transfer.fetch(run, priority == NEEDED))
-            self._running[task] = transfer
+            priority, _, transfer, run, scope = await self._queue.get()
+            asked: Asked = {scope: set()}
+            task = asyncio.create_task(transfer.fetch(run, priority == NEEDED, asked))
+            self._running[task] = transfer, asked
 
             def done(task: asyncio.Task[None]) -> None:
                 self._running.pop(task)

@@ -115,12 +115,15 @@ class Room:
         return gone
 
 
-def remove_outdated(root: Path, opened: Mapping[str, Path]) -> None:
-    """Remove copies of other versions of objects, URL -> folder, that nobody has open."""
+def remove_outdated(root: Path, opened: Mapping[str, tuple[str, Path]]) -> None:
+    """Remove copies of other versions that nobody has open; URL -> (server, folder) of the new."""
     for meta in root.glob("*/meta.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            url, folder = json.loads(meta.read_text("utf-8"))["url"], meta.parent
-            if opened.get(url, folder) != folder and cache.remove(folder):
+            found = json.loads(meta.read_text("utf-8"))
+            url, folder = found["url"], meta.parent
+            endpoint, kept = opened.get(url, ("", folder))
+            is_another = found.get("endpoint", endpoint) != endpoint  # server; old copies name none
+            if kept != folder and not is_another and cache.remove(folder):
                 log.info("removed the copy of an older version of %s", url)
 
 

@@ -1,6 +1,6 @@
 """A sparse local copy of one version of an object, shared by the processes of a machine.
 
-``CACHE/remote/<hash of URL, version, size and piece>/`` holds the file under its own name,
+``CACHE/remote/<hash of URL, version, size, piece and server>/`` holds the file under its own name,
 ``present`` (the record), ``locks`` (claims of pieces in [0, n), pins in [n, 2n)) and
 ``meta.json``. A piece is claimed, looked at again, fetched, written, and then recorded. A pinned
 piece is not removed. The folder is locked (flock) while it is open, so that nobody deletes it.
@@ -44,11 +44,14 @@ class Identity:
     version: str
     size: int
     piece: int = PIECE
+    endpoint: str = ""
+    """The server, where a variable such as AWS_ENDPOINT_URL names one."""
 
     @property
     def folder(self) -> str:
         """The name of the folder."""
-        text = "\0".join((self.url, self.version, str(self.size), str(self.piece)))
+        parts = [self.url, self.version, str(self.size), str(self.piece)]
+        text = "\0".join([*parts, self.endpoint] if self.endpoint else parts)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @property
@@ -232,7 +235,7 @@ def _fill(folder: Path, identity: Identity) -> None:
     record.create(folder / "present", identity.pieces)
     (folder / "locks").touch()
     text = {"url": identity.url, "version": identity.version, "size": identity.size}
-    text |= {"piece": identity.piece}
+    text |= {"piece": identity.piece, "endpoint": identity.endpoint}
     (folder / "meta.json").write_text(json.dumps(text, indent=1) + "\n", "utf-8")
 
 

@@ -49,21 +49,6 @@ class RemoteObject:
         """What tells this version from others."""
         return self.etag or self.modified
 
-    def get(self, begin: int, end: int) -> bytes:
-        """Return the bytes ``begin`` to ``end - 1``; waits for them."""
-        obs = library()
-        store = None
-        for last in (False, True):
-            try:
-                store, path = place(self.url, self.retry, store)
-                result = obs.get(store, path, options=self._options(begin, end))
-                self._check(result, begin, end)
-                return bytes(result.bytes())
-            except Exception as error:
-                if last or not _expired(error, self.url):
-                    raise self._words(error) from error
-        raise AssertionError
-
     async def chunks(self, begin: int, end: int) -> AsyncGenerator[memoryview, None]:
         """Yield the bytes ``begin`` to ``end - 1`` as they come, about 1 MiB at a time."""
         obs = library()

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,12 @@ from pipelines.remote.record import PRESENT
 from pipelines.remote.room import Room
 from pipelines.remote.sparse import Pieces, SparseFile, runs
 from pipelines.remote.store import RemoteObject
+from pipelines.system.scope import Scope
 
 log = logging.getLogger(__name__)
 
+Asked = dict[Scope, set[int]]
+"""Who asked for pieces that one task fetches, and for which."""
 PATIENCE = 0.1
 """Seconds that a needed piece waits for others to be unpinned, before it exceeds the limit."""
 
@@ -54,38 +57,46 @@ class Transfer:
     ) -> None:
         self.source, self.file, self.room, self.crc = source, file, room, crc
         self.counters = Counters()
-        self.changed = threading.Condition()
-        """Notified when pieces have come, or an error has."""
-        self.error: Exception | None = None
-        self.interruptions = 0
-        self.wanted: set[int] = set()
-        """Pieces that a step waits for."""
-        self._in_flight: set[int] = set()
+        self.wanted: list[frozenset[int]] = []
+        """Pieces that are waited for, a set for each wait."""
+        self._on_way: dict[int, Asked] = {}
+        """Pieces on their way, and who asked for them."""
         self._unsaved = False
         self._saving = threading.Lock()
 
-    async def fetch(self, run: Run, needed: bool) -> None:
-        """Fetch the pieces of a run that are neither here nor on their way."""
-        span = [piece for piece in range(*run) if piece not in self._in_flight]
-        missing = self.file.missing(_pieces(span))
-        self._in_flight.update(missing.tolist())
+    async def fetch(self, run: Run, needed: bool, asked: Asked) -> None:
+        """Fetch the pieces of a run that are neither here nor on their way.
+
+        ``asked`` has the scope that asks; it is filled with the pieces, and others may join it.
+        """
+        (scope,) = asked
+        new = []
+        for piece in range(*run):
+            if piece in self._on_way:
+                self._on_way[piece].setdefault(scope, set()).add(piece)
+            else:
+                new.append(piece)
+        missing = self.file.missing(_pieces(new))
+        asked[scope].update(missing.tolist())
+        self._on_way.update(dict.fromkeys(missing.tolist(), asked))
+        error: Exception | None = None
         try:
             for part in runs(missing):
-                await self._claimed(part, needed)
-        except OSError as error:
-            self._note(
-                RemoteError(
-                    f"{self.source.title}: its copy in {self.file.folder.parent} cannot be used "
-                    f"({error.strerror or error}); --cache-dir names another folder"
-                )
+                await self._claimed(part, needed, asked)
+        except OSError as refused:
+            error = RemoteError(
+                f"{self.source.title}: its copy in {self.file.folder.parent} cannot be used "
+                f"({refused.strerror or refused}); --cache-dir names another folder"
             )
-        except Exception as error:
-            self._note(error)
+        except Exception as failed:
+            error = failed
         finally:
-            self._in_flight.difference_update(missing.tolist())
-            self._note(None)
+            self._leave(missing.tolist(), asked)
+            for one, pieces in asked.items():
+                left = len(self.file.missing(_pieces(sorted(pieces))))
+                one.notify(error if left else None)
 
-    async def _claimed(self, run: Run, needed: bool) -> None:
+    async def _claimed(self, run: Run, needed: bool, asked: Asked) -> None:
         """Claim a run, look at it again, and fetch what another process has not."""
         with locks(self.file.folder / "locks") as claim:
             wait = 0.001
@@ -95,24 +106,29 @@ class Transfer:
             for part in runs(self.file.missing(_pieces(range(*run)))):
                 if await self._reserved(part, needed):
                     try:
-                        await self._get(part)
+                        await self._get(part, asked)
                     finally:
                         self.file.give_up(part)
+                else:
+                    self._leave(range(*part), asked)
 
     async def _reserved(self, run: Run, needed: bool) -> bool:
         """Wait for room; return False where a piece that is only expected to be needed has none."""
         until = time.monotonic() + PATIENCE
         while True:
-            urgent = needed or not self.wanted.isdisjoint(range(*run))
+            urgent = needed or not all(wait.isdisjoint(range(*run)) for wait in tuple(self.wanted))
             room = self.room.reserve(self.file, run, urgent, time.monotonic() > until)
-            if room is None:
-                await asyncio.sleep(0.001)
-                continue
-            if not room:
-                self._in_flight.difference_update(range(*run))
-            return room
+            if room is not None:
+                return room
+            await asyncio.sleep(0.001)
 
-    async def _get(self, run: Run, last: bool = False) -> None:
+    def _leave(self, pieces: Iterable[int], asked: Asked) -> None:
+        """Let pieces be asked for again."""
+        for piece in pieces:
+            if self._on_way.get(piece) is asked:
+                del self._on_way[piece]
+
+    async def _get(self, run: Run, asked: Asked, last: bool = False) -> None:
         """Fetch consecutive pieces, and record each when it is written."""
         file, piece = self.file, self.file.identity.piece
         at, end = file.bytes_of(run)
@@ -136,12 +152,13 @@ class Transfer:
                         file.record.state[number] = PRESENT
                     crc = 0
                 self._unsaved = True
-                self._note(None)
+                for scope in asked:
+                    scope.notify()
         if at < end:
             raise RemoteError(f"{self.source.title}: the reply ended at byte {at:,} of {end:,}")
-        await self._repeat(wrong, last)
+        await self._repeat(wrong, asked, last)
 
-    async def _repeat(self, wrong: list[int], last: bool) -> None:
+    async def _repeat(self, wrong: list[int], asked: Asked, last: bool) -> None:
         """Fetch pieces with a wrong checksum once more."""
         for number in wrong:
             begin, end = self.file.bytes_of((number, number + 1))
@@ -152,18 +169,7 @@ class Transfer:
                     "write it again with tools/write_ffcv.py"
                 )
             log.warning("%s: wrong checksum at byte %d; fetched again", self.source.title, begin)
-            await self._get((number, number + 1), last=True)
-
-    def interrupt(self) -> None:
-        """Wake whoever waits for pieces, to give up."""
-        with self.changed:
-            self.interruptions += 1
-            self.changed.notify_all()
-
-    def _note(self, error: Exception | None) -> None:
-        with self.changed:
-            self.error = error or self.error
-            self.changed.notify_all()
+            await self._get((number, number + 1), asked, last=True)
 
     def sync(self) -> None:
         """Make what is here outlast a reboot, if anything has come since the last time."""

@@ -20,7 +20,7 @@ MOST = 100_000
 def is_remote(text: str) -> bool:
     """Whether a text is a URL of a kind that can be read: ``s3://bucket/train.beton``."""
     scheme, mark, rest = text.partition("://")
-    return bool(mark and rest) and scheme.lower() in KINDS
+    return bool(mark and rest) and rest[0] != "/" and scheme.lower() in KINDS
 
 
 def kind_of(url: str) -> str:

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from pipelines.sources.image_file import ImageRules, decode
 
-NO_IMAGE = "holds no image (null)"
-
 
 @dataclass(frozen=True)
 class EncodedImages:
     """EncodedImages images in memory, which a worker process is given."""
 
     names: tuple[str, ...]
-    data: tuple[bytes | None, ...]
+    data: tuple[bytes | str, ...]
+    """The bytes of each, or why there are none."""
     rules: ImageRules
 
     def name(self, row: int) -> str:
@@ -33,8 +32,8 @@ class EncodedImages:
             ValueError: there is no image.
         """
         data = self.data[row]
-        if data is None:
-            raise ValueError(NO_IMAGE)
+        if isinstance(data, str):
+            raise ValueError(data)
         return np.frombuffer(data, np.uint8)
 
     def pixels(self, row: int) -> NDArray[np.uint8]:

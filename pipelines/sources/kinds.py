@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.beton.format import open_beton
-from pipelines.beton.pattern import check_pattern, is_pattern, open_pattern
+from pipelines.beton.pattern import is_pattern, open_pattern
 from pipelines.beton.remote import is_remote_beton, manifest_of, open_remote_beton, remote_val
-from pipelines.data_spec import NAMED, PLUS, is_spec, nearest
+from pipelines.data_spec import NAMED, PLUS, REMOTE_FORMS, STRAY, check_prefixed, is_spec, nearest
 from pipelines.remote.file import RemoteOptions
 from pipelines.remote.url import is_remote, title_of
 from pipelines.sources.classes import classes_there
 from pipelines.sources.file_list import scan_list
 from pipelines.sources.folder import OnBad, scan
 from pipelines.sources.image_file import RULES, ImageRules
+from pipelines.sources.patterns import check_files
 from pipelines.sources.photos import prepare_photos
 from pipelines.sources.published import Split, open_cifar, open_stl10, open_tiny_imagenet
 from pipelines.sources.shard_files import check_shards, val_pattern
@@ -59,7 +60,7 @@ class Kind:
 
     form: str
     """The text in general, as ``folder:PATH``."""
-    check: Callable[[str], None]
+    check: Callable[[str], object]
     """Refuse a place that does not exist, without opening it; ``ValueError``."""
     open: Callable[[str, Opening], Table]
     """Open it. Classes that are not kept may remain: the caller leaves them out."""
@@ -80,6 +81,7 @@ def kind_of(spec: str) -> Kind:
         return REMOTE
     for prefix, kind in PREFIXED.items():
         if spec.startswith(prefix):
+            check_prefixed(prefix, spec)
             return kind
     if spec.endswith(".beton"):
         return BETON
@@ -96,8 +98,9 @@ def grammar() -> tuple[str, ...]:
 def _hint(spec: str) -> str:
     if PLUS in spec:
         return _no_sum(spec)
-    if Path(spec).expanduser().is_dir():
-        return f": for the folder write folder:{spec}"
+    place = spec.strip(STRAY)
+    if place and Path(place).expanduser().is_dir():
+        return f": for the folder write folder:{place}"
     if spec.endswith((".tar", ".tar}")):
         return f": for tar shards write wds:{spec}"
     return nearest(spec)
@@ -116,8 +119,12 @@ def _place(spec: str) -> Path:
     return path
 
 
-def _check_place(spec: str) -> None:
-    _place(spec)
+def _check_folder(spec: str) -> None:
+    path = _place(spec)
+    if not path.is_dir():
+        other = {".beton": f"{path}", ".tar": f"wds:{path}", ".parquet": f"parquet:{path}"}
+        write = other.get(path.suffix, f"list:{path}, if its lines name images")
+        raise ValueError(f"{path} is not a folder: write {write}")
 
 
 def _open_folder(spec: str, opening: Opening) -> Table:
@@ -145,10 +152,6 @@ def _list_file(spec: str) -> Path:
         there = "is a folder: write folder:PATH" if file.is_dir() else "does not exist"
         raise ValueError(f"{file} {there}{_no_sum(spec)}")
     return file
-
-
-def _check_list(spec: str) -> None:
-    _list_file(spec)
 
 
 def _open_list(spec: str, opening: Opening) -> Table:
@@ -191,10 +194,6 @@ def _val_file(name: str) -> str | None:
     return None
 
 
-def _check_shards(spec: str) -> None:
-    check_shards(spec.removeprefix("wds:"))
-
-
 def _open_shards(spec: str, opening: Opening) -> Table:
     keys, how, pattern = opening.keys, opening, spec.removeprefix("wds:")
     return open_shards(pattern, how.on_bad, keys.image, how.rules, keys.label, how.remote)
@@ -212,10 +211,8 @@ def _val_shards(spec: str) -> str | None:
 
 def _check_url(url: str) -> None:
     if not is_remote_beton(url):
-        raise ValueError(
-            "a remote file must be a .beton, as s3://bucket/train.beton, or tar shards, as "
-            "wds:s3://bucket/train-{000..146}.tar; tools/write_ffcv.py SOURCE s3://... writes one"
-        )
+        hub = ". A Parquet data set of the Hub is hf:ORG/NAME" if url.startswith("hf:") else ""
+        raise ValueError(f"{REMOTE_FORMS}{hub}")
 
 
 def _open_remote(url: str, opening: Opening) -> Table:
@@ -279,9 +276,9 @@ def _converted(form: str, why: str) -> Kind:
 
 
 PREFIXED: dict[str, Kind] = {
-    "folder:": Kind("folder:PATH", _check_place, _open_folder, _val_folder),
-    "list:": Kind("list:FILE", _check_list, _open_list, _val_list),
-    "wds:": Kind("wds:PATTERN", _check_shards, _open_shards, _val_shards),
+    "folder:": Kind("folder:PATH", _check_folder, _open_folder, _val_folder),
+    "list:": Kind("list:FILE", _list_file, _open_list, _val_list),
+    "wds:": Kind("wds:PATTERN", check_shards, _open_shards, _val_shards),
     "parquet:": _converted(
         "parquet:PATTERN",
         "Parquet files are converted before training, because an image is no piece of the file",
@@ -293,6 +290,6 @@ PREFIXED: dict[str, Kind] = {
     ),
 }
 REMOTE = Kind("URL.beton", _check_url, _open_remote, _val_remote)
-PATTERN = Kind("PATTERN.beton", check_pattern, _open_pattern, _val_pattern)
-BETON = Kind("PATH.beton", _check_place, _open_beton, _val_file)
+PATTERN = Kind("PATTERN.beton", check_files, _open_pattern, _val_pattern)
+BETON = Kind("PATH.beton", _place, _open_beton, _val_file)
 PUBLISHED = Kind("NAME", lambda spec: None, _open_published, lambda spec: spec)

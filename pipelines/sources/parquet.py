@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.sources.classes import keep_classes
-from pipelines.sources.encoded import NO_IMAGE
 from pipelines.sources.headers import Headers, Row, describe, read_rows
 from pipelines.sources.hub_files import list_splits
 from pipelines.sources.image_file import RULES, Header, ImageRules, reason
 from pipelines.sources.listing import LeftOut
-from pipelines.sources.parquet_file import Layout, read_cells, read_labels, read_layout
+from pipelines.sources.parquet_file import PATH_ALONE, Layout, read_cells, read_labels, read_layout
 from pipelines.sources.parquet_rows import Parquet
 from pipelines.sources.parquet_schema import Choice, Columns
 from pipelines.sources.patterns import expand_files
@@ -32,6 +31,11 @@ from pipelines.system.units import counted
 
 log = logging.getLogger(__name__)
 
+FILES_THEMSELVES = (
+    ". Train on the files themselves (folder:PATH), or write the parquet files with the bytes in "
+    "them"
+)
+"""The way on from a column of paths."""
 EXAMPLES = 64
 EXAMPLE_BYTES = 1 << 25
 """Images, and their bytes at most, that are kept to estimate the size of the ``.beton``."""
@@ -46,10 +50,7 @@ def find_parquet(pattern: str) -> tuple[Path, ...]:
     folder = Path(pattern).expanduser()
     if folder.is_dir():
         return _below(folder)
-    try:
-        return tuple(expand_files(pattern))
-    except FileNotFoundError as error:
-        raise ValueError(f"parquet:{pattern}: no file {error.filename}") from error
+    return tuple(expand_files(pattern, "parquet:"))
 
 
 def _below(folder: Path) -> tuple[Path, ...]:
@@ -89,7 +90,7 @@ def open_parquet(
 
     Raises:
         ValueError: pyarrow is not installed, a file is damaged, columns are not there or not
-            clear, a class is unknown, or there is no image, or only the path of one.
+            clear, a class is unknown, or there is no image, as in a column of paths.
     """
     if rules.pages == "all":
         raise ValueError("--pages all reads image files; of a row of parquet, only the first")
@@ -115,7 +116,10 @@ def open_parquet(
     describe(headers, rules, spec)
     if not is_good.any():
         name, why = next(iter(headers.bad.items()))
-        raise ValueError(f"{spec}: not one of {len(rows)} images can be read; {name}: {why}")
+        way_on = FILES_THEMSELVES if why.startswith(PATH_ALONE) else ""
+        raise ValueError(
+            f"{spec}: not one of {len(rows)} images can be read; {name}: {why}{way_on}"
+        )
     source = Parquet(layout, columns, rows, rules, examples)
     return Table(table.label, headers.height, headers.width, source, table.classes)
 
@@ -145,7 +149,7 @@ def _measure(
         height.append(found[0].height)
         width.append(found[0].width)
         limits.extend(found[1:])
-        if number in wanted and data is not None and len(data) <= room:
+        if number in wanted and isinstance(data, bytes) and len(data) <= room:
             examples[number] = data
             room -= len(data)
     low, high = np.frombuffer(limits, np.float64).reshape(-1, 2).T
@@ -160,10 +164,10 @@ def _measure(
 NO_HEADER = Header(0, 0, "", "", 0, False, 0, False, 0, True)
 
 
-def _header(data: bytes | None, rules: ImageRules) -> Row | str:
+def _header(data: bytes | str, rules: ImageRules) -> Row | str:
     """Return the header of an image, or the reason why it cannot be read."""
-    if data is None:
-        return NO_IMAGE
+    if isinstance(data, str):
+        return data
     try:
         (found,) = read_rows(io.BufferedReader(io.BytesIO(data)), rules)
         return found

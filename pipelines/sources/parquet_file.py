@@ -19,10 +19,9 @@ READ_ROWS = 32
 """Rows that are read at a time."""
 BUFFER = 1 << 20
 """Bytes of a file that are read at a time."""
-
-
-class PathOnly(ValueError):
-    """A cell has the path of an image, without its bytes."""
+NO_IMAGE = "holds no image (null)"
+PATH_ALONE = "holds only the path of its image, and not its bytes"
+"""Why a row is none, like a damaged image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +158,12 @@ def _check(layout: Layout, label: NDArray[np.int64], columns: Columns) -> None:
 
 def read_cells(
     layout: Layout, columns: Columns, rows: NDArray[np.int64]
-) -> Iterator[tuple[int, bytes | None]]:
-    """Yield rows in ascending order, each with the bytes of its image; None for null.
+) -> Iterator[tuple[int, bytes | str]]:
+    """Yield rows in ascending order, each with the bytes of its image, or why there are none.
 
     Row groups without any of the rows are not read.
 
     Raises:
-        PathOnly: a cell has a path alone.
         ValueError: a file is damaged.
     """
     begins = np.searchsorted(rows, layout.group_first)
@@ -179,7 +177,7 @@ def read_cells(
 
 def _read_group(
     file: Any, layout: Layout, columns: Columns, group: int, wanted: NDArray[np.int64]
-) -> Iterator[tuple[int, bytes | None]]:
+) -> Iterator[tuple[int, bytes | str]]:
     begin = int(layout.group_first[group])
     batches = file.iter_batches(
         READ_ROWS, [layout.group_in_file(group)], [columns.image], use_threads=False
@@ -188,19 +186,16 @@ def _read_group(
         end = begin + len(batch)
         here = wanted[np.searchsorted(wanted, begin) : np.searchsorted(wanted, end)]
         for row in here.tolist():
-            yield row, _bytes(layout, row, batch.column(0)[row - begin].as_py())
+            yield row, _bytes(batch.column(0)[row - begin].as_py())
         begin = end
         if begin > wanted[-1]:
             return
 
 
-def _bytes(layout: Layout, row: int, cell: Any) -> bytes | None:
+def _bytes(cell: Any) -> bytes | str:
     if not isinstance(cell, dict):
-        return None if cell is None else bytes(cell)
-    if cell["bytes"] is None and cell.get("path"):
-        raise PathOnly(
-            f"{layout.name(row)} holds only the path of its image, {cell['path']!r}, and not its "
-            "bytes: train on the files themselves (folder:PATH), or write the parquet files with "
-            "the bytes in them"
-        )
-    return None if cell["bytes"] is None else bytes(cell["bytes"])
+        return NO_IMAGE if cell is None else bytes(cell)
+    if cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    path = cell.get("path")
+    return f"{PATH_ALONE}, {path!r}" if path else NO_IMAGE

@@ -44,7 +44,7 @@ class Parquet:
     def encoded(self, row: int) -> NDArray[np.uint8]:
         """Return the image's bytes; all rows of its row group that come before it are read."""
         number = int(self.number[row])
-        data: bytes | None = self.examples.get(number)
+        data: bytes | str | None = self.examples.get(number)
         if data is None:
             ((_, data),) = read_cells(self.layout, self.columns, self.number[[row]])
         return EncodedImages((self.name(row),), (data,), self.rules).encoded(0)
@@ -95,7 +95,7 @@ def split_parquet(table: Table) -> Iterator[Table]:
     assert isinstance(source, Parquet)
     order = None if source.is_ordered else source.file_order()
     numbers = source.number if order is None else source.number[order]
-    data: list[bytes | None] = []
+    data: list[bytes | str] = []
     begin = size = 0
 
     def part() -> Table:
@@ -104,7 +104,7 @@ def split_parquet(table: Table) -> Iterator[Table]:
 
     for _, cell in read_cells(source.layout, source.columns, numbers):
         data.append(cell)
-        size += len(cell or b"")
+        size += len(cell)
         if len(data) == PART_ROWS or size >= PART_BYTES:
             yield part()
             begin, size, data = begin + len(data), 0, []
@@ -113,7 +113,7 @@ def split_parquet(table: Table) -> Iterator[Table]:
 
 
 def _part(
-    table: Table, source: Parquet, rows: NDArray[np.int64], data: Sequence[bytes | None]
+    table: Table, source: Parquet, rows: NDArray[np.int64], data: Sequence[bytes | str]
 ) -> Table:
     names = tuple(source.name(row) for row in rows.tolist())
     held = EncodedImages(names, tuple(data), source.rules)

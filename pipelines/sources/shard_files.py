@@ -7,11 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions, open_all
 from pipelines.remote.store import expand
 from pipelines.remote.url import braces, is_remote, kind_of
-from pipelines.sources.patterns import expand_files
+from pipelines.sources.patterns import check_files, expand_files
 from pipelines.sources.splits import NAMES
 from pipelines.system.cache import cache_root
 from pipelines.system.open_files import REMOTE, allow_open_files
@@ -30,33 +29,27 @@ def find_shards(pattern: str, remote: RemoteOptions | None = None) -> tuple[Stor
         urls = expand(pattern)
         allow_open_files(REMOTE * len(urls), f"wds:{pattern}")
         return tuple(open_all(urls, remote or RemoteOptions(cache_root())))
-    paths = _local(pattern)
+    paths = expand_files(pattern, "wds:")
     allow_open_files(len(paths), f"wds:{pattern}")
     return tuple(LocalFile(path) for path in paths)
 
 
-def check_shards(pattern: str) -> None:
-    """Refuse a pattern that names no files, as far as that is known without a store's answer.
+def check_shards(spec: str) -> None:
+    """Refuse ``wds:PATTERN`` without files, as far as that is known without a store's answer.
 
     Raises:
-        ValueError: a local shard is missing, or a URL is none.
+        ValueError: a local shard is missing, a URL is none, or the pattern is a command.
     """
-    if is_remote(pattern):
-        braces(pattern)
-    else:
-        _local(pattern)
-
-
-def _local(pattern: str) -> list[Path]:
+    pattern = spec.removeprefix("wds:")
     if pattern.startswith("pipe:"):
         raise ValueError(
-            f"wds:{pattern}: rows are read in any order, which no pipe allows: name the files or "
+            f"{spec}: rows are read in any order, which no pipe allows: name the files or "
             "URLs themselves, as wds:s3://BUCKET/train-{000..146}.tar"
         )
-    try:
-        return expand_files(pattern)
-    except FileNotFoundError as error:
-        raise ValueError(f"wds:{pattern}: no shard {error.filename}") from error
+    if Path(pattern).expanduser().is_dir():
+        inside = f"{spec.rstrip('/')}/*.tar"
+        raise ValueError(f"{pattern} is a folder: for the tar shards in it write {inside!r}")
+    check_files(pattern, "wds:")
 
 
 def state_of(files: tuple[StoredFile, ...]) -> str:
@@ -92,5 +85,5 @@ def _is_there(pattern: str) -> bool:
         if is_remote(pattern):  # a web server lists no files
             return kind_of(pattern) != "http" and bool(expand(pattern))
         return bool(expand_files(pattern))
-    except (FileNotFoundError, RemoteError):
+    except ValueError:
         return False

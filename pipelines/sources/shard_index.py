@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.remote.errors import RemoteError
 from pipelines.sources.headers import Headers, Row, read_rows, tabulate
 from pipelines.sources.image_file import ImageRules, reason
 from pipelines.sources.shard_members import Label, MemberKeys, NoClass, read_label, split_name
@@ -222,5 +223,7 @@ def _check_end(title: str, reader: io.BufferedReader, end: int) -> None:
 def _measure(file: io.BufferedReader, size: int, rules: ImageRules) -> list[Row] | str:
     try:
         return read_rows(file, rules)
+    except RemoteError:  # the store failed, not the image
+        raise
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error
         return reason(error, size)

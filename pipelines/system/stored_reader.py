@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.system.scope import Scope
 from pipelines.system.stored_file import LocalFile, StoredFile
 
 if TYPE_CHECKING:
@@ -18,11 +19,15 @@ AHEAD = 1 << 26
 
 
 class StoredReader(io.RawIOBase):
-    """Reads a stored file; the bytes that follow the place of reading are requested ahead."""
+    """Reads a stored file; the bytes that follow the place of reading are requested ahead.
+
+    What it requested ends when it is closed.
+    """
 
     def __init__(self, file: StoredFile, size: int, ahead: int = AHEAD) -> None:
         self._file, self._size, self._ahead = file, size, ahead
         self._at = self._requested = self._passed = 0
+        self._scope = Scope()
 
     def readable(self) -> bool:
         """Return True."""
@@ -47,16 +52,27 @@ class StoredReader(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         count = max(min(len(target), self._size - self._at), 0)
         if count:
-            self._request(self._at + count)
-            target[:count] = self._file.read(self._at, count).data
-            self._at += count
+            self._scope.run(self._fill, target[:count])
         return count
+
+    def _fill(self, target: memoryview) -> None:
+        self._request(self._at + len(target))
+        target[:] = self._file.read(self._at, len(target)).data
+        self._at += len(target)
+
+    def close(self) -> None:
+        """Drop what was requested and has not come."""
+        self._scope.close()
+        super().close()
 
     def finish(self) -> None:
         """Wait for the bytes before the place of reading, also for those that were not read.
 
         They count as used from now on, and no longer as needed soon.
         """
+        self._scope.run(self._finish)
+
+    def _finish(self) -> None:
         if self._passed < self._at:
             with self._file.held(np.array([[self._passed, self._at]])):
                 self._passed = self._at
@@ -67,7 +83,7 @@ class StoredReader(io.RawIOBase):
         if begin < end and begin - needed <= self._ahead // 2:
             self._file.will_need(np.array([[begin, end]]))
             self._requested = end
-            self.finish()
+            self._finish()
 
 
 def open_reader(file: StoredFile) -> io.BufferedReader:

@@ -13,11 +13,15 @@ from contextlib import contextmanager
 import psutil
 
 
+def processes_here() -> int:
+    """Return the number of the launcher's processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+
+
 def cores_per_process() -> int:
     """Return this process's share of the cores it may run on, at least one."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     allowed = len(psutil.Process().cpu_affinity() or [0])
-    return max(allowed // local, 1)
+    return max(allowed // processes_here(), 1)
 
 
 def worker_pool(workers: int | None = None) -> ProcessPoolExecutor:

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 
+from models.modules.initial import load_weights
 from models.modules.layouts import LAYOUTS, Layout, find_encoder
 from models.modules.pretrained import read_file
 
@@ -86,3 +89,21 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path: Path) -> None:
     for name, reason in reasons.items():
         with pytest.raises(ValueError, match=reason):
             read_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("layout", [LAYOUTS[2], LAYOUTS[18], LAYOUTS[-1]], ids=lambda one: one.name)
+def test_torchvisions_vit_gives_the_features_of_timms(layout: Layout) -> None:
+    torch.manual_seed(0)
+    size = {"num_layers": 3, "num_heads": 4, "hidden_dim": 32, "mlp_dim": 64}
+    theirs = torchvision.models.VisionTransformer(image_size=32, patch_size=8, **size).eval()
+    for parameter in theirs.parameters():  # some begin as zeros
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = VisionTransformer(32, 8, embed_dim=32, depth=3, num_heads=4, mlp_ratio=2, num_classes=0)
+    found = find_encoder(wrapped(layout, dict(theirs.state_dict())))
+    assert found.layout is layout
+    loaded = load_weights([ours.eval()], found.state)
+    assert (loaded.new, loaded.left_out) == ((), ("head.weight", "head.bias"))
+    theirs.heads = torch.nn.Identity()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-5)

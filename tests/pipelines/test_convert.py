@@ -148,10 +148,14 @@ def test_verify_finds_damaged_rows(tmp_path: Path, capsys: pytest.CaptureFixture
         (["missing/folder", "a.beton"], "no data set"),
         (["photos", "a.beton", "--quality", "0"], "--quality"),
         (["photos", "a.beton", "--max-size", "70000"], "--max-size"),
-        (["wds:no-{0..3}.tar", "a.beton"], "no shard no-0.tar"),
+        (["wds:no-{0..3}.tar", "a.beton"], "no-0.tar does not exist"),
         (["wds:no-{3..0}.tar", "a.beton"], "{3..0} counts upwards"),
+        (["parquet://no.parquet", "a.beton"], "did you mean 'parquet:no.parquet'?"),
+        (["parquet:s3://b/x.parquet", "a.beton"], "parquet: reads no store"),
+        (["photos", "s3:/b/a.beton"], "OUT s3:/b/a.beton: did you mean s3://b/a.beton?"),
         (["parquet:no-{3.parquet", "a.beton"], "a brace without its other half"),
         (["--verify", "missing.beton"], "missing.beton"),
+        (["--verify", "s3:/b/x.beton"], "did you mean 's3://b/x.beton'?"),
     ],
 )
 def test_wrong_arguments_are_explained(

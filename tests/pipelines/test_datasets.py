@@ -18,7 +18,7 @@ from pipelines import public
 from pipelines.beton.convert import Settings, convert
 from pipelines.beton.format import open_beton
 from pipelines.data_facts import DATASETS, IMAGENET, data_facts
-from pipelines.datasets import default_val, open_data
+from pipelines.datasets import check_spec, default_val, open_data
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.classes import keep_classes, match_classes, read_classes
 from pipelines.sources.table import Table
@@ -281,15 +281,64 @@ def test_validation_takes_the_numbers_of_training() -> None:
     ("spec", "why"),
     [
         ("cifar", "did you mean 'cifar10'"),
+        ("CIFAR100", "did you mean 'cifar100'"),
         ("", "choose from photos"),
         ("folder:/no/such", "does not exist"),
         ("no/such.beton", "does not exist"),
         (".", "folder:."),
+        (" . ", "write folder:.;"),
+        ("folder:", "nothing follows folder: .*variable"),
+        ("wds: ", "nothing follows wds:"),
+        ("wds:.", r"is a folder: .* write 'wds:\./\*\.tar'"),
+        ("folder:{file}.beton", r"{file}.beton is not a folder: write \S*\.beton$"),
+        ("folder:{file}.tar", r"is not a folder: write wds:\S*\.tar$"),
+        ("folder:s3://bucket/images", r"folder: reads no store: a remote file must be a \.beton"),
+        ("list:https://host/list.txt", "list: reads no store"),
+        ("hf://datasets/org/name", r"A Parquet data set of the Hub is hf:ORG/NAME$"),
     ],
 )
 def test_unknown_data_is_explained(tmp_path: Path, spec: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        open_data(spec, tmp_path)
+    file = tmp_path / "x"
+    for ending in (".beton", ".tar"):
+        file.with_suffix(ending).touch()
+    with pytest.raises(ValueError, match=why.format(file=file)):
+        open_data(spec.format(file=file), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "guess"),
+    [
+        ("s3:/b/x.beton", "s3://b/x.beton"),
+        ("s3:///b/x.beton", "s3://b/x.beton"),
+        ("gs//b/x-*.beton", "gs://b/x-*.beton"),
+        ("Https:/h/x.beton?a=b", "https://h/x.beton?a=b"),
+        ("hf:/datasets/o/n/x.beton", "hf://datasets/o/n/x.beton"),
+        ("wds:az:/b/x.tar", "wds:az://b/x.tar"),
+        ("wds:s3://b/x.tar ", "wds:s3://b/x.tar"),
+        ("wds://none/x-*.tar", "wds:none/x-*.tar"),
+        ("Folder://none", "folder:none"),
+        ("folder: /none", "folder:/none"),
+        ("'list:none.txt'", "list:none.txt"),
+        ("file:///none/x.beton", "/none/x.beton"),
+        ("file:///none", "folder:/none"),
+        ("cifar10\n", "cifar10"),
+    ],
+)
+def test_a_mistyped_place_is_answered_by_what_was_meant(spec: str, guess: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check_spec(spec)
+    assert str(error.value) == f"no data set {spec!r}: did you mean {guess!r}?"
+
+
+def test_a_place_that_is_there_is_taken_as_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("s3:/b/x.beton", "'quoted' /x.beton"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+        check_spec(name)
+    check_spec("S3://b/x.beton")
 
 
 def test_patience_is_limited() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dataset_hub import COMMIT, Data, DataHub, serve
+from hub_cases import COMMIT, Data, Hub, point_to, serve
 from PIL import Image
 
 from pipelines.beton.format import open_beton
@@ -28,19 +28,13 @@ usage = namedtuple("usage", "total used free")
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[DataHub]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """The stand-in, as the client's endpoint, and an empty cache."""
     with serve() as server:
         point_to(monkeypatch, server.address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
         yield server
         huggingface_hub.close_session()
-
-
-def point_to(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def parquet(*values: int) -> bytes:
@@ -139,7 +133,7 @@ def test_configuration_and_split(files: Any, spec: str, split: str, chosen: Any)
             choose(files, HubData.parse(spec), split)
 
 
-def test_a_data_set_is_downloaded_once_and_converted(hub: DataHub, tmp_path: Path) -> None:
+def test_a_data_set_is_downloaded_once_and_converted(hub: Hub, tmp_path: Path) -> None:
     """Its card names the classes, which files without metadata do not."""
     names = {"class_label": {"names": {"0": "even", "1": "odd"}}}
     features = [{"name": "image", "dtype": "image"}, {"name": "label", "dtype": names}]
@@ -164,7 +158,7 @@ def test_a_data_set_is_downloaded_once_and_converted(hub: DataHub, tmp_path: Pat
     assert open_beton(out).source.pixels(0)[0, 0, 0] == 20
 
 
-def test_an_interrupted_download_is_continued(hub: DataHub, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_continued(hub: Hub, tmp_path: Path) -> None:
     body = parquet(*range(40))
     hub.data["me/set"] = Data({"a.parquet": body})
     hub.cut_once = 1000
@@ -191,7 +185,7 @@ def test_an_interrupted_download_is_continued(hub: DataHub, tmp_path: Path) -> N
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(
-    hub: DataHub, spec: str, why: str, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, spec: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.data["me/set"] = Data({"a.parquet": b""})
     hub.data["me/gated"] = Data({"a.parquet": b"1"}, gated=True)

@@ -132,11 +132,33 @@ def test_damaged_and_absent_images_are_named_by_file_and_row(
     assert open_beton(tmp_path / "a.beton").label.tolist() == [0, 1]
 
 
-def test_a_path_without_bytes_is_refused(tmp_path: Path) -> None:
-    image = [*cells([encoded(1)]), {"bytes": None, "path": "x/b.jpg"}]
+def test_rows_that_have_only_a_path_are_damaged_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = [*cells([encoded(1)]), {"bytes": None, "path": "x/b.jpg"}, *cells([encoded(2)])]
+    path = write(tmp_path / "a.parquet", {"image": image, "label": [0, 1, 1]})
+    command = [f"parquet:{path}", str(tmp_path / "a.beton")]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "1 of 3 images are bad" in error and "--on-error skip" in error
+    assert f"{path} row 1: holds only the path of its image, and not its bytes, 'x/b.jpg'" in error
+    assert main([*command, "--on-error", "skip"]) == 0
+    assert open_beton(tmp_path / "a.beton").label.tolist() == [0, 1]
+    (bad,) = json.loads((tmp_path / "a.beton.json").read_text())["skipped"]
+    assert bad["name"] == f"{path} row 1" and "'x/b.jpg'" in bad["reason"]
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_column_of_paths_is_refused_with_the_way_on(
+    tmp_path: Path, on_error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = [{"bytes": None, "path": f"x/{name}.jpg"} for name in "ab"]
     path = write(tmp_path / "a.parquet", {"image": image})
-    with pytest.raises(ValueError, match=r"a\.parquet row 1 holds only the path .*'x/b\.jpg'"):
-        opened(path)
+    assert main([f"parquet:{path}", str(tmp_path / "a.beton"), "--on-error", on_error]) == 2
+    error = capsys.readouterr().err
+    assert f"not one of 2 images can be read; {path} row 0: holds only the path" in error
+    assert "Train on the files themselves (folder:PATH)" in error
+    assert not (tmp_path / "a.beton").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,18 +13,21 @@ import numpy as np
 import pytest
 import torch
 from beton_cases import jpeg, picture
-from http_store import HttpStore, serving
+from http_store import HttpStore, serving, skip_unless_local
 
 from pipelines import build_eval_loader, build_loader, open_data
 from pipelines.batch import Batch
+from pipelines.beton.encode import Settings, Task, decode_rows, encode_rows
 from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.data_facts import DATASETS, data_facts
 from pipelines.datasets import check_spec, default_val
-from pipelines.loader import Interrupted
+from pipelines.decoders.memory import decode_all
+from pipelines.decoders.pil import pixels_or_replacement
+from pipelines.evaluation import CenterCrop, evaluation_batches
 from pipelines.mixtures.clim import Clim, RandomNeighbors
+from pipelines.normalization import pixel_statistics
 from pipelines.public.options import LoaderOptions
-from pipelines.remote import disk
 from pipelines.remote.connect import Retry
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions
@@ -32,6 +36,7 @@ from pipelines.sampler import BlockShuffle
 from pipelines.sources.beton import Beton
 from pipelines.sources.fetched import remote_files
 from pipelines.system.page_cache import joined
+from pipelines.system.scope import Interrupted, interruptible
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=2, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
@@ -60,10 +65,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def web(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpStore]:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     files = {f"b/{path.name}": path.read_bytes() for path in local.parent.iterdir()}
     with serving(files) as server:
@@ -203,12 +205,50 @@ def slow(web: HttpStore, tmp_path: Path) -> Any:
 def test_a_loop_that_is_stopped_does_not_wait_for_the_store(slow: Any, web: HttpStore) -> None:
     stopped = threading.Event()
     web.fault("hang", times=1000)
-    slow.loader.interrupted = stopped.is_set
     threading.Timer(0.2, stopped.set).start()
-    with pytest.raises(Interrupted):
+    with interruptible(stopped.is_set), pytest.raises(Interrupted):
         list(slow.loader.batches(0, 6))
     assert web.serving  # it has not answered yet
     assert not [t.name for t in threading.enumerate() if t.name.startswith("unmix-prefetch")]
+
+
+def evaluation(loader: Any) -> Any:
+    crop = CenterCrop(16, 16, (0.5,) * 3, (0.5,) * 3)
+    maker = loader.loader.maker
+    return evaluation_batches(maker.table, maker.decoder, crop, BATCH, torch.device("cpu"))
+
+
+def test_an_evaluation_that_is_stopped_does_not_wait_for_the_store(
+    slow: Any, web: HttpStore
+) -> None:
+    stopped = threading.Event()
+    web.fault("hang", times=1000)
+    threading.Timer(0.2, stopped.set).start()
+    with interruptible(stopped.is_set), pytest.raises(Interrupted):
+        list(evaluation(slow))
+    assert web.serving  # it has not answered yet
+    main = threading.get_ident()
+    threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()  # Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        list(evaluation(slow))
+    ours = "unmix-evaluation", "unmix-read-ahead"
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(ours)]
+
+
+def test_a_loop_goes_on_while_others_over_the_same_file_come_and_go(slow: Any, local: Path) -> None:
+    """The batches are bit for bit those of the local file."""
+    ours, theirs = list[Batch](), build_loader(
+        open_data(str(local), on_bad_image="replace"), "moco-v2", BATCH, size=16, device="cpu",
+        options=LoaderOptions(loader="dali", workers=1),
+    )  # fmt: skip
+    for batch in slow.loader.batches(0, 4):
+        ours.append(batch)
+        others = slow.loader.batches(20, 26), evaluation(slow)
+        for other in others:
+            next(other)
+            other.close()
+    with theirs:
+        assert_equal(ours, list(theirs.loader.batches(0, 4)))
 
 
 def test_an_error_of_the_store_ends_the_loop_and_a_later_one_goes_on(
@@ -219,3 +259,39 @@ def test_an_error_of_the_store_ends_the_loop_and_a_later_one_goes_on(
         list(slow.loader.batches(0, 6))
     web.heal()
     assert [batch.step for batch in slow.loader.batches(0, 6)] == list(range(6))
+
+
+def test_a_row_that_cannot_be_fetched_is_not_replaced(slow: Any, web: HttpStore) -> None:
+    """A damaged image's replacement depends on the file, and not on the store."""
+    table = slow.loader.maker.table
+    with table.source.held(np.array([BROKEN])):
+        pass
+    file = remote_files(table.source)[0]
+    damaged, next_one = table.source.pieces(np.array([BROKEN, BROKEN + 1])).offset.tolist()
+    assert not file.missing(np.array([[damaged, damaged + 1]]))
+    file._file.record.state[next_one // PIECE :] = 0
+    web.fault("403", times=1000)
+    with pytest.raises(RemoteError, match="403"):
+        pixels_or_replacement(table, BROKEN, "replace")
+
+
+@pytest.mark.parametrize("measure", [decode_all, lambda table, *how: pixel_statistics(table)])
+def test_a_pass_over_all_rows_that_is_stopped_does_not_wait_for_the_store(
+    measure: Any, web: HttpStore, tmp_path: Path
+) -> None:
+    data = open_data(f"{web.url}/b/train.beton", remote=RemoteOptions(tmp_path, retry=Retry()))
+    web.fault("hang", times=1000)
+    main = threading.get_ident()
+    threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()  # Ctrl-C
+    with pytest.raises(KeyboardInterrupt):
+        measure(data.table, 2, "stop")
+    assert web.serving  # it has not answered yet
+
+
+def test_a_store_that_fails_makes_no_damaged_image(web: HttpStore, tmp_path: Path) -> None:
+    data = open_data(f"{web.url}/b/train.beton", remote=RemoteOptions(tmp_path, retry=FAST))
+    web.fault("403", times=1000)
+    rows = data.table.take(np.arange(ROWS - 9, ROWS))
+    for work in (encode_rows, decode_rows):
+        with pytest.raises(RemoteError, match="403"):
+            work(Task(rows, Settings(), 1 << 20))

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_store import Answer, HttpStore, Request, etag_of, serving
+from http_store import Answer, HttpStore, Request, etag_of, serving, skip_unless_local
 
 from pipelines.remote import disk, loop, record, store
-from pipelines.remote.connect import RETRY, Retry
+from pipelines.remote.connect import RETRY, Retry, store_of
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import (
     RemoteFile,
@@ -34,7 +34,7 @@ from pipelines.remote.file import (
     open_remote,
     piece_checksums,
 )
-from pipelines.remote.sparse import PIECE, runs
+from pipelines.remote.sparse import PIECE, Identity, runs
 from pipelines.system import cache
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
@@ -52,10 +52,7 @@ EVERYTHING = span((0, SIZE))
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[HttpStore]:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     with serving({"a.beton": DATA.tobytes()}) as server:
         yield server
 
@@ -284,8 +281,8 @@ def test_an_error_ahead_is_raised_once_and_the_next_call_works(
 ) -> None:
     web.fault("403")
     file.will_need(span((0, 1)))
-    with file._transfer.changed:
-        file._transfer.changed.wait_for(lambda: file._transfer.error is not None, 20)
+    with file._scope.changed:
+        file._scope.changed.wait_for(lambda: file._scope.error is not None, 20)
     with pytest.raises(RemoteError, match="403"):
         file.will_need(span((PIECE, PIECE + 1)))
     read(file)
@@ -330,7 +327,8 @@ def test_what_a_step_waits_for_overtakes_what_is_ahead(
     def until_a_step_waits(request: Request) -> None:
         until = time.monotonic() + 20
         while not file._transfer.wanted and time.monotonic() < until:
-            time.sleep(0.002)
+            if web.closing.wait(0.002):
+                return
 
     web.routes.append(until_a_step_waits)
     for piece in range(0, 10, 2):
@@ -610,3 +608,25 @@ def test_the_cache_lists_copies_and_removes_those_that_nobody_has_open(
     again = open_remote(f"{web.url}/a.beton", options)
     read(again)
     again.close()
+
+
+def test_servers_of_one_url_have_a_copy_each(
+    tmp_path: Path, options: RemoteOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy of another server's object is no older version of this one's."""
+    skip_unless_local(tmp_path)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    folders, objects = [], [DATA.tobytes(), DATA.tobytes(), DATA[::-1].tobytes()]
+    for data in objects:
+        with serving({"bucket/a.beton": data}) as web:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", web.url)
+            store_of.cache_clear()
+            file = open_remote("s3://bucket/a.beton", options)
+            file.ensure(span((0, 9)))
+            assert file.bytes[:9].tobytes() == data[:9] and len(web.fetched()) == 2
+            folders.append(file.path.parent)
+            file.close()
+    store_of.cache_clear()
+    assert len(set(folders)) == 3 and all(folder.is_dir() for folder in folders)
+    usual, other = (Identity("s3://b/a", "v", 1, PIECE, at).folder for at in ("", "http://x"))
+    assert usual == "a6b6c6d8e087e8f50075f7425809a802" != other  # where former versions kept it

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from http_store import HttpStore, serving
+from http_store import HttpStore, serving, skip_unless_local
 from numpy.typing import NDArray
 from PIL import Image
 from shard_cases import Members, encoded, photo, write_shard
@@ -36,9 +36,9 @@ from pipelines.normalization import pixel_statistics
 from pipelines.public import LoaderOptions, build_loader
 from pipelines.public import open_data as open_public
 from pipelines.remote.connect import Retry
-from pipelines.remote.disk import require_local
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.file import RemoteOptions
+from pipelines.sources import shard_index
 from pipelines.sources import shards as shards_module
 from pipelines.sources.image_file import RULES, ImageRules
 from pipelines.sources.overlap import rows_in
@@ -578,6 +578,16 @@ def test_the_pass_requests_each_byte_once(tmp_path: Path) -> None:
     assert reader.read(99) == file.path.read_bytes()[-9:]
 
 
+def test_a_store_that_fails_makes_no_damaged_image(tmp_path: Path) -> None:
+    class Failing(Fetched):
+        def read(self, begin: int, size: int) -> NDArray[np.uint8]:
+            raise RemoteError("the store fails")
+
+    file = Failing(Path(shard(tmp_path, [("0.jpg", photo(0)), ("1.jpg", photo(1))])))
+    with pytest.raises(RemoteError, match="the store fails"):
+        shard_index._measure(io.BufferedReader(StoredReader(file, len(file.asked)), 16), 9, RULES)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[HttpStore]:
     """Two shards of 1 MiB on a web server."""
@@ -589,10 +599,7 @@ def store(tmp_path: Path) -> Iterator[HttpStore]:
         rows |= {f"{number}{row}.cls": str(row % 2).encode() for row in range(8)}
         name = f"train-{number}.tar"
         shards[name] = Path(write_shard(tmp_path / name, rows)).read_bytes()
-    try:
-        require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     with serving(shards) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""docs/data.md's table "What a file becomes": each row's file, through all three loaders."""
+"""docs/images.md's table "What a file becomes": each row's file, through all three loaders."""
 
 import io
 import re
@@ -41,7 +41,7 @@ class Row:
 
 
 def rows_of_the_table() -> list[Row]:
-    page = Path(__file__).parents[2] / "docs/data.md"
+    page = Path(__file__).parents[2] / "docs/images.md"
     section = page.read_text().split("## What a file becomes")[1].split("\n## ")[0]
     rows = []
     for line in section.splitlines():

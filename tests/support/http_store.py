@@ -22,7 +22,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from pipelines.remote import disk
+from pipelines.remote.errors import RemoteError
 
 LONGEST_HANG = 20.0
 """Seconds after which a hanging request is dropped, so that no test waits for ever."""
@@ -112,6 +118,14 @@ class HttpStore:
             for request in self.requests
             if request.path.endswith(path) and request.range and request.status == 206
         ]
+
+
+def skip_unless_local(folder: Path) -> None:
+    """Skip a test where remote files cannot be kept, as on a network file system."""
+    try:
+        disk.require_local(folder)
+    except RemoteError as error:
+        pytest.skip(str(error))
 
 
 @functools.lru_cache(64)

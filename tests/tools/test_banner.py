@@ -10,16 +10,19 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from launch_cases import flags
 from runs import lines, run_train, skip_pictures
 
 from pipelines.data_facts import DATASETS
+from pipelines.datasets import open_data
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.units import counted
 from tools.config.config import Config
 from tools.config.resolve import resolve
-from tools.engine import banner, train_state, trainer
+from tools.diagnostics import checks
+from tools.engine import banner, memory, train_state, trainer
 from tools.engine.data import Data
 from tools.engine.online_knn import OnlineKnn, why_off
 from tools.evaluation.opening import no_images_to_score
@@ -132,12 +135,18 @@ def test_the_demonstration_says_that_it_is_one() -> None:
     assert "17 photographs" in banner.DEMONSTRATION and "--data" in banner.DEMONSTRATION
 
 
-def test_a_plan_has_the_same_notes(
-    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_plan_has_the_same_notes_and_one_on_the_memory_of_the_gpu(
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert memory.of_gpu(torch.device("cpu")) is None
+    monkeypatch.setattr(memory, "of_gpu", lambda device: 1 << 10)
     assert run_train(*flags(toy, tmp_path, "moco", "--dry-run")) == 0
     said = capsys.readouterr().out
     assert "note: --moco.queue 64: of 40 images" in said and not (tmp_path / "run").exists()
+    assert "note: the GPU has 0.00 GiB: a smaller --batch-size, --accumulate, " in said
 
 
 def test_a_run_that_fails_before_its_first_line_leaves_nothing(
@@ -226,3 +235,24 @@ def test_the_first_checkpoint_comes_within_five_minutes(
     assert run_train(*flags(toy, tmp_path, "simclr", *more, "--log-every", "50")) == 0
     kept = {path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")}
     assert kept == {f"step-{step}.pt" for step in saved}
+
+
+def test_decoded_images_that_do_not_fit_into_the_memory_are_noted(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20 x 20 pixels: 48,000 bytes for training, 14,400 for the scores, on each process."""
+    train, val = (open_data(f"folder:{toy}", Path(), split) for split in ("train", "val"))
+    data = Data(train, val, FACTS)
+    monkeypatch.setattr(checks, "memory", lambda: 62_500 / 2**30)
+    assert memory.notes(Config(), data) == []
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory.notes(Config(), data) == [
+        "note: --loader memory decodes 52 images into 124.8 kB of this machine's memory (2 "
+        "processes, 62.4 kB each), and 62.5 kB are available: --loader ffcv and --loader dali "
+        "decode while training"
+    ]
+    (line,) = memory.notes(Config(loader="memory", knn_every=0), data)
+    assert "decodes 40 images into 96.0 kB" in line
+    assert memory.notes(Config(loader="ffcv"), data) == []
+    monkeypatch.setattr(checks, "memory", lambda: 0.0)
+    assert memory.notes(Config(), Data(images(0, 1), None, FACTS)) == []  # they are there already

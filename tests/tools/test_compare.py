@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from compare_cases import write_run
 from PIL import Image
+from runs import run_main
 from scipy import stats
 
 from pipelines.settings import PatchMixConfig
-from tools import compare
+from tools import collect, compare
 from tools.config.config import Config
 from tools.runs.comparison import (
     Difference,
@@ -126,13 +127,41 @@ def test_the_base_is_the_nearest_without_the_mixture(tmp_path: Path) -> None:
         write_run(tmp_path, "e", lr=0.3, mix="region", method="moco"),
     ])  # fmt: skip
     groups, none = [slow, fast, mixed, other, alone], {"mix": "none"}
+    every = [one.settings for one in groups]
     assert base_of(mixed, groups, none) is fast and beyond(mixed, fast) == []
     assert base_of(other, groups, none) is None  # two are equally near
     assert base_of(other, [slow, other], none) is slow and beyond(other, slow) == ["lr"]
     assert base_of(alone, groups, none) is None
     assert base_of(slow, groups, none) is None
-    assert name_of(mixed, groups) == "simclr + unmix, lr 0.3"
-    assert name_of(alone, groups) == "moco + region"
+    assert name_of(mixed.settings, every) == "simclr + unmix, lr 0.3"
+    assert name_of(alone.settings, every) == "moco + region"
+
+
+def test_a_collected_file_stands_for_its_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also a measure, which counts only where it is asked for."""
+    runs = []
+    for seed, (plain, mixed) in enumerate(zip((0.7, 0.8, 0.75), (0.6, 0.65, 0.7), strict=True)):
+        for mix, sure in (("none", plain), ("unmix", mixed)):
+            line = {"protocol": "linear", "linear_top1": 0.5, "linear_confidence": sure}
+            folder = write_run(tmp_path, f"{mix}-{seed}", line=line, mix=mix, seed=seed)
+            runs.append(collect.write(folder, tmp_path / "collected"))
+    words = [*map(str, runs), "--protocol", "linear", "--markdown"]
+    assert run_main(compare.main, *words, "--score", "linear_confidence") == 0
+    assert "| simclr + unmix | 3 | 65.00 | 5.00 | -10.00 | 2.89 |" in capsys.readouterr().out
+    assert run_main(compare.main, *words) == 0
+    assert "| simclr + unmix | 3 | 50.00 | 0.00 | +0.00 | 0.00 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"settings": 1, "seed": 0}'])
+def test_another_json_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    assert run_main(compare.main, str(path)) == 2
+    assert "neither the folder of a run nor a file of tools/collect.py" in capsys.readouterr().err
 
 
 def test_clim_is_compared_with_random_partners(tmp_path: Path) -> None:

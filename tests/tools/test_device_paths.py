@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from pipelines.augment.build import FUSED_AUGMENTATION
 from pipelines.system import device_path
 from pipelines.system.device_path import DevicePath
 from pipelines.system.transfer import SIDE_STREAM
+from tools.config.config import Config
 from tools.distributed.launch import choose_paths
 from tools.engine.device_paths import paths_of, prove
+from tools.evaluation.base import ImageFlags
+from tools.evaluation.opening import with_data
 
 CPU = torch.device("cpu")
 OWN = DevicePath("norm", lambda d: [torch.ones(1)], lambda d: [torch.ones(1)], 0.0)
@@ -36,3 +40,18 @@ def test_the_flag_chooses_and_fused_needs_a_gpu() -> None:
         assert device_path.chosen() == "plain"
         with pytest.raises(ValueError, match="--device-paths fused needs a CUDA device"):
             choose_paths("fused", CPU)
+
+
+@pytest.mark.parametrize(
+    ("asked", "trained", "paths"),
+    [
+        (None, "auto", "auto"),
+        (None, "plain", "plain"),
+        (None, "fused", "auto"),  # the run may be scored on the host
+        ("fused", "plain", "fused"),
+        ("auto", "plain", "auto"),
+    ],
+)
+def test_a_score_takes_the_paths_of_its_run(asked: Any, trained: Any, paths: str) -> None:
+    run: Any = Config(device_paths=trained)
+    assert with_data(run, ImageFlags(device_paths=asked)).device_paths == paths

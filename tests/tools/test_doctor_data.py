@@ -1,5 +1,6 @@
 """tools/doctor.py --data: kinds, sizes, copies, damage, and flags that fit."""
 
+import re
 import shutil
 import struct
 import zlib
@@ -89,6 +90,16 @@ def test_a_loose_image_and_deeper_classes_are_told(images: Path) -> None:
         (images / name).rename(images / "v1" / name)
     (problem,) = check_data(str(images.parent), deep=False).problems
     assert problem.endswith(f"folder:{images / 'v1'}")
+
+
+def test_a_mistyped_place_is_answered_by_what_was_meant(images: Path) -> None:
+    for place, guess in [
+        (f"Folder:{images}", f"folder:{images}"),
+        (f"folder:{images} ", f"folder:{images}"),
+        ("wds://none/*.tar", "wds:none/*.tar"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(f"did you mean {guess!r}?")):
+            check_data(place, deep=False)
 
 
 def test_splits_gray_and_deep_images(tmp_path: Path) -> None:

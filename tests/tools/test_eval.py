@@ -13,7 +13,9 @@ from torch import nn
 
 import eval as evaluation
 from models import neighbors
+from tools.evaluation import opening
 from tools.scoring import features
+from tools.scoring.accuracy import confidence
 from tools.scoring.features import evaluating, extract
 from tools.scoring.knn import knn, knn_sweep
 from tools.scoring.plan import HeadPlan, Vote
@@ -117,6 +119,12 @@ def test_a_head_is_plain_sgd() -> None:
             speed = 0.9 * speed + share.T @ rows[some] / len(some) + 0.01 * theta
             theta = theta - 0.002 * 0.2**epoch * speed
     np.testing.assert_allclose(seen.numpy(), rows @ theta.T, atol=2e-4)
+
+
+def test_confidence_is_the_mean_probability_of_the_predicted_class() -> None:
+    """By hand: e / (e + 2) = 0.57612 and 1 / 3."""
+    logits = torch.tensor([[1.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
+    assert confidence(logits) == pytest.approx((0.57612 + 1 / 3) / 2, abs=1e-5)
 
 
 def test_a_head_that_diverges_has_no_score_and_the_others_do() -> None:
@@ -234,7 +242,19 @@ def test_each_protocol_appends_its_numbers(
     line = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
     assert 0 <= line[score] <= 1 and line["protocol"] == flags[0]
     assert line["step"] == 2 and line["train_images"] == 40 and line["val_images"] == 12
-    assert "top-1" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "top-1" in out and "does not hold" not in out
+
+
+def test_images_that_took_the_place_of_the_training_s_are_noted(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "does not hold the images of the training (as many, with other contents)"
+    monkeypatch.setattr(opening, "sample_key", lambda table: "another")
+    assert run_eval("knn", "--k", "5", "--run", str(run)) == 0
+    assert note in capsys.readouterr().out
+    assert run_eval("knn", "--k", "5", "--run", str(run), "--subset", "0.5") == 0
+    assert "does not hold" not in capsys.readouterr().out  # other images are asked for
 
 
 def test_a_sweep_is_a_table_and_a_line_each(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,6 +290,7 @@ def written(run: Path) -> list[dict]:
         (("knn", "--k", "5", "--val-data", "none"), "--val-data"),
         (("knn", "--checkpoint", "nowhere.pt"), "nowhere.pt"),
         (("linear", "--data", "folder:nowhere"), "nowhere"),
+        (("knn", "--device-paths", "fused"), "--device-paths fused needs a CUDA device"),
     ],
 )
 def test_bad_requests_are_one_line(

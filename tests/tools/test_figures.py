@@ -1,16 +1,20 @@
 """The papers' figures: each shows the right numbers, and each is one command."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from compare_cases import write_run
 from PIL import Image
 from runs import SMALL, TINY, run_main, run_train
 from toy_cases import toy_images
 
 from tools import figures
-from tools.analysis import embedding, flatness, histories, nearest, weights
+from tools.analysis import embedding, histories, nearest, weights
 from tools.plots import style
+from tools.scoring import flatness
 
 RNG = np.random.default_rng(0)
 
@@ -45,6 +49,13 @@ def test_flatness_does_not_depend_on_the_scale() -> None:
     a, b = flatness.as_shares(rows), flatness.as_shares(20 * rows)
     np.testing.assert_allclose(a, b, rtol=1e-5)
     np.testing.assert_allclose(a.sum(axis=1), 1)
+
+
+def test_the_mean_entropy_is_that_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatness, "ROWS", 2)
+    rows = RNG.random((5, 30), np.float32)
+    whole = flatness.entropy(flatness.as_shares(rows)).mean()
+    assert flatness.mean_entropy(torch.from_numpy(rows)) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("size", [1, 9, 5000])
@@ -113,6 +124,25 @@ def test_hours_are_images_over_speed() -> None:
 # --- commands ----------------------------------------------------------------------------------
 
 
+def test_a_mean_is_taken_at_the_steps_that_all_seeds_have(tmp_path: Path) -> None:
+    scores = {0: {100: 0.5, 200: 0.7}, 1: {100: 0.6, 200: 0.8, 300: 0.9}}
+    runs = []
+    for seed, known in scores.items():
+        folder = write_run(tmp_path, f"run-{seed}", seed=seed)
+        lines = [{"step": s, "epoch": s / 10, "knn_top1": v, "loss": v} for s, v in known.items()]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        runs.append(histories.read(folder))
+    loss, knn = histories.curve_panels(runs, mean=True)
+    (band,) = knn.series
+    x, y = band.points
+    assert band.name == "simclr, 2 seeds" and band.kind == "band"
+    assert x == pytest.approx([10, 20]) and y == pytest.approx([55, 75])
+    deviation = 10 / np.sqrt(2)  # of two values 10 apart, with n - 1
+    reach = [-deviation, deviation]
+    np.testing.assert_allclose(band.spread, np.add.outer([55, 75], reach))
+    assert loss.series[0].points[1] == pytest.approx([0.55, 0.75])
+
+
 def is_drawn(path: Path) -> bool:
     if path.suffix != ".png":
         return path.stat().st_size > 2000
@@ -124,7 +154,7 @@ CASES = {
     "flatness": ("--num", "4"),
     "weights": ("--untrained",),
     "tsne": (),
-    "curves": ("--x", "hours"),
+    "curves": ("--x", "hours", "--mean"),
     "budget": ("--x", "images"),
     "neighbours": ("--k", "3", "--rows", "0", "5"),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from hub_cases import Hub, serve
+from hub_cases import Hub, point_to, serve
 from huggingface_hub import ModelCard, constants
 from runs import run_main, two_steps
 
@@ -33,17 +33,11 @@ def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """The stand-in, as the client's endpoint; the account is "me"."""
     with serve() as server:
-        endpoint(monkeypatch, server.address)
+        point_to(monkeypatch, server.address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", "hf_writes")
         yield server
         huggingface_hub.close_session()
-
-
-def endpoint(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def push(run: Path, out: Path, *flags: str, name: str = "me/model") -> int:
@@ -178,7 +172,7 @@ def test_without_a_network_it_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    endpoint(monkeypatch, "http://127.0.0.1:1")
+    point_to(monkeypatch, "http://127.0.0.1:1")
     assert push(run, tmp_path / "model") == 2
     error = one_line(capsys)
     assert "--push me/model: the hub was not reached" in error and "HF_ENDPOINT" in error

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from beton_cases import picture
-from http_store import Answer, Request, serving
+from http_store import Answer, Request, serving, skip_unless_local
 from runs import SMALL, TINY, lines, run_train
 
 from pipelines.beton.format import Sample
 from pipelines.beton.writer import write_beton
 from pipelines.datasets import open_data
-from pipelines.remote import disk
-from pipelines.remote.errors import RemoteError
+from pipelines.system.scope import Interrupted
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.config.remote import remote_options
+from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.fetching import notes
+from tools.engine.online_knn import OnlineKnn
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 pytest.importorskip("ffcv")
@@ -38,10 +42,7 @@ def test_a_failing_store_costs_no_finished_step(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    try:
-        disk.require_local(tmp_path)
-    except RemoteError as error:
-        pytest.skip(str(error))
+    skip_unless_local(tmp_path)
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     flags = [*TINY, *SMALL["simclr"], "--method", "simclr", "--loader", "ffcv", "--epochs", "1"]
     flags += ["--output", str(tmp_path), "--read-ahead", "0", "--prefetch", "0"]
@@ -77,7 +78,7 @@ def test_a_cache_that_is_too_small_is_noted(
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
 
     def noted(*flags: str) -> list[str]:
-        config = parse(["--data", url, *flags])
+        config = parse(["--data", url, "--loader", "ffcv", *flags])
         return notes(config, open_data(url, Path(), remote=remote_options(config)))
 
     with serving({"b/train.beton": beton.read_bytes()}) as web:
@@ -87,4 +88,31 @@ def test_a_cache_that_is_too_small_is_noted(
         assert "--order blocks fetches each about once" in noted("--cache-size", "0.002")[1]
         assert len(noted(*small, "--block-rows", "2", "--window-blocks", "4")) == 1
         assert "lower --window-blocks" in noted(*small, "--block-rows", "4")[1]
+        (line,) = noted("--cache-size", "0.002", "--loader", "memory")  # all is fetched once
+        assert line.endswith("--loader memory fetches the rest before the first step")
         assert notes(Config(), open_data(str(beton), Path())) == []
+
+
+@pytest.mark.parametrize("waiting", [OnlineKnn, ClimRefresh])
+def test_a_signal_ends_a_wait_for_images_between_two_steps(
+    waiting: Any, beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score of the epoch, or the table of the next, is given up; the finished steps are not."""
+    name = {OnlineKnn: "score", ClimRefresh: "update"}[waiting]
+    folder = tmp_path / "run"
+    logged = folder / "metrics.jsonl"
+
+    def waits(*arguments: Any) -> dict[str, float]:
+        if not logged.is_file() or all(line["step"] < 3 for line in lines(folder)):
+            return {"knn_top1": 1.0, "knn_top5": 1.0, "knn_k": 1}
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Interrupted
+
+    monkeypatch.setattr(OnlineKnn, "score", lambda self: {"knn_top1": 1.0})
+    monkeypatch.setattr(waiting, name, waits)
+    flags = [*TINY, *SMALL["simclr"], "--method", "simclr", "--loader", "ffcv", "--epochs", "2"]
+    flags += ["--knn-every", "1", "--val-fraction", "0.25", "--data", str(beton)]
+    assert run_train(*flags, "--output", str(tmp_path), "--name", "run") == 75
+    done = lines(folder)[-1]
+    assert (done["step"], "knn_top1" in done) == (4, waiting is ClimRefresh)
+    assert (folder / "RESUME").is_file() and (folder / "checkpoints" / "step-4.pt").is_file()

@@ -24,7 +24,7 @@ from tools.plots.embedding import draw_maps
 from tools.plots.panels import Panel, Series, draw_panels
 from tools.reporting import difference, findings, pictures, write
 from tools.runs.locate import find_runs
-from tools.runs.scores import read_config
+from tools.runs.record import read_config
 
 EVIL = "<img src=x onerror=alert(1)>\"&'"
 RECIPE = "batch_size: 16\ngroups: 4\nlr: 0.07\nsimclr:\n  dim: 16\n"

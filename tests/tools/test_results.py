@@ -13,6 +13,8 @@ import yaml
 from tools import collect
 from tools.config.cli import parse, to_dict
 from tools.config.config import Config
+from tools.runs.record import read_record
+from tools.runs.scores import settings_of
 
 ROOT = Path(__file__).parents[2]
 PYTHON = """#!/usr/bin/env bash
@@ -172,3 +174,14 @@ def test_what_is_collected_of_a_run(tmp_path: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(to_dict(Config(**{**vars(config), "seed": 4}))))
     assert collect.collected(run)["settings_sha256"] == kept["settings_sha256"]
     assert collect.main([str(tmp_path), str(tmp_path / "kept")]) == 2
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs/results").rglob("*.json")), ids=lambda p: p.stem
+)
+def test_a_committed_run_can_be_read_again(path: Path) -> None:
+    """As by tools/compare.py: nothing that its result depends on has another name or value now."""
+    record = read_record(path)
+    held = json.loads(path.read_text())
+    assert settings_of(record.config) | held["settings"] == settings_of(record.config)
+    assert record.config.seed == held["seed"] and record.name == path.stem

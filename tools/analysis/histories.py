@@ -7,8 +7,9 @@ the accuracy against the epochs of whole runs.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ from pipelines.data_spec import split_sum
 from tools.config.config import Config
 from tools.plots.curves import column, knn_before
 from tools.plots.panels import Panel, Series
-from tools.runs.metrics import read_metrics
-from tools.runs.scores import ONLINE, Scored, alike, read_config, read_scores
+from tools.runs.comparison import by_seed, name_of
+from tools.runs.record import Record, read_record
+from tools.runs.scores import ONLINE, Scored, Settings, alike, read_scores, settings_of
 
 Budget = Literal["epochs", "images", "hours", "steps"]
 LABELS = {"epochs": "epochs", "images": "images seen", "hours": "hours of steps", "steps": "steps"}
@@ -28,11 +30,39 @@ LABELS = {"epochs": "epochs", "images": "images seen", "hours": "hours of steps"
 
 @dataclass(frozen=True)
 class History:
-    """A run's settings and the lines of its metrics.jsonl."""
+    """A run with the lines of its metrics.jsonl."""
 
-    folder: Path
-    config: Config
-    lines: list[dict[str, Any]]
+    record: Record
+
+    @property
+    def run(self) -> Path:
+        """The run's folder, or its file of ``tools/collect.py``."""
+        return self.record.path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.record.name
+
+    @property
+    def config(self) -> Config:
+        """The run's settings."""
+        return self.record.config
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that the result depends on, without the seed."""
+        return settings_of(self.config)
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.seed
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl."""
+        return self.record.metrics
 
     def spent(self, budget: Budget, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the cost of so many finished steps, (n,), in the units of ``budget``."""
@@ -67,53 +97,83 @@ def hours(lines: Sequence[dict[str, Any]], batch_size: int) -> list[float]:
     return found
 
 
-def read(folder: Path) -> History:
-    """Read a run's settings and metrics.
+def read(run: Path) -> History:
+    """Read a run's settings and metrics, from its folder or its file of ``tools/collect.py``.
 
     Raises:
-        ValueError: the folder holds no run, or the run has logged nothing.
+        ValueError: there is no such run, or it has logged nothing.
     """
-    config = read_config(folder)
-    lines = read_metrics(folder / "metrics.jsonl")
-    if not lines:
-        raise ValueError(f"{folder}: metrics.jsonl is empty")
-    return History(folder, config, lines)
+    history = History(read_record(run))
+    if not history.lines:
+        raise ValueError(f"{run} holds no metrics")
+    return history
 
 
 def names_of(runs: Sequence[History]) -> list[str]:
     """Return the folders' names, with the data if the runs' data differ."""
     differ = len({run.config.data for run in runs}) > 1
-    return [
-        run.folder.resolve().name + (f" ({_data_name(run.config.data)})" if differ else "")
-        for run in runs
-    ]
+    return [run.name + (f" ({_data_name(run.config.data)})" if differ else "") for run in runs]
 
 
 def _data_name(data: str) -> str:
     return "+".join(Path(one).name for one in split_sum(data))
 
 
-def curve_panels(runs: Sequence[History], budget: Budget = "epochs") -> list[Panel]:
-    """Return panels of each run's loss and, if measured, kNN accuracy against its cost."""
+def curve_panels(
+    runs: Sequence[History], budget: Budget = "epochs", mean: bool = False
+) -> list[Panel]:
+    """Return panels of the runs' losses and, if measured, kNN accuracies against their cost.
+
+    With ``mean``, runs that differ only in the seed share a line at their mean, in a band of one
+    standard deviation on either side.
+
+    Raises:
+        ValueError: two runs have the same settings and seed, with ``mean``.
+    """
+    families = [(name, [run]) for name, run in zip(names_of(runs), runs, strict=True)]
+    families = _families(runs) if mean else families
     losses, accuracies = [], []
-    for look, (name, run) in enumerate(zip(names_of(runs), runs, strict=True)):
-        steps, values = column(run.lines, "loss")
-        losses.append(Series(name, run.spent(budget, steps), values, look=look))
-        steps, values = column(run.lines, "knn_top1")
-        if np.isfinite(values).any():
-            spent = run.spent(budget, steps)
-            accuracies.append(Series(name, spent, 100 * values, look=look))
-            untrained = knn_before(run.lines)
-            if untrained is not None:
-                ends = spent[[0, -1]]
-                accuracies.append(Series("", ends, [100 * untrained] * 2, "reference", look=look))
+    for look, (name, some) in enumerate(families):
+        losses.append(replace(_series(name, some, "loss", budget), look=look))
+        curve = _series(name, some, "knn_top1", budget, scale=100)
+        if len(curve.points[0]):
+            accuracies.append(replace(curve, look=look))
+            before = [value for run in some if (value := knn_before(run.lines)) is not None]
+            if before:
+                level = [100 * statistics.mean(before)] * 2
+                ends = curve.points[0][[0, -1]]
+                accuracies.append(Series("", ends, level, "reference", look=look))
     methods = {(run.config.method, run.config.mix) for run in runs}
     note = " (not comparable between methods)" if len(methods) > 1 else ""
     panels = [Panel(f"training loss{note}", LABELS[budget], "loss", tuple(losses))]
     if accuracies:
-        title = "kNN, dashed: untrained network"
+        title = "kNN, dashed: untrained network" + (", band: ± 1 std" if mean else "")
         panels.append(Panel(title, LABELS[budget], "kNN top-1 (%)", tuple(accuracies)))
     return panels
+
+
+def _families(runs: Sequence[History]) -> list[tuple[str, list[History]]]:
+    """Gather the runs that differ only in the seed, with a name for them."""
+    gathered = by_seed(runs)
+    every = [some[0].settings for some in gathered]
+    return [(f"{name_of(one[0].settings, every)}, {len(one)} seeds", one) for one in gathered]
+
+
+def _series(
+    name: str, runs: Sequence[History], measured: str, budget: Budget, scale: float = 1
+) -> Series:
+    """Return the mean of a column over runs, at the steps at which all of them have it."""
+    columns = [column(run.lines, measured) for run in runs]
+    known = [dict(zip(s.tolist(), v, strict=True)) for s, v in columns]
+    steps = [s for s in known[0] if all(math.isfinite(one.get(s, math.nan)) for one in known)]
+    at = np.array(steps, np.int64)
+    spent = np.mean([run.spent(budget, at) for run in runs], axis=0)
+    values = scale * np.array([[one[step] for step in steps] for one in known])
+    mean = values.mean(axis=0)
+    if len(runs) == 1:
+        return Series(name, spent, mean)
+    reach = values.std(axis=0, ddof=1)
+    return Series(name, spent, mean, "band", spread=np.stack([mean - reach, mean + reach], 1))
 
 
 def scores_of(runs: Sequence[History], protocol: str, score: str | None) -> list[Scored]:
@@ -122,11 +182,11 @@ def scores_of(runs: Sequence[History], protocol: str, score: str | None) -> list
     Raises:
         ValueError: a run has no score, or the protocols differ.
     """
-    candidates = [read_scores(run.folder, protocol, score) for run in runs]
+    candidates = [read_scores(run.run, protocol, score) for run in runs]
     for run, some in zip(runs, candidates, strict=True):
         if not some:
             how = "train with --knn-every" if protocol == ONLINE else f"eval.py {protocol} RUN"
-            raise ValueError(f"{run.folder} has no score by {protocol}: {how}")
+            raise ValueError(f"{run.run} has no score by {protocol}: {how}")
     return alike(candidates)
 
 
@@ -159,6 +219,5 @@ def table_of_budget(runs: Sequence[History], scores: Sequence[Scored], budget: B
     lines = [f"{'run':32} {LABELS[budget]:>14} {'step':>9} {'score':>8}"]
     for run, score in zip(runs, scores, strict=True):
         spent = float(run.spent(budget, np.array([score.step]))[0])
-        name = run.folder.resolve().name
-        lines.append(f"{name:32} {spent:14,.4g} {score.step:9,} {score.value:8.2%}")
+        lines.append(f"{run.name:32} {spent:14,.4g} {score.step:9,} {score.value:8.2%}")
     return "\n".join(lines)

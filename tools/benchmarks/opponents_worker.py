@@ -228,6 +228,7 @@ def litdata(job: Job) -> Run:
 def mosaicml(job: Job) -> Run:
     """MosaicML streaming: MDS shards, decoded by PIL, shuffled."""
     from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
 
     if not os.listdir(job.folder):
         with MDSWriter(out=job.folder, columns={"image": "jpeg"}) as writer:
@@ -245,7 +246,12 @@ def mosaicml(job: Job) -> Run:
 
     if not job.remote:
         return partial(first, loader(local=job.folder, epoch_size=LONG))
-    return partial(cold, lambda cache: loader(remote=job.remote, local=cache))
+
+    def opened(cache: str) -> Any:
+        clean_stale_shared_memory()  # the states of shards that the last pass fetched
+        return loader(remote=job.remote, local=cache)
+
+    return partial(cold, opened)
 
 
 def cold(open_in: Callable[[str], Any], steps: Steps) -> Iterator[Any]:

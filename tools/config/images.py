@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageConfig(Section):
-    """What image files of any kind become (docs/data.md has the table)."""
+    """What image files of any kind become (docs/images.md has the table)."""
 
     title = "formats"
     background: str = "white"

@@ -9,7 +9,7 @@ from tools.config.section import Section
 
 @dataclass(frozen=True)
 class ShardConfig(Section):
-    """Which members of ``wds:`` tar shards are read (docs/data.md)."""
+    """Which members of ``wds:`` tar shards are read (docs/shards.md)."""
 
     title = "shards"
     image_key: str | None = None

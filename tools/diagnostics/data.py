@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.beton.convert import CACHE_SETTINGS, bad_rows
 from pipelines.beton.room import estimate
-from pipelines.data_spec import is_spec, split_sum
+from pipelines.data_spec import is_spec, split_sum, suggesting
 from pipelines.datasets import check_spec, default_val, open_data
 from pipelines.sources.beton import Beton
 from pipelines.sources.depth import Range
@@ -79,6 +79,8 @@ def check_data(place: str, *, deep: bool) -> Report:
 
 
 def _check_one(place: str, report: Report) -> Table:
+    if is_spec(place):
+        check_spec(place)
     if place.startswith("wds:"):
         return _check_shards(place, report)
     if place.startswith("list:"):
@@ -88,6 +90,9 @@ def _check_one(place: str, report: Report) -> Table:
         table = open_data(place, Path("data"), on_bad="keep", download=False)
         report.lines.append(f"{place}: {counted(len(table), 'image')}")
         return table
+    with suggesting(place):
+        if not path.is_dir():
+            raise ValueError(f"{path} is not a folder")
     return _check_folder(path, report)
 
 

@@ -17,7 +17,7 @@ from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
 from tools.config.resolve import changes, describe_defaults
 from tools.config.view_plan import describe_crops, views_of
-from tools.engine import fetching
+from tools.engine import fetching, memory
 from tools.engine.architecture import describe_layers
 from tools.engine.data import Data, decode_bounds
 from tools.engine.dry_run import size_of
@@ -63,7 +63,7 @@ def notes(
         lines.append(channels)
     if sampler.balance is not None:
         lines.append(sampler.balance.summary(sampler.batch_size))
-    lines += fetching.notes(config, data.train)
+    lines += [*fetching.notes(config, data.train), *memory.notes(config, data)]
     lines += [f"--accumulate {config.accumulate}: {change}" for change in changes(config)]
     scored = planned and data.val is not None and (data.val.label >= 0).any()
     sizes = _class_sizes(data.train) if scored else []

@@ -110,6 +110,11 @@ def choose(config: Config, table: Table, device: torch.device) -> tuple[str, str
     return choose_loader(table, device, budget, data_is_beton=isinstance(table.source, InFiles))
 
 
+def is_held(config: Config, table: Table) -> bool:
+    """Whether the loader of these images decodes all of them before the first step."""
+    return choose(config, table, torch.device("cpu"))[0] == "memory"  # on other devices as well
+
+
 def decode_bounds(
     config: Config, data: Data, device: torch.device, rows: int
 ) -> tuple[str, dict[str, DecodeMemory]]:

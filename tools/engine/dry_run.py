@@ -51,10 +51,18 @@ def open_without_download(config: Config, accelerator: Accelerator) -> tuple[Dat
     return Data(train, val, facts), missing
 
 
-def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int) -> str:
+def describe(
+    config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int, rows: int, room: int | None
+) -> str:
     """Return the resolved settings, the views, the steps and the estimated device memory, as text.
 
-    ``steps`` is the number of steps of an epoch, ``rows`` this process's share of a batch.
+    Args:
+        config: the settings.
+        method: the method with its backbone.
+        plan: the views.
+        steps: number of steps of an epoch.
+        rows: this process's share of a batch.
+        room: bytes that the GPU has, which a larger estimate notes; None: unknown.
     """
     weights, activations = memory(config, method, plan, rows // config.accumulate)
     lines = [
@@ -66,6 +74,11 @@ def describe(config: ResolvedConfig, method: Method, plan: ViewPlan, steps: int,
         f"and method state, {activations / 2**30:.2f} GiB for a step's activations"
         + (f" ({rows // config.accumulate} images at a time)" if config.accumulate > 1 else ""),
     ]
+    if room is not None and weights + activations > room:
+        lines.append(
+            f"note: the GPU has {room / 2**30:.2f} GiB: a smaller --batch-size, --accumulate, "
+            "--precision bf16 or more processes take less"
+        )
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from pipelines.sources.fetched import remote_files
 from pipelines.sources.table import Table
 from pipelines.system.units import size_text
 from tools.config.config import Config
+from tools.engine.data import is_held
 
 
 def fetched(loader: Loader) -> dict[str, float]:
@@ -35,23 +36,29 @@ def notes(config: Config, table: Table) -> list[str]:
     size, missing = sum(file.size for file in files), sum(file.missing() for file in files)
     place = files[0].options.cache_dir / "remote"
     here = size_text(max(size - missing, 0))
-    lines = [f"remote data: {here} of {size_text(size)} are here, in {place}"]
+    line = f"remote data: {here} of {size_text(size)} are here, in {place}"
+    if is_held(config, table):
+        rest = "; --loader memory fetches the rest before the first step" if missing else ""
+        return [line + rest]
     limit = files[0].options.cache_size
-    if limit is None or limit >= size:
-        return lines
+    return [line] if limit is None or limit >= size else [line, *_refetched(config, table, limit)]
+
+
+def _refetched(config: Config, table: Table, limit: int) -> list[str]:
+    """Return a note if images are fetched again in each epoch, because the cache is too small."""
+    size = sum(file.size for file in remote_files(table.source))
     given = f"--cache-size {config.cache_size:g}"
     if config.order != "blocks":
         return [
-            *lines,
             f"note: {given} GB is less than the data: --order random fetches most images again in "
-            "each epoch. --order blocks fetches each about once",
+            "each epoch. --order blocks fetches each about once"
         ]
     rows = config.groups * config.window_blocks * config.block_rows
     window = min(rows / len(table), 1.0) * size
-    if window > limit:
-        lines.append(
-            f"note: --order blocks shuffles {size_text(round(window))} at a time ({config.groups} "
-            f"groups of {config.window_blocks} blocks), more than {given} GB: images are fetched "
-            "again. Raise --cache-size, or lower --window-blocks"
-        )
-    return lines
+    if window <= limit:
+        return []
+    return [
+        f"note: --order blocks shuffles {size_text(round(window))} at a time ({config.groups} "
+        f"groups of {config.window_blocks} blocks), more than {given} GB: images are fetched "
+        "again. Raise --cache-size, or lower --window-blocks"
+    ]

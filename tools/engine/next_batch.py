@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from pipelines.batch import Batch
-from pipelines.loader import Interrupted
 from pipelines.remote.errors import RemoteError
+from pipelines.system.scope import Interrupted
 
 
 def until_none_comes(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from models.distributed import average_buffers
 from models.methods import Method
 from pipelines.remote.errors import without_query
 from pipelines.sources.table import Table
+from pipelines.system.progress import print_once
 from tools.config.cli import differences, from_saved, to_dict
 from tools.config.config import ResolvedConfig
 from tools.distributed.coordination import main_process_first
 from tools.runs import checkpoint
+
+log = logging.getLogger(__name__)
 
 FIRST_MINUTES = 5
 """Minutes of training after which the first checkpoint is written, at the latest."""
@@ -67,6 +71,10 @@ class TrainState:
     def weigh(self, weights: int) -> None:
         """Make the checksum of ``--balance``'s weights a part of what a resume compares."""
         self._data["weights"] = weights
+
+    def identify(self, content: str) -> None:
+        """Make a digest of images (``sample_key``) a part of what a resume compares."""
+        self._data["content"] = content
 
     def is_over(self, step: int, steps_per_epoch: int) -> bool:
         """Whether other --epochs than the checkpoint's leave nothing to train after ``step``."""
@@ -171,13 +179,7 @@ class TrainState:
                 f"{given}: the weights are not those of {path} (checksum "
                 f"{then} then, {self._data.get('weights')} now): the rows of a step would differ"
             )
-        if state["data"] != self._data:
-            raise ValueError(
-                f"{path} was trained on other images ({state['data']['images']} then, "
-                f"{self._data['images']} now): the rows of a step would differ. Give the former "
-                f"files back to {without_query(self._config.data)}, or start another run under "
-                f"another --name; --init {path} starts it from these weights"
-            )
+        self._refuse_other_images(path, state["data"], before.data)
         self._method.load_state_dict(state["method"])
         self._optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self._accelerator.scaler:
@@ -191,6 +193,29 @@ class TrainState:
         if self.best and not (path.parent / f"step-{self.best['step']}.pt").is_file():
             self.best = None  # a later best took its place, and was given up with its attempt
         return state["step"]
+
+    def _refuse_other_images(self, path: Path, then: Mapping[str, Any], named: str) -> None:
+        """Compare the images of a checkpoint, then ``--data named``, with the present ones."""
+        now, given = self._data, without_query(self._config.data)
+        how = f"{then['images']} then, {now['images']} now"
+        names = (then.keys() | now.keys()) - {"content"}
+        if all(then.get(name) == now.get(name) for name in names):
+            contents = {then.get("content"), now.get("content")}
+            if len(contents) == 1 or None in contents:  # None: of an older version
+                return
+            if named != self._config.data:  # as a folder that was converted since
+                print_once(
+                    log,
+                    f"note: --data {given} holds other bytes than {without_query(named)} did, "
+                    "with the same sizes and labels; it is taken for the same images",
+                )
+                return
+            how = "as many of the same sizes and labels, with other contents"
+        raise ValueError(
+            f"{path} was trained on other images ({how}): the rows of a step would differ. Give "
+            f"the former files back to {given}, or start another run under another --name; "
+            f"--init {path} starts it from these weights"
+        )
 
 
 def key_of(data: Table) -> str:

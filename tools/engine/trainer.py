@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from models.optim import LrScale, create_optimizer, layer_shares, learning_rate,
 from pipelines.batch import Batch
 from pipelines.loader import Loader
 from pipelines.sampler import Sampler
+from pipelines.system.scope import Interrupted, interruptible
 from tools.config.config import ResolvedConfig
 from tools.distributed.consistency import check_ranks
 from tools.distributed.preemption import StopSignal
@@ -66,15 +67,8 @@ def make_optimizer(config: ResolvedConfig, method: Method) -> Optimizer:
             own = method.lr_scale(name, parameter)
             return replace(own, share=own.share * shares.get(id(parameter), 1.0))
 
-    return create_optimizer(
-        method,
-        config.optimizer,
-        config.lr,
-        config.weight_decay,
-        config.momentum,
-        config.decay == "all",
-        scale,
-    )
+    numbers = config.optimizer, config.lr, config.weight_decay, config.momentum
+    return create_optimizer(method, *numbers, config.decay == "all", scale)
 
 
 def rate(config: ResolvedConfig, step: int, steps_per_epoch: int, scheduled: bool = True) -> float:
@@ -197,11 +191,14 @@ class Run(Learner):
             self.save(step)
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
         timeout = 60 * self.config.timeout_minutes
-        with StopSignal(self.accelerator, step, str(self.state.folder), patience, timeout) as stop:
+        signals = StopSignal(self.accelerator, step, str(self.state.folder), patience, timeout)
+        with signals as stop, interruptible(stop.is_waiting):
             self.steps_done = self.first_step = step
             while step < last and not self.stopped:
                 try:
                     step = self.train_until(step, last, stop)
+                except Interrupted:  # before the first step: the images of the table do not come
+                    self.stop_after(stop, step)
                 except NotFinite as error:
                     with self.throughput.paused():
                         step = rollback.after(error)
@@ -220,7 +217,6 @@ class Run(Learner):
         with self.throughput.paused():
             self.clim_refresh.update(self.loader, step)
         save = self.save if self.accelerator.num_processes == 1 else None
-        self.loader.interrupted = stop.is_waiting
         with closing(batches(self.loader, step, until, self.state.left_out)) as todo:
             for batch in until_none_comes(todo, step, partial(self.stop_after, stop), save):
                 if batch is not None:
@@ -267,8 +263,9 @@ class Run(Learner):
                 values |= {name: value.item() for name, value in self.method.monitors().items()}
             values |= self.clim_refresh.news()
             if scored:
-                values |= self.knn.score()
-                self.state.scored(step, values["knn_top1"])
+                with suppress(Interrupted):  # asked to stop while the images do not come
+                    values |= self.knn.score()
+                    self.state.scored(step, values["knn_top1"])
             self.logger.log(step, values)
 
     def save(self, step: int) -> None:

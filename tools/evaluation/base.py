@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from models.settings.base import Which
+from pipelines.settings import DevicePaths
 from tools.runs.locate import find_run
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class ImageFlags(Protocol):
     """Decoding threads of each process (default: its share of the cores)."""
     precision: Literal["no", "bf16", "fp16"] | None = None
     """Mixed precision (default: the run's)."""
+    device_paths: DevicePaths | None = None
+    """Our GPU code: auto: where it equals PyTorch here; plain: none; fused: or stop (default: plain
+    if the run's is, else auto)."""
 
 
 @dataclass(frozen=True, kw_only=True)

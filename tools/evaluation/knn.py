@@ -53,6 +53,7 @@ class Knn(FrozenScore):
     def evaluate(self, command: str) -> None:
         """Encode both sets and classify by vote."""
         from tools.evaluation.sweep import show
+        from tools.scoring import flatness
         from tools.scoring.knn import knn_sweep
 
         with self.open() as whole:
@@ -74,7 +75,8 @@ class Knn(FrozenScore):
                 own=own,
             )
             results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
-            apart = {"left_out": "itself"} if own is not None else {}
+            apart: dict[str, Any] = {"left_out": "itself"} if own is not None else {}
+            apart["feature_entropy"] = flatness.mean_entropy(x)
             for protocol, numbers in results:
                 evaluated.append(self.takes_score, protocol | apart | numbers, command)
             if len(results) > 1:

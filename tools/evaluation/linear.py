@@ -260,7 +260,8 @@ class Linear(FrozenScore):
         if len(lrs) == 1:
             numbers = results[0][1]
             top1, top5 = percent(numbers["linear_top1"]), percent(numbers["linear_top5"])
-            evaluated.print(f"linear top-1 {top1}, top-5 {top5} (lr {lrs[0]:g}, {how})")
+            sure = f"mean confidence {percent(numbers['linear_confidence'])}"
+            evaluated.print(f"linear top-1 {top1}, top-5 {top5}, {sure} (lr {lrs[0]:g}, {how})")
             return
         evaluated.print(show(results, ("lr",), f"linear, {how}"))
         diverged = [f"{lr:g}" for lr in lrs if lr not in [p["lr"] for p, _ in results]]

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from models.settings.base import Which
+from pipelines.remote.errors import without_query
+from pipelines.sources.contents import sample_key
 from pipelines.sources.table import Table
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import facts_of
 from tools.config.resolve import resolve
-from tools.distributed.launch import start
+from tools.distributed.launch import choose_paths, start
 from tools.engine import build
-from tools.engine.data import open_data_of
+from tools.engine.data import Data, open_data_of
 from tools.engine.restore import restore
 from tools.evaluation.base import ImageFlags, LoaderName, Split
 from tools.evaluation.evaluated_run import EvaluatedRun, describe_damaged
 from tools.evaluation.published import open_published
 
-SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers")
+SHARED = ("data", "val_data", "data_dir", "classes", "subset", "loader", "workers", "device_paths")
 """Flags that replace settings of a run."""
+ROWS = ("data", "subset", "val_fraction", "classes")
+"""Settings that decide which images are trained on."""
 PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}
 """What a loader needs in addition to this project's own packages."""
 
@@ -52,7 +57,8 @@ def open_run(
     own_data = (changed.data, changed.val_data) == (config.data, config.val_data)
     loader, reason = loader_for(flags.loader, state.get("loader", config.loader), own_data)
     changed = dataclasses.replace(changed, loader=loader)
-    with _opened(changed, flags.precision, split, reason) as parts:
+    trained = state["data"] if all(getattr(changed, n) == getattr(config, n) for n in ROWS) else {}
+    with _opened(changed, flags.precision, split, reason, trained) as parts:
         yield EvaluatedRun(changed, state, facts, *parts, method)
 
 
@@ -86,13 +92,24 @@ def open_backbone(
 
 @contextmanager
 def _opened(
-    config: ResolvedConfig, precision: str | None, split: Split | None, reason: str
+    config: ResolvedConfig,
+    precision: str | None,
+    split: Split | None,
+    reason: str,
+    trained: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Table, Table, build.Decoders, Accelerator]]:
-    """Yield the two sets of images, their decoders, and the process; close the decoders."""
+    """Yield the two sets of images, their decoders, and the process; close the decoders.
+
+    ``trained`` is what the checkpoint knows of its training images, if they are to be the same.
+    """
     accelerator = start(precision or config.precision)
+    choose_paths(config.device_paths, accelerator.device)
     if split == "train":  # validation images that do not fit these are no concern
         config = dataclasses.replace(config, val_data="none")
     data = open_data_of(config, accelerator)
+    if trained and accelerator.is_main_process and (how := difference(data, trained)):
+        named = without_query(config.data)
+        accelerator.print(f"note: {named} does not hold the images of the training ({how})")
     val = data.train if split == "train" else data.val
     if val is None:
         raise ValueError(no_images_to_score(data.train))
@@ -107,6 +124,17 @@ def _opened(
                 accelerator.print(line, flush=True)
     finally:
         decoders.close()
+
+
+def difference(data: Data, trained: Mapping[str, Any]) -> str | None:
+    """Return how images differ from those of a checkpoint, or None as far as is looked at."""
+    then, now = trained["images"], len(data.train)
+    if then != now:
+        return f"{then:,} then, {now:,} now"
+    content = trained.get("content")
+    if content is None or content == sample_key(data.unconverted or data.train):
+        return None  # or the checkpoint is of an older version
+    return "as many, with other contents"
 
 
 def no_images_to_score(train: Table) -> str:
@@ -129,6 +157,8 @@ def with_data(config: ResolvedConfig, flags: ImageFlags) -> ResolvedConfig:
     scored. The run's ``--classes``, ``--subset`` and ``--val-fraction`` do not apply to other data.
     """
     given = {n: getattr(flags, n) for n in SHARED if getattr(flags, n) is not None}
+    if config.device_paths == "fused":  # the run may be scored on the host
+        given = {"device_paths": "auto"} | given
     if flags.data is not None and flags.data != config.data:
         own = ("val_data", "classes", "subset", "val_fraction")
         given = dict.fromkeys(own) | given

@@ -17,7 +17,8 @@ from tools.evaluation.knn import Knn
 from tools.evaluation.linear import Linear, PresetName
 from tools.runs.locate import find_run
 from tools.runs.metrics import read_metrics
-from tools.runs.scores import read_config, read_scores
+from tools.runs.record import read_config
+from tools.runs.scores import read_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,12 +25,12 @@ class Series:
     """Text in the legend; an empty name is left out of it."""
     x: ArrayLike
     y: ArrayLike
-    kind: Literal["line", "reference", "points"] = "line"
-    """Line style; a reference is a thin dashed line."""
+    kind: Literal["line", "band", "reference", "points"] = "line"
+    """Line style; a band shades the spread, a reference is a thin dashed line."""
     look: int | None = None
     """Number of its color and marker (default: its position in the panel)."""
     spread: ArrayLike | None = None
-    """Lowest and highest value of each point, (n, 2), drawn as an error bar; all finite."""
+    """Lowest and highest value of each point, (n, 2), as an error bar or the band; all finite."""
 
     @property
     def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -111,7 +111,9 @@ def draw_series(axes: Axes, series: Series, look: int) -> None:
     color, marker = style.look(look)
     x, y = series.points
     label = series.name or None
-    if series.spread is not None:
+    if series.spread is not None and series.kind == "band":
+        axes.fill_between(x, *np.asarray(series.spread).T, color=color, alpha=0.2, linewidth=0)
+    elif series.spread is not None:
         low, high = np.asarray(series.spread, np.float64).T
         errors = np.maximum([y - low, high - y], 0)
         axes.errorbar(x, y, yerr=errors, fmt="none", ecolor=color, capsize=3)

@@ -14,7 +14,7 @@ from tools.plots.panels import Panel
 from tools.reporting.difference import SettingDifference, command, differences, recipe_of
 from tools.reporting.findings import Line
 from tools.reporting.pictures import Picture, of_panel
-from tools.runs.scores import SCORES
+from tools.runs.scores import MEASURES, SCORES
 
 MONITORS = ("std", "rank", "prototype_usage")
 SPEED = ("images_per_second", "data_wait")
@@ -100,7 +100,7 @@ def conditions(line: Line) -> str:
         for name, value in line.items()
         if name not in NOT_A_CONDITION
         and isinstance(value, str | int | float)
-        and not name.endswith(SCORES)
+        and not name.endswith(SCORES + MEASURES)
     )
 
 

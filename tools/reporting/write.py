@@ -22,7 +22,7 @@ from tools.reporting import findings, sections
 from tools.reporting.embedding_panel import MapMethod, encode_some, map_panel, neighbor_panel
 from tools.reporting.pictures import of_file
 from tools.runs.metrics import read_metrics
-from tools.runs.scores import read_config
+from tools.runs.record import read_config
 
 NAME = "report.html"
 TEMPLATE = "report.html.j2"

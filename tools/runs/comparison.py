@@ -7,11 +7,13 @@ Welch's. The difference is resolved if Student's 95 % interval does not contain 
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
 
 from scipy.special import stdtrit
 
@@ -101,18 +103,46 @@ def group(runs: Iterable[Scored]) -> list[Group]:
     Raises:
         ValueError: two runs have the same settings and seed.
     """
-    gathered: dict[str, list[Scored]] = {}
+    return [Group(tuple(some)) for some in by_seed(runs)]
+
+
+class Seeded(Protocol):
+    """A run."""
+
+    @property
+    def run(self) -> Path:
+        """Where it is."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that its result depends on, without the seed."""
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+
+
+Run = TypeVar("Run", bound=Seeded)
+
+
+def by_seed(runs: Iterable[Run]) -> list[list[Run]]:
+    """Gather the runs that differ only in the seed, in the order of their seeds.
+
+    Raises:
+        ValueError: two runs have the same settings and seed.
+    """
+    gathered: dict[str, list[Run]] = {}
     for run in runs:
         gathered.setdefault(repr(sorted(run.settings.items())), []).append(run)
-    groups = [Group(tuple(sorted(some, key=lambda r: r.seed))) for some in gathered.values()]
-    for one in groups:
-        for a, b in zip(one.runs, one.runs[1:], strict=False):
+    every = [sorted(some, key=lambda r: r.seed) for some in gathered.values()]
+    for one in every:
+        for a, b in itertools.pairwise(one):
             if a.seed == b.seed:
                 raise ValueError(
                     f"{a.run} and {b.run} have the same settings and seed {a.seed}, so they are "
                     "not two seeds: leave one out"
                 )
-    return groups
+    return every
 
 
 def base_of(one: Group, groups: Sequence[Group], base: Settings) -> Group | None:
@@ -139,13 +169,13 @@ def beyond(one: Group, base: Group) -> list[str]:
     return [name for name in names if name.split(".")[0] not in MIXING]
 
 
-def name_of(one: Group, groups: Sequence[Group]) -> str:
+def name_of(one: Settings, every: Sequence[Settings]) -> str:
     """Return a group's name: method, mixture, and settings that differ between similar groups."""
-    method, mix = one.settings["method"], one.settings["mix"]
-    same_method = [g.settings for g in groups if g.settings["method"] == method]
+    method, mix = one["method"], one["mix"]
+    same_method = [settings for settings in every if settings["method"] == method]
     same_mix = [s for s in same_method if s["mix"] == mix]
     varying = [n for n in differing(same_method) if n.split(".")[0] not in MIXING]
     varying += [n for n in differing(same_mix) if n.split(".")[0] in MIXING]
-    varying += [n for n in ("data", "epochs") if len({str(g.settings[n]) for g in groups}) > 1]
-    extra = [f"{n} {one.settings.get(n)}" for n in dict.fromkeys(varying)]
+    varying += [n for n in ("data", "epochs") if len({str(s[n]) for s in every}) > 1]
+    extra = [f"{n} {one.get(n)}" for n in dict.fromkeys(varying)]
     return ", ".join([method if mix == "none" else f"{method} + {mix}", *extra])

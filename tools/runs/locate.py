@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +30,24 @@ class RunArguments:
         """
         return find_runs([*self.runs, *self.run])
 
+    @property
+    def records(self) -> list[Path]:
+        """The folders of all runs, or their files of ``tools/collect.py``.
+
+        Raises:
+            ValueError: no run is named, or one does not exist.
+        """
+        return find_runs([*self.runs, *self.run], find_record)
+
+
+def find_record(run: Path) -> Path:
+    """Return a file of ``tools/collect.py``, or the folder of a run as ``find_run`` does.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    return run if run.suffix == ".json" and run.is_file() else find_run(run)
+
 
 def find_run(run: Path) -> Path:
     """Return the folder of a run given as a path, or as a name below ./runs.
@@ -43,13 +61,13 @@ def find_run(run: Path) -> Path:
     raise ValueError(f"{run}: there is no such run, nor {RUNS / run}{nearest_run(run)}")
 
 
-def find_runs(runs: Iterable[Path]) -> list[Path]:
+def find_runs(runs: Iterable[Path], find: Callable[[Path], Path] = find_run) -> list[Path]:
     """Return the folders of one or more runs.
 
     Raises:
         ValueError: no run is named, or one does not exist.
     """
-    folders = [find_run(run) for run in runs]
+    folders = [find(run) for run in runs]
     if not folders:
         raise ValueError("name a run: its folder, as runs/NAME, or its name below ./runs")
     return folders

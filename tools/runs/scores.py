@@ -8,14 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from models.methods import METHODS
 from pipelines.settings import CROSS_VIEW, I_MIX_NAMES, UN_MIX_NAMES, parts_of
-from tools.config.cli import from_saved, to_dict
+from tools.config.cli import to_dict
 from tools.config.config import Config
-from tools.config.reason import reason_of
-from tools.runs.metrics import read_metrics
+from tools.runs.record import Record, read_record
 
 Settings = dict[str, Any]
 """Settings by their dotted names, such as 'lr' and 'clim.rule'."""
@@ -27,6 +24,8 @@ NOT_THE_PROTOCOL |= {"origin", "loss", "loader"}
 """Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """Endings of the names of scores, which are in [0, 1]; higher is better."""
+MEASURES = ("_confidence", "_entropy")
+"""Endings of the names of other measures in [0, 1], which count only if they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -42,26 +41,6 @@ class Scored:
     step: int
     value: float
     """In [0, 1]."""
-
-
-def read_config(run: Path) -> Config:
-    """Return the settings in a run's folder; a setting newer than the run has its old default.
-
-    Raises:
-        ValueError: there is no such run, or its config.yaml is not valid.
-    """
-    path = run / "config.yaml"
-    if not path.exists():
-        runs = sorted(found.parent for found in run.glob("*/config.yaml"))
-        hint = f"; the runs in it go by their own names, such as {runs[0]}" if runs else ""
-        raise ValueError(f"{run} is not the folder of a run: it has no config.yaml{hint}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{run} is not the folder of a run: {reason_of(error)}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no settings")
-    return from_saved(values, str(path))
 
 
 def settings_of(config: Config) -> Settings:
@@ -92,21 +71,22 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
     Scores of networks that eval.py trained from other weights than the run's are left out.
 
     ``protocol`` is ``online``, whose last score counts, or one of eval.jsonl; ``score`` is the name
-    of the score (default: the first with an ending of ``SCORES``).
+    of the score or measure (default: the first with an ending of ``SCORES``).
 
     Raises:
         ValueError: there is no such run, or no such score.
     """
-    config = read_config(run)
+    record = read_record(run)
+    config = record.config
     if protocol == ONLINE:
-        lines = _online(run, config)[-1:]
+        lines = _online(record)[-1:]
     else:
-        lines = [x for x in read_metrics(run / "eval.jsonl") if x.get("protocol") == protocol]
+        lines = [x for x in record.scores if x.get("protocol") == protocol]
         lines = [x for x in lines if x.get("weights", "run") == "run"]
     found = []
     for line in reversed(lines):
-        numbers = [name for name in line if name.endswith(SCORES)]
-        name = score or next(iter(numbers), "")
+        numbers = [name for name in line if name.endswith(SCORES + MEASURES)]
+        name = score or next((name for name in numbers if name.endswith(SCORES)), "")
         if not isinstance(line.get(name), int | float):
             raise ValueError(f"{run}: no score {name!r} by {protocol}, but {', '.join(numbers)}")
         apart = NOT_THE_PROTOCOL.union(numbers)
@@ -125,15 +105,16 @@ def encoder_of(line: Mapping[str, Any]) -> str:
     return line.get("encoder", "online")
 
 
-def _online(run: Path, config: Config) -> list[dict[str, Any]]:
+def _online(record: Record) -> list[dict[str, Any]]:
     """Return the scores in metrics.jsonl, as lines of eval.jsonl."""
+    config = record.config
     how: dict[str, Any] = {"protocol": ONLINE, "data": config.data, "val_data": config.val_data}
     if config.knn_k != Config.knn_k:
         how["k"] = config.knn_k
     how |= chosen_rows(config)
     return [
         how | {name: line[name] for name in ("step", "knn_top1", "knn_top5") if name in line}
-        for line in read_metrics(run / "metrics.jsonl")
+        for line in record.metrics
         if line.get("knn_top1") is not None
     ]
 

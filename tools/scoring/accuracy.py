@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy, and checks that labels allow one.
+"""Top-1 and top-5 accuracy, confidence, and checks that labels allow them.
 
 Accuracies are shares in [0, 1]. Label -1 means no class.
 """
@@ -19,6 +19,14 @@ def topk_accuracy(
         name: int(right.sum()) / len(labels)
         for name, right in (("top1", first), ("top5", five.any(1)))
     }
+
+
+def confidence(logits: Float[Tensor, "n classes"]) -> float:
+    """Return the mean probability of the predicted class; less the accuracy, it is overconfidence.
+
+    Source: Guo 2017, arXiv:1706.04599, section 2.
+    """
+    return float(logits.softmax(1).amax(1).double().mean())
 
 
 def check_labels(train_labels: Int[Tensor, " m"], val_labels: Int[Tensor, " n"]) -> None:

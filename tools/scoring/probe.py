@@ -119,14 +119,21 @@ def linear_scores(
     val_features: Float[Tensor, "n d"],
     val_labels: Int[Tensor, " n"],
 ) -> dict[float, dict[str, float]]:
-    """Return ``linear_top1`` and ``linear_top5`` of each layer that did not diverge.
+    """Return ``linear_top1``, ``linear_top5`` and ``linear_confidence`` of each layer.
+
+    A layer that diverged is left out.
 
     Raises:
         ValueError: all layers diverged.
     """
     x, y = accuracy.labeled(val_features.float(), val_labels)
     every = {
-        lr: {f"linear_{name}": value for name, value in accuracy.topk_accuracy(scores, y).items()}
+        lr: {
+            **{
+                f"linear_{name}": value for name, value in accuracy.topk_accuracy(scores, y).items()
+            },
+            "linear_confidence": accuracy.confidence(scores),
+        }
         for lr, scores in zip(lrs, heads.scores(x), strict=True)
         if scores is not None
     }

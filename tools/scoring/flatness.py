@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
+
+ROWS = 4096
+"""Rows whose shares are in memory at a time."""
 
 
 def as_shares(features: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -26,6 +31,12 @@ def entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each row's entropy over ln d, (n,): 1 for d equal shares, 0 for a single one."""
     logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     return -(shares * logs).sum(axis=1) / np.log(shares.shape[1])
+
+
+def mean_entropy(features: Float[Tensor, "n d"]) -> float:
+    """Return the mean of ``entropy`` over the rows of features."""
+    parts = (rows.float().cpu().numpy() for rows in features.split(ROWS))
+    return float(sum(entropy(as_shares(rows)).sum() for rows in parts)) / len(features)
 
 
 def table(features: Mapping[str, NDArray[np.float32]]) -> str:

@@ -1,0 +1,131 @@
+"""Waits and requests that belong to one loop, and end with it.
+
+    scope = Scope()
+    future = pool.submit(scope.run, decode, rows)  # what it asks remote files for is the scope's
+    scope.close()  # its waits raise Interrupted; requests that no other scope shares are dropped
+
+The scope is ambient (a context variable), like the cancel scopes of trio and anyio: what lies
+between a loop and a file, which need not be remote, passes nothing on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextvars import ContextVar
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+POLL_SECONDS = 0.1
+"""Seconds between two looks whether a loop is asked to stop."""
+
+
+class Interrupted(Exception):
+    """A wait was given up: its loop has ended, or was asked to stop."""
+
+
+class Scope:
+    """What one loop has asked for: its waits, its requests ahead, and their error."""
+
+    def __init__(self, interrupted: Callable[[], bool] | None = None) -> None:
+        """Open a scope; ``result`` asks ``interrupted``, by default the surrounding scope's."""
+        around = _current.get()
+        inherited = None if around is None else around.interrupted
+        self.interrupted: Callable[[], bool] | None = interrupted or inherited
+        self.changed = threading.Condition()
+        """Notified when something has come or failed, and when it is closed."""
+        self.error: Exception | None = None
+        """Of a request that failed, until a wait raises it."""
+        self.closed = False
+        self._drops: set[Callable[[Scope], None]] = set()
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in this scope, in any thread, and return its result.
+
+        Raises:
+            Interrupted: the scope is closed.
+        """
+        if self.closed:
+            raise Interrupted
+        token = _current.set(self)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _current.reset(token)
+
+    def result(self, work: Future[T]) -> T:
+        """Wait for work that runs in this scope, and return its result.
+
+        Raises:
+            Interrupted: the loop is asked to stop.
+        """
+        while self.interrupted is not None and not wait([work], POLL_SECONDS).done:
+            if self.interrupted():
+                raise Interrupted
+        return work.result()
+
+    def check(self) -> None:
+        """Raise what ends a wait for bytes: that the scope is closed, or the error of a request.
+
+        Raises:
+            Interrupted: the scope is closed.
+        """
+        if self.closed:
+            raise Interrupted
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raise the error of an earlier request, once."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def notify(self, error: Exception | None = None) -> None:
+        """Wake the waits: something has come, or failed."""
+        with self.changed:
+            self.error = error or self.error
+            self.changed.notify_all()
+
+    def at_close(self, drop: Callable[[Scope], None]) -> None:
+        """Have ``drop(scope)`` called when it is closed; the same function once."""
+        with self.changed:
+            self._drops.add(drop)
+
+    def close(self) -> None:
+        """End all waits and drop all requests; no later one is made."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+            drops = tuple(self._drops)
+        for drop in drops:
+            drop(self)
+
+
+_current: ContextVar[Scope | None] = ContextVar("unmix_scope", default=None)
+
+
+def current_scope() -> Scope | None:
+    """Return the scope in which the caller runs, if there is one."""
+    return _current.get()
+
+
+def in_scope(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function for other threads that calls this one in the present scope."""
+    scope = _current.get()
+    return function if scope is None else partial(scope.run, function)
+
+
+@contextlib.contextmanager
+def interruptible(interrupted: Callable[[], bool]) -> Iterator[None]:
+    """Let loops that begin in the block stop waiting for batches when ``interrupted`` says so."""
+    scope = Scope(interrupted)
+    token = _current.set(scope)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        scope.close()
