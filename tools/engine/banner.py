@@ -15,7 +15,8 @@ from pipelines.system.units import counted
 from tools.config.advice import advise
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
-from tools.config.resolve import changes, describe_defaults
+from tools.config.resolve import describe_defaults
+from tools.config.sharing import changes
 from tools.config.view_plan import describe_crops, views_of
 from tools.engine import fetching, memory
 from tools.engine.architecture import describe_layers
