@@ -24,6 +24,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.system.units import counted
 from tools.plots import style
 from tools.plots.comparison import ScoreRow, draw_scores
 from tools.runs.command import command
@@ -114,11 +115,19 @@ def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[
         if places.count(place) > 1:
             raise ValueError(f"{run} is named twice")
     names = [protocol] if protocol else ["knn", ONLINE]
+    lacking: list[Path] = []
     for name in names:
         found = [read_scores(run, name, score) for run in runs]
         without = [run for run, scores in zip(runs, found, strict=True) if not scores]
         if not without:
-            return alike(found)
+            try:
+                return alike(found)
+            except ValueError as error:
+                if not lacking:
+                    raise
+                why = f"train.py's scores are compared, as {lacking[0]} has none by eval.py knn"
+                raise ValueError(f"{error} ({why})") from error
+        lacking = without
     how = "--val-data and --knn-every of train.py" if name == ONLINE else f"eval.py {name} RUN"
     raise ValueError(f"no {name} score in {', '.join(map(str, without))}: {how} makes one")
 
@@ -180,7 +189,8 @@ def caption(scored: Sequence[Scored]) -> str:
         if k not in ("protocol", "score") and v is not None
     ]
     score = how["score"].replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
-    budget = f"step {numbers(steps)} of runs of {numbers(epochs)} epochs"
+    length = counted(epochs[0], "epoch") if len(epochs) == 1 else f"{numbers(epochs)} epochs"
+    budget = f"step {numbers(steps)} of runs of {length}"
     return f"{score}, % ({how['protocol']}; {budget}); {', '.join(parts)}"
 
 
@@ -229,8 +239,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
         )
     if "unknown" in kinds:
         found.append("std. error unknown: one seed gives no estimate of chance, hence unresolved")
-    if any(row.difference is None and not row.is_base for row in rows):
-        found.append("no base: --base must match one row of the same method, data and epochs")
+    if any(row.difference and row.difference.tied for row in rows):
+        found.append("std. error 0: seeds that tie give no estimate of chance, hence unresolved")
+    if len(rows) == 1:
+        found.append("one row: a difference needs runs of another mixture or setting beside it")
+    elif any(row.difference is None and not row.is_base for row in rows):
+        found.append("no base: no single row of that method, data and epochs fits --base")
     return found
 
 

@@ -92,6 +92,8 @@ def test_one_seed_has_no_error_and_resolves_nothing(tmp_path: Path) -> None:
         (0.02, 0.01 * 2 / 2.777, True),
         (-0.02, 0.01 * 2 / 2.777, True),
         (0.0, 0.0, False),
+        (0.5, 0.0, False),  # seeds that tie are no estimate of chance
+        (0.5, 1e-17, False),
         (0.5, None, False),
     ],
 )
@@ -238,6 +240,15 @@ def test_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "k 200 and 20" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "linear"]) == 2
     assert "eval.py linear RUN" in capsys.readouterr().err
+    assert compare.main([str(a), str(b), "--protocol", "Lin"]) == 2
+    assert (
+        "did you mean linear? The protocols with scores are online, knn," in capsys.readouterr().err
+    )
+    assert compare.main([str(a), str(write_run(tmp_path, "c", seed=1))]) == 0  # both by train.py
+    c = write_run(tmp_path, "d", mix="unmix", knn_k=30)
+    assert compare.main([str(a), str(c)]) == 2
+    said = capsys.readouterr().err
+    assert "k not set and 30" in said and f"as {c} has none by eval.py knn" in said
     assert compare.main([str(a), str(b), "--protocol", "online", "--score", "f1"]) == 2
     assert "'f1'" in capsys.readouterr().err
     for words, named in (([str(a), str(a)], "named twice"), ([str(tmp_path)], "folder of a run")):
@@ -268,3 +279,25 @@ def test_table_markdown_json_and_plot(tmp_path: Path, capsys: pytest.CaptureFixt
     assert region["standard_error_kind"] == "paired" and im["standard_error"] is None
     assert im["differs_beside_the_mixture"] == ["lr"]
     assert [run["seed"] for run in base["runs"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("mixes", "note"),
+    [
+        (("none", "unmix"), "std. error 0: seeds that tie"),
+        (("unmix",), "one row: a difference needs runs"),
+        (("unmix", "region"), "no base: no single row of that method"),
+    ],
+)
+def test_the_notes_say_why_nothing_is_resolved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mixes: tuple[str, ...], note: str
+) -> None:
+    """Of 100 images, two seeds gain 2 % each: by chance as often as not."""
+    runs = [
+        str(write_run(tmp_path, f"{mix}-{seed}", value + 0.02 * place, mix=mix, seed=seed))
+        for place, mix in enumerate(mixes)
+        for seed, value in enumerate((0.20, 0.16))
+    ]
+    assert compare.main([*runs, "--markdown"]) == 0
+    said = capsys.readouterr().out
+    assert note in said and "| resolved |" not in said

@@ -29,6 +29,7 @@ from tools.config.parser import read_all, read_named
 from tools.config.preflight import preflight
 from tools.config.resolve import resolve, resolved
 from tools.config.sections import SECTIONS
+from tools.config.values import refuse_other_values
 from tools.engine import dry_run
 from tools.engine.sampling import refuse_large_batch
 
@@ -397,3 +398,39 @@ def test_a_batch_larger_than_the_data_names_the_largest_that_fits(words: str, sa
 def test_the_range_that_is_named_lacks_the_number_that_is_refused(words: str, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said}"):
         parse(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--method SimCLR", "--method SimCLR: did you mean simclr? The choices are moco, "),
+        ("--method=moco_v3", "--method moco_v3: did you mean moco-v3? "),
+        ("--method jigsaw", "--method jigsaw: The choices are moco, simclr, "),
+        (
+            "--loader DALI",
+            "--loader DALI: did you mean dali? The choices are auto, memory, ffcv, dali",
+        ),
+        ("--views moco", "--views moco: did you mean moco-v"),
+        ("--swav.reverse papers", "--swav.reverse papers: did you mean paper? "),
+        (
+            "--dry-run=true",
+            "--dry-run takes no value, as 'true': --dry-run turns it on, --no-dry-run off",
+        ),
+        ("--keep-best yes --seed 1", "--keep-best takes no value, as 'yes'"),
+        ("--crop-sizes 32,16", "spaces, as --crop-sizes 32 16"),
+        ("--mean .1,.2, .3", "spaces, as --mean .1 .2"),
+        ("--mix SDMP", "no mixture 'SDMP'; did you mean sdmp?"),
+    ],
+)
+def test_a_value_that_a_flag_does_not_take_leads_to_one_that_it_takes(
+    words: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse(words.split())
+    for taken in (["--method", "simclr", "--dry-run", "--views", "None"], ["--crop-sizes", "9"]):
+        refuse_other_values(taken)
+
+
+def test_a_choice_that_a_recipe_gets_wrong_is_named_with_the_recipe() -> None:
+    with pytest.raises(ValueError, match=r"^a\.yaml: --method SimCLR: did you mean simclr"):
+        from_dict({"method": "SimCLR"}, "a.yaml")

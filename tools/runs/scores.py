@@ -12,11 +12,14 @@ from models.methods import METHODS
 from pipelines.settings import CROSS_VIEW, I_MIX_NAMES, UN_MIX_NAMES, parts_of
 from tools.config.cli import to_dict
 from tools.config.config import Config
+from tools.config.values import nearest
 from tools.runs.record import Record, read_record
 
 Settings = dict[str, Any]
 """Settings by their dotted names, such as 'lr' and 'clim.rule'."""
 
+PROTOCOLS = ("knn", "linear", "semi", "finetune", "detect")
+"""The protocols of eval.py that give scores."""
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
@@ -74,7 +77,7 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
     of the score or measure (default: the first with an ending of ``SCORES``).
 
     Raises:
-        ValueError: there is no such run, or no such score.
+        ValueError: there is no such run, protocol or score.
     """
     record = read_record(run)
     config = record.config
@@ -82,6 +85,13 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
         lines = _online(record)[-1:]
     else:
         lines = [x for x in record.scores if x.get("protocol") == protocol]
+        if not lines and protocol not in PROTOCOLS:
+            names = [ONLINE, *PROTOCOLS]
+            close = nearest(protocol, names)
+            hint = f"did you mean {close}? " if close else ""
+            raise ValueError(
+                f"--protocol {protocol}: {hint}The protocols with scores are {', '.join(names)}"
+            )
         lines = [x for x in lines if x.get("weights", "run") == "run"]
     found = []
     for line in reversed(lines):
@@ -142,7 +152,7 @@ def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
     newest = [scores[0] for scores in candidates]
     for a, b in itertools.combinations(newest, 2):
         names = differing([a.protocol, b.protocol])
-        unlike = [f"{n} {a.protocol.get(n)} and {b.protocol.get(n)}" for n in names]
+        unlike = [f"{n} {_said(a, n)} and {_said(b, n)}" for n in names]
         if a.step != b.step and _budget(a) == _budget(b):
             unlike.append(f"step {a.step} and {b.step} of the same budget")
         if unlike:
@@ -151,6 +161,12 @@ def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
                 "score both with the same flags of eval.py, or leave one out"
             )
     raise ValueError("no score is common to all runs: score them alike with eval.py")
+
+
+def _said(scored: Scored, name: str) -> str:
+    """Return a setting of the protocol in words."""
+    value = scored.protocol.get(name)
+    return "not set" if value is None else str(value)
 
 
 def _at_common_steps(candidates: Sequence[Sequence[Scored]]) -> list[Scored] | None:
