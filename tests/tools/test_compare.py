@@ -238,6 +238,9 @@ def test_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     b = write_run(tmp_path, "b", mix="unmix", line={"k": 20})
     assert compare.main([str(a), str(b)]) == 2
     assert "k 200 and 20" in capsys.readouterr().err
+    e = write_run(tmp_path, "e", mix="unmix", line={"k": 200, "replaced_images": "4f"})
+    assert compare.main([str(a), str(e)]) == 2
+    assert "not scored alike (replaced_images not set and 4f)" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "linear"]) == 2
     assert "eval.py linear RUN" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "Lin"]) == 2

@@ -48,6 +48,10 @@ class EvaluatedRun:
     """The run's method with the checkpoint's weights, and the encoder that is scored."""
     origin: str | None = None
     """Published weights that are scored instead of a run's, in words."""
+    replaced_images: str | None = None
+    """Digest of the images if others have taken the place of the training's, in the main process.
+
+    Scores on these and on the training's own images are not comparable."""
 
     def method(self) -> Method:
         """Return the run's method with the checkpoint's weights, on the device."""
@@ -195,6 +199,7 @@ class EvaluatedRun:
             "world_size": self.accelerator.num_processes,
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
             **({"backbone": self.origin} if self.origin else {}),
+            **({"replaced_images": self.replaced_images} if self.replaced_images else {}),
             **encoder_line(self.restored),
             **chosen_rows(self.config),
         } | stamp(command)
