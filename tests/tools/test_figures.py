@@ -132,7 +132,11 @@ def test_a_mean_is_taken_at_the_steps_that_all_seeds_have(tmp_path: Path) -> Non
         lines = [{"step": s, "epoch": s / 10, "knn_top1": v, "loss": v} for s, v in known.items()]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         runs.append(histories.read(folder))
+    other = histories.read(write_run(tmp_path, "mixed", mix="unmix"))
+    unlike, _ = histories.curve_panels([*runs, other], "steps")
+    assert unlike.title == "training loss (not comparable between mixtures)"
     loss, knn = histories.curve_panels(runs, mean=True)
+    assert loss.title == "training loss"
     (band,) = knn.series
     x, y = band.points
     assert band.name == "simclr, 2 seeds" and band.kind == "band"
@@ -199,6 +203,7 @@ def test_without_labels_and_validation_a_map_is_gray(
     [
         (("weights", "--run", "nowhere"), "nowhere: there is no such run"),
         (("weights", "nowhere"), "nowhere: there is no such run"),
+        (("flatness", "RUN.json"), "RUN.json is a file, and this needs the folder of a run"),
         (("curves", "--run", "."), ". is not the folder of a run"),
         (("curves",), "name a run"),
         (("curves", "--run", "RUN", "--output", "x.gif"), "must end in .png, .pdf, .svg"),
@@ -215,7 +220,9 @@ def test_errors_name_the_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert run_main(figures.main, *(w.replace("RUN", str(runs[0])) for w in words)) == 2
+    Path("RUN.json").write_text("{}")
+    words = tuple(str(runs[0]) if word == "RUN" else word for word in words)
+    assert run_main(figures.main, *words) == 2
     captured = capsys.readouterr()
     assert said in captured.err + captured.out and "Traceback" not in captured.err
 

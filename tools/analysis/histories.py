@@ -143,8 +143,15 @@ def curve_panels(
                 level = [100 * statistics.mean(before)] * 2
                 ends = curve.points[0][[0, -1]]
                 accuracies.append(Series("", ends, level, "reference", look=look))
-    methods = {(run.config.method, run.config.mix) for run in runs}
-    note = " (not comparable between methods)" if len(methods) > 1 else ""
+    unlike = [
+        name
+        for name, values in (
+            ("methods", {run.config.method for run in runs}),
+            ("mixtures", {run.config.mix for run in runs}),
+        )
+        if len(values) > 1
+    ]
+    note = f" (not comparable between {' or '.join(unlike)})" if unlike else ""
     panels = [Panel(f"training loss{note}", LABELS[budget], "loss", tuple(losses))]
     if accuracies:
         title = "kNN, dashed: untrained network" + (", band: ± 1 std" if mean else "")

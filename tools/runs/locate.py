@@ -16,7 +16,11 @@ from tools.config.run_path import RUNS, nearest_run
 class RunArguments:
     """The runs of a command, positional or with --run."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(one or more)"),
+    ] = ()
     """Runs: folders, as runs/NAME, or names below ./runs."""
     run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A run, as RUN; repeat the flag for more runs."""
@@ -58,7 +62,13 @@ def find_run(run: Path) -> Path:
     for folder in (run, RUNS / run):
         if folder.is_dir():
             return folder
-    raise ValueError(f"{run}: there is no such run, nor {RUNS / run}{nearest_run(run)}")
+    if run.suffix == ".json" and run.is_file():
+        raise ValueError(
+            f"{run} is a file, and this needs the folder of a run with its checkpoints; files of "
+            "tools/collect.py serve tools/compare.py and figures.py curves and budget"
+        )
+    elsewhere = "" if (RUNS / run) == run else f", nor {RUNS / run}"
+    raise ValueError(f"{run}: there is no such run{elsewhere}{nearest_run(run)}")
 
 
 def find_runs(runs: Iterable[Path], find: Callable[[Path], Path] = find_run) -> list[Path]:
