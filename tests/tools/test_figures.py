@@ -121,6 +121,21 @@ def test_hours_are_images_over_speed() -> None:
     assert seconds == pytest.approx([0, 3, 6, 12, 18])
 
 
+def test_seeds_whose_hours_differ_are_one_mean(tmp_path: Path) -> None:
+    """A line from the faster to the slower seed would read as a gain by more hours."""
+    runs = []
+    for seed, (speed, score) in enumerate(((10, 0.5), (40, 0.7))):
+        folder = write_run(tmp_path, f"run-{seed}", seed=seed, batch_size=3600)
+        line = {"step": 2, "epoch": 2, "knn_top1": score, "images_per_second": speed}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        runs.append(histories.read(folder))
+    panel = histories.budget_panel(runs, histories.scores_of(runs, "online", None), "hours")
+    points, mean = panel.series
+    assert points.points[0] == pytest.approx([0.05, 0.2])
+    assert mean.points[0] == pytest.approx([0.125]) and mean.points[1] == pytest.approx([60])
+    assert panel.y_label == "kNN top-1 (online), %"
+
+
 # --- commands ----------------------------------------------------------------------------------
 
 

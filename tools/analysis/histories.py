@@ -200,23 +200,24 @@ def scores_of(runs: Sequence[History], protocol: str, score: str | None) -> list
 def budget_panel(runs: Sequence[History], scores: Sequence[Scored], budget: Budget) -> Panel:
     """Return a panel of scores against the cost of whole runs, a line for each method and mixture.
 
-    Each seed is a point; the line joins the means over the seeds of equal cost.
+    Each seed is a point; the line joins the means over the seeds of equal cost. Seeds of as many
+    images differ in hours by chance, so that these are averaged too.
     """
-    families: dict[str, list[tuple[float, float]]] = {}
+    families: dict[str, list[tuple[float, float, float]]] = {}
     for run, score in zip(runs, scores, strict=True):
         mix = "" if run.config.mix == "none" else f" + {run.config.mix}"
         spent = float(run.spent(budget, np.array([score.step]))[0])
-        families.setdefault(run.config.method + mix, []).append((spent, 100 * score.value))
+        images = float(score.step * run.config.batch_size)
+        level = images if budget == "hours" else spent
+        families.setdefault(run.config.method + mix, []).append((spent, 100 * score.value, level))
     series = []
     for look, (name, points) in enumerate(families.items()):
-        x, y = np.array(sorted(points)).T
-        places = np.unique(x)
-        means = [y[x == place].mean() for place in places]
+        x, y, level = np.array(sorted(points)).T
+        of_level = [level == one for one in np.unique(level)]
+        places, means = ([of[rows].mean() for rows in of_level] for of in (x, y))
         series += [Series("", x, y, "points", look), Series(name, places, means, look=look)]
     protocol, score_name = (scores[0].protocol[name] for name in ("protocol", "score"))
-    label = {"knn_top1": "kNN top-1", "knn_top5": "kNN top-5"}.get(
-        score_name, score_name.replace("_", " ")
-    )
+    label = score_name.replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
     label += f" ({protocol})" if protocol == ONLINE else ""
     return Panel("", f"{LABELS[budget]} of the whole run", f"{label}, %", tuple(series), x_low=0)
 
