@@ -154,6 +154,14 @@ def test_a_collected_file_stands_for_its_run(
     assert "| simclr + unmix | 3 | 50.00 | 0.00 | +0.00 | 0.00 |" in capsys.readouterr().out
 
 
+def test_a_line_without_the_measure_is_passed_over(tmp_path: Path) -> None:
+    """As a score of an older version, repeated by this one."""
+    for measured in ({}, {"feature_entropy": 0.8}, {}):
+        run = write_run(tmp_path, "run", line={"knn_top1": 0.5, **measured})
+    assert [s.value for s in read_scores(run, "knn", "feature_entropy")] == [0.8]
+    assert [s.value for s in read_scores(run, "knn")] == [0.5] * 3
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"settings": 1, "seed": 0}'])
 def test_another_json_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str

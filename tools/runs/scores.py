@@ -83,12 +83,13 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
     else:
         lines = [x for x in record.scores if x.get("protocol") == protocol]
         lines = [x for x in lines if x.get("weights", "run") == "run"]
-    found = []
+    found, known = [], set[str]()
     for line in reversed(lines):
         numbers = [name for name in line if name.endswith(SCORES + MEASURES)]
         name = score or next((name for name in numbers if name.endswith(SCORES)), "")
         if not isinstance(line.get(name), int | float):
-            raise ValueError(f"{run}: no score {name!r} by {protocol}, but {', '.join(numbers)}")
+            known.update(numbers)
+            continue
         apart = NOT_THE_PROTOCOL.union(numbers)
         how = {"score": name} | {key: value for key, value in line.items() if key not in apart}
         if encoder_of(line) == METHODS[config.method].method.scored:
@@ -97,6 +98,9 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
             how["encoder"] = encoder_of(line)
         settings = settings_of(config)
         found.append(Scored(run, settings, config.seed, how, line["step"], line[name]))
+    if known and not found:
+        have = ", ".join(sorted(known))
+        raise ValueError(f"{run}: no score {score or 'of accuracy'!r} by {protocol}, but {have}")
     return found
 
 
