@@ -220,8 +220,8 @@ def budget_panel(runs: Sequence[History], scores: Sequence[Scored], budget: Budg
     series = []
     for look, (name, groups) in enumerate(families.items()):
         x, y = np.array(sorted(points.mean(axis=0).tolist() for points in groups)).T
-        series += [Series("", *np.concatenate(groups).T, kind="points", look=look)]
-        series += [Series(name, x, y, look=look)]
+        seed_x, seed_y = np.concatenate(groups).T
+        series += [Series("", seed_x, seed_y, "points", look), Series(name, x, y, look=look)]
     protocol, score_name = (scores[0].protocol[name] for name in ("protocol", "score"))
     label = text_of(score_name) + (f" ({protocol})" if protocol == ONLINE else "")
     title = "pale: a seed, full: their mean" if len(scores) > len(by_seed(scores)) else ""
