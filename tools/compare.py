@@ -225,6 +225,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
                 f"{row.name} differs from its base in more than the mixture: "
                 f"{name} {before} -> {now}"
             )
+    known = [run for row in rows for run in row.group.runs if run.contents]
+    other = next((run for run in known if run.contents != known[0].contents), None)
+    if other:
+        found.append(
+            f"{known[0].run} and {other.run} were scored on images with other contents: data that "
+            "changed in between, or another form of the same (a folder, and the .beton made of it)"
+        )
     kinds = {row.difference.kind for row in rows if row.difference}
     if kinds & {"paired", "welch"}:
         found.append(

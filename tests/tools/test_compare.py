@@ -163,6 +163,18 @@ def test_a_line_without_the_measure_is_passed_over(tmp_path: Path) -> None:
     assert [s.value for s in read_scores(run, "knn")] == [0.5] * 3
 
 
+def test_images_that_changed_between_scores_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path, "a", line={"contents": "x y"})
+    b = write_run(tmp_path, "b", mix="unmix", line={"contents": "x z"})
+    c = write_run(tmp_path, "c", mix="region", line={})  # of an older version
+    assert run_main(compare.main, str(a), str(b), str(c)) == 0
+    assert "were scored on images with other contents" in capsys.readouterr().out
+    assert run_main(compare.main, str(a), str(c)) == 0
+    assert "other contents" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"settings": 1, "seed": 0}'])
 def test_another_json_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str

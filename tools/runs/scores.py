@@ -23,7 +23,7 @@ ONLINE = "online"
 PROTOCOLS = (ONLINE, "knn", "linear", "semi", "finetune", "detect")
 """Names of scores: the run's own, and eval.py's."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
-NOT_THE_PROTOCOL |= {"origin", "loss", "loader"}
+NOT_THE_PROTOCOL |= {"origin", "loss", "loader", "contents"}
 """Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """Endings of the names of scores, which are in [0, 1]; higher is better."""
@@ -44,6 +44,8 @@ class Scored:
     step: int
     value: float
     """In [0, 1]."""
+    contents: str | None = None
+    """A digest of some images' bytes (``pipelines.sources.contents``), if the line has one."""
 
 
 def settings_of(config: Config) -> Settings:
@@ -103,8 +105,8 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
             how.pop("encoder", None)  # scores of the encoders that the papers score are comparable
         else:
             how["encoder"] = encoder_of(line)
-        settings = settings_of(config)
-        found.append(Scored(run, settings, config.seed, how, line["step"], line[name]))
+        settings, contents = settings_of(config), line.get("contents")
+        found.append(Scored(run, settings, config.seed, how, line["step"], line[name], contents))
     if known and not found:
         have = ", ".join(sorted(known))
         raise ValueError(f"{run}: no score {score or 'of accuracy'!r} by {protocol}, but {have}")
