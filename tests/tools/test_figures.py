@@ -121,21 +121,6 @@ def test_hours_are_images_over_speed() -> None:
     assert seconds == pytest.approx([0, 3, 6, 12, 18])
 
 
-def test_seeds_whose_hours_differ_are_one_mean(tmp_path: Path) -> None:
-    """A line from the faster to the slower seed would read as a gain by more hours."""
-    runs = []
-    for seed, (speed, score) in enumerate(((10, 0.5), (40, 0.7))):
-        folder = write_run(tmp_path, f"run-{seed}", seed=seed, batch_size=3600)
-        line = {"step": 2, "epoch": 2, "knn_top1": score, "images_per_second": speed}
-        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        runs.append(histories.read(folder))
-    panel = histories.budget_panel(runs, histories.scores_of(runs, "online", None), "hours")
-    points, mean = panel.series
-    assert points.points[0] == pytest.approx([0.05, 0.2])
-    assert mean.points[0] == pytest.approx([0.125]) and mean.points[1] == pytest.approx([60])
-    assert panel.y_label == "kNN top-1 (online), %"
-
-
 # --- commands ----------------------------------------------------------------------------------
 
 
@@ -147,11 +132,7 @@ def test_a_mean_is_taken_at_the_steps_that_all_seeds_have(tmp_path: Path) -> Non
         lines = [{"step": s, "epoch": s / 10, "knn_top1": v, "loss": v} for s, v in known.items()]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         runs.append(histories.read(folder))
-    other = histories.read(write_run(tmp_path, "mixed", mix="unmix"))
-    unlike, _ = histories.curve_panels([*runs, other], "steps")
-    assert unlike.title == "training loss (not comparable between mixtures)"
     loss, knn = histories.curve_panels(runs, mean=True)
-    assert loss.title == "training loss"
     (band,) = knn.series
     x, y = band.points
     assert band.name == "simclr, 2 seeds" and band.kind == "band"
@@ -160,6 +141,20 @@ def test_a_mean_is_taken_at_the_steps_that_all_seeds_have(tmp_path: Path) -> Non
     reach = [-deviation, deviation]
     np.testing.assert_allclose(band.spread, np.add.outer([55, 75], reach))
     assert loss.series[0].points[1] == pytest.approx([0.55, 0.75])
+
+
+def test_a_budget_joins_means_over_seeds(tmp_path: Path) -> None:
+    """Not two seeds whose hours differ by chance."""
+    runs = []
+    for epochs, seed, speed, value in ((2, 0, 100, 0.5), (2, 1, 50, 0.6), (4, 0, 100, 0.8)):
+        run = write_run(tmp_path, f"{epochs}-{seed}", epochs=epochs, seed=seed, batch_size=36)
+        line = {"step": 5000 * epochs, "epoch": epochs, "images_per_second": speed}
+        (run / "metrics.jsonl").write_text(json.dumps(line | {"knn_top1": value}) + "\n")
+        runs.append(histories.read(run))
+    scores = histories.scores_of(runs, "online", None)
+    seeds, means = histories.budget_panel(runs, scores, "hours").series
+    assert seeds.kind == "points" and list(seeds.points[0]) == pytest.approx([1, 2, 2])
+    np.testing.assert_allclose(means.points, [[1.5, 2], [55, 80]])
 
 
 def is_drawn(path: Path) -> bool:
@@ -218,7 +213,6 @@ def test_without_labels_and_validation_a_map_is_gray(
     [
         (("weights", "--run", "nowhere"), "nowhere: there is no such run"),
         (("weights", "nowhere"), "nowhere: there is no such run"),
-        (("flatness", "RUN.json"), "RUN.json is a file, and this needs the folder of a run"),
         (("curves", "--run", "."), ". is not the folder of a run"),
         (("curves",), "name a run"),
         (("curves", "--run", "RUN", "--output", "x.gif"), "must end in .png, .pdf, .svg"),
@@ -228,6 +222,7 @@ def test_without_labels_and_validation_a_map_is_gray(
         (("neighbours", "--run", "RUN", "--rows", "12"), "--rows 12 must be between 0 and 11"),
         (("neighbours", "--run", "RUN", "--k", "99"), "--k 99 must be between 1 and the 40"),
         (("budget", "--run", "RUN", "--protocol", "linear"), "eval.py linear RUN"),
+        (("flatness", "RUN/config.yaml"), "is a file, and this needs the folder of a run"),
     ],
 )
 def test_errors_name_the_flag(
@@ -235,9 +230,7 @@ def test_errors_name_the_flag(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    Path("RUN.json").write_text("{}")
-    words = tuple(str(runs[0]) if word == "RUN" else word for word in words)
-    assert run_main(figures.main, *words) == 2
+    assert run_main(figures.main, *(w.replace("RUN", str(runs[0])) for w in words)) == 2
     captured = capsys.readouterr()
     assert said in captured.err + captured.out and "Traceback" not in captured.err
 

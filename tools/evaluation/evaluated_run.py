@@ -18,6 +18,7 @@ from torch import Tensor
 from models.methods import Method
 from models.settings.base import Which
 from pipelines.data_facts import DataFacts
+from pipelines.sources.contents import sample_key
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from pipelines.system.progress import tracked
@@ -48,10 +49,6 @@ class EvaluatedRun:
     """The run's method with the checkpoint's weights, and the encoder that is scored."""
     origin: str | None = None
     """Published weights that are scored instead of a run's, in words."""
-    replaced_images: str | None = None
-    """Digest of the images if others have taken the place of the training's, in the main process.
-
-    Scores on these and on the training's own images are not comparable."""
 
     def method(self) -> Method:
         """Return the run's method with the checkpoint's weights, on the device."""
@@ -194,12 +191,12 @@ class EvaluatedRun:
             "val_data": self.config.val_data,
             "train_images": len(self.train),
             "val_images": len(self.val),
+            "contents": f"{sample_key(self.train)} {sample_key(self.val)}",
             "loader": self.loader,
             "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,
             **({"classes": str(self.config.classes)} if self.config.classes else {}),
             **({"backbone": self.origin} if self.origin else {}),
-            **({"replaced_images": self.replaced_images} if self.replaced_images else {}),
             **encoder_line(self.restored),
             **chosen_rows(self.config),
         } | stamp(command)

@@ -58,8 +58,8 @@ def open_run(
     loader, reason = loader_for(flags.loader, state.get("loader", config.loader), own_data)
     changed = dataclasses.replace(changed, loader=loader)
     trained = state["data"] if all(getattr(changed, n) == getattr(config, n) for n in ROWS) else {}
-    with _opened(changed, flags.precision, split, reason, trained) as (parts, replaced):
-        yield EvaluatedRun(changed, state, facts, *parts, method, replaced_images=replaced)
+    with _opened(changed, flags.precision, split, reason, trained) as parts:
+        yield EvaluatedRun(changed, state, facts, *parts, method)
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def open_backbone(
     given = Config(**settings, interpolation=published.interpolation)
     config = resolve(given, published.facts, flags.precision or "no")
     origin = f"{name}, untrained" if random else name if init is None else f"{name}, {init}"
-    with _opened(config, flags.precision, split, "--loader") as (parts, _):
+    with _opened(config, flags.precision, split, "--loader") as parts:
         if published.loaded is not None:
             parts[-1].print(published.loaded)
         state = {"step": 0, "data": {"images": 0}}
@@ -97,20 +97,17 @@ def _opened(
     split: Split | None,
     reason: str,
     trained: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[tuple[Table, Table, build.Decoders, Accelerator], str | None]]:
+) -> Iterator[tuple[Table, Table, build.Decoders, Accelerator]]:
     """Yield the two sets of images, their decoders, and the process; close the decoders.
 
-    ``trained`` is what the checkpoint knows of its training images, if they are to be the same. If
-    they are not, a digest of the images follows, else None.
+    ``trained`` is what the checkpoint knows of its training images, if they are to be the same.
     """
     accelerator = start(precision or config.precision)
     choose_paths(config.device_paths, accelerator.device)
     if split == "train":  # validation images that do not fit these are no concern
         config = dataclasses.replace(config, val_data="none")
     data = open_data_of(config, accelerator)
-    replaced = None
     if trained and accelerator.is_main_process and (how := difference(data, trained)):
-        replaced = sample_key(data.unconverted or data.train)
         named = without_query(config.data)
         accelerator.print(f"note: {named} does not hold the images of the training ({how})")
     val = data.train if split == "train" else data.val
@@ -121,7 +118,7 @@ def _opened(
     accelerator.print(f"loader {loader} ({why if config.loader == 'auto' else reason})", flush=True)
     decoders = build.Decoders(config, accelerator)
     try:
-        yield (train, val, decoders, accelerator), replaced
+        yield train, val, decoders, accelerator
         if split is None:  # of one split, the protocol leaves the damaged images out
             for line in describe_damaged(gather_object(decoders.replaced())):
                 accelerator.print(line, flush=True)

@@ -2,8 +2,7 @@
 
 The base of a group has the same method, data and budget, without the mixture. The standard error
 of their difference is that of the paired differences if both groups have the same seeds, else
-Welch's. The difference is resolved if Student's 95 % interval does not contain 0. A standard error
-of 0 is no estimate of chance: scores are multiples of one image, so that few seeds can tie.
+Welch's. The difference is resolved if Student's 95 % interval does not contain 0.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from scipy.special import stdtrit
 from tools.config.config import MIX_NUMBERS
 from tools.runs.scores import Scored, Settings, differing
 
-TIE = 1e-9
-"""Standard errors up to this are those of seeds that tie, but for rounding."""
 MIXING = (
     *("mix", "mix_prob", "mix_beta", "mix_draw", "mix_groups", "mix_terms"),
     *sorted({*MIX_NUMBERS.values()}),
@@ -69,14 +66,9 @@ class Difference:
     """Degrees of freedom of the standard error."""
 
     @property
-    def tied(self) -> bool:
-        """Whether the seeds tie, so that they tell nothing of chance."""
-        return self.error is not None and self.error <= TIE
-
-    @property
     def interval(self) -> tuple[float, float] | None:
-        """Student's 95 % interval; None without a standard error above 0."""
-        if self.error is None or self.freedom is None or self.tied:
+        """Student's 95 % interval; None without an estimate of chance: one seed, or no spread."""
+        if not self.error or self.freedom is None:
             return None
         reach = float(stdtrit(self.freedom, 0.975)) * self.error
         return self.value - reach, self.value + reach
@@ -102,7 +94,9 @@ def difference(group: Group, base: Group) -> Difference:
 
 
 def _error_of_mean(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
+    """Return the standard error of a mean; 0 if the values are equal but for rounding."""
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return error if error > 1e-12 else 0.0
 
 
 def group(runs: Iterable[Scored]) -> list[Group]:

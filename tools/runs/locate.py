@@ -62,13 +62,12 @@ def find_run(run: Path) -> Path:
     for folder in (run, RUNS / run):
         if folder.is_dir():
             return folder
-    if run.suffix == ".json" and run.is_file():
+    if run.is_file():
         raise ValueError(
-            f"{run} is a file, and this needs the folder of a run with its checkpoints; files of "
-            "tools/collect.py serve tools/compare.py and figures.py curves and budget"
+            f"{run} is a file, and this needs the folder of a run. (A file of tools/collect.py "
+            "serves tools/compare.py, and curves and budget of tools/figures.py)"
         )
-    elsewhere = "" if (RUNS / run) == run else f", nor {RUNS / run}"
-    raise ValueError(f"{run}: there is no such run{elsewhere}{nearest_run(run)}")
+    raise ValueError(f"{run}: there is no such run, nor {RUNS / run}{nearest_run(run)}")
 
 
 def find_runs(runs: Iterable[Path], find: Callable[[Path], Path] = find_run) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -12,18 +13,17 @@ from models.methods import METHODS
 from pipelines.settings import CROSS_VIEW, I_MIX_NAMES, UN_MIX_NAMES, parts_of
 from tools.config.cli import to_dict
 from tools.config.config import Config
-from tools.config.values import nearest
 from tools.runs.record import Record, read_record
 
 Settings = dict[str, Any]
 """Settings by their dotted names, such as 'lr' and 'clim.rule'."""
 
-PROTOCOLS = ("knn", "linear", "semi", "finetune", "detect")
-"""The protocols of eval.py that give scores."""
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
+PROTOCOLS = (ONLINE, "knn", "linear", "semi", "finetune", "detect")
+"""Names of scores: the run's own, and eval.py's."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
-NOT_THE_PROTOCOL |= {"origin", "loss", "loader"}
+NOT_THE_PROTOCOL |= {"origin", "loss", "loader", "contents"}
 """Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """Endings of the names of scores, which are in [0, 1]; higher is better."""
@@ -44,6 +44,8 @@ class Scored:
     step: int
     value: float
     """In [0, 1]."""
+    contents: str | None = None
+    """A digest of some images' bytes (``pipelines.sources.contents``), if the line has one."""
 
 
 def settings_of(config: Config) -> Settings:
@@ -77,37 +79,43 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
     of the score or measure (default: the first with an ending of ``SCORES``).
 
     Raises:
-        ValueError: there is no such run, protocol or score.
+        ValueError: there is no such protocol, run or score.
     """
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(protocol, PROTOCOLS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(PROTOCOLS)}"
+        raise ValueError(f"--protocol {protocol} is unknown: {hint}")
     record = read_record(run)
     config = record.config
     if protocol == ONLINE:
         lines = _online(record)[-1:]
     else:
         lines = [x for x in record.scores if x.get("protocol") == protocol]
-        if not lines and protocol not in PROTOCOLS:
-            names = [ONLINE, *PROTOCOLS]
-            close = nearest(protocol, names)
-            hint = f"did you mean {close}? " if close else ""
-            raise ValueError(
-                f"--protocol {protocol}: {hint}The protocols with scores are {', '.join(names)}"
-            )
         lines = [x for x in lines if x.get("weights", "run") == "run"]
-    found = []
+    found, known = [], set[str]()
     for line in reversed(lines):
         numbers = [name for name in line if name.endswith(SCORES + MEASURES)]
         name = score or next((name for name in numbers if name.endswith(SCORES)), "")
         if not isinstance(line.get(name), int | float):
-            raise ValueError(f"{run}: no score {name!r} by {protocol}, but {', '.join(numbers)}")
+            known.update(numbers)
+            continue
         apart = NOT_THE_PROTOCOL.union(numbers)
         how = {"score": name} | {key: value for key, value in line.items() if key not in apart}
         if encoder_of(line) == METHODS[config.method].method.scored:
             how.pop("encoder", None)  # scores of the encoders that the papers score are comparable
         else:
             how["encoder"] = encoder_of(line)
-        settings = settings_of(config)
-        found.append(Scored(run, settings, config.seed, how, line["step"], line[name]))
+        settings, contents = settings_of(config), line.get("contents")
+        found.append(Scored(run, settings, config.seed, how, line["step"], line[name], contents))
+    if known and not found:
+        have = ", ".join(sorted(known))
+        raise ValueError(f"{run}: no score {score or 'of accuracy'!r} by {protocol}, but {have}")
     return found
+
+
+def text_of(score: str) -> str:
+    """Return the name of a score as text: knn_top1 becomes kNN top-1."""
+    return score.replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
 
 
 def encoder_of(line: Mapping[str, Any]) -> str:
@@ -152,7 +160,9 @@ def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
     newest = [scores[0] for scores in candidates]
     for a, b in itertools.combinations(newest, 2):
         names = differing([a.protocol, b.protocol])
-        unlike = [f"{n} {_said(a, n)} and {_said(b, n)}" for n in names]
+        unlike = [
+            f"{n} {a.protocol.get(n, 'unset')} and {b.protocol.get(n, 'unset')}" for n in names
+        ]
         if a.step != b.step and _budget(a) == _budget(b):
             unlike.append(f"step {a.step} and {b.step} of the same budget")
         if unlike:
@@ -161,12 +171,6 @@ def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
                 "score both with the same flags of eval.py, or leave one out"
             )
     raise ValueError("no score is common to all runs: score them alike with eval.py")
-
-
-def _said(scored: Scored, name: str) -> str:
-    """Return a setting of the protocol in words."""
-    value = scored.protocol.get(name)
-    return "not set" if value is None else str(value)
 
 
 def _at_common_steps(candidates: Sequence[Sequence[Scored]]) -> list[Scored] | None:
