@@ -79,10 +79,9 @@ def pixels_or_replacement(
 
 
 def bad_image(table: Table, row: int, error: Exception) -> BadImage:
-    """Return the error if it names the row, else one that does."""
-    if isinstance(error, BadImage):
-        return error
-    return BadImage(f"{table.source.name(row)}: {error}")
+    """Return an error that names the row, and what shows another image in its place."""
+    named = str(error) if isinstance(error, BadImage) else f"{table.source.name(row)}: {error}"
+    return BadImage(f"{named} (--on-bad-image replace shows another image in its place)")
 
 
 def _pixels_of_known_size(table: Table, row: int) -> NDArray[np.uint8]:

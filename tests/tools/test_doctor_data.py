@@ -92,6 +92,14 @@ def test_a_loose_image_and_deeper_classes_are_told(images: Path) -> None:
     assert problem.endswith(f"folder:{images / 'v1'}")
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_was_not_looked_at_is_said(images: Path, deep: bool) -> None:
+    told = any(
+        "only headers were read: --deep" in x for x in check_data(str(images), deep=deep).lines
+    )
+    assert told is not deep
+
+
 def test_a_mistyped_place_is_answered_by_what_was_meant(images: Path) -> None:
     for place, guess in [
         (f"Folder:{images}", f"folder:{images}"),

@@ -73,6 +73,8 @@ def check_data(place: str, *, deep: bool) -> Report:
     _describe(table, report)
     if deep:
         _decode(table, report)
+    else:
+        report.lines.append("only headers were read: --deep decodes every image too")
     _advise(table, place, report)
     report.advice += _damage_flags(report.reasons, place)
     return report
