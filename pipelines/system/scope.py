@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 POLL_SECONDS = 0.1
 """Seconds between two looks whether a loop is asked to stop."""
@@ -117,6 +118,20 @@ def in_scope(function: Callable[P, T]) -> Callable[P, T]:
     """Return a function for other threads that calls this one in the present scope."""
     scope = _current.get()
     return function if scope is None else partial(scope.run, function)
+
+
+def scoped_map(
+    function: Callable[[S], T], items: Iterable[S], workers: int, name: str = ""
+) -> Iterator[T]:
+    """Yield ``function(item)`` of each item, in order, computed by threads in a scope of its own.
+
+    Raises:
+        Interrupted: the loop is asked to stop.
+    """
+    with ThreadPoolExecutor(workers, name) as pool, contextlib.closing(Scope()) as scope:
+        work = [pool.submit(scope.run, function, item) for item in items]
+        for one in work:
+            yield scope.result(one)
 
 
 @contextlib.contextmanager

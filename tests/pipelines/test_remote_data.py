@@ -286,6 +286,10 @@ def test_a_pass_over_all_rows_that_is_stopped_does_not_wait_for_the_store(
     with pytest.raises(KeyboardInterrupt):
         measure(data.table, 2, "stop")
     assert web.serving  # it has not answered yet
+    stopped = threading.Event()  # by a signal to a run
+    threading.Timer(0.2, stopped.set).start()
+    with interruptible(stopped.is_set), pytest.raises(Interrupted):
+        measure(data.table, 2, "stop")
 
 
 def test_a_store_that_fails_makes_no_damaged_image(web: HttpStore, tmp_path: Path) -> None:
