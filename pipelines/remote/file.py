@@ -220,7 +220,7 @@ class RemoteFile(StoredFile):
         return here
 
     def _check_loop(self) -> None:
-        if not self._loop.alive():
+        if not (self._end.alive and self._loop.alive()):
             raise RemoteError(f"{self.title}: closed")
 
     def _check_process(self) -> None:

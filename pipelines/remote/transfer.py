@@ -72,8 +72,8 @@ class Transfer:
         (scope,) = asked
         new = []
         for piece in range(*run):
-            if piece in self._on_way:
-                self._on_way[piece].setdefault(scope, set()).add(piece)
+            if others := self._on_way.get(piece):  # empty: it is being cancelled
+                others.setdefault(scope, set()).add(piece)
             else:
                 new.append(piece)
         missing = self.file.missing(_pieces(new))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -150,6 +151,42 @@ def test_another_loop_over_the_file_goes_on(
         assert (wait.result(LONG) == DATA[slice(*piece(number)[0])]).all()
     assert sorted(web.fetched()) == [tuple(piece(number)[0]) for number in range(3)]
     stays.close()
+
+
+def test_a_piece_whose_request_is_being_cancelled_is_asked_for_again(
+    web: HttpStore, file: RemoteFile
+) -> None:
+    gate = Gate(web)
+    ends, comes = Scope(), Scope()
+    ends.run(file.will_need, piece(0))
+    until(lambda: gate.waiting == 1)
+
+    def at_once() -> None:
+        comes.run(file.will_need, piece(0))
+        ends.close()
+
+    file._loop._loop.call_soon_threadsafe(at_once)
+    gate.open.set()
+    until(lambda: not file.missing(piece(0)))
+    comes.close()
+
+
+def test_a_wait_for_a_file_that_is_closed_ends_and_writes_nowhere(
+    web: HttpStore, file: RemoteFile, threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    other = open_remote(f"{web.url}/a.beton", file.options)  # the fetching thread goes on
+    gate = Gate(web)
+    waiting = threads.submit(held, file, 0)
+    until(lambda: gate.waiting == 1)
+    file.close()
+    with contextlib.ExitStack() as stack:  # files that may get the numbers of the closed ones
+        for number in range(9):
+            stack.enter_context((tmp_path / str(number)).open("wb"))
+        gate.open.set()
+        with pytest.raises(RemoteError, match="closed"):
+            waiting.result(LONG)
+    assert not any((tmp_path / str(number)).stat().st_size for number in range(9))
+    other.close()
 
 
 def test_an_error_reaches_whoever_asked_for_the_piece_and_nobody_else(
