@@ -37,7 +37,7 @@ from pipelines.remote.transfer import Counters, Transfer
 from pipelines.remote.url import title_of
 from pipelines.system import page_cache
 from pipelines.system.page_cache import Ranges
-from pipelines.system.scope import Scope, current_scope
+from pipelines.system.scope import Interrupted, Scope, current_scope
 from pipelines.system.stored_file import Bytes, StoredFile
 
 LOOK_AGAIN = 0.5
@@ -200,7 +200,9 @@ class RemoteFile(StoredFile):
             self._loop.submit(transfer, pieces, NEEDED, scope)
             asked = time.monotonic()
             while (here := self._arrived(pieces, here, scope)) < len(pieces):
-                scope.check()
+                if scope.closed:
+                    raise Interrupted
+                scope.raise_error()
                 self._check_loop()
                 if time.monotonic() - asked > patience:
                     missing = self._file.missing(pieces[here:])
@@ -212,11 +214,11 @@ class RemoteFile(StoredFile):
 
     def _arrived(self, pieces: Pieces, here: int, scope: Scope) -> int:
         """Return how many of the first pieces are here, at least; wait a while for a change."""
-        with scope.changed:
-            while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
-                here += LOOK_AT
-            if here < len(pieces) and scope.error is None and not scope.closed:
-                scope.changed.wait(LOOK_AGAIN)
+        seen = scope.changes
+        while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
+            here += LOOK_AT
+        if here < len(pieces) and scope.error is None:
+            scope.wait(seen, LOOK_AGAIN)
         return here
 
     def _check_loop(self) -> None:

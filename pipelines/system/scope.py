@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar
@@ -32,16 +33,25 @@ class Interrupted(Exception):
 class Scope:
     """What one loop has asked for: its waits, its requests ahead, and their error."""
 
-    def __init__(self, interrupted: Callable[[], bool] | None = None) -> None:
-        """Open a scope; ``result`` asks ``interrupted``, by default the surrounding scope's."""
+    def __init__(
+        self, interrupted: Callable[[], bool] | None = None, patience: float = 0.0
+    ) -> None:
+        """Open a scope; it does not end with the scope in which it is opened.
+
+        ``result`` gives a wait up that has lasted ``patience`` seconds when ``interrupted`` says
+        so. By default both are those of the surrounding scope.
+        """
         around = _current.get()
-        inherited = None if around is None else around.interrupted
-        self.interrupted: Callable[[], bool] | None = interrupted or inherited
-        self.changed = threading.Condition()
-        """Notified when something has come or failed, and when it is closed."""
+        if interrupted is None and around is not None:
+            interrupted, patience = around.interrupted, around.patience
+        self.interrupted: Callable[[], bool] | None = interrupted
+        self.patience: float = patience
+        self.changes = 0
+        """How often something has come or failed."""
         self.error: Exception | None = None
         """Of a request that failed, until a wait raises it."""
         self.closed = False
+        self._changed = threading.Condition()
         self._drops: set[Callable[[Scope], None]] = set()
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -62,22 +72,13 @@ class Scope:
         """Wait for work that runs in this scope, and return its result.
 
         Raises:
-            Interrupted: the loop is asked to stop.
+            Interrupted: the loop is asked to stop, and the work does not end.
         """
+        until = time.monotonic() + self.patience
         while self.interrupted is not None and not wait([work], POLL_SECONDS).done:
-            if self.interrupted():
+            if time.monotonic() >= until and self.interrupted():
                 raise Interrupted
         return work.result()
-
-    def check(self) -> None:
-        """Raise what ends a wait for bytes: that the scope is closed, or the error of a request.
-
-        Raises:
-            Interrupted: the scope is closed.
-        """
-        if self.closed:
-            raise Interrupted
-        self.raise_error()
 
     def raise_error(self) -> None:
         """Raise the error of an earlier request, once."""
@@ -87,23 +88,35 @@ class Scope:
 
     def notify(self, error: Exception | None = None) -> None:
         """Wake the waits: something has come, or failed."""
-        with self.changed:
+        with self._changed:
             self.error = error or self.error
-            self.changed.notify_all()
+            self.changes += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Wait until ``changes`` is not ``seen``, or the scope is closed; not longer than that.
+
+        Nothing is looked at under the lock: garbage collection there may close another scope,
+        which waits for the thread that notifies this one.
+        """
+        with self._changed:
+            if self.changes == seen and not self.closed:
+                self._changed.wait(seconds)
 
     def at_close(self, drop: Callable[[Scope], None]) -> None:
         """Have ``drop(scope)`` called when it is closed; the same function once."""
-        with self.changed:
+        with self._changed:
             self._drops.add(drop)
 
     def close(self) -> None:
         """End all waits and drop all requests; no later one is made."""
-        with self.changed:
+        with self._changed:
             self.closed = True
-            self.changed.notify_all()
+            self._changed.notify_all()
             drops = tuple(self._drops)
-        for drop in drops:
-            drop(self)
+        with contextlib.ExitStack() as stack:  # which calls each, also after one that raises
+            for drop in drops:
+                stack.callback(drop, self)
 
 
 _current: ContextVar[Scope | None] = ContextVar("unmix_scope", default=None)
@@ -135,12 +148,14 @@ def scoped_map(
 
 
 @contextlib.contextmanager
-def interruptible(interrupted: Callable[[], bool]) -> Iterator[None]:
-    """Let loops that begin in the block stop waiting for batches when ``interrupted`` says so."""
-    scope = Scope(interrupted)
-    token = _current.set(scope)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-        scope.close()
+def interruptible(interrupted: Callable[[], bool], patience: float = 0.0) -> Iterator[None]:
+    """Let loops that begin in the block stop waiting when ``interrupted`` says so.
+
+    A wait for one batch that has not lasted ``patience`` seconds goes on.
+    """
+    with contextlib.closing(Scope(interrupted, patience)) as scope:
+        token = _current.set(scope)
+        try:
+            yield
+        finally:
+            _current.reset(token)

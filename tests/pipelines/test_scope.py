@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -250,3 +251,61 @@ def test_a_loop_stops_waiting_when_the_block_around_it_is_asked_to() -> None:
     with pytest.raises(Interrupted):
         scope.result(never)
     assert Scope().interrupted is None and current_scope() is None
+
+
+def test_a_loop_that_makes_progress_is_finished() -> None:
+    with interruptible(lambda: True, patience=LONG):
+        scope = Scope()
+    slow = Future[int]()
+    threading.Timer(0.3, slow.set_result, (3,)).start()
+    assert scope.result(slow) == 3
+    with interruptible(lambda: True, patience=0.2), pytest.raises(Interrupted):
+        Scope().result(Future[int]())
+
+
+def test_a_scope_is_closed_whatever_else_fails() -> None:
+    called = set()
+
+    def fails(name: str) -> None:
+        called.add(name)
+        raise ValueError(name)
+
+    scope = Scope()
+    for name in "ab":
+        scope.at_close(lambda _, name=name: fails(name))
+    with pytest.raises(ValueError, match=r"^[ab]$"):
+        scope.close()
+    assert called == {"a", "b"}
+
+    def block() -> Iterator[Scope | None]:
+        with interruptible(bool):
+            yield current_scope()
+
+    suspended = block()
+    around = contextvars.copy_context().run(next, suspended)
+    with pytest.raises(ValueError, match="Context"):  # as a collected generator
+        suspended.close()
+    assert around is not None and around.closed
+
+
+def test_a_wait_in_which_another_loop_is_collected_goes_on(
+    web: HttpStore, file: RemoteFile, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
+) -> None:
+    missing, looks = file._file.missing, list[object]()
+    web.fault("hang")
+    other = Scope()
+    other.run(file.will_need, piece(2))
+    until(lambda: web.serving == 1)
+
+    def look(pieces: np.ndarray) -> np.ndarray:
+        if threading.current_thread().name.startswith("ThreadPool"):
+            looks.append(len(pieces))
+            if len(looks) == 2:  # as if the collector ran here
+                until(lambda: not len(missing(np.array([0]))))
+                other.close()
+                looks.append(2 in file._transfer._on_way)
+        return missing(pieces)
+
+    monkeypatch.setattr(file._file, "missing", look)
+    assert (threads.submit(held, file, 0).result(LONG) == DATA[:PIECE]).all()
+    assert looks[2] is False
