@@ -29,7 +29,6 @@ from pipelines.remote.connect import RETRY, Retry, endpoint_of
 from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.loop import AHEAD, NEEDED
 from pipelines.remote.process import close, loop_of, room_of
-from pipelines.remote.room import AHEAD as STAYS
 from pipelines.remote.room import remove_outdated, require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
 from pipelines.remote.store import RemoteObject, open_object
@@ -144,7 +143,7 @@ class RemoteFile(StoredFile):
         scope = current_scope() or self._scope
         scope.raise_error()
         pieces = self._file.pieces_of(ranges)
-        self._file.record.used[pieces] = time.time() + STAYS
+        self._transfer.expect(pieces, scope)
         missing = self._file.missing(pieces)
         if len(missing):
             self._loop.submit(self._transfer, missing, AHEAD, scope)

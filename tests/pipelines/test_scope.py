@@ -309,3 +309,17 @@ def test_a_wait_in_which_another_loop_is_collected_goes_on(
     monkeypatch.setattr(file._file, "missing", look)
     assert (threads.submit(held, file, 0).result(LONG) == DATA[:PIECE]).all()
     assert looks[2] is False
+
+
+def test_what_an_ended_loop_asked_for_makes_room_for_the_next(
+    web: HttpStore, tmp_path: Path
+) -> None:
+    small = RemoteOptions(tmp_path / "small", cache_size=2 * PIECE, retry=Retry())
+    file = open_remote(f"{web.url}/a.beton", small)
+    for numbers in ((0, 1), (2, 3)):
+        scope = Scope()
+        for number in numbers:
+            scope.run(file.will_need, piece(number))
+        until(lambda asked=numbers: not any(file.missing(piece(number)) for number in asked))
+        scope.close()
+    file.close()
