@@ -26,8 +26,11 @@ POLL_SECONDS = 0.1
 """Seconds between two looks whether a loop is asked to stop."""
 
 
-class Interrupted(Exception):
-    """A wait was given up: its loop has ended, or was asked to stop."""
+class Interrupted(BaseException):
+    """A wait was given up: its loop has ended, or was asked to stop.
+
+    It is no ``Exception``, like trio's ``Cancelled``: nothing may take it for a damaged image.
+    """
 
 
 class Scope:
