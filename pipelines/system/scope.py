@@ -54,7 +54,8 @@ class Scope:
         self.error: Exception | None = None
         """Of a request that failed, until a wait raises it."""
         self.closed = False
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
+        """Notified when something has come or failed, and when it is closed."""
         self._drops: set[Callable[[Scope], None]] = set()
 
     def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -91,10 +92,10 @@ class Scope:
 
     def notify(self, error: Exception | None = None) -> None:
         """Wake the waits: something has come, or failed."""
-        with self._changed:
+        with self.changed:
             self.error = error or self.error
             self.changes += 1
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def wait(self, seen: int, seconds: float) -> None:
         """Wait until ``changes`` is not ``seen``, or the scope is closed; not longer than that.
@@ -102,20 +103,20 @@ class Scope:
         Nothing is looked at under the lock: garbage collection there may close another scope,
         which waits for the thread that notifies this one.
         """
-        with self._changed:
+        with self.changed:
             if self.changes == seen and not self.closed:
-                self._changed.wait(seconds)
+                self.changed.wait(seconds)
 
     def at_close(self, drop: Callable[[Scope], None]) -> None:
         """Have ``drop(scope)`` called when it is closed; the same function once."""
-        with self._changed:
+        with self.changed:
             self._drops.add(drop)
 
     def close(self) -> None:
         """End all waits and drop all requests; no later one is made."""
-        with self._changed:
+        with self.changed:
             self.closed = True
-            self._changed.notify_all()
+            self.changed.notify_all()
             drops = tuple(self._drops)
         with contextlib.ExitStack() as stack:  # which calls each, also after one that raises
             for drop in drops:
