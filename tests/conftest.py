@@ -51,7 +51,7 @@ UNCOUNTED = (
 """Tests that repeat, many times, lines that other tests run: counting those would cost minutes."""
 LONGEST = (
     *("test_launch", "test_train", "test_distributed", "test_recipes", "test_augment_triton"),
-    *("test_methods", "test_results", "test_loader_examples", "test_bench_loaders"),
+    *("test_methods", "test_loader_examples", "test_bench_loaders", "test_batchnorm_group"),
     *("test_channels_run", "test_consistency", "test_encoder", "test_protocols", "test_doctor"),
     *("test_published", "test_report", "test_bench_mixture", "test_unmix", "test_decoders"),
 )

@@ -37,7 +37,7 @@ from tools.runs.comparison import (
     name_of,
 )
 from tools.runs.locate import RunArguments
-from tools.runs.scores import ONLINE, Scored, alike, read_scores
+from tools.runs.scores import ONLINE, Scored, alike, read_scores, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +113,16 @@ def read(runs: Sequence[Path], protocol: str | None, score: str | None) -> list[
     for run, place in zip(runs, places, strict=True):
         if places.count(place) > 1:
             raise ValueError(f"{run} is named twice")
-    names = [protocol] if protocol else ["knn", ONLINE]
+    names, why = [protocol] if protocol else ["knn", ONLINE], ""
     for name in names:
         found = [read_scores(run, name, score) for run in runs]
         without = [run for run, scores in zip(runs, found, strict=True) if not scores]
         if not without:
-            return alike(found)
+            try:
+                return alike(found)
+            except ValueError as error:
+                raise ValueError(f"{error}{why}") from error
+        why = f". (These are scores of training: {without[0]} has none by eval.py {name})"
     how = "--val-data and --knn-every of train.py" if name == ONLINE else f"eval.py {name} RUN"
     raise ValueError(f"no {name} score in {', '.join(map(str, without))}: {how} makes one")
 
@@ -179,7 +183,7 @@ def caption(scored: Sequence[Scored]) -> str:
         for k, v in how.items()
         if k not in ("protocol", "score") and v is not None
     ]
-    score = how["score"].replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
+    score = text_of(how["score"])
     budget = f"step {numbers(steps)} of runs of {numbers(epochs)} epochs"
     return f"{score}, % ({how['protocol']}; {budget}); {', '.join(parts)}"
 
@@ -221,16 +225,31 @@ def notes(rows: Sequence[Row]) -> list[str]:
                 f"{row.name} differs from its base in more than the mixture: "
                 f"{name} {before} -> {now}"
             )
+    known = [run for row in rows for run in row.group.runs if run.contents]
+    other = next((run for run in known if run.contents != known[0].contents), None)
+    if other:
+        found.append(
+            f"{known[0].run} and {other.run} were scored on images with other contents: data that "
+            "changed in between, or another form of the same (a folder, and the .beton made of it)"
+        )
     kinds = {row.difference.kind for row in rows if row.difference}
     if kinds & {"paired", "welch"}:
         found.append(
             "std. error: over seeds, of the paired differences if both rows have the same seeds, "
             "else Welch's; 95 %: Student's interval; unresolved: it contains 0"
         )
+    if any(row.difference and row.difference.error == 0 for row in rows):
+        found.append(
+            "std. error 0: every seed gives the same difference, as with few images to score; that "
+            "is no estimate of chance, hence unresolved"
+        )
     if "unknown" in kinds:
         found.append("std. error unknown: one seed gives no estimate of chance, hence unresolved")
     if any(row.difference is None and not row.is_base for row in rows):
-        found.append("no base: --base must match one row of the same method, data and epochs")
+        found.append(
+            "no base: no other row, or more than one, has its method, data and epochs and the "
+            "settings of --base (mix=none, if it is not given)"
+        )
     return found
 
 

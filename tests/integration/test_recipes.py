@@ -172,7 +172,7 @@ def small(config: Config) -> list[str]:
         tiny = ["patch_size=4", "depth=1", "embed_dim=16", "num_heads=2"]
         flags += ["vit_tiny_patch16_224", "--backbone-args", *tiny, *config.backbone_args[1:]]
     else:
-        flags += ["resnet10t"]
+        flags += ["test_resnet"]
     flags += ["--groups", "4", "--classes", "None", "--subset", "None", "--val-data", "none"]
     flags += SMALL[config.method]
     if config.mix_groups:

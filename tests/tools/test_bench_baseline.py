@@ -159,7 +159,7 @@ def test_ratios_are_quotients_of_medians() -> None:
 
 def test_command(cifar: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = cifar / "out.json"
-    flags = ("--data-dir", str(cifar), "--backbone", "resnet10t", "--batch-size", "8",
+    flags = ("--data-dir", str(cifar), "--backbone", "test_resnet", "--batch-size", "8",
              "--workers", "1", "--groups", "2", "--seconds", "0.01", "--repeats", "1")  # fmt: skip
     assert run_main(baseline.main, *flags, "--json", str(out)) == 0
     found = json.loads(out.read_text())

@@ -92,6 +92,7 @@ def test_one_seed_has_no_error_and_resolves_nothing(tmp_path: Path) -> None:
         (0.02, 0.01 * 2 / 2.777, True),
         (-0.02, 0.01 * 2 / 2.777, True),
         (0.0, 0.0, False),
+        (0.02, 0.0, False),  # a tie of scores of few images, not certainty
         (0.5, None, False),
     ],
 )
@@ -160,6 +161,18 @@ def test_a_line_without_the_measure_is_passed_over(tmp_path: Path) -> None:
         run = write_run(tmp_path, "run", line={"knn_top1": 0.5, **measured})
     assert [s.value for s in read_scores(run, "knn", "feature_entropy")] == [0.8]
     assert [s.value for s in read_scores(run, "knn")] == [0.5] * 3
+
+
+def test_images_that_changed_between_scores_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = write_run(tmp_path, "a", line={"contents": "x y"})
+    b = write_run(tmp_path, "b", mix="unmix", line={"contents": "x z"})
+    c = write_run(tmp_path, "c", mix="region", line={})  # of an older version
+    assert run_main(compare.main, str(a), str(b), str(c)) == 0
+    assert "were scored on images with other contents" in capsys.readouterr().out
+    assert run_main(compare.main, str(a), str(c)) == 0
+    assert "other contents" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"settings": 1, "seed": 0}'])
@@ -246,6 +259,11 @@ def test_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "k 200 and 20" in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "linear"]) == 2
     assert "eval.py linear RUN" in capsys.readouterr().err
+    assert compare.main([str(a), str(b), "--protocol", "liner"]) == 2
+    assert "--protocol liner is unknown: did you mean linear?" in capsys.readouterr().err
+    c = write_run(tmp_path, "c", mix="region", knn_k=30)
+    assert compare.main([str(a), str(c)]) == 2
+    assert "(These are scores of training: " in capsys.readouterr().err
     assert compare.main([str(a), str(b), "--protocol", "online", "--score", "f1"]) == 2
     assert "'f1'" in capsys.readouterr().err
     for words, named in (([str(a), str(a)], "named twice"), ([str(tmp_path)], "folder of a run")):

@@ -143,6 +143,20 @@ def test_a_mean_is_taken_at_the_steps_that_all_seeds_have(tmp_path: Path) -> Non
     assert loss.series[0].points[1] == pytest.approx([0.55, 0.75])
 
 
+def test_a_budget_joins_means_over_seeds(tmp_path: Path) -> None:
+    """Not two seeds whose hours differ by chance."""
+    runs = []
+    for epochs, seed, speed, value in ((2, 0, 100, 0.5), (2, 1, 50, 0.6), (4, 0, 100, 0.8)):
+        run = write_run(tmp_path, f"{epochs}-{seed}", epochs=epochs, seed=seed, batch_size=36)
+        line = {"step": 5000 * epochs, "epoch": epochs, "images_per_second": speed}
+        (run / "metrics.jsonl").write_text(json.dumps(line | {"knn_top1": value}) + "\n")
+        runs.append(histories.read(run))
+    scores = histories.scores_of(runs, "online", None)
+    seeds, means = histories.budget_panel(runs, scores, "hours").series
+    assert seeds.kind == "points" and list(seeds.points[0]) == pytest.approx([1, 2, 2])
+    np.testing.assert_allclose(means.points, [[1.5, 2], [55, 80]])
+
+
 def is_drawn(path: Path) -> bool:
     if path.suffix != ".png":
         return path.stat().st_size > 2000
@@ -208,6 +222,7 @@ def test_without_labels_and_validation_a_map_is_gray(
         (("neighbours", "--run", "RUN", "--rows", "12"), "--rows 12 must be between 0 and 11"),
         (("neighbours", "--run", "RUN", "--k", "99"), "--k 99 must be between 1 and the 40"),
         (("budget", "--run", "RUN", "--protocol", "linear"), "eval.py linear RUN"),
+        (("flatness", "RUN/config.yaml"), "is a file, and this needs the folder of a run"),
     ],
 )
 def test_errors_name_the_flag(

@@ -22,7 +22,15 @@ from tools.plots.curves import column, knn_before
 from tools.plots.panels import Panel, Series
 from tools.runs.comparison import by_seed, name_of
 from tools.runs.record import Record, read_record
-from tools.runs.scores import ONLINE, Scored, Settings, alike, read_scores, settings_of
+from tools.runs.scores import (
+    ONLINE,
+    Scored,
+    Settings,
+    alike,
+    read_scores,
+    settings_of,
+    text_of,
+)
 
 Budget = Literal["epochs", "images", "hours", "steps"]
 LABELS = {"epochs": "epochs", "images": "images seen", "hours": "hours of steps", "steps": "steps"}
@@ -144,7 +152,7 @@ def curve_panels(
                 ends = curve.points[0][[0, -1]]
                 accuracies.append(Series("", ends, level, "reference", look=look))
     methods = {(run.config.method, run.config.mix) for run in runs}
-    note = " (not comparable between methods)" if len(methods) > 1 else ""
+    note = " (sums of different terms)" if len(methods) > 1 else ""
     panels = [Panel(f"training loss{note}", LABELS[budget], "loss", tuple(losses))]
     if accuracies:
         title = "kNN, dashed: untrained network" + (", band: ± 1 std" if mean else "")
@@ -193,25 +201,31 @@ def scores_of(runs: Sequence[History], protocol: str, score: str | None) -> list
 def budget_panel(runs: Sequence[History], scores: Sequence[Scored], budget: Budget) -> Panel:
     """Return a panel of scores against the cost of whole runs, a line for each method and mixture.
 
-    Each seed is a point; the line joins the means over the seeds of equal cost.
+    Each seed is a pale point. The line joins the means of cost and score over runs that differ only
+    in the seed.
+
+    Raises:
+        ValueError: two runs have the same settings and seed.
     """
-    families: dict[str, list[tuple[float, float]]] = {}
-    for run, score in zip(runs, scores, strict=True):
+    known = {run.run: (run, score) for run, score in zip(runs, scores, strict=True)}
+    families: dict[str, list[NDArray[np.float64]]] = {}
+    for some in by_seed(scores):
+        points = []
+        for one in some:
+            run, score = known[one.run]
+            spent = float(run.spent(budget, np.array([score.step]))[0])
+            points.append((spent, 100 * score.value))
         mix = "" if run.config.mix == "none" else f" + {run.config.mix}"
-        spent = float(run.spent(budget, np.array([score.step]))[0])
-        families.setdefault(run.config.method + mix, []).append((spent, 100 * score.value))
+        families.setdefault(run.config.method + mix, []).append(np.array(points))
     series = []
-    for look, (name, points) in enumerate(families.items()):
-        x, y = np.array(sorted(points)).T
-        places = np.unique(x)
-        means = [y[x == place].mean() for place in places]
-        series += [Series("", x, y, "points", look), Series(name, places, means, look=look)]
+    for look, (name, groups) in enumerate(families.items()):
+        x, y = np.array(sorted(points.mean(axis=0).tolist() for points in groups)).T
+        seed_x, seed_y = np.concatenate(groups).T
+        series += [Series("", seed_x, seed_y, "points", look), Series(name, x, y, look=look)]
     protocol, score_name = (scores[0].protocol[name] for name in ("protocol", "score"))
-    label = {"knn_top1": "kNN top-1", "knn_top5": "kNN top-5"}.get(
-        score_name, score_name.replace("_", " ")
-    )
-    label += f" ({protocol})" if protocol == ONLINE else ""
-    return Panel("", f"{LABELS[budget]} of the whole run", f"{label}, %", tuple(series), x_low=0)
+    label = text_of(score_name) + (f" ({protocol})" if protocol == ONLINE else "")
+    title = "pale: a seed, full: their mean" if len(scores) > len(by_seed(scores)) else ""
+    return Panel(title, f"{LABELS[budget]} of the whole run", f"{label}, %", tuple(series), x_low=0)
 
 
 def table_of_budget(runs: Sequence[History], scores: Sequence[Scored], budget: Budget) -> str:

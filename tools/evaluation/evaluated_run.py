@@ -18,6 +18,7 @@ from torch import Tensor
 from models.methods import Method
 from models.settings.base import Which
 from pipelines.data_facts import DataFacts
+from pipelines.sources.contents import sample_key
 from pipelines.sources.overlap import rows_in
 from pipelines.sources.table import Table
 from pipelines.system.progress import tracked
@@ -190,6 +191,7 @@ class EvaluatedRun:
             "val_data": self.config.val_data,
             "train_images": len(self.train),
             "val_images": len(self.val),
+            "contents": f"{sample_key(self.train)} {sample_key(self.val)}",
             "loader": self.loader,
             "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,

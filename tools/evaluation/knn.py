@@ -74,9 +74,9 @@ class Knn(FrozenScore):
                 vote=Vote(self.rule, self.distance),
                 own=own,
             )
-            results = [(self.protocol(*key), numbers) for key, numbers in every.items()]
-            apart: dict[str, Any] = {"left_out": "itself"} if own is not None else {}
-            apart["feature_entropy"] = flatness.mean_entropy(x)
+            flat = {"feature_entropy": flatness.mean_entropy(x)}
+            results = [(self.protocol(*key), numbers | flat) for key, numbers in every.items()]
+            apart = {"left_out": "itself"} if own is not None else {}
             for protocol, numbers in results:
                 evaluated.append(self.takes_score, protocol | apart | numbers, command)
             if len(results) > 1:
@@ -131,7 +131,8 @@ class Knn(FrozenScore):
         text = f"k={protocol['k']}{heat}, {self.how()}, {evaluated.description}"
         untrained = self.untrained(protocol, evaluated.config.knn_k)
         before = f"; before training {percent(untrained)}" if untrained is not None else ""
-        return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before})"
+        flat = f"feature entropy {percent(numbers['feature_entropy'])}, 100 %: flat"
+        return f"kNN top-1 {percent(numbers['knn_top1'])} ({text}{before}; {flat})"
 
     def untrained(self, protocol: dict[str, Any], online_k: int) -> float | None:
         """Return train.py's score at step 0, if it was measured by the same protocol.

@@ -120,7 +120,7 @@ def draw_series(axes: Axes, series: Series, look: int) -> None:
     if series.kind == "reference":
         axes.plot(x, y, color=color, linewidth=0.9, linestyle=style.DASHES, zorder=1, label=label)
     elif series.kind == "points":
-        axes.plot(x, y, marker, color=color, ms=5, alpha=0.6, mew=0, label=label)
+        axes.plot(x, y, marker, color=color, ms=5, alpha=0.35, mew=0, label=label)
     else:
         few = marker if len(x) <= FEW else None
         axes.plot(x, y, color=color, linewidth=1.4, marker=few, ms=3.5, label=label)

@@ -89,7 +89,7 @@ def percent(line: Line, end: str) -> str:
 
 NOT_A_CONDITION = {
     *("protocol", "step", "time", "commit", "command", "world_size", "origin"),
-    *("train_images", "val_images"),
+    *("train_images", "val_images", "contents"),
 }
 
 

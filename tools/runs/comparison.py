@@ -67,8 +67,8 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Student's 95 % interval; None without a standard error."""
-        if self.error is None or self.freedom is None:
+        """Student's 95 % interval; None without an estimate of chance: one seed, or no spread."""
+        if not self.error or self.freedom is None:
             return None
         reach = float(stdtrit(self.freedom, 0.975)) * self.error
         return self.value - reach, self.value + reach

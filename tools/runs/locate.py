@@ -58,6 +58,11 @@ def find_run(run: Path) -> Path:
     for folder in (run, RUNS / run):
         if folder.is_dir():
             return folder
+    if run.is_file():
+        raise ValueError(
+            f"{run} is a file, and this needs the folder of a run. (A file of tools/collect.py "
+            "serves tools/compare.py, and curves and budget of tools/figures.py)"
+        )
     raise ValueError(f"{run}: there is no such run, nor {RUNS / run}{nearest_run(run)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,8 +20,10 @@ Settings = dict[str, Any]
 
 ONLINE = "online"
 """Name of the score that a run measures while it trains."""
+PROTOCOLS = (ONLINE, "knn", "linear", "semi", "finetune", "detect")
+"""Names of scores: the run's own, and eval.py's."""
 NOT_THE_PROTOCOL = {"step", "epoch", "seed", "world_size", "time", "commit", "command"}
-NOT_THE_PROTOCOL |= {"origin", "loss", "loader"}
+NOT_THE_PROTOCOL |= {"origin", "loss", "loader", "contents"}
 """Keys of a line of eval.jsonl that may differ between comparable scores."""
 SCORES = ("_top1", "_top5", "ap", "ap50", "ap75")
 """Endings of the names of scores, which are in [0, 1]; higher is better."""
@@ -41,6 +44,8 @@ class Scored:
     step: int
     value: float
     """In [0, 1]."""
+    contents: str | None = None
+    """A digest of some images' bytes (``pipelines.sources.contents``), if the line has one."""
 
 
 def settings_of(config: Config) -> Settings:
@@ -74,8 +79,12 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
     of the score or measure (default: the first with an ending of ``SCORES``).
 
     Raises:
-        ValueError: there is no such run, or no such score.
+        ValueError: there is no such protocol, run or score.
     """
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(protocol, PROTOCOLS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(PROTOCOLS)}"
+        raise ValueError(f"--protocol {protocol} is unknown: {hint}")
     record = read_record(run)
     config = record.config
     if protocol == ONLINE:
@@ -96,12 +105,17 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
             how.pop("encoder", None)  # scores of the encoders that the papers score are comparable
         else:
             how["encoder"] = encoder_of(line)
-        settings = settings_of(config)
-        found.append(Scored(run, settings, config.seed, how, line["step"], line[name]))
+        settings, contents = settings_of(config), line.get("contents")
+        found.append(Scored(run, settings, config.seed, how, line["step"], line[name], contents))
     if known and not found:
         have = ", ".join(sorted(known))
         raise ValueError(f"{run}: no score {score or 'of accuracy'!r} by {protocol}, but {have}")
     return found
+
+
+def text_of(score: str) -> str:
+    """Return the name of a score as text: knn_top1 becomes kNN top-1."""
+    return score.replace("knn_", "kNN ").replace("_", " ").replace("top", "top-")
 
 
 def encoder_of(line: Mapping[str, Any]) -> str:
@@ -146,7 +160,9 @@ def alike(candidates: Sequence[Sequence[Scored]]) -> list[Scored]:
     newest = [scores[0] for scores in candidates]
     for a, b in itertools.combinations(newest, 2):
         names = differing([a.protocol, b.protocol])
-        unlike = [f"{n} {a.protocol.get(n)} and {b.protocol.get(n)}" for n in names]
+        unlike = [
+            f"{n} {a.protocol.get(n, 'unset')} and {b.protocol.get(n, 'unset')}" for n in names
+        ]
         if a.step != b.step and _budget(a) == _budget(b):
             unlike.append(f"step {a.step} and {b.step} of the same budget")
         if unlike:
