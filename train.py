@@ -65,10 +65,15 @@ def plan(config: Config, accelerator: Accelerator) -> int:
     """Print the settings, steps and memory of the run; download and write nothing."""
     from tools.config.view_plan import view_plan
     from tools.engine import banner, build, dry_run, memory
+    from tools.engine.online_knn import why_off
     from tools.engine.start import load_init
+    from tools.runs.trackers import check_trackers
 
+    check_trackers(config.log_with)
     data, missing = dry_run.open_without_download(config, accelerator)
     resolved, sampler, method = build.assemble(config, data, accelerator)
+    if not missing:
+        why_off(resolved, data)  # refuses --keep-best without scores
     views = view_plan(resolved, method, sampler.steps_per_epoch)
     rows = resolved.batch_size // accelerator.num_processes
     steps, room = sampler.steps_per_epoch, memory.of_gpu(accelerator.device)

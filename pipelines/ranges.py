@@ -11,21 +11,27 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers with ``low <= number <= high``; with ``above``, ``low < number``."""
+    """Finite numbers with ``low <= number <= high``.
+
+    With ``above``, ``low < number``; with ``below``, ``number < high``.
+    """
 
     low: int | float = -math.inf
     high: int | float = math.inf
     above: bool = False
+    below: bool = False
 
     def __contains__(self, number: int | float) -> bool:
         least = number > self.low if self.above else number >= self.low
-        return least and number <= self.high and math.isfinite(number)
+        most = number < self.high if self.below else number <= self.high
+        return least and most and math.isfinite(number)
 
     def __str__(self) -> str:
-        if math.isinf(self.low):
-            return "finite" if math.isinf(self.high) else f"at most {self.high}"
         least = f"above {self.low}" if self.above else f"at least {self.low}"
-        return least + ("" if math.isinf(self.high) else f" and at most {self.high}")
+        most = f"below {self.high}" if self.below else f"at most {self.high}"
+        bounds = [] if math.isinf(self.low) else [least]
+        bounds += [] if math.isinf(self.high) else [most]
+        return " and ".join(bounds) or "finite"
 
 
 Count = Annotated[int, Range(1)]
@@ -54,7 +60,9 @@ def check_ranges(settings: object, prefix: str = "--") -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and number not in allowed:
                 flag = prefix + name.replace("_", "-")
-                raise ValueError(f"{flag} must be {allowed}, not {number}")
+                unbounded = math.isinf(allowed.high) and str(allowed) != "finite"
+                finite = "finite and " if unbounded and not math.isfinite(number) else ""
+                raise ValueError(f"{flag} must be {finite}{allowed}, not {number}")
 
 
 @functools.cache

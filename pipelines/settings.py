@@ -65,7 +65,7 @@ def parts_of(mix: str) -> tuple[str, ...]:
         raise ValueError(f"--mix {mix}: a name is missing before or after +")
     for name in names:
         if name not in MIX_NAMES:
-            near = difflib.get_close_matches(name, MIX_NAMES, 1)
+            near = difflib.get_close_matches(name.lower(), MIX_NAMES, 1)
             hint = f"did you mean {near[0]}?" if near else f"choose from {' '.join(MIX_NAMES)}"
             raise ValueError(f"--mix {mix}: no mixture {name!r}; {hint}")
     if len(names) == 1:

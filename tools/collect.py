@@ -1,6 +1,6 @@
 """Collect the scores of a finished run in one small file, to be committed.
 
-Example:
+Example, of one run:
     python tools/collect.py runs/cifar10-10k/simclr-none-150-seed0 docs/results/cifar10-10k
 
 The file holds the kNN scores and losses of the scored epochs, the lines of eval.jsonl, the settings
@@ -37,10 +37,10 @@ COPIED = ("step", "epoch", "knn_top1", "knn_top5", "loss")
 class Arguments:
     """Collect the scores of a finished run in one small file, to be committed."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run: its folder, as runs/NAME, or NAME below ./runs. An optional file NAME.commands next to
     it holds a commit, a tab and a command on each line."""
-    output: Annotated[Path, tyro.conf.Positional]
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder for NAME.json."""
 
 

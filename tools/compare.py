@@ -239,17 +239,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
             "else Welch's; 95 %: Student's interval; unresolved: it contains 0"
         )
     if any(row.difference and row.difference.error == 0 for row in rows):
-        found.append(
-            "std. error 0: every seed gives the same difference, as with few images to score; that "
-            "is no estimate of chance, hence unresolved"
-        )
+        found.append("std. error 0: equal differences are no estimate of chance, hence unresolved")
     if "unknown" in kinds:
         found.append("std. error unknown: one seed gives no estimate of chance, hence unresolved")
     if any(row.difference is None and not row.is_base for row in rows):
-        found.append(
-            "no base: no other row, or more than one, has its method, data and epochs and the "
-            "settings of --base (mix=none, if it is not given)"
-        )
+        found.append("no base: no single row of its method, data and epochs fits --base (mix=none)")
     return found
 
 

@@ -76,9 +76,9 @@ TARGETS: dict[TargetName, Target] = {
 class Arguments:
     """Export the backbone of a run for another tool."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run to export: its folder, as runs/NAME, or NAME below ./runs; also --run RUN."""
-    output: tyro.conf.Positional[Path]
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
     """File to write, with the tool's suffix, or a folder for huggingface; also --output OUTPUT."""
     to: TargetName
     """Tool to export for."""

@@ -45,7 +45,7 @@ class Arguments:
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=("--out",))] = None
     """Picture to write: .png or .jpg."""
-    picture: Annotated[Path | None, tyro.conf.Positional] = None
+    picture: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PICTURE]")] = None
     """The same as --output, by position."""
     data: str = "photos"
     """Images, as --data of train.py."""

@@ -6,6 +6,7 @@ a value back from the device. The loader depends on this contract only, not on a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -190,14 +191,19 @@ def check_groups(mixture: Mixture | None, batch_size: int, groups: int, world_si
     Raises:
         ValueError: the groups are refused; the text names the flags.
     """
-    if batch_size % groups or (mixture and mixture.in_groups and groups % world_size):
+    named = f"batch_size {batch_size} (--batch-size), groups {groups} (--mix-groups or --groups)"
+    if mixture and mixture.in_groups and groups % world_size:
         raise ValueError(
-            f"batch_size {batch_size} (--batch-size), groups {groups} (--mix-groups or --groups), "
-            f"{world_size} processes: batch_size must be divisible by the number of groups, and "
-            "this by the number of processes"
+            f"{named}: {world_size} processes cannot share the groups out; their number must be a "
+            f"multiple of {world_size}"
         )
-    if mixture and mixture.pairs_rows and (batch_size // groups) % 2:
+    unit = groups * (2 if mixture and mixture.pairs_rows else 1)
+    if batch_size % unit:
+        step = math.lcm(unit, world_size)
+        below = batch_size - batch_size % step
+        sizes = f"{below} or {below + step}" if below else f"{step}"
+        paired = ", in groups of an even size, as rows are mixed in pairs"
         raise ValueError(
-            f"batch_size {batch_size} (--batch-size), groups {groups} (--mix-groups or --groups): "
-            f"a group has {batch_size // groups} rows, but rows are mixed in pairs"
+            f"{named}: batch_size must be divisible by the number of groups"
+            f"{paired if unit > groups else ''}; {sizes} would fit"
         )

@@ -185,8 +185,8 @@ def test_every_method_says_what_it_looks_at() -> None:
     ("more", "named"),
     [
         (("--accumulate", "0"), "--accumulate must be at least 1"),
-        (("--accumulate", "3"), "--batch-size 16 cannot be shared by 1 processes with --acc"),
-        (("--accumulate", "8"), "--groups 4 and 1 processes with --accumulate 8 do not divide"),
+        (("--accumulate", "3"), "--batch-size 16 cannot be shared by 1 process with --acc"),
+        (("--accumulate", "8"), "--groups 4 and 1 process with --accumulate 8 do not divide"),
     ],
 )
 def test_parts_that_do_not_divide_are_refused(

@@ -13,7 +13,7 @@ from pipelines.batch import Mixed
 from pipelines.mixtures.registry import MixSettings, create_mixture
 from pipelines.mixtures.unmix import UN_MIX, Placed, UnMix, UnMixPlan, mirrored, mix_rows, place
 from tools.config.cli import parse
-from tools.config.resolve import check_sharing
+from tools.config.sharing import check_sharing
 from tools.engine import trainer
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_rows_are_mixed_where_mix_groups_says(toy: Path, tmp_path: Path) -> None
     ("words", "processes", "named"),
     [
         (("--mix-groups", "4"), 8, "--mix-groups 4 and 8 processes"),
-        (("--mix-groups", "4", "--accumulate", "8"), 1, "--mix-groups 4 and 1 processes"),
+        (("--mix-groups", "4", "--accumulate", "8"), 1, "--mix-groups 4 and 1 process "),
         (("--mix-groups", "3"), 1, "--mix-groups 3"),
         (("--mix-groups", "16", "--batch-size", "16"), 1, "--mix-groups 16 makes groups of 1"),
         (("--groups", "4"), 8, "--groups 4 and 8 processes"),

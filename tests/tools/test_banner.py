@@ -119,16 +119,17 @@ def test_an_evaluation_without_images_to_score_leads_on(label: int, way: str) ->
         (None, None, 0, ""),
         ("auto", "step-0.pt", 0, ""),
         ("auto", "step-3.pt", 3, "resumed at step 3"),
+        ("runs/a", "step-1000.pt", 1000, "is finished: --epochs above 100 trains on"),
     ],
 )
-def test_a_resume_that_finds_nothing_says_so(
+def test_a_resume_that_has_nothing_to_do_says_so(
     resume: str | None, checkpoint: str | None, step: int, text: str
 ) -> None:
     config = resolve(Config(resume=resume), FACTS, "no")
     path = checkpoint and Path(checkpoint)
     state = SimpleNamespace(folder="runs/a", epochs_before=config.epochs, last_good=path)
     said = banner.resumed(config, cast(Any, state), 10, step)
-    assert text in said[0] if text else said == []
+    assert text in said[-1] if text else said == []
 
 
 def test_the_demonstration_says_that_it_is_one() -> None:
@@ -143,8 +144,9 @@ def test_a_plan_has_the_same_notes_and_one_on_the_memory_of_the_gpu(
 ) -> None:
     assert memory.of_gpu(torch.device("cpu")) is None
     monkeypatch.setattr(memory, "of_gpu", lambda device: 1 << 10)
-    assert run_train(*flags(toy, tmp_path, "moco", "--dry-run")) == 0
+    assert run_train(*flags(toy, tmp_path, "moco", "--dry-run", "--workers", "10000")) == 0
     said = capsys.readouterr().out
+    assert "note: --workers 10000 are threads of each process, which has " in said
     assert "note: --moco.queue 64: of 40 images" in said and not (tmp_path / "run").exists()
     assert "note: the GPU has 0.00 GiB: a smaller --batch-size, --accumulate, " in said
 

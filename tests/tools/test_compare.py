@@ -78,6 +78,13 @@ def test_other_seeds_are_compared_as_welch_did(tmp_path: Path, first: int, count
     assert found.value == pytest.approx(np.mean(mixed_values) - np.mean(NONE))
 
 
+def test_seeds_that_tie_but_for_rounding_resolve_nothing(tmp_path: Path) -> None:
+    none, mixed = groups_of(pair(tmp_path, [0.20, 0.36], [0.22, 0.38]))
+    found = difference(mixed, none)
+    assert found.value == pytest.approx(0.02)
+    assert found.error == 0 and found.interval is None and not found.resolved
+
+
 def test_one_seed_has_no_error_and_resolves_nothing(tmp_path: Path) -> None:
     none, mixed = groups_of(pair(tmp_path, [0.1], [0.9]))
     found = difference(mixed, none)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import re
@@ -25,8 +26,10 @@ from tools.config.cli import ADDED_LATER, differences, from_dict, from_saved, pa
 from tools.config.config import NUMBERS, Config, ResolvedConfig, flag, numbers_of
 from tools.config.other_names import OTHER_NAMES
 from tools.config.parser import read_all, read_named
+from tools.config.preflight import preflight
 from tools.config.resolve import resolve, resolved
 from tools.config.sections import SECTIONS
+from tools.config.values import refuse_other_values
 from tools.engine import dry_run
 from tools.engine.sampling import refuse_large_batch
 
@@ -272,6 +275,30 @@ def test_a_plan_does_not_fetch_validation_images_either(
     assert "steps: 2 an epoch" in said and "CIFAR10 is not complete" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--batch-size", "10"), "; --batch-size 8 or 16 would fit"),
+        (("--log-with", "wandb"), "--log-with wandb: not installed"),
+        (("--keep-best", "--val-data", "none"), "--keep-best needs kNN scores, and kNN is off"),
+    ],
+)
+def test_what_a_run_refuses_has_no_plan_either(
+    toy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "wandb" else find(n))
+    small = ("--backbone", "test_resnet", "--image-size", "16", "--batch-size", "16")
+    given = ("--method", "simsiam", "--data", f"folder:{toy}", *small)
+    assert run_train(*given, *words, "--dry-run") == 2
+    out, err = capsys.readouterr()
+    assert said in err and "steps: " not in out
+
+
 def test_mixed_sizes_in_memory_are_refused_before_the_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -318,3 +345,92 @@ def test_a_batch_larger_than_the_data_names_one_that_fits(
     with pytest.raises(ValueError, match=way):
         refuse_large_batch(config, images, 1)
     refuse_large_batch(config, config.batch_size, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "processes", "ways"),
+    [
+        ("--batch-size 60", 1, "--batch-size 56 or 64"),
+        ("--batch-size 60 --mix unmix", 1, "--batch-size 48 or 64"),
+        ("--batch-size 8 --mix unmix", 1, "--batch-size 16"),
+        ("--batch-size 60 --mix-groups 9", 2, "--batch-size 54 or 72"),
+        ("--groups 3", 1, "--batch-size 255 or 258"),
+        ("--groups 3 --mix-groups 1 --order blocks", 1, "--batch-size 255 or 258"),
+        ("--groups 4 --mix region", 8, "--groups 8"),
+        ("--mix-groups 9 --mix region", 4, "--mix-groups 8 or 16"),
+        ("--batch-size 1", 1, "--batch-size 8"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out_names_the_nearest_that_can(
+    monkeypatch: pytest.MonkeyPatch, words: str, processes: int, ways: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    given = ["--method", "simclr", *words.split()]
+    with pytest.raises(ValueError, match=f"; {ways} would fit$"):
+        preflight(parse(given))
+    named, *sizes = ways.replace(" or ", " ").split()
+    for size in sizes:
+        preflight(parse([*given, named, size]))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--batch-size 1000", "300 images: --batch-size 296 would fit"),
+        ("--batch-size 320 --groups 16 --mix region", "300 images: --batch-size 288 would fit"),
+    ],
+)
+def test_a_batch_larger_than_the_data_names_the_largest_that_fits(words: str, said: str) -> None:
+    config = resolve(parse(["--method", "simclr", *words.split()]), DATASETS["photos"], "no")
+    with pytest.raises(ValueError, match=said):
+        refuse_large_batch(config, 300, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--val-fraction 1.5", "--val-fraction must be above 0 and below 1, not 1.5"),
+        ("--val-fraction 0", "--val-fraction must be above 0 and below 1, not 0"),
+        ("--lr 1e400", "--lr must be finite and at least 0, not inf"),
+        ("--momentum inf", "--momentum must be at least 0 and at most 1, not inf"),
+    ],
+)
+def test_the_range_that_is_named_lacks_the_number_that_is_refused(words: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        parse(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--method SimCLR", "--method SimCLR: did you mean simclr? The choices are moco, "),
+        ("--method=moco_v3", "--method moco_v3: did you mean moco-v3? "),
+        ("--method jigsaw", "--method jigsaw: The choices are moco, simclr, "),
+        (
+            "--loader DALI",
+            "--loader DALI: did you mean dali? The choices are auto, memory, ffcv, dali",
+        ),
+        ("--views moco", "--views moco: did you mean moco-v"),
+        ("--swav.reverse papers", "--swav.reverse papers: did you mean paper? "),
+        (
+            "--dry-run=true",
+            "--dry-run takes no value, as 'true': --dry-run turns it on, --no-dry-run off",
+        ),
+        ("--keep-best yes --seed 1", "--keep-best takes no value, as 'yes'"),
+        ("--crop-sizes 32,16", "spaces, as --crop-sizes 32 16"),
+        ("--mean .1,.2, .3", "spaces, as --mean .1 .2"),
+        ("--mix SDMP", "no mixture 'SDMP'; did you mean sdmp?"),
+    ],
+)
+def test_a_value_that_a_flag_does_not_take_leads_to_one_that_it_takes(
+    words: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        parse(words.split())
+    for taken in (["--method", "simclr", "--dry-run", "--views", "None"], ["--crop-sizes", "9"]):
+        refuse_other_values(taken)
+
+
+def test_a_choice_that_a_recipe_gets_wrong_is_named_with_the_recipe() -> None:
+    with pytest.raises(ValueError, match=r"^a\.yaml: --method SimCLR: did you mean simclr"):
+        from_dict({"method": "SimCLR"}, "a.yaml")

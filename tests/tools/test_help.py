@@ -44,6 +44,19 @@ def test_an_example_is_a_line_of_its_own(name: str) -> None:
     assert [example for example in examples if example not in lines] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        *((f"tools.{name}", "RUN [RUN ...]") for name in ("compare", "report")),
+        ("tools.collect", "RUN FOLDER"),
+        ("tools.export", "RUN OUTPUT"),
+    ],
+)
+def test_the_usage_names_each_argument_by_what_it_is(name: str, usage: str) -> None:
+    assert help_of(name).splitlines()[0].endswith(f" {usage}")
+    assert "(default: )" not in help_of(name).partition("─ options")[0]
+
+
 def test_most_commands_show_an_example() -> None:
     shown = [name for name in COMMANDS if EXAMPLE.search(help_of(name))]
     assert len(shown) >= len(COMMANDS) - 3, set(COMMANDS) - set(shown)

@@ -18,7 +18,7 @@ from models.settings.moco import MocoConfig
 from models.settings.swav import SwavConfig
 from pipelines.system.units import counted
 from tools.config.config import ResolvedConfig, flag, numbers_of
-from tools.config.resolve import check
+from tools.config.resolve import fits
 
 FEW_STEPS = 4
 """Steps an epoch below which a smaller batch is advised, unless it divides the images."""
@@ -108,14 +108,8 @@ def fitting_batch(config: ResolvedConfig, num_rows: int, processes: int = 1) -> 
         batch //= 2
         queues = {"queue": batch * 2} if isinstance(config.chosen, MocoConfig) else {}
         numbers = dataclasses.replace(config.chosen, **queues)
-        try:
-            check(
-                dataclasses.replace(
-                    config, batch_size=batch, **{numbers_of(config.method): numbers}
-                ),
-                processes,
-            )
-        except ValueError:
+        changed = {"batch_size": batch, numbers_of(config.method): numbers}
+        if not fits(processes, dataclasses.replace(config, **changed)):
             return None
     return batch
 

@@ -23,6 +23,7 @@ from tools.config.other_names import refuse_other_names
 from tools.config.parser import read_words
 from tools.config.reason import reason_of
 from tools.config.run_path import saved_settings
+from tools.config.values import refuse_other_values
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -38,6 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> Config:
     refuse_second_value(argv)
     argv = sum_repeated(argv)
     refuse_other_names(argv)
+    refuse_other_values(argv)
     defaults = _defaults(argv)
     config = _refuse_not_chosen(read_words(argv, defaults), defaults)
     return dataclasses.replace(config, recipe=config.recipe and find_recipe(str(config.recipe)))
@@ -132,6 +134,7 @@ def from_dict(values: dict[str, Any], origin: str) -> Config:
     _refuse_unknown(Config(), values, origin, "")
     try:
         words = _as_flags(values, "")
+        refuse_other_values(words)
     except ValueError as error:
         raise ValueError(f"{origin}: {error}") from error
     with contextlib.redirect_stderr(io.StringIO()) as said:

@@ -56,7 +56,7 @@ def read_named(words: Sequence[str], defaults: Config) -> Config | None:
         What ``read_all`` returns; None if it would end in help or an error, which are its to print.
     """
     names = [_named(word) for word in words if word.startswith("--")]
-    hints = _hints()
+    hints = type_hints()
     if not hints.keys() >= set(names):
         return None
     kind = make_dataclass("Named", [(name, hints[name]) for name in hints if name in names])
@@ -72,7 +72,7 @@ def read_named(words: Sequence[str], defaults: Config) -> Config | None:
 
 
 @functools.cache
-def _hints() -> dict[str, Any]:
+def type_hints() -> dict[str, Any]:
     """Return the type of each field of ``Config``, with its range."""
     hints = get_type_hints(Config, include_extras=True)
     return {f.name: hints[f.name] for f in fields(Config)}
@@ -81,7 +81,7 @@ def _hints() -> dict[str, Any]:
 def _named(word: str) -> str:
     """Return the field that a flag sets: ``--moco.queue=8`` is in moco's; --no-x turns x off."""
     name = word[2:].partition("=")[0].replace("-", "_").partition(".")[0]
-    return name if name in _hints() else name.removeprefix("no_")
+    return name if name in type_hints() else name.removeprefix("no_")
 
 
 def read_all(words: Sequence[str], defaults: Config) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from models.methods import check_method
@@ -10,7 +11,6 @@ from models.settings.backbones import defaults_of, is_plain_vit, is_transformer
 from models.settings.base import SMALL_IMAGE, ClimTerms, Defaults
 from pipelines.data_facts import DATASETS, DataFacts
 from pipelines.settings import (
-    LABEL_FREE,
     PERMUTED_NAMES,
     SOFT_TARGET_NAMES,
     UN_MIX_NAMES,
@@ -21,6 +21,7 @@ from tools.config.config import Config, ResolvedConfig, flag, numbers_of
 from tools.config.init import named_backbone
 from tools.config.mix_terms import check_terms, is_i_mix, published_terms
 from tools.config.pixels import check_channels
+from tools.config.sharing import Unshared, check_sharing, nearest_sizes
 from tools.config.view_plan import base_views, published_crops, sizes_of, views_of
 
 SMALL_VIEWS = {
@@ -140,11 +141,34 @@ def check(config: ResolvedConfig, processes: int) -> None:
     """Refuse settings that do not fit together, as far as that needs no images.
 
     Raises:
-        ValueError: naming the flags.
+        ValueError: naming the flags, and sizes that fit if the batch cannot be shared out.
     """
     if config.keep_best and config.knn_every == 0:
         raise ValueError("--keep-best needs kNN scores: --knn-every 1 or more, not 0")
-    check_sharing(config, processes)
+    try:
+        check_sharing(config, processes)
+    except Unshared as error:
+        ways = nearest_sizes(config, processes * config.accumulate, partial(fits, processes))
+        raise ValueError(f"{error}{f'; {ways} would fit' if ways else ''}") from error
+    _check_numbers(config)
+
+
+def fits(processes: int, config: ResolvedConfig) -> bool:
+    """Return whether ``check`` accepts the settings."""
+    try:
+        check_sharing(config, processes)
+        _check_numbers(config)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_numbers(config: ResolvedConfig) -> None:
+    """Refuse settings that do not fit together, however the batch is shared out.
+
+    Raises:
+        ValueError: naming the flags.
+    """
     check_channels(config)
     check_mixture(config)
     check_patches(config)
@@ -163,85 +187,6 @@ def clim_terms(config: Config) -> ClimTerms | None:
     if config.mix != "clim":
         return None
     return ClimTerms(config.clim.mode, config.clim.weight, config.clim.denominator)
-
-
-def check_sharing(config: Config, processes: int) -> None:
-    """Refuse batches that cannot be shared out, before any work.
-
-    Raises:
-        ValueError: naming the flags to change.
-    """
-    batch, shares = config.batch_size, processes * config.accumulate
-    by = f"{processes} processes"
-    if config.accumulate > 1:
-        by += f" with --accumulate {config.accumulate}"
-        check_accumulation(config)
-    if batch % shares:
-        raise ValueError(f"--batch-size {batch} cannot be shared by {by}")
-    if batch < 2:
-        raise ValueError(f"--batch-size {batch}: batch norm needs two images at least")
-    soft = {*config.mixes} & {*SOFT_TARGET_NAMES}
-    in_pairs = soft - {*PERMUTED_NAMES}
-    takes_partner = {*config.mixes} & {*LABEL_FREE} - {"cutout", "erasing"}
-    label_free = takes_partner and config.im.partner == "group"
-    in_groups = soft or label_free or config.mix == "clim"
-    if config.bn == "group" or (in_groups and config.mix_groups is None):
-        _check_groups(config, "groups", by, shares)
-    if not in_groups:
-        return
-    named = "groups" if config.mix_groups is None else "mix_groups"
-    _check_groups(config, named, by, shares)
-    rows, described = batch // config.mixing_groups, f"{flag(named)} {config.mixing_groups}"
-    if (label_free or soft - in_pairs) and rows < 2:
-        raise ValueError(
-            f"--batch-size {batch} in {described} leaves each row alone: --mix {config.mix} takes "
-            f"partners from the group{' (or --im.partner dataset)' if label_free else ''}"
-        )
-    if in_pairs and rows % 2:
-        raise ValueError(
-            f"--batch-size {batch} in {described} makes groups of {rows}: "
-            "mixtures pair the rows of a group, so their number must be even"
-        )
-
-
-def _check_groups(config: Config, name: str, by: str, shares: int) -> None:
-    """Refuse groups that do not divide the batch, or that processes would cut."""
-    batch, groups = config.batch_size, getattr(config, name)
-    if batch % groups or groups % shares:
-        raise ValueError(
-            f"--batch-size {batch}, {flag(name)} {groups} and {by} do not divide: groups must "
-            "share out the batch evenly, and processes (times --accumulate) the groups"
-        )
-
-
-def changes(config: Config) -> list[str]:
-    """Return what micro-batches change of the loss of resolved settings; nothing: none."""
-    across = config.chosen.describe_coupling()
-    found = [across] if across else []
-    if config.bn == "sync":
-        found.append("--bn sync takes batch statistics of a micro-batch (--bn group is exact)")
-    return found if config.accumulate > 1 else []
-
-
-def check_accumulation(config: Config) -> None:
-    """Refuse micro-batches that would change the loss, unless that is asked for.
-
-    Raises:
-        ValueError: naming the flags, and what would be another loss.
-    """
-    parts, rows = config.accumulate, config.batch_size // config.accumulate
-    changed = changes(config)
-    if changed and not config.accumulate_inexact:
-        raise ValueError(
-            f"--accumulate {parts} would not be the same run for --method {config.method}: "
-            f"{'; '.join(changed)}. --accumulate-inexact trains so all the same"
-        )
-    unit = config.chosen.row_unit
-    if rows < 2 or rows % unit:
-        raise ValueError(
-            f"--accumulate {parts} makes micro-batches of {rows} images over all processes: "
-            f"--method {config.method} takes multiples of {max(unit, 2)}"
-        )
 
 
 def check_mixture(config: Config) -> None:

@@ -86,7 +86,7 @@ class DataConfig(Section):
     """Training images of each class: a fraction up to 1, or a number above 1; None: all."""
     subset_seed: Key = 0
     """Seed of the choice of --subset and --val-fraction; independent of --seed."""
-    val_fraction: Share | None = None
+    val_fraction: Annotated[float, Range(0, 1, above=True, below=True)] | None = None
     """Share of each class's images that is scored instead of trained on; None: --val-data."""
     loader: Literal["auto", "memory", "ffcv", "dali"] = free("auto")
     """Decoder (auto: memory if the set fits, ffcv for .beton, dali for folders on a GPU)."""
@@ -121,8 +121,6 @@ class DataConfig(Section):
 
     def check(self) -> None:
         """Refuse a number of images that is no whole one, and two orders of the rows."""
-        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
-            raise ValueError(f"--val-fraction {self.val_fraction:g} must lie between 0 and 1")
         if self.balance is not None and self.order == "blocks":
             raise ValueError(f"--balance {self.balance} draws single rows: it needs --order random")
         if self.subset is not None and self.subset > 1 and self.subset % 1:

@@ -12,10 +12,12 @@ from models.methods import Method
 from pipelines.sampler import Sampler
 from pipelines.sources.table import Table
 from pipelines.system.units import counted
+from pipelines.system.workers import cores_per_process
 from tools.config.advice import advise
 from tools.config.config import Config, ResolvedConfig
 from tools.config.pixels import describe_channels
-from tools.config.resolve import changes, describe_defaults
+from tools.config.resolve import describe_defaults
+from tools.config.sharing import changes
 from tools.config.view_plan import describe_crops, views_of
 from tools.engine import fetching, memory
 from tools.engine.architecture import describe_layers
@@ -24,6 +26,8 @@ from tools.engine.dry_run import size_of
 from tools.engine.train_state import TrainState
 from tools.engine.trainer import schedule_change
 
+FAR_ABOVE = 16
+"""Threads of a core above which --workers is remarked on."""
 DEMONSTRATION = (
     "photos: patches of 17 photographs that come with the packages, a demonstration; "
     "--data folder:PATH trains on your images"
@@ -63,6 +67,12 @@ def notes(
         lines.append(channels)
     if sampler.balance is not None:
         lines.append(sampler.balance.summary(sampler.batch_size))
+    cores = cores_per_process()
+    if (config.workers or 0) > FAR_ABOVE * cores:
+        lines.append(
+            f"note: --workers {config.workers} are threads of each process, which has "
+            f"{counted(cores, 'core')}: more than a few for a core only take memory"
+        )
     lines += [*fetching.notes(config, data.train), *memory.notes(config, data)]
     lines += [f"--accumulate {config.accumulate}: {change}" for change in changes(config)]
     scored = planned and data.val is not None and (data.val.label >= 0).any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pipelines.balance import balance_of
 from pipelines.sampler import BlockShuffle, Sampler
 from pipelines.sources.part_weights import part_weights
@@ -9,6 +11,8 @@ from pipelines.sources.table import Table
 from pipelines.system.units import counted
 from tools.config.advice import fitting_batch
 from tools.config.config import Config, ResolvedConfig
+from tools.config.resolve import fits
+from tools.config.sharing import largest_batch
 
 
 def refuse_large_batch(config: ResolvedConfig, num_rows: int, processes: int) -> None:
@@ -19,11 +23,15 @@ def refuse_large_batch(config: ResolvedConfig, num_rows: int, processes: int) ->
     """
     if config.batch_size <= num_rows:
         return
-    fitting = fitting_batch(config, num_rows, processes)
+    fitting = fitting_batch(config, num_rows, processes) or largest_batch(
+        config, num_rows, processes * config.accumulate, partial(fits, processes)
+    )
     way = f"--batch-size {fitting} would fit"
     if fitting is None:
-        shared = "" if processes == 1 else f" and the {processes} processes"
-        way = f"at most {num_rows} fit, in a size that --groups {config.groups}{shared} divide"
+        by = f"--groups {config.groups} divides"
+        if processes > 1:
+            by = f"--groups {config.groups} and the {processes} processes divide"
+        way = f"at most {num_rows} fit, in a size that {by}"
     raise ValueError(
         f"--batch-size {config.batch_size} does not fit a data set of "
         f"{counted(num_rows, 'image')}: {way}"

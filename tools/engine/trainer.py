@@ -101,7 +101,10 @@ def schedule_change(
         steps_per_epoch: steps of an epoch.
     """
     if config.epochs == epochs_before:
-        return None
+        finished = step >= config.epochs * steps_per_epoch
+        return (
+            f"the run is finished: --epochs above {epochs_before:,} trains on" if finished else None
+        )
     before = dataclasses.replace(config, epochs=epochs_before)
     total, now = config.epochs * steps_per_epoch, rate(config, step, steps_per_epoch)
     head = f"--epochs: {epochs_before:,} -> {config.epochs:,}: "

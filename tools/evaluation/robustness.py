@@ -35,7 +35,7 @@ class Robustness(Protocol):
     --keep-every-epochs N keeps checkpoints.
     """
 
-    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN")]
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]")]
     """Runs to score: folders, as runs/NAME, or names below ./runs."""
     checkpoints: Literal["all", "last"] = "all"
     """Score all checkpoints that a run kept, or only the last."""

@@ -94,7 +94,9 @@ def difference(group: Group, base: Group) -> Difference:
 
 
 def _error_of_mean(values: Sequence[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values))
+    """Return the standard error of a mean; 0 if the values are equal but for rounding."""
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return error if error > 1e-12 else 0.0
 
 
 def group(runs: Iterable[Scored]) -> list[Group]:

@@ -16,7 +16,11 @@ from tools.config.run_path import RUNS, nearest_run
 class RunArguments:
     """The runs of a command, positional or with --run."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
+    runs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(one or more)"),
+    ] = ()
     """Runs: folders, as runs/NAME, or names below ./runs."""
     run: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A run, as RUN; repeat the flag for more runs."""
