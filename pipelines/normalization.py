@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from pipelines.sources.table import Table
 from pipelines.system.atomic import replacing
 from pipelines.system.cache import cache_root
 from pipelines.system.progress import tracked
-from pipelines.system.scope import Scope
+from pipelines.system.scope import scoped_map
 from pipelines.system.stored_file import LocalFile
 
 log = logging.getLogger(__name__)
@@ -74,10 +72,9 @@ def _measure(table: Table, workers: int, on_bad: OnBadImage) -> PixelStatistics:
         shares = counts / planes.shape[1]
         return np.stack([shares @ values, shares @ values**2])
 
-    with ThreadPoolExecutor(workers, "unmix-statistics") as pool, closing(Scope()) as scope:
-        each = pool.map(lambda row: scope.run(moments, row), rows)
-        found = tracked(each, len(rows), "measuring the mean of the pixels")
-        mean, square = np.mean(np.stack(list(found)), axis=0)
+    each = scoped_map(moments, rows, workers, "unmix-statistics")
+    found = tracked(each, len(rows), "measuring the mean of the pixels")
+    mean, square = np.mean(np.stack(list(found)), axis=0)
     deviation = np.sqrt(np.maximum(square - mean**2, 0)).round(DIGITS)
     for channel in np.flatnonzero(deviation == 0):
         log.warning("channel %d has the value %.4f everywhere", channel, mean[channel])

@@ -53,8 +53,10 @@ class Requests:
 
     def close(self) -> None:
         """End the loop's waits, drop its requests, and end the thread."""
-        self.scope.close()
-        self._thread.shutdown(cancel_futures=True)
+        try:
+            self.scope.close()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
 
 
 class ReadAhead(Requests):

@@ -7,8 +7,6 @@ code of the other loaders cuts them, in a tenth of the time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import no_type_check
 
 import numpy as np
@@ -25,7 +23,7 @@ from pipelines.settings import Interpolation, OnBadImage
 from pipelines.sources.arrays import Arrays
 from pipelines.sources.table import Table
 from pipelines.system.jit import jit
-from pipelines.system.scope import Scope
+from pipelines.system.scope import scoped_map
 from pipelines.system.transfer import to_device
 
 CHUNK_BYTES = 256 * 2**20
@@ -146,9 +144,7 @@ def decode_all(
         images[row], replaced = pixels_or_replacement(table, row, on_bad)
         return replaced
 
-    with ThreadPoolExecutor(workers) as pool, closing(Scope()) as scope:
-        rows = range(len(table))
-        replaced = list(pool.map(lambda row: scope.run(decode, row), rows))
+    replaced = list(scoped_map(decode, range(len(table)), workers))
     return torch.from_numpy(images), set(np.flatnonzero(replaced).tolist())
 
 

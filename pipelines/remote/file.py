@@ -29,7 +29,6 @@ from pipelines.remote.connect import RETRY, Retry, endpoint_of
 from pipelines.remote.errors import CHANGED, RemoteError
 from pipelines.remote.loop import AHEAD, NEEDED
 from pipelines.remote.process import close, loop_of, room_of
-from pipelines.remote.room import AHEAD as STAYS
 from pipelines.remote.room import remove_outdated, require_room
 from pipelines.remote.sparse import PIECE, Identity, Pieces, SparseFile, root_of
 from pipelines.remote.store import RemoteObject, open_object
@@ -37,7 +36,7 @@ from pipelines.remote.transfer import Counters, Transfer
 from pipelines.remote.url import title_of
 from pipelines.system import page_cache
 from pipelines.system.page_cache import Ranges
-from pipelines.system.scope import Scope, current_scope
+from pipelines.system.scope import Interrupted, Scope, current_scope
 from pipelines.system.stored_file import Bytes, StoredFile
 
 LOOK_AGAIN = 0.5
@@ -144,7 +143,7 @@ class RemoteFile(StoredFile):
         scope = current_scope() or self._scope
         scope.raise_error()
         pieces = self._file.pieces_of(ranges)
-        self._file.record.used[pieces] = time.time() + STAYS
+        self._transfer.expect(pieces, scope)
         missing = self._file.missing(pieces)
         if len(missing):
             self._loop.submit(self._transfer, missing, AHEAD, scope)
@@ -200,7 +199,9 @@ class RemoteFile(StoredFile):
             self._loop.submit(transfer, pieces, NEEDED, scope)
             asked = time.monotonic()
             while (here := self._arrived(pieces, here, scope)) < len(pieces):
-                scope.check()
+                if scope.closed:
+                    raise Interrupted
+                scope.raise_error()
                 self._check_loop()
                 if time.monotonic() - asked > patience:
                     missing = self._file.missing(pieces[here:])
@@ -212,15 +213,15 @@ class RemoteFile(StoredFile):
 
     def _arrived(self, pieces: Pieces, here: int, scope: Scope) -> int:
         """Return how many of the first pieces are here, at least; wait a while for a change."""
-        with scope.changed:
-            while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
-                here += LOOK_AT
-            if here < len(pieces) and scope.error is None and not scope.closed:
-                scope.changed.wait(LOOK_AGAIN)
+        seen = scope.changes
+        while here < len(pieces) and not len(self._file.missing(pieces[here : here + LOOK_AT])):
+            here += LOOK_AT
+        if here < len(pieces) and scope.error is None:
+            scope.wait(seen, LOOK_AGAIN)
         return here
 
     def _check_loop(self) -> None:
-        if not self._loop.alive():
+        if not (self._end.alive and self._loop.alive()):
             raise RemoteError(f"{self.title}: closed")
 
     def _check_process(self) -> None:

@@ -1,13 +1,15 @@
 """The thread that fetches for all remote files of a process.
 
-It ends with the main thread, whatever it waits for, so Ctrl-C is never held up by a store that
-does not answer.
+It ends with the main thread, whatever it waits for. Other threads that wait for bytes end with the
+scope that asks (``pipelines.system.scope``): an interpreter that exits while a scope is open waits
+for them, as long as a store that does not answer is asked again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -25,6 +27,8 @@ SYNC_EVERY = 30.0
 """Seconds between the moments at which what is here is made to outlast a reboot."""
 TICK = 0.1
 """Seconds between two looks whether the main thread lives."""
+DROP = 2.0
+"""Seconds that the end of a scope waits for its requests to end."""
 SETTLE = 0.2
 """Seconds for cancelled requests to end, before the interpreter may."""
 Item = tuple[int, int, Transfer, Run, Scope]
@@ -63,8 +67,12 @@ class Loop:
             self._loop.call_soon_threadsafe(put)
 
     def drop(self, scope: Scope) -> None:
-        """Cancel the requests that no other scope shares; what has come stays."""
-        self._wait(self._drop_scope(scope))
+        """Cancel the requests that no other scope shares; what has come stays.
+
+        It waits for their end, but not for ever: garbage collection may call it in a thread that
+        has a lock which the loop's thread wants.
+        """
+        self._wait(self._drop_scope(scope), DROP)
 
     def remove(self, transfer: Transfer) -> bool:
         """Drop a file's requests; return whether that was the last file, and the thread ended."""
@@ -85,13 +93,14 @@ class Loop:
         """Whether it still fetches."""
         return self._thread.is_alive()
 
-    def _wait(self, work: Coroutine[None, None, None]) -> None:
+    def _wait(self, work: Coroutine[None, None, None], longest: float = math.inf) -> None:
+        until = time.monotonic() + longest
         try:
             done = asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # the loop has ended
             work.close()
             return
-        while self._thread.is_alive() and not self.is_its_thread():
+        while self.alive() and not self.is_its_thread() and time.monotonic() < until:
             with contextlib.suppress(TimeoutError):
                 return done.result(TICK)
 

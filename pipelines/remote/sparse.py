@@ -192,6 +192,7 @@ class SparseFile:
             self.closed = True
             os.close(self.data)
             os.close(self._lock)
+            self.data = self._lock = -1  # the numbers may soon be those of other files
 
 
 def runs(pieces: Pieces, longest: int | None = None) -> list[Run]:

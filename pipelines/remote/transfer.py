@@ -7,15 +7,18 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.remote.errors import RemoteError
 from pipelines.remote.locks import Run, locks
 from pipelines.remote.record import PRESENT
+from pipelines.remote.room import AHEAD as STAYS
 from pipelines.remote.room import Room
 from pipelines.remote.sparse import Pieces, SparseFile, runs
 from pipelines.remote.store import RemoteObject
@@ -59,10 +62,30 @@ class Transfer:
         self.counters = Counters()
         self.wanted: list[frozenset[int]] = []
         """Pieces that are waited for, a set for each wait."""
+        self._expected: weakref.WeakKeyDictionary[Scope, NDArray[np.bool_]]
+        self._expected = weakref.WeakKeyDictionary()
+        """Pieces that a scope has asked for ahead, (pieces,), where room is limited."""
         self._on_way: dict[int, Asked] = {}
         """Pieces on their way, and who asked for them."""
         self._unsaved = False
         self._saving = threading.Lock()
+
+    def expect(self, pieces: Pieces, scope: Scope) -> None:
+        """Keep pieces, for a while, from removal for others that are not waited for yet."""
+        self.file.record.used[pieces] = time.time() + STAYS
+        if self.room.limit is not None:
+            count = self.file.identity.pieces
+            self._expected.setdefault(scope, np.zeros(count, np.bool_))[pieces] = True
+            scope.at_close(self._expect_no_more)
+
+    def _expect_no_more(self, scope: Scope) -> None:
+        """Let what only this scope asked for ahead, and did not use, be removed from now on."""
+        expected = self._expected.pop(scope, None)
+        if expected is not None:
+            for other in tuple(self._expected.values()):
+                expected &= ~other
+            used = self.file.record.used
+            used[expected] = np.minimum(used[expected], time.time())
 
     async def fetch(self, run: Run, needed: bool, asked: Asked) -> None:
         """Fetch the pieces of a run that are neither here nor on their way.
@@ -72,8 +95,8 @@ class Transfer:
         (scope,) = asked
         new = []
         for piece in range(*run):
-            if piece in self._on_way:
-                self._on_way[piece].setdefault(scope, set()).add(piece)
+            if others := self._on_way.get(piece):  # empty: it is being cancelled
+                others.setdefault(scope, set()).add(piece)
             else:
                 new.append(piece)
         missing = self.file.missing(_pieces(new))

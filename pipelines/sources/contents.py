@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.remote.errors import RemoteError
 from pipelines.sources.files import Files
-from pipelines.sources.joined import Joined
+from pipelines.sources.joined import innermost
 from pipelines.sources.source import Source
+from pipelines.sources.stored import InFiles
 from pipelines.sources.table import Table
+from pipelines.system.stored_file import StoredFile
 
 ROWS = 16
 """Rows that are looked at, spread evenly."""
@@ -25,41 +27,64 @@ def sample_key(table: Table) -> str:
     It is the same wherever the data are, on a disk or in a store, and whatever decodes them.
 
     Raises:
-        RemoteError: the rows cannot be fetched.
+        ValueError: a file is there and cannot be read; RemoteError: rows cannot be fetched.
     """
-    source = table.source
-    rows = np.unique(np.linspace(0, len(table) - 1, ROWS).astype(np.int64))
+    numbers = np.unique(np.linspace(0, len(table) - 1, ROWS).astype(np.int64))
+    rows = [innermost(table.source, number) for number in numbers.tolist()]
+    for source, row in rows:
+        _request(source, row)
     digest = hashlib.sha256()
-    source.will_need(rows)
-    with source.held(rows):
-        for row in rows.tolist():
-            digest.update(_middle(source, row))
+    for source, row in rows:
+        digest.update(_middle(source, row))
     return digest.hexdigest()[:16]
 
 
+def _request(source: Source, row: int) -> None:
+    """Request the bytes that are looked at, and do not wait for them."""
+    if isinstance(source, InFiles):
+        file, begin, size = _place(source, row)
+        file.will_need(np.array([[begin, begin + size]]))
+    else:
+        source.will_need(np.array([row]))
+
+
 def _middle(source: Source, row: int) -> bytes:
-    """Return the middle of a row's stored bytes; nothing of one that cannot be read."""
-    while isinstance(source, Joined):
-        part, row = source.part_of(row)
-        source = part.source
+    """Return the middle of a row's stored bytes; nothing of one that is damaged or missing."""
     try:
+        if isinstance(source, InFiles):
+            file, begin, size = _place(source, row)
+            return file.read(begin, size).tobytes()
         if isinstance(source, Files):
             return _middle_of_file(source, row)
         data = source.encoded(row)
-        return _cut((source.pixels(row) if data is None else data).reshape(-1)).tobytes()
+        data = (source.pixels(row) if data is None else data).reshape(-1)
+        begin, size = _cut(len(data))
+        return data[begin : begin + size].tobytes()
     except RemoteError:
         raise
-    except (OSError, ValueError):  # as --on-bad-image replace allows
+    except (FileNotFoundError, ValueError):  # as --on-bad-image replace allows
         return b""
+    except OSError as error:  # which may pass: the bytes are not others
+        raise ValueError(
+            f"{source.name(row)}: cannot be read ({error.strerror or error}); a run knows its "
+            "images by the bytes of some, so start again when it can be read"
+        ) from error
+
+
+def _place(source: InFiles, row: int) -> tuple[StoredFile, int, int]:
+    """Return the file of a row, and begin and size of the row's middle in it."""
+    piece = source.pieces(np.array([row]))
+    begin, size = _cut(int(piece.size[0]))
+    return source.files[int(piece.file[0])], int(piece.offset[0]) + begin, size
 
 
 def _middle_of_file(source: Files, row: int) -> bytes:
     with (source.root / source.names[row]).open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - LIMIT, 0) // 2)
-        return file.read(LIMIT)
+        begin, size = _cut(file.seek(0, os.SEEK_END))
+        file.seek(begin)
+        return file.read(size)
 
 
-def _cut(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    begin = max(len(data) - LIMIT, 0) // 2
-    return data[begin : begin + LIMIT]
+def _cut(size: int) -> tuple[int, int]:
+    """Return begin and size of the middle of so many bytes."""
+    return max(size - LIMIT, 0) // 2, min(size, LIMIT)

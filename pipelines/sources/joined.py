@@ -185,11 +185,17 @@ def sources_of(source: Source) -> tuple[Source, ...]:
     return tuple(inner for part in source.parts for inner in sources_of(part.source))
 
 
-def page_of(source: Source, row: int) -> int:
-    """Return the page of its file that a row is, counted from 0."""
-    if isinstance(source, Joined):
+def innermost(source: Source, row: int) -> tuple[Source, int]:
+    """Return the source that holds a row and joins no others, and the row's number in it."""
+    while isinstance(source, Joined):
         part, row = source.part_of(row)
         source = part.source
+    return source, row
+
+
+def page_of(source: Source, row: int) -> int:
+    """Return the page of its file that a row is, counted from 0."""
+    source, row = innermost(source, row)
     return source.page(row) if isinstance(source, Files) else 0
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from pipelines.data_facts import data_facts
 from tools.config.cli import ADDED_LATER, from_saved, parse, to_dict
 from tools.config.config import NUMBERS, Config
 from tools.engine import build
+from tools.engine.train_state import TrainState
 from tools.runs import checkpoint
 
 MIXTURES, LOADERS = ("none", "global", "region", "unmix"), ("memory", "ffcv", "dali")
@@ -188,6 +191,17 @@ def test_settings_added_later_are_settings() -> None:
         kept = from_saved({owner: {setting: part[setting]}} if owner else {setting: None}, "a run")
         assert getattr(getattr(kept, owner) if owner else kept, setting) == part[setting]
     assert from_saved({"method": "moco"}, "a run").byol == Config().byol
+
+
+def test_a_new_signature_makes_no_other_name_of_the_same_data() -> None:
+    """Other bytes under the same URL are refused, and only noted under another."""
+    url = "https://host/a.beton"
+    config = SimpleNamespace(data=f"{url}?Sig=2")
+    then = {"content": "a", "images": 1}
+    now: Any = SimpleNamespace(_data={"content": "b", "images": 1}, _config=config)
+    with pytest.raises(ValueError, match=r"with other contents.* files back to https:[^?]*$"):
+        TrainState._refuse_other_images(now, Path("x"), then, f"{url}?Sig=1")
+    TrainState._refuse_other_images(now, Path("x"), then, "https://other/a.beton")
 
 
 def test_resume_refuses_other_images(

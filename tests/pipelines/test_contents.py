@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
+from http_store import serving, skip_unless_local
 
 from pipelines.beton.format import Sample, open_beton
 from pipelines.beton.writer import write_beton
 from pipelines.datasets import open_data
+from pipelines.remote.file import RemoteOptions
+from pipelines.remote.sparse import PIECE
 from pipelines.sources import contents
 from pipelines.sources.contents import sample_key
+from pipelines.sources.fetched import remote_files
+from pipelines.sources.files import Files
+from pipelines.sources.table import Table
 
 SIDE = 16
 
@@ -62,3 +69,37 @@ def test_image_files_are_known_by_their_middle(
     assert (sample_key(table), sample_key(joined)) == (key, of_both)
     place.unlink()
     assert sample_key(table) != key  # one that is missing is the decoder's to report
+
+
+def test_a_file_that_cannot_be_read_now_does_not_count_as_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Files(tmp_path, ["a.png"])
+    (tmp_path / "a.png").write_bytes(b"x")
+    one = np.zeros(1, np.int64), np.ones(1, np.int32), np.ones(1, np.int32)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(ValueError, match=r"a\.png: cannot be read \(Input/output error\)"):
+        sample_key(Table(*one, source))
+
+
+def test_of_a_large_row_in_a_store_the_middle_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
+    skip_unless_local(tmp_path)
+    monkeypatch.setattr(contents, "LIMIT", 1000)
+    side = 1000  # a row is eleven pieces and a half
+    images = [np.random.default_rng(row).bytes(side * side * 3) for row in range(2)]
+    write_beton(tmp_path / "a.beton", (Sample(x, side, side, False, 0) for x in images), 2, 1 << 22)
+    with serving({"a.beton": (tmp_path / "a.beton").read_bytes()}) as web:
+        remote = RemoteOptions(tmp_path / "cache")
+        table = open_data(f"{web.url}/a.beton", tmp_path, remote=remote)
+        (file,) = remote_files(table.source)
+        before = file.missing()
+        assert sample_key(table) == sample_key(open_beton(tmp_path / "a.beton"))
+        assert before - file.missing() == 2 * PIECE
+        file.close()

@@ -36,7 +36,7 @@ from pipelines.sampler import BlockShuffle
 from pipelines.sources.beton import Beton
 from pipelines.sources.fetched import remote_files
 from pipelines.system.page_cache import joined
-from pipelines.system.scope import Interrupted, interruptible
+from pipelines.system.scope import Interrupted, Scope, interruptible
 
 pytest.importorskip("obstore", reason="remote files need obstore: pip install 'unmix[remote]'")
 FAST = Retry(attempts=2, first_wait=0.002, longest_wait=0.01, silence=5.0, total=9.0)
@@ -286,6 +286,10 @@ def test_a_pass_over_all_rows_that_is_stopped_does_not_wait_for_the_store(
     with pytest.raises(KeyboardInterrupt):
         measure(data.table, 2, "stop")
     assert web.serving  # it has not answered yet
+    stopped = threading.Event()  # by a signal to a run
+    threading.Timer(0.2, stopped.set).start()
+    with interruptible(stopped.is_set), pytest.raises(Interrupted):
+        measure(data.table, 2, "stop")
 
 
 def test_a_store_that_fails_makes_no_damaged_image(web: HttpStore, tmp_path: Path) -> None:
@@ -295,3 +299,17 @@ def test_a_store_that_fails_makes_no_damaged_image(web: HttpStore, tmp_path: Pat
     for work in (encode_rows, decode_rows):
         with pytest.raises(RemoteError, match="403"):
             work(Task(rows, Settings(), 1 << 20))
+
+
+def test_a_loop_that_ends_makes_no_damaged_image(web: HttpStore, tmp_path: Path) -> None:
+    data = open_data(f"{web.url}/b/train.beton", remote=RemoteOptions(tmp_path, retry=FAST))
+    rows = data.table.take(np.arange(ROWS - 9, ROWS))
+
+    def ends(scope: Scope, work: Any) -> None:
+        scope.close()
+        work(Task(rows, Settings(), 1 << 20))
+
+    for work in (encode_rows, decode_rows):
+        scope = Scope()
+        with pytest.raises(Interrupted):
+            scope.run(ends, scope, work)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import io
 import threading
 from collections.abc import Callable, Iterator
@@ -152,6 +154,42 @@ def test_another_loop_over_the_file_goes_on(
     stays.close()
 
 
+def test_a_piece_whose_request_is_being_cancelled_is_asked_for_again(
+    web: HttpStore, file: RemoteFile
+) -> None:
+    gate = Gate(web)
+    ends, comes = Scope(), Scope()
+    ends.run(file.will_need, piece(0))
+    until(lambda: gate.waiting == 1)
+
+    def at_once() -> None:
+        comes.run(file.will_need, piece(0))
+        ends.close()
+
+    file._loop._loop.call_soon_threadsafe(at_once)
+    gate.open.set()
+    until(lambda: not file.missing(piece(0)))
+    comes.close()
+
+
+def test_a_wait_for_a_file_that_is_closed_ends_and_writes_nowhere(
+    web: HttpStore, file: RemoteFile, threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    other = open_remote(f"{web.url}/a.beton", file.options)  # the fetching thread goes on
+    gate = Gate(web)
+    waiting = threads.submit(held, file, 0)
+    until(lambda: gate.waiting == 1)
+    file.close()
+    with contextlib.ExitStack() as stack:  # files that may get the numbers of the closed ones
+        for number in range(9):
+            stack.enter_context((tmp_path / str(number)).open("wb"))
+        gate.open.set()
+        with pytest.raises(RemoteError, match="closed"):
+            waiting.result(LONG)
+    assert not any((tmp_path / str(number)).stat().st_size for number in range(9))
+    other.close()
+
+
 def test_an_error_reaches_whoever_asked_for_the_piece_and_nobody_else(
     web: HttpStore, file: RemoteFile, threads: ThreadPoolExecutor
 ) -> None:
@@ -213,3 +251,75 @@ def test_a_loop_stops_waiting_when_the_block_around_it_is_asked_to() -> None:
     with pytest.raises(Interrupted):
         scope.result(never)
     assert Scope().interrupted is None and current_scope() is None
+
+
+def test_a_loop_that_makes_progress_is_finished() -> None:
+    with interruptible(lambda: True, patience=LONG):
+        scope = Scope()
+    slow = Future[int]()
+    threading.Timer(0.3, slow.set_result, (3,)).start()
+    assert scope.result(slow) == 3
+    with interruptible(lambda: True, patience=0.2), pytest.raises(Interrupted):
+        Scope().result(Future[int]())
+
+
+def test_a_scope_is_closed_whatever_else_fails() -> None:
+    called = set()
+
+    def fails(name: str) -> None:
+        called.add(name)
+        raise ValueError(name)
+
+    scope = Scope()
+    for name in "ab":
+        scope.at_close(lambda _, name=name: fails(name))
+    with pytest.raises(ValueError, match=r"^[ab]$"):
+        scope.close()
+    assert called == {"a", "b"}
+
+    def block() -> Iterator[Scope | None]:
+        with interruptible(bool):
+            yield current_scope()
+
+    suspended = block()
+    around = contextvars.copy_context().run(next, suspended)
+    with pytest.raises(ValueError, match="Context"):  # as a collected generator
+        suspended.close()
+    assert around is not None and around.closed
+
+
+def test_a_wait_in_which_another_loop_is_collected_goes_on(
+    web: HttpStore, file: RemoteFile, monkeypatch: pytest.MonkeyPatch, threads: ThreadPoolExecutor
+) -> None:
+    missing, looks = file._file.missing, list[object]()
+    web.fault("hang")
+    other = Scope()
+    other.run(file.will_need, piece(2))
+    until(lambda: web.serving == 1)
+
+    def look(pieces: np.ndarray) -> np.ndarray:
+        if threading.current_thread().name.startswith("ThreadPool"):
+            looks.append(len(pieces))
+            if len(looks) == 2:  # as if the collector ran here
+                until(lambda: not len(missing(np.array([0]))))
+                other.close()
+                looks.append(2 in file._transfer._on_way)
+        return missing(pieces)
+
+    monkeypatch.setattr(file._file, "missing", look)
+    assert (threads.submit(held, file, 0).result(LONG) == DATA[:PIECE]).all()
+    assert looks[2] is False
+
+
+def test_what_an_ended_loop_asked_for_makes_room_for_the_next(
+    web: HttpStore, tmp_path: Path
+) -> None:
+    small = RemoteOptions(tmp_path / "small", cache_size=2 * PIECE, retry=Retry())
+    file = open_remote(f"{web.url}/a.beton", small)
+    for numbers in ((0, 1), (2, 3)):
+        scope = Scope()
+        for number in numbers:
+            scope.run(file.will_need, piece(number))
+        until(lambda asked=numbers: not any(file.missing(piece(number)) for number in asked))
+        scope.close()
+    file.close()

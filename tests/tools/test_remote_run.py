@@ -15,10 +15,11 @@ from runs import SMALL, TINY, lines, run_train
 from pipelines.beton.format import Sample
 from pipelines.beton.writer import write_beton
 from pipelines.datasets import open_data
-from pipelines.system.scope import Interrupted
+from pipelines.system.scope import Interrupted, Scope
 from tools.config.cli import parse
 from tools.config.config import Config
 from tools.config.remote import remote_options
+from tools.distributed.preemption import SILENT_SECONDS
 from tools.engine.clim_refresh import ClimRefresh
 from tools.engine.fetching import notes
 from tools.engine.online_knn import OnlineKnn
@@ -106,6 +107,7 @@ def test_a_signal_ends_a_wait_for_images_between_two_steps(
         if not logged.is_file() or all(line["step"] < 3 for line in lines(folder)):
             return {"knn_top1": 1.0, "knn_top5": 1.0, "knn_k": 1}
         os.kill(os.getpid(), signal.SIGTERM)
+        assert Scope().patience == SILENT_SECONDS  # a score that makes progress is finished
         raise Interrupted
 
     monkeypatch.setattr(OnlineKnn, "score", lambda self: {"knn_top1": 1.0})

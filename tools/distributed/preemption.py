@@ -21,6 +21,8 @@ ECHO_SECONDS = 2.0
 """A launcher forwards a signal that its processes got already; only later signals are new ones."""
 PROMPT_SECONDS = 1.0
 """A step whose images have not come by so long after a signal is not waited for."""
+SILENT_SECONDS = 3.0
+"""A wait for one batch that is shorter goes on: a score that makes progress is finished."""
 ANSWER_SECONDS = 20.0
 """A process that has not agreed to stop by then is lost; schedulers often kill after 25 or 30."""
 

@@ -203,7 +203,7 @@ class TrainState:
             contents = {then.get("content"), now.get("content")}
             if len(contents) == 1 or None in contents:  # None: of an older version
                 return
-            if named != self._config.data:  # as a folder that was converted since
+            if without_query(named) != given:  # as a folder that was converted since
                 print_once(
                     log,
                     f"note: --data {given} holds other bytes than {without_query(named)} did, "

@@ -22,7 +22,7 @@ from pipelines.sampler import Sampler
 from pipelines.system.scope import Interrupted, interruptible
 from tools.config.config import ResolvedConfig
 from tools.distributed.consistency import check_ranks
-from tools.distributed.preemption import StopSignal
+from tools.distributed.preemption import SILENT_SECONDS, StopSignal
 from tools.distributed.watchdog import PATIENCE
 from tools.engine.accumulation import backward, total
 from tools.engine.clim_refresh import ClimRefresh
@@ -195,7 +195,7 @@ class Run(Learner):
         patience = min(PATIENCE, 30 * self.config.timeout_minutes)  # at most half the timeout
         timeout = 60 * self.config.timeout_minutes
         signals = StopSignal(self.accelerator, step, str(self.state.folder), patience, timeout)
-        with signals as stop, interruptible(stop.is_waiting):
+        with signals as stop, interruptible(stop.is_waiting, SILENT_SECONDS):
             self.steps_done = self.first_step = step
             while step < last and not self.stopped:
                 try:
