@@ -104,6 +104,13 @@ class FFCVDecoder:
         self.pool.shutdown()
 
 
+ARGUMENTS: tuple[Any, ...] = (
+    *(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32),
+    *(ctypes.c_uint64, *[ctypes.c_uint32] * 6, ctypes.c_bool, ctypes.c_bool),
+)
+"""C types of ``imdecode``: see ``decode_jpeg``."""
+
+
 class Codec(types.WrapperAddressProtocol):
     """libffcv's ``imdecode`` as an argument of compiled code, which can then be cached on disk.
 
@@ -119,6 +126,7 @@ class Codec(types.WrapperAddressProtocol):
             self.function = ctypes.CDLL(_library()).imdecode
         except (ImportError, OSError) as error:
             raise MissingPackage(MISSING.format(error=error)) from error
+        self.function.argtypes = ARGUMENTS  # addresses have 64 bits; ctypes assumes C's int
 
     def __wrapper_address__(self) -> int:
         return int(ctypes.cast(self.function, ctypes.c_void_p).value or 0)
