@@ -25,6 +25,7 @@ from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from typing import Any, no_type_check
 
+import numba.experimental.function_type  # noqa: F401 - numba learns what a ``Codec`` is
 import numpy as np
 from numba import carray, types
 from numpy.typing import NDArray
