@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ class EvaluatedRun:
             "val_data": self.config.val_data,
             "train_images": len(self.train),
             "val_images": len(self.val),
-            "contents": f"{sample_key(self.train)} {sample_key(self.val)}",
+            "contents": self.contents,
             "loader": self.loader,
             "precision": self.accelerator.mixed_precision,
             "world_size": self.accelerator.num_processes,
@@ -200,6 +201,11 @@ class EvaluatedRun:
             **encoder_line(self.restored),
             **chosen_rows(self.config),
         } | stamp(command)
+
+    @cached_property
+    def contents(self) -> str:
+        """Digests of some training images and of some images to score; they are read once."""
+        return f"{sample_key(self.train)} {sample_key(self.val)}"
 
     @property
     def loader(self) -> str:

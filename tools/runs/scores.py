@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,6 +12,7 @@ from models.methods import METHODS
 from pipelines.settings import CROSS_VIEW, I_MIX_NAMES, UN_MIX_NAMES, parts_of
 from tools.config.cli import to_dict
 from tools.config.config import Config
+from tools.config.values import nearest
 from tools.runs.record import Record, read_record
 
 Settings = dict[str, Any]
@@ -82,8 +82,8 @@ def read_scores(run: Path, protocol: str, score: str | None = None) -> list[Scor
         ValueError: there is no such protocol, run or score.
     """
     if protocol not in PROTOCOLS:
-        near = difflib.get_close_matches(protocol, PROTOCOLS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(PROTOCOLS)}"
+        near = nearest(protocol, PROTOCOLS)
+        hint = f"did you mean {near}?" if near else f"one of {', '.join(PROTOCOLS)}"
         raise ValueError(f"--protocol {protocol} is unknown: {hint}")
     record = read_record(run)
     config = record.config
